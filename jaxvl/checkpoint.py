@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a run: the learner's state and the position in the data, through orbax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxvl.errors import UserError
+from jaxvl.rl.learner import TrainState
+
+
+class Checkpoints:
+    """`dir/checkpoints`, a step a folder; a save that was cut short is never seen as one.
+
+    Sampling keys are folded from the seed and the step, so state, step and data position are all
+    that a run needs to go on.
+    """
+
+    def __init__(self, run_dir: Path, keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self.path = (run_dir / "checkpoints").absolute()
+        self.manager = ocp.CheckpointManager(self.path, options=options)
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Writes in the background; what `state` holds now is what is written."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+        )
+        self.manager.save(step, args=items)
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """State and data position of `step`, straight into the shardings of `like`."""
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
+        )
+        try:
+            found = self.manager.restore(step, args=items)
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.path}/{step}: the checkpoint does not fit the config ({error}); "
+                "resume with the model and optimizer the run was started with"
+            ) from error
+        return found.state, found.data
+
+    def close(self) -> None:
+        """Waits for writes under way."""
+        self.manager.wait_until_finished()
+        self.manager.close()

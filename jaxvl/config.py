@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is: frozen dataclasses, read from a Python file and changed with `a.b=c`.
+
+A config file defines `config() -> Config`. It is Python, so it names functions and sources
+directly; the command line can only set plain values (numbers, words, tuples of them), which are
+parsed by the field's annotation and never evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxvl.data.example import Source
+from jaxvl.errors import UserError
+from jaxvl.fields import check_types, set_field
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype; masters are float32."""
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = True
+    min_pixels: int | None = None  # None: what the checkpoint's processor says
+    max_pixels: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 on at most one axis means all that remain."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches."""
+
+    source: Source
+    template: Callable[..., Any]
+    prompt_buckets: tuple[int, ...] = (256, 512, 1024)
+    patch_buckets: tuple[int, ...] = (256, 1024, 2048)
+    shuffle: bool = True
+    workers: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """A reward function with TRL's signature, its weight in the sum and its name in the logs."""
+
+    fn: Callable[..., Any]
+    weight: float = 1.0
+    name: str = ""  # "": the function's own name
+
+    def __post_init__(self):
+        if not self.name:
+            fn = self.fn.func if isinstance(self.fn, functools.partial) else self.fn
+            object.__setattr__(self, "name", getattr(fn, "__name__", type(fn).__name__))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn; top_p=1 and top_k=0 leave the distribution whole."""
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPO:
+    """The algorithm. A step takes `prompts` prompts with `group` completions each.
+
+    `group_per_row` completions share one row with their prompt (0: the whole group); it divides
+    `group`. `epsilon_high` None means `epsilon`.
+    """
+
+    prompts: int = 8
+    group: int = 8
+    group_per_row: int = 0
+    micro_batches: int = 1
+    num_iterations: int = 1
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    beta: float = 0.04
+    logprob_chunk: int = 256
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step's batch: prompts * group / group_per_row."""
+        return self.prompts * (self.group // (self.group_per_row or self.group))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """AdamW with a schedule over run.steps and clipping by global norm."""
+
+    lr: float = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where a run writes, how long it is, and what it keeps."""
+
+    dir: str
+    steps: int
+    seed: int = 0
+    save_every: int = 100
+    keep: int = 2
+    rollout_images: int = 4  # images kept a step, for people
+    resume: bool = False
+    export: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A GRPO run."""
+
+    model: Model
+    data: Data
+    rewards: tuple[Reward, ...]
+    run: Run
+    sampling: Sampling = Sampling()
+    grpo: GRPO = GRPO()
+    optim: Optim = Optim()
+    mesh: Mesh = Mesh()
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that the file at `path` returns, with `a.b=c` overrides applied, validated."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file at {path}; give the path of a Python file")
+    # Registered in sys.modules because dataclasses resolve their annotations through it.
+    name = f"jaxvl_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "config", None)):
+        raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
+    cfg = module.config()
+    if not isinstance(cfg, Config):
+        raise UserError(f"config() in {path} returned a {type(cfg).__name__}, expected a Config")
+    for override in overrides:
+        cfg = set_field(cfg, override)
+    validate(cfg)
+    return cfg
+
+
+def to_json(value: Any) -> Any:
+    """`value` as what JSON can hold; functions and classes as "module:qualname"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        known = type(value).__module__ == __name__
+        return fields if known else {"type": _qualname(type(value)), **fields}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, functools.partial):
+        bound = {"args": to_json(value.args), "keywords": to_json(value.keywords)}
+        return {"partial": to_json(value.func), **bound}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return _qualname(value) if callable(value) else str(value)
+
+
+def validate(cfg: Config) -> None:
+    """Raise UserError for a field of the wrong type or range, and for fields that disagree."""
+    check_types(cfg)
+    _check_ranges(cfg)
+    g, d, m = cfg.grpo, cfg.data, cfg.model
+    if g.group_per_row and g.group % g.group_per_row:
+        raise UserError(
+            f"grpo.group_per_row = {g.group_per_row} does not divide grpo.group = {g.group}; "
+            f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
+        )
+    for name in ("prompt_buckets", "patch_buckets"):
+        buckets = getattr(d, name)
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            raise UserError(f"data.{name} = {buckets}: expected sizes that grow, as (256, 512)")
+    if any(size % 4 for size in d.patch_buckets):
+        raise UserError(
+            f"data.patch_buckets = {d.patch_buckets}: patches are merged by 2x2, use multiples of 4"
+        )
+    if None not in (m.min_pixels, m.max_pixels) and m.min_pixels > m.max_pixels:
+        raise UserError(f"model.min_pixels = {m.min_pixels} is above max_pixels = {m.max_pixels}")
+    if cfg.optim.warmup_steps > cfg.run.steps:
+        raise UserError(
+            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
+        )
+    names = [reward.name for reward in cfg.rewards]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
+    for reward in cfg.rewards:
+        if not math.isfinite(reward.weight):
+            raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
+    mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    if mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
+        raise UserError(
+            f"mesh (data, fsdp, tensor) = {mesh}: sizes are positive, and at most one is -1"
+        )
+    if -1 not in mesh[:2]:
+        check_rows(g, mesh[0] * mesh[1])
+
+
+def check_rows(grpo: GRPO, shards: int) -> None:
+    """Raise UserError unless every micro batch splits evenly over `shards` = data * fsdp devices.
+
+    Called by `validate` where the mesh is written out, and again once a -1 is known.
+    """
+    parts = shards * grpo.micro_batches
+    if grpo.rows % parts == 0:
+        return
+    per_row = grpo.group_per_row or grpo.group
+    fitting = [
+        size
+        for size in range(1, grpo.group + 1)
+        if grpo.group % size == 0 and grpo.prompts * grpo.group // size % parts == 0
+    ]
+    step = parts // math.gcd(parts, grpo.group // per_row)
+    cures = [f"grpo.prompts={-(-grpo.prompts // step) * step}"]
+    if fitting:
+        cures.append(f"grpo.group_per_row={min(fitting, key=lambda size: abs(size - per_row))}")
+    raise UserError(
+        f"a step has {grpo.rows} rows ({grpo.prompts} prompts, groups of {grpo.group} in rows of "
+        f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
+        f"grpo.micro_batches ({grpo.micro_batches}); try {' or '.join(cures)}"
+    )
+
+
+# Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
+_RANGES = {
+    "data.workers": (0, None),
+    "grpo.prompts": (1, None),
+    "grpo.group": (2, None),  # one completion has no advantage over its group
+    "grpo.group_per_row": (0, None),
+    "grpo.micro_batches": (1, None),
+    "grpo.num_iterations": (1, None),
+    "grpo.logprob_chunk": (1, None),
+    "grpo.epsilon": (0, 1),
+    "grpo.epsilon_high": (0, None),
+    "grpo.beta": (0, None),
+    "model.min_pixels": (1, None),
+    "model.max_pixels": (1, None),
+    "optim.lr": (0, None),
+    "optim.warmup_steps": (0, None),
+    "optim.weight_decay": (0, None),
+    "optim.b1": (0, 1),
+    "optim.b2": (0, 1),
+    "optim.eps": (0, None),
+    "optim.clip_norm": (0, None),
+    "run.steps": (1, None),
+    "run.seed": (0, 2**31 - 1),
+    "run.save_every": (1, None),
+    "run.keep": (1, None),
+    "run.rollout_images": (0, None),
+    "sampling.max_new_tokens": (1, None),
+    "sampling.temperature": (0, None),
+    "sampling.top_p": (0, 1),
+    "sampling.top_k": (0, None),
+}
+_ABOVE = {"optim.eps", "optim.clip_norm", "sampling.temperature", "sampling.top_p"}
+_BELOW = {"optim.b1", "optim.b2"}
+
+
+def _check_ranges(cfg: Config) -> None:
+    for path, (low, high) in _RANGES.items():
+        value = functools.reduce(getattr, path.split("."), cfg)
+        if value is None:
+            continue
+        above = value > low if path in _ABOVE else value >= low
+        below = high is None or (value < high if path in _BELOW else value <= high)
+        if not (above and below and math.isfinite(value)):
+            low_text = f"{'above' if path in _ABOVE else 'at least'} {low}"
+            high_text = f" and {'below' if path in _BELOW else 'at most'} {high}"
+            expected = low_text + (high_text if high is not None else "")
+            raise UserError(f"{path} = {value}: expected a number {expected}")
+
+
+def _nearest_divisor(number: int, near: int) -> int:
+    divisors = [size for size in range(1, number + 1) if number % size == 0]
+    return min(divisors, key=lambda size: abs(size - near))
+
+
+def _qualname(thing: Any) -> str:
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{kind.__module__}:{kind.__qualname__}"

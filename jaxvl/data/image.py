@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a picture to the patches that the image tower reads.
+
+Bit for bit what transformers' `Qwen2VLImageProcessorPil` computes, in one pass over the pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxvl.errors import UserError
+
+MAX_ASPECT = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """How a checkpoint wants its pictures; the defaults are those of transformers' Qwen2-VL."""
+
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+    min_pixels: int = 56 * 56
+    max_pixels: int = 28 * 28 * 1280
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    rescale_factor: float = 1 / 255
+    resample: int = Image.Resampling.BICUBIC
+
+    def __post_init__(self):
+        if not 1 <= self.min_pixels <= self.max_pixels:
+            raise UserError(
+                f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; "
+                "expected 1 <= min_pixels <= max_pixels"
+            )
+
+    @property
+    def patch_values(self) -> int:
+        """Values of a patch: E = channels * temporal_patch_size * patch_size ** 2."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> ImageSettings:
+        """From an image processor's dict; `min_pixels` and `max_pixels` win over what it says.
+
+        Limits stand as `min_pixels` / `max_pixels` or in `size`, as `shortest_edge` /
+        `longest_edge` (they count pixels all the same); where both stand, the former win, as in
+        transformers.
+        """
+        for step in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"):
+            if config.get(step) is False:
+                raise UserError(f"the image processor says {step}=false, which is not supported")
+        size = config.get("size") or {}
+        found = {
+            "min_pixels": (min_pixels, config.get("min_pixels"), size.get("shortest_edge")),
+            "max_pixels": (max_pixels, config.get("max_pixels"), size.get("longest_edge")),
+        }
+        values = {k: next((v for v in vs if v is not None), None) for k, vs in found.items()}
+        for field in dataclasses.fields(cls):
+            values.setdefault(field.name, config.get(field.name))
+        for name in ("image_mean", "image_std"):
+            value = values[name]
+            if value is not None and (not isinstance(value, list) or len(value) != 3):
+                raise UserError(
+                    f"the image processor's {name} is {value!r}; expected three numbers"
+                )
+        return cls(
+            **{
+                k: tuple(v) if isinstance(v, list) else v
+                for k, v in values.items()
+                if v is not None
+            }
+        )
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The image processor's dict of a checkpoint directory, `processor_class` included.
+
+    It stands in `processor_config.json` under `image_processor` (transformers 5) or is
+    `preprocessor_config.json` (older); where both stand, the former wins, as in transformers.
+    """
+    new, old = Path(path, "processor_config.json"), Path(path, "preprocessor_config.json")
+    config = read_json(new)
+    if "image_processor" in config:
+        return {"processor_class": config.get("processor_class"), **config["image_processor"]}
+    if not old.is_file():
+        raise UserError(
+            f"{path} has no image processor: expected {old.name}, or {new.name} with an "
+            "`image_processor` in it; copy it from the published checkpoint"
+        )
+    return read_json(old)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is no file; UserError where it is not an object."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def load_image(image: Image.Image | str | os.PathLike) -> Image.Image:
+    """The picture in RGB, as transformers makes it of the same argument.
+
+    A PIL image is taken as it lies, transparency over white. A path is opened, turned upright by
+    its EXIF tag, and its alpha channel is dropped. UserError names a file that cannot be read.
+    """
+    try:
+        if isinstance(image, str | os.PathLike):
+            with Image.open(image) as file:
+                return _to_rgb(ImageOps.exif_transpose(file).convert("RGB"))
+        if isinstance(image, Image.Image):
+            return _to_rgb(image)
+    except Exception as error:  # decoders meet broken data with exceptions of any type
+        name = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
+        raise UserError(
+            f"cannot read the image {os.fspath(name) or 'given as a PIL image'}: {error}"
+        ) from error
+    raise UserError(f"expected a PIL image or a path, found {type(image).__name__}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "RGB":
+        image.load()
+        return image
+    return image.convert("RGB")
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """The (height, width) to which a picture is resized; transformers' function of that name.
+
+    Both become multiples of `factor`, their product lies between the limits as far as that allows,
+    and the aspect ratio is nearly kept. UserError where it exceeds 200.
+    """
+    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
+        raise UserError(
+            f"an image is {width} wide and {height} high; expected sides of at least one pixel "
+            f"and one side at most {MAX_ASPECT} times the other: leave the image out or crop it"
+        )
+    new_height = round(height / factor) * factor
+    new_width = round(width / factor) * factor
+    if new_height * new_width > max_pixels:
+        beta = math.sqrt((height * width) / max_pixels)
+        new_height = max(factor, math.floor(height / beta / factor) * factor)
+        new_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        beta = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * beta / factor) * factor
+        new_width = math.ceil(width * beta / factor) * factor
+    return new_height, new_width
+
+
+def pixel_patches(
+    image: Image.Image | str | os.PathLike, settings: ImageSettings
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """`pixel_values` [P, E] float32 of one picture and its grid (1, h, w), P = h * w patches.
+
+    Patches come in merge order (block by block of merge_size x merge_size), the values of a patch
+    in the order channel, time, row, column; a still picture is repeated along time.
+    """
+    image = load_image(image)
+    size, merge = settings.patch_size, settings.merge_size
+    height, width = smart_resize(
+        image.height, image.width, size * merge, settings.min_pixels, settings.max_pixels
+    )
+    pixels_HWC = np.asarray(image.resize((width, height), resample=settings.resample))
+    h, w = height // size, width // size
+
+    blocks = pixels_HWC.reshape(h // merge, merge, size, w // merge, merge, size, 3)
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
+    bytes_PCS = np.ascontiguousarray(blocks).reshape(h * w, 3, size * size)
+    patches = np.empty((h * w, 3, settings.temporal_patch_size, size * size), np.float32)
+    for channel, values in enumerate(_pixel_values(settings)):
+        patches[:, channel] = values.take(bytes_PCS[:, channel])[:, None]
+    return patches.reshape(h * w, settings.patch_values), (1, h, w)
+
+
+def _pixel_values(settings: ImageSettings) -> np.ndarray:
+    """What each value of a byte becomes, [3, 256]; rounded at the steps where transformers does."""
+    rescaled = (np.arange(256, dtype=np.float64) * settings.rescale_factor).astype(np.float32)
+    mean, std = (
+        np.array(x, np.float32)[:, None] for x in (settings.image_mean, settings.image_std)
+    )
+    return (rescaled - mean) / std

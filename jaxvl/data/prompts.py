@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From prompts and pictures to the integer geometry and the arrays that a model is given.
+
+T tokens of a prompt, P patches, M = P / merge_size ** 2 merged patches (one an image token), E
+values a patch, R rows of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvl.data.image import ImageSettings, pixel_patches, read_config, read_json
+from jaxvl.errors import UserError
+
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+Grid = tuple[int, int, int]  # (1, h, w) of an image, in patches
+Messages = Sequence[Mapping[str, Any]]
+
+
+class PromptTooLong(UserError):
+    """A prompt that does not fit the largest bucket; it is never cut."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One prompt with its pictures, ready to be collated. The images' patches are packed in order."""
+
+    text: str  # as rendered: one <|image_pad|> an image
+    tokens: np.ndarray  # int32 [T], image pads repeated once a merged patch
+    positions_3T: np.ndarray  # int32, (t, h, w) of M-RoPE
+    next_position: int  # of the first completion token
+    slots: np.ndarray  # int32 [T], index among the merged patches; -1: a text token
+    patches_PE: np.ndarray  # float32
+    coords_P2: np.ndarray  # int32, (h, w) of each patch in its image
+    segments: np.ndarray  # int32 [P], 1, 2, .. the image of a patch
+    grids: tuple[Grid, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """A checkpoint's tokenizer, chat template, special ids and image settings."""
+
+    tokenizer: Any  # a transformers tokenizer
+    image: ImageSettings
+    chat_template: str | None
+    image_token_id: int
+    video_token_id: int
+    vision_start_id: int
+    vision_end_id: int
+    pad_id: int
+    stop_ids: tuple[int, ...]
+    image_config: Mapping[str, Any]  # the image processor as the checkpoint had it
+    generation_config: Mapping[str, Any]  # {} where the checkpoint has none
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> Processor:
+        """From a checkpoint directory; the limits on pixels, where given, win over its own.
+
+        `stop_ids` are all ids that end a text: those of generation_config.json, of config.json and
+        of the tokenizer. The chat template is the one transformers' processor would take:
+        processor_config.json's, else chat_template.json's, else the tokenizer's.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"{path} is not a directory; expected a Hugging Face checkpoint")
+        tokenizer = _load_tokenizer(path)
+        config = read_json(path / "config.json")
+        generation = read_json(path / "generation_config.json")
+        ids = {
+            "image_token_id": _token_id(path, tokenizer, config, "image_token_id", IMAGE_PAD),
+            "video_token_id": _token_id(path, tokenizer, config, "video_token_id", VIDEO_PAD),
+            "vision_start_id": _token_id(
+                path, tokenizer, config, "vision_start_token_id", "<|vision_start|>"
+            ),
+            "vision_end_id": _token_id(
+                path, tokenizer, config, "vision_end_token_id", "<|vision_end|>"
+            ),
+        }
+        ends = (generation, config, config.get("text_config") or {})
+        stop_ids = _unique([c.get("eos_token_id") for c in ends] + [tokenizer.eos_token_id])
+        if not stop_ids:
+            raise UserError(
+                f"{path} names no end token; set eos_token_id in generation_config.json"
+            )
+        template = _chat_template(path, tokenizer)
+        tokenizer.chat_template = template
+        image_config = read_config(path)
+        pad = tokenizer.pad_token_id
+        return cls(
+            tokenizer=tokenizer,
+            image=ImageSettings.from_config(image_config, min_pixels, max_pixels),
+            chat_template=template,
+            pad_id=stop_ids[-1] if pad is None else pad,
+            stop_ids=stop_ids,
+            image_config=image_config,
+            generation_config=generation,
+            **ids,
+        )
+
+    def render(self, prompt: str | Messages) -> str:
+        """The text of a prompt: a string as it is, messages through the chat template."""
+        if isinstance(prompt, str):
+            return prompt
+        if self.chat_template is None:
+            raise UserError(
+                "the checkpoint has no chat template; put a chat_template.jinja beside its "
+                "tokenizer, or give prompts as strings"
+            )
+        import jinja2
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(prompt), tokenize=False, add_generation_prompt=True
+            )
+        except (jinja2.TemplateError, TypeError, KeyError) as error:
+            raise UserError(
+                f"the chat template cannot render {prompt!r}: {error}; expected messages such as "
+                "{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': ..}]}"
+            ) from error
+
+    def encode(self, prompt: str | Messages, images: Sequence[Any]) -> Encoded:
+        """Tokens, geometry and patches of a prompt; `images` are PIL images or paths, in order.
+
+        Token ids are those of transformers' Qwen2VLProcessor: every `<|image_pad|>` stands for one
+        image and becomes as many as it has merged patches. UserError where their numbers differ
+        or where the prompt has a video.
+        """
+        text = self.render(prompt)
+        tokens = np.array(self.tokenizer(text)["input_ids"], np.int32)
+        if (tokens == self.video_token_id).any():
+            raise UserError(f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r}")
+        is_image = tokens == self.image_token_id
+        if is_image.sum() != len(images):
+            raise UserError(
+                f"the prompt has {is_image.sum()} {IMAGE_PAD} for {len(images)} images; expected "
+                f"one an image: {text!r}"
+            )
+        pairs = [pixel_patches(image, self.image) for image in images]
+        grids = tuple(grid for _, grid in pairs)
+        merge = self.image.merge_size
+        # The pad is a special token, cut out before the text is split into words: repeating its id
+        # equals tokenizing the text with the pad repeated.
+        repeats = np.ones(len(tokens), np.int64)
+        repeats[is_image] = [h * w // merge**2 for _, h, w in grids]
+        tokens, is_image = np.repeat(tokens, repeats), np.repeat(is_image, repeats)
+        positions_3T, next_position = mrope_positions(tokens, grids, self.image_token_id, merge)
+        none_PE = np.zeros((0, self.image.patch_values), np.float32)
+        none_P2 = np.zeros((0, 2), np.int32)
+        counts = [h * w for _, h, w in grids]
+        return Encoded(
+            text=text,
+            tokens=tokens,
+            positions_3T=positions_3T,
+            next_position=next_position,
+            slots=np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32),
+            patches_PE=_packed([patches_PE for patches_PE, _ in pairs], none_PE),
+            coords_P2=_packed([patch_coords(grid, merge) for grid in grids], none_P2),
+            segments=np.repeat(np.arange(1, len(grids) + 1, dtype=np.int32), counts),
+            grids=grids,
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, nothing added in front or behind. A special token that is spelled out
+        in it (`<|im_end|>`) becomes its id."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.tokenizer.decode(
+            [int(token) for token in tokens],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer, chat template, image processor and generation settings into `path`.
+
+        transformers and `from_pretrained` read them; the limits on pixels are the ones in use.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(path)
+        if self.chat_template is not None:
+            # beside chat_template.jinja, for transformers before 4.50 and serving engines
+            _write_json(path / "chat_template.json", {"chat_template": self.chat_template})
+        low, high = self.image.min_pixels, self.image.max_pixels
+        limits = {
+            "min_pixels": low,
+            "max_pixels": high,
+            "size": {"shortest_edge": low, "longest_edge": high},
+        }
+        _write_json(path / "preprocessor_config.json", {**self.image_config, **limits})
+        if self.generation_config:
+            _write_json(path / "generation_config.json", self.generation_config)
+
+
+def mrope_positions(
+    tokens_T: np.ndarray, grids: Sequence[Grid], image_token_id: int, merge_size: int
+) -> tuple[np.ndarray, int]:
+    """M-RoPE positions [3, T] int32 (t, h, w) of a prompt, and the position that follows them.
+
+    Text counts on by one on all three axes. An image starts at the next position: t stays there, h
+    and w count its merged rows and columns; what follows starts after the larger of the two. This
+    is `Qwen2VLModel.get_rope_index` of transformers, except that images whose tokens touch are told
+    apart by their grids.
+    """
+    pads = np.flatnonzero(np.asarray(tokens_T) == image_token_id)
+    merged = [(h // merge_size, w // merge_size) for _, h, w in grids]
+    wanted = sum(h * w for h, w in merged)
+    if len(pads) != wanted:
+        raise UserError(f"{len(pads)} image tokens for grids {grids}, which make {wanted}")
+    positions_3T = np.empty((3, len(tokens_T)), np.int32)
+    index = position = used = 0
+    for h, w in merged:
+        start, end = pads[used], pads[used] + h * w
+        used += h * w
+        if pads[used - 1] != end - 1:
+            raise UserError(
+                f"the tokens of an image of {h} x {w} merged patches are not in one run"
+            )
+        positions_3T[:, index:start] = np.arange(start - index) + position
+        position += start - index
+        rows, columns = np.divmod(np.arange(h * w), w)
+        positions_3T[:, start:end] = np.stack([np.zeros_like(rows), rows, columns]) + position
+        position += max(h, w)
+        index = end
+    positions_3T[:, index:] = np.arange(len(tokens_T) - index) + position
+    return positions_3T, int(position + len(tokens_T) - index)
+
+
+def patch_coords(grid: Grid, merge_size: int) -> np.ndarray:
+    """(h, w) of every patch of an image, [P, 2] int32, in merge order: block by block of merge_size
+    x merge_size, as `get_vision_position_ids` of transformers has them."""
+    _, h, w = grid
+    blocks = np.indices((h, w), np.int32).reshape(
+        2, h // merge_size, merge_size, w // merge_size, merge_size
+    )
+    return blocks.transpose(1, 3, 2, 4, 0).reshape(h * w, 2)
+
+
+def collate(
+    encoded: Sequence[Encoded],
+    prompt_ids: Sequence[int],
+    *,
+    pad_id: int,
+    prompt_bucket: int | Sequence[int],
+    patch_bucket: int | Sequence[int],
+    rows_per_prompt: int = 1,
+    completions_per_row: int = 1,
+) -> dict[str, np.ndarray]:
+    """A prompt batch, R = len(encoded) * rows_per_prompt rows; the rows of a prompt are consecutive.
+
+    A bucket is a size, or sizes of which the smallest that fits is taken. Row j of a prompt holds
+    its completions from j * completions_per_row on. PromptTooLong where a prompt does not fit.
+
+        tokens [R, T], length [R], positions [R, 3, T], next_position [R], slots [R, T],
+        prompt_id [R], completion [R], coords [R, P, 2], segments [R, P]    int32
+        patches [R, P, E]                                                   float32
+
+    Padding is on the right: pad_id in tokens, -1 in slots, 0 elsewhere.
+    """
+    prompt_buckets = (prompt_bucket,) if isinstance(prompt_bucket, int) else tuple(prompt_bucket)
+    patch_buckets = (patch_bucket,) if isinstance(patch_bucket, int) else tuple(patch_bucket)
+    for e, prompt_id in zip(encoded, prompt_ids, strict=True):
+        _check_fits(prompt_id, len(e.tokens), prompt_buckets, "tokens", "data.prompt_buckets")
+        _check_fits(prompt_id, len(e.segments), patch_buckets, "patches", "data.patch_buckets")
+    T = bucket(max(len(e.tokens) for e in encoded), prompt_buckets)
+    P = bucket(max(len(e.segments) for e in encoded), patch_buckets)
+    R = len(encoded) * rows_per_prompt
+    batch = {
+        "tokens": np.full((R, T), pad_id, np.int32),
+        "length": np.zeros(R, np.int32),
+        "positions": np.zeros((R, 3, T), np.int32),
+        "next_position": np.zeros(R, np.int32),
+        "slots": np.full((R, T), -1, np.int32),
+        "prompt_id": np.repeat(np.asarray(prompt_ids, np.int32), rows_per_prompt),
+        "completion": np.tile(
+            np.arange(rows_per_prompt, dtype=np.int32) * completions_per_row, len(encoded)
+        ),
+        "patches": np.zeros((R, P, encoded[0].patches_PE.shape[1]), np.float32),
+        "coords": np.zeros((R, P, 2), np.int32),
+        "segments": np.zeros((R, P), np.int32),
+    }
+    for i, e in enumerate(encoded):
+        rows = slice(i * rows_per_prompt, (i + 1) * rows_per_prompt)
+        tokens, patches = len(e.tokens), len(e.segments)
+        batch["tokens"][rows, :tokens] = e.tokens
+        batch["length"][rows] = tokens
+        batch["positions"][rows, :, :tokens] = e.positions_3T
+        batch["next_position"][rows] = e.next_position
+        batch["slots"][rows, :tokens] = e.slots
+        batch["patches"][rows, :patches] = e.patches_PE
+        batch["coords"][rows, :patches] = e.coords_P2
+        batch["segments"][rows, :patches] = e.segments
+    return batch
+
+
+def bucket(n: int, buckets: Sequence[int], name: str = "the buckets") -> int:
+    """The smallest bucket of at least n; UserError where there is none. `name` is for its message."""
+    fitting = [size for size in buckets if size >= n]
+    if not fitting:
+        raise UserError(f"{n} does not fit {name} {tuple(buckets)}: add one of at least {n}")
+    return min(fitting)
+
+
+def _check_fits(prompt_id: int, n: int, buckets: Sequence[int], what: str, field: str) -> None:
+    if n > max(buckets):
+        raise PromptTooLong(
+            f"prompt {prompt_id} has {n} {what}, the limit is {max(buckets)}: raise {field}, lower "
+            "model.max_pixels, or leave the prompt out"
+        )
+
+
+def _load_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the tokenizer in {path}: {error}") from error
+
+
+def _token_id(path: Path, tokenizer: Any, config: Mapping[str, Any], key: str, token: str) -> int:
+    """The id of a special token, which the tokenizer and config.json must agree on."""
+    found = tokenizer.added_tokens_encoder.get(token)
+    if found is None:
+        raise UserError(
+            f"the tokenizer in {path} has no {token}; expected one of the Qwen2-VL family"
+        )
+    if config.get(key, found) != found:
+        raise UserError(
+            f"{path / 'config.json'} says {key} = {config[key]}, its tokenizer has {token} as "
+            f"{found}; one of the two is from another checkpoint"
+        )
+    return found
+
+
+def _chat_template(path: Path, tokenizer: Any) -> str | None:
+    for name in ("processor_config.json", "chat_template.json"):
+        template = read_json(path / name).get("chat_template")
+        if template is not None:
+            return template
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _unique(found: Iterable[int | list[int] | None]) -> tuple[int, ...]:
+    """The ids among single ids, lists of ids and None, each once, in order."""
+    lists = [x if isinstance(x, list) else [x] for x in found if x is not None]
+    return tuple(dict.fromkeys(x for xs in lists for x in xs))
+
+
+def _packed(arrays: list[np.ndarray], none: np.ndarray) -> np.ndarray:
+    """The arrays one after the other, without a copy where there is one; `none` where there is none."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate([none, *arrays])
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered spatial questions in the style of SAT and CV-Bench, drawn with Pillow from a seed.
+
+A scene is a floor of 4 x 4 places seen from the front. Columns a to d run from left to right, rows
+1 to 4 from far to near; what is nearer is drawn lower and larger. The floor is lit from the left
+and fades with distance, as a real one is, so that a patch of it tells where it is.
+
+Train and held-out scenes never coincide: which side a layout belongs to is a hash of the layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from jaxvl.data.example import Example
+from jaxvl.errors import UserError
+
+SIZE = 112  # pixels, square
+CELL = SIZE // 4
+SHAPES = ("ball", "box", "cone")
+PLURAL = {"ball": "balls", "box": "boxes", "cone": "cones"}
+COLORS = {
+    "red": (214, 39, 40),
+    "green": (44, 160, 44),
+    "blue": (31, 79, 205),
+    "yellow": (240, 210, 30),
+    "purple": (148, 60, 189),
+    "black": (20, 20, 20),
+}
+TASKS = ("relation", "count", "depth", "distance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """An object on the floor: column 0 to 3 (left to right), row 0 to 3 (far to near)."""
+
+    color: str
+    shape: str
+    column: int
+    row: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.shape}"
+
+    @property
+    def place(self) -> str:
+        return f"{'abcd'[self.column]}{self.row + 1}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    text: str
+    answer: str
+    choices: tuple[str, ...]
+    about: tuple[Thing, ...]  # the things one has to look at, in the order they are named
+
+
+def draw(things: Sequence[Thing], rng: np.random.Generator) -> Image.Image:
+    """The picture of a scene; `rng` moves things a little within their places."""
+    across = np.linspace(0, 1, SIZE)
+    floor_YX3 = np.empty((SIZE, SIZE, 3))
+    floor_YX3[..., 0] = 235 - 130 * across[None, :]
+    floor_YX3[..., 1] = 150 + 70 * across[:, None]
+    floor_YX3[..., 2] = 230 - 120 * across[:, None]
+    image = Image.fromarray(floor_YX3.astype(np.uint8))
+    canvas = ImageDraw.Draw(image)
+    for thing in sorted(things, key=lambda thing: thing.row):  # the nearer hides the farther
+        radius = 8 + 1.5 * thing.row
+        dx, dy = rng.uniform(-3, 3, 2)
+        x, y = (thing.column + 0.5) * CELL + dx, (thing.row + 0.5) * CELL + dy
+        color, box = COLORS[thing.color], (x - radius, y - radius, x + radius, y + radius)
+        if thing.shape == "ball":
+            canvas.ellipse(box, fill=color, outline=(255, 255, 255))
+        elif thing.shape == "box":
+            canvas.rectangle(box, fill=color, outline=(255, 255, 255))
+        else:
+            corners = [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)]
+            canvas.polygon(corners, fill=color, outline=(255, 255, 255))
+    return image
+
+
+def scatter(rng: np.random.Generator, kinds: Sequence[tuple[str, str]]) -> tuple[Thing, ...]:
+    """Things of the given (color, shape) in places of their own."""
+    cells = rng.permutation(16)[: len(kinds)]
+    return tuple(
+        Thing(color, shape, int(cell % 4), int(cell // 4))
+        for (color, shape), cell in zip(kinds, cells, strict=True)
+    )
+
+
+def distinct_kinds(rng: np.random.Generator, number: int) -> list[tuple[str, str]]:
+    """(color, shape) pairs, no two alike, so that a name means one thing."""
+    every = [(color, shape) for color in COLORS for shape in SHAPES]
+    return [every[i] for i in rng.permutation(len(every))[:number]]
+
+
+def held_out(things: Sequence[Thing]) -> bool:
+    """Whether a layout belongs to the held-out side (one in four does)."""
+    layout = ";".join(sorted(f"{thing.name}@{thing.place}" for thing in things))
+    return hashlib.sha256(layout.encode()).digest()[0] % 4 == 0
+
+
+def _ask_relation(rng, things):
+    one, other = (things[i] for i in rng.permutation(len(things))[:2])
+    if rng.random() < 0.5 and one.column != other.column:
+        answer, choices = ("left" if one.column < other.column else "right"), ("left", "right")
+        text = f"Is the {one.name} to the left or to the right of the {other.name}?"
+    elif one.row != other.row:
+        answer, choices = ("above" if one.row < other.row else "below"), ("above", "below")
+        text = f"Is the {one.name} above or below the {other.name}?"
+    else:
+        return None
+    return Question(text, answer, choices, (one, other))
+
+
+def _ask_count(rng, things):
+    shape = things[0].shape  # `scatter_for` puts the wanted number of this shape in front
+    about = sorted((t for t in things if t.shape == shape), key=lambda t: (t.row, t.column))
+    if len(about) > 4:
+        return None
+    text = f"How many {PLURAL[shape]} are there?"
+    return Question(text, str(len(about)), ("1", "2", "3", "4"), tuple(about))
+
+
+def _ask_depth(rng, things):
+    one, other = (things[i] for i in rng.permutation(len(things))[:2])
+    if one.row == other.row:
+        return None
+    nearer = one if one.row > other.row else other
+    text = f"Which is nearer to the camera, the {one.name} or the {other.name}?"
+    return Question(text, nearer.name, (one.name, other.name), (one, other))
+
+
+def _ask_distance(rng, things):
+    anchor, one, other = (things[i] for i in rng.permutation(len(things))[:3])
+
+    def gap(thing):
+        return (thing.column - anchor.column) ** 2 + (thing.row - anchor.row) ** 2
+
+    low, high = sorted((gap(one), gap(other)))
+    if high < 2 * low:  # too close to call by eye
+        return None
+    nearer = one if gap(one) < gap(other) else other
+    text = f"Which is closer to the {anchor.name}, the {one.name} or the {other.name}?"
+    return Question(text, nearer.name, (one.name, other.name), (anchor, one, other))
+
+
+_ASK: dict[str, Callable] = {
+    "relation": _ask_relation,
+    "count": _ask_count,
+    "depth": _ask_depth,
+    "distance": _ask_distance,
+}
+
+
+def _kinds_for(task: str, rng: np.random.Generator) -> list[tuple[str, str]]:
+    if task != "count":
+        return distinct_kinds(rng, int(rng.integers(3, 6)))
+    shape, number = SHAPES[rng.integers(len(SHAPES))], int(rng.integers(1, 5))
+    colors = rng.permutation(list(COLORS))
+    others = [kind for kind in distinct_kinds(rng, 18) if kind[1] != shape]
+    return [(str(color), shape) for color in colors[:number]] + others[: rng.integers(1, 4)]
+
+
+def ask(task: str, rng: np.random.Generator, things: Sequence[Thing]) -> Question | None:
+    """A question about a scene of three or more things; None where the answer is not clear."""
+    return _ASK[task](rng, things)
+
+
+def make_scene(task: str, test: bool, rng: np.random.Generator) -> tuple[tuple, Question]:
+    """A scene of the wanted split with a question that has a clear answer."""
+    while True:
+        things = scatter(rng, _kinds_for(task, rng))
+        if held_out(things) != test:
+            continue
+        question = ask(task, rng, things)
+        if question is not None:
+            return things, question
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """`size` questions of a split ("train" or "test"), the tasks taking turns."""
+
+    size: int
+    split: str = "train"
+    seed: int = 0
+    tasks: tuple[str, ...] = TASKS
+
+    def load(self) -> _SceneList:
+        if self.split not in ("train", "test"):
+            raise UserError(f"scenes: split {self.split!r}, expected 'train' or 'test'")
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks:
+            raise UserError(f"scenes: tasks {self.tasks}, expected some of {TASKS}")
+        return _SceneList(self)
+
+
+class _SceneList(Sequence):
+    """Draws example `i` when it is asked for; the same `i` is the same picture every time."""
+
+    def __init__(self, spec: Scenes):
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return self.spec.size
+
+    def __getitem__(self, i: int) -> Example:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        spec = self.spec
+        task = spec.tasks[i % len(spec.tasks)]
+        rng = np.random.default_rng([spec.seed, int(spec.split == "test"), i])
+        things, question = make_scene(task, spec.split == "test", rng)
+        return Example(
+            id=f"{spec.split}-{spec.seed}-{i}",
+            question=question.text,
+            answer=question.answer,
+            images=(draw(things, rng),),
+            choices=question.choices,
+            task=task,
+            columns={"things": [f"{thing.name} {thing.place}" for thing in things]},
+        )

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention of a row: pictures, prompt, and completions that branch off the prompt.
+
+Scores, softmax and its sums are float32. Query heads are grouped by kv head: N = K * G.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.sharding import ROWS, axis_size
+
+MASKED = -1e30  # finite: a fully masked row stays free of NaN, and its weight underflows to 0
+
+
+def share_kv(x_RSKH: jax.Array) -> jax.Array:
+    """Repeats kv heads where the tensor axis has more parts than there are heads."""
+    tensor, K = axis_size("tensor"), x_RSKH.shape[2]
+    if tensor <= K:
+        return x_RSKH
+    return jnp.repeat(x_RSKH, tensor // K, axis=2, out_sharding=P(ROWS, None, "tensor", None))
+
+
+def _group(q: jax.Array, kv_heads: int) -> jax.Array:
+    """[..., N, H] -> [..., K, G, H]"""
+    *lead, N, H = q.shape
+    spec = P(ROWS, *(None,) * (len(lead) - 1), "tensor", None, None)
+    return jnp.reshape(q, (*lead, kv_heads, N // kv_heads, H), out_sharding=spec)
+
+
+def _ungroup(o: jax.Array) -> jax.Array:
+    """[..., K, G, H] -> [..., N, H]"""
+    *lead, K, G, H = o.shape
+    spec = P(ROWS, *(None,) * (len(lead) - 1), "tensor", None)
+    return jnp.reshape(o, (*lead, K * G, H), out_sharding=spec)
+
+
+def _scores(equation: str, q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
+    scores = jnp.einsum(equation, q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    return jnp.where(mask, scores, MASKED)
+
+
+def masked_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RSS: jax.Array
+) -> jax.Array:
+    """Softmax attention under a boolean mask [R, query, key] (or [1, query, key])."""
+    q = _group(q_RSNH, k_RSKH.shape[2])
+    scores = _scores("RQKGH,RSKH->RKGQS", q, k_RSKH, mask_RSS[:, None, None])
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_RSKH.dtype)
+    return _ungroup(jnp.einsum("RKGQS,RSKH->RQKGH", weights, v_RSKH))
+
+
+def branch_attention(
+    q_RgQNH: jax.Array,
+    prompt_k_RTKH: jax.Array,
+    prompt_v_RTKH: jax.Array,
+    prompt_mask_RT: jax.Array,
+    own_k_RgSKH: jax.Array,
+    own_v_RgSKH: jax.Array,
+    own_mask_QS: jax.Array,
+) -> jax.Array:
+    """Completions attending to their row's prompt and to their own past: one softmax over both.
+
+    Two blocks of scores share a maximum and a sum, so the prompt's keys stand once a row whatever g.
+    Returns [R, g, Q, N, H].
+    """
+
+    def swap(x):  # between the layouts of the two blocks: [R, g, K, ..] <-> [R, K, g, ..]
+        return jnp.swapaxes(x, 1, 2)
+
+    q = _group(q_RgQNH, prompt_k_RTKH.shape[2])
+    prompt = _scores(
+        "RgQKGH,RTKH->RKgQGT", q, prompt_k_RTKH, prompt_mask_RT[:, None, None, None, None]
+    )
+    own = _scores("RgQKGH,RgSKH->RgKQGS", q, own_k_RgSKH, own_mask_QS[:, None])
+    top = jax.lax.stop_gradient(jnp.maximum(prompt.max(-1), swap(own.max(-1))))
+    prompt = jnp.exp(prompt - top[..., None])
+    own = jnp.exp(own - swap(top)[..., None])
+    total = prompt.sum(-1) + swap(own.sum(-1))
+    dtype = prompt_v_RTKH.dtype
+    out = jnp.einsum(
+        "RKgQGT,RTKH->RKgQGH",
+        prompt.astype(dtype),
+        prompt_v_RTKH,
+        preferred_element_type=jnp.float32,
+    ) + swap(
+        jnp.einsum(
+            "RgKQGS,RgSKH->RgKQGH",
+            own.astype(dtype),
+            own_v_RgSKH,
+            preferred_element_type=jnp.float32,
+        )
+    )
+    out = (out / total[..., None]).astype(dtype)
+    return _ungroup(jnp.moveaxis(out, 1, 3))
+
+
+def tree_attention(
+    q_RSNH: jax.Array,
+    k_RSKH: jax.Array,
+    v_RSKH: jax.Array,
+    prompt_mask_RT: jax.Array,
+    completions: int,
+) -> jax.Array:
+    """A whole row [ prompt | c_1 | .. | c_g ]: the prompt is causal, completions branch off it.
+
+    A completion sees the prompt's real tokens and its own past, never a sibling:
+
+        T=2, g=2, C=2      p p | a a | b b
+                     p     1 0   0 0   0 0
+                     p     1 1   0 0   0 0
+                     a     1 1   1 0   0 0
+                     a     1 1   1 1   0 0
+                     b     1 1   0 0   1 0
+                     b     1 1   0 0   1 1
+    """
+    R, S, N, H = q_RSNH.shape
+    T = prompt_mask_RT.shape[1]
+    causal_TT = jnp.tril(jnp.ones((T, T), bool))
+    mask_RTT = causal_TT & prompt_mask_RT[:, None]
+    prompt = masked_attention(q_RSNH[:, :T], k_RSKH[:, :T], v_RSKH[:, :T], mask_RTT)
+    if completions == 0:
+        return prompt
+    C = (S - T) // completions
+
+    def branch(x):
+        spec = P(ROWS, None, None, "tensor", None)
+        return jnp.reshape(x[:, T:], (R, completions, C, *x.shape[2:]), out_sharding=spec)
+
+    own = branch_attention(
+        branch(q_RSNH),
+        k_RSKH[:, :T],
+        v_RSKH[:, :T],
+        prompt_mask_RT,
+        branch(k_RSKH),
+        branch(v_RSKH),
+        jnp.tril(jnp.ones((C, C), bool)),
+    )
+    own = jnp.reshape(own, (R, S - T, N, H), out_sharding=P(ROWS, None, "tensor", None))
+    return jnp.concatenate([prompt, own], axis=1)

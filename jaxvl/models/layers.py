@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small layers shared by the tower and the decoder, and the letters that arrays wear.
+
+    R rows            S tokens of a row (prompt and completions)    T prompt tokens
+    g completions     C tokens of a completion                      P patches, M merged patches
+    D model width     F hidden width     N query heads     K kv heads     G = N/K     H head size
+    V vocabulary      L layers           E values in a patch
+
+Modules are used as plain pytrees: parameters are a nested dict outside, `nnx.merge` brings them
+together inside a jitted function, and their dtype is the dtype that products are computed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+
+from jaxvl.sharding import ROWS
+
+INIT_STD = 0.02
+
+
+def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
+    return nnx.Param(jax.random.normal(rngs.params(), shape) * INIT_STD)
+
+
+class Linear(nnx.Module):
+    """x @ w + b on [R, S, in]. "column": the output is split over tensor; "row": the input is."""
+
+    def __init__(self, kind: str, d_in: int, d_out: int, *, bias: bool, rngs: nnx.Rngs):
+        self.kind = kind
+        self.w = normal(rngs, d_in, d_out)
+        if bias:
+            self.b = nnx.Param(jnp.zeros(d_out))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        used, out = (P(None, "tensor"), "tensor") if self.kind == "column" else (P("tensor"), None)
+        w = reshard(self.w[...], P(*used, *(None,) * (2 - len(used))))  # gathers the fsdp shards
+        y = jnp.einsum("RSD,DF->RSF", x, w, out_sharding=P(ROWS, None, out))
+        return y + self.b[...] if hasattr(self, "b") else y
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, dim: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(dim))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return self.scale[...] * x32.astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm with scale and bias, computed in float32."""
+
+    def __init__(self, dim: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(dim))
+        self.bias = nnx.Param(jnp.zeros(dim))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (x32 * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """fc2(act(fc1(x))): the tower's MLP and its merger."""
+
+    def __init__(self, d_in: int, hidden: int, d_out: int, act: Callable, *, rngs: nnx.Rngs):
+        self.act = act
+        self.fc1 = Linear("column", d_in, hidden, bias=True, rngs=rngs)
+        self.fc2 = Linear("row", hidden, d_out, bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x))"""
+
+    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs):
+        self.gate = Linear("column", dim, hidden, bias=False, rngs=rngs)
+        self.up = Linear("column", dim, hidden, bias=False, rngs=rngs)
+        self.down = Linear("row", hidden, dim, bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`num` modules as one: every leaf gains a leading axis L, for `jax.lax.scan`."""
+    return jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), num))
+
+
+def split_heads(x_RSF: jax.Array, heads: int) -> jax.Array:
+    """[R, S, N*H] -> [R, S, N, H], heads split over tensor."""
+    R, S, F = x_RSF.shape
+    return jnp.reshape(
+        x_RSF, (R, S, heads, F // heads), out_sharding=P(ROWS, None, "tensor", None)
+    )
+
+
+def join_heads(x_RSNH: jax.Array) -> jax.Array:
+    """[R, S, N, H] -> [R, S, N*H]"""
+    R, S, N, H = x_RSNH.shape
+    return jnp.reshape(x_RSNH, (R, S, N * H), out_sharding=P(ROWS, None, "tensor"))
+
+
+def cast(params: Any, dtype: Any) -> Any:
+    """A parameter tree in another dtype: master weights to the dtype of computing."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)

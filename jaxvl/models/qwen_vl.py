@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL: the tower and the decoder joined, over rows of a prompt and its completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxvl.batch import Prompt
+from jaxvl.models.arch import Arch
+from jaxvl.models.text import Decoder, KVCache
+from jaxvl.models.vision import VisionTower
+
+
+class QwenVL(nnx.Module):
+    def __init__(self, arch: Arch, *, rngs: nnx.Rngs):
+        self.vision = VisionTower(arch.vision, rngs=rngs)
+        self.text = Decoder(arch.text, rngs=rngs)
+
+    def embed(self, prompt: Prompt, remat: bool = False) -> jax.Array:
+        """Token vectors [R, T, D], with the pictures' embeddings in the slots they belong to."""
+        image_RMD = self.vision(prompt.vision, remat)
+        slots_RT1 = jnp.maximum(prompt.slots, 0)[..., None]
+        image_RTD = jnp.take_along_axis(image_RMD, slots_RT1, axis=1)
+        return jnp.where(prompt.slots[..., None] >= 0, image_RTD, self.text.embed(prompt.tokens))
+
+    def prefill(self, prompt: Prompt) -> tuple[jax.Array, KVCache]:
+        """Hidden state of each prompt's last token [R, D], and the prompt's keys and values."""
+        hidden_RTD, cache = self.text(
+            self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
+        )
+        return last_hidden(prompt, hidden_RTD), cache
+
+    def hidden(self, prompt: Prompt, remat: bool = False) -> jax.Array:
+        """Final hidden states of the prompts alone [R, T, D]."""
+        x_RTD = self.embed(prompt, remat)
+        return self.text(x_RTD, prompt.positions, prompt_mask(prompt), remat=remat)[0]
+
+    def completion_hidden(
+        self, prompt: Prompt, tokens_RgC: jax.Array, remat: bool = False
+    ) -> jax.Array:
+        """[R, g, C, D]: the state that predicts each completion token.
+
+        One sequence a row, [ prompt | c_1 | .. | c_g ]; the first token of every completion is
+        predicted by the prompt's last token, so that state is shared by the group.
+        """
+        R, g, C = tokens_RgC.shape
+        T = prompt.tokens.shape[1]
+        x_RSD = jnp.concatenate(
+            [self.embed(prompt, remat), self.text.embed(tokens_RgC.reshape(R, g * C))], axis=1
+        )
+        own_RC = prompt.next_position[:, None] + jnp.arange(C)
+        own_R3S = jnp.broadcast_to(jnp.tile(own_RC, (1, g))[:, None], (R, 3, g * C))
+        positions = jnp.concatenate([prompt.positions, own_R3S], axis=2)
+        hidden_RSD, _ = self.text(x_RSD, positions, prompt_mask(prompt), g, remat=remat)
+        first = last_hidden(prompt, hidden_RSD[:, :T])[:, None, None]
+        own = hidden_RSD[:, T:].reshape(R, g, C, -1)
+        first = jnp.broadcast_to(first, (R, g, 1, own.shape[-1]))
+        return jnp.concatenate([first, own[:, :, :-1]], axis=2)
+
+
+def prompt_mask(prompt: Prompt) -> jax.Array:
+    """[R, T], true on real tokens."""
+    return jnp.arange(prompt.tokens.shape[1]) < prompt.length[:, None]
+
+
+def last_hidden(prompt: Prompt, hidden_RTD: jax.Array) -> jax.Array:
+    """[R, D] at each prompt's last real token."""
+    return jnp.take_along_axis(hidden_RTD, (prompt.length - 1)[:, None, None], axis=1)[:, 0]
+
+
+def init_params(arch: Arch, key: jax.Array) -> dict[str, Any]:
+    """Fresh random parameters as a nested dict, float32."""
+    model = QwenVL(arch, rngs=nnx.Rngs(params=key))
+    return nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
+
+
+def abstract_params(arch: Arch) -> dict[str, Any]:
+    """Shapes of the parameters, no memory used."""
+    return jax.eval_shape(lambda: init_params(arch, jax.random.key(0)))
+
+
+def graphdef(arch: Arch) -> nnx.GraphDef:
+    """The model without its parameters; `nnx.merge(graphdef, params)` inside jit gives it back."""
+    model = jax.eval_shape(lambda: QwenVL(arch, rngs=nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param)[0]

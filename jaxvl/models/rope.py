@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary positions. Positions come in as integers; angles are float32 everywhere."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _frequencies(size: int, theta: float) -> np.ndarray:
+    """theta^(-2i/size) for i < size/2, float32."""
+    return (1.0 / theta ** (np.arange(0, size, 2, dtype=np.float32) / size)).astype(np.float32)
+
+
+def mrope_angles(
+    positions_R3S: jax.Array, section: tuple[int, int, int], theta: float
+) -> jax.Array:
+    """Angles [R, S, H/2] of M-RoPE: the first `section[0]` frequencies turn with t, then h, then w."""
+    axis = np.repeat(np.arange(3), section)
+    angles_RHS = positions_R3S[:, axis].astype(jnp.float32) * _frequencies(
+        2 * sum(section), theta
+    ).reshape(1, -1, 1)
+    return jnp.swapaxes(angles_RHS, 1, 2)
+
+
+def vision_angles(coords_RP2: jax.Array, head_dim: int, theta: float) -> jax.Array:
+    """Angles [R, P, H/2] of the tower: half of the frequencies turn with h, half with w."""
+    freqs = _frequencies(head_dim // 2, theta)
+    angles_RP2F = coords_RP2[..., None].astype(jnp.float32) * freqs
+    return angles_RP2F.reshape(*angles_RP2F.shape[:2], head_dim // 2)
+
+
+def rotate(x_RSNH: jax.Array, angles_RSF: jax.Array) -> jax.Array:
+    """Turns the pairs (x[i], x[i + H/2]) by their angles, in float32."""
+    cos = jnp.cos(angles_RSF)[:, :, None]
+    sin = jnp.sin(angles_RSF)[:, :, None]
+    low, high = jnp.split(x_RSNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+    return turned.astype(x_RSNH.dtype)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2's decoder: one stack of layers, run over a whole row or one token of each completion."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+
+from jaxvl.models import attention, rope
+from jaxvl.models.arch import TextArch
+from jaxvl.models.layers import Linear, RMSNorm, SwiGLU, join_heads, normal, split_heads, stack
+from jaxvl.sharding import ROWS, axis_size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Keys and values of every layer, over a prompt [L, R, T, K, H] or completions [L, R, g, C, K, H]."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+class Attention(nnx.Module):
+    def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
+        self.heads, self.kv_heads = arch.heads, arch.kv_heads
+        width, kv_width = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+        self.q = Linear("column", arch.dim, width, bias=True, rngs=rngs)
+        self.k = Linear("column", arch.dim, kv_width, bias=True, rngs=rngs)
+        self.v = Linear("column", arch.dim, kv_width, bias=True, rngs=rngs)
+        self.o = Linear("row", width, arch.dim, bias=False, rngs=rngs)
+
+    def qkv(self, x_RSD: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q_RSNH = split_heads(self.q(x_RSD), self.heads)
+        k_RSKH, v_RSKH = (self._split_kv(part(x_RSD)) for part in (self.k, self.v))
+        return rope.rotate(q_RSNH, angles), rope.rotate(k_RSKH, angles), v_RSKH
+
+    def _split_kv(self, x_RSF: jax.Array) -> jax.Array:
+        if axis_size("tensor") <= self.kv_heads:
+            return split_heads(x_RSF, self.kv_heads)
+        x_RSF = reshard(x_RSF, P(ROWS, None, None))  # fewer heads than parts: gather, then repeat
+        R, S, F = x_RSF.shape
+        return attention.share_kv(x_RSF.reshape(R, S, self.kv_heads, F // self.kv_heads))
+
+
+class DecoderLayer(nnx.Module):
+    def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
+        self.norm1 = RMSNorm(arch.dim, arch.norm_eps)
+        self.attn = Attention(arch, rngs=rngs)
+        self.norm2 = RMSNorm(arch.dim, arch.norm_eps)
+        self.mlp = SwiGLU(arch.dim, arch.hidden, rngs=rngs)
+
+    def __call__(self, x_RSD: jax.Array, angles: jax.Array, attend: Callable):
+        """`attend(q, k, v)` returns the attention's output and what it wants kept."""
+        out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), angles))
+        x_RSD = x_RSD + self.attn.o(join_heads(out_RSNH))
+        return x_RSD + self.mlp(self.norm2(x_RSD)), kept
+
+
+class Embedding(nnx.Module):
+    """A [V, D] table: token vectors in, or logits out."""
+
+    def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
+        self.w = normal(rngs, arch.vocab, arch.dim)
+
+    def __call__(self, tokens_RS: jax.Array) -> jax.Array:
+        # Looked up with the width whole: split over fsdp as well, XLA would replicate the result.
+        table_VD = reshard(self.w[...], P("tensor", None))
+        return table_VD.at[tokens_RS].get(out_sharding=P(ROWS, None, None))
+
+    def logits(self, x_RSD: jax.Array) -> jax.Array:
+        """[R, S, D] -> float32 [R, S, V], the vocabulary split over tensor."""
+        table_VD = reshard(self.w[...], P("tensor", None))
+        return jnp.einsum(
+            "RSD,VD->RSV",
+            x_RSD,
+            table_VD,
+            preferred_element_type=jnp.float32,
+            out_sharding=P(ROWS, None, "tensor"),
+        )
+
+
+class Decoder(nnx.Module):
+    def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
+        self.arch = arch
+        self.embed = Embedding(arch, rngs=rngs)
+        self.layers = stack(functools.partial(DecoderLayer, arch), arch.layers, rngs)
+        self.norm = RMSNorm(arch.dim, arch.norm_eps)
+        if not arch.tied:
+            self.head = Embedding(arch, rngs=rngs)
+
+    def logits(self, x_RSD: jax.Array) -> jax.Array:
+        return (self.embed if self.arch.tied else self.head).logits(x_RSD)
+
+    def __call__(
+        self,
+        x_RSD: jax.Array,
+        positions_R3S: jax.Array,
+        prompt_mask_RT: jax.Array,
+        completions: int = 0,
+        *,
+        keep_cache: bool = False,
+        remat: bool = False,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], and keys and values."""
+        angles = self._angles(positions_R3S)
+
+        def attend(q, k, v):
+            out = attention.tree_attention(q, k, v, prompt_mask_RT, completions)
+            return out, KVCache(k, v) if keep_cache else None
+
+        def body(x_RSD, layer):
+            return layer(x_RSD, angles, attend)
+
+        x_RSD, cache = jax.lax.scan(jax.checkpoint(body) if remat else body, x_RSD, self.layers)
+        return self.norm(x_RSD), cache
+
+    def extend(
+        self,
+        x_RgD: jax.Array,
+        positions_R3g: jax.Array,
+        prompt_mask_RT: jax.Array,
+        prompt: KVCache,
+        own: KVCache,
+        step: jax.Array,
+    ) -> tuple[jax.Array, KVCache]:
+        """Token number `step` of every completion: hidden states [R, g, D] and the grown cache."""
+        angles = self._angles(positions_R3g)
+        own_mask = (jnp.arange(own.k.shape[3]) <= step)[None]
+
+        def body(carry, layer_inputs):
+            x_RgD, k_all, v_all = carry  # whole buffers ride in the carry and are updated in place
+            index, layer, prompt_k, prompt_v = layer_inputs
+
+            def attend(q, k, v):
+                at = (index, 0, 0, step, 0, 0)
+                k_new = jax.lax.dynamic_update_slice(k_all, k[None, :, :, None], at)
+                v_new = jax.lax.dynamic_update_slice(v_all, v[None, :, :, None], at)
+                own_k = jax.lax.dynamic_index_in_dim(k_new, index, keepdims=False)
+                own_v = jax.lax.dynamic_index_in_dim(v_new, index, keepdims=False)
+                out = attention.branch_attention(
+                    q[:, :, None], prompt_k, prompt_v, prompt_mask_RT, own_k, own_v, own_mask
+                )
+                return out[:, :, 0], (k_new, v_new)
+
+            x_RgD, (k_new, v_new) = layer(x_RgD, angles, attend)
+            return (x_RgD, k_new, v_new), None
+
+        layers = (jnp.arange(self.arch.layers), self.layers, prompt.k, prompt.v)
+        (x_RgD, k, v), _ = jax.lax.scan(body, (x_RgD, own.k, own.v), layers)
+        return self.norm(x_RgD), KVCache(k, v)
+
+    def empty_cache(self, rows: int, completions: int, tokens: int, dtype) -> KVCache:
+        """Room for `tokens` tokens of every completion."""
+        kv_heads = max(self.arch.kv_heads, axis_size("tensor"))
+        shape = (self.arch.layers, rows, completions, tokens, kv_heads, self.arch.head_dim)
+        spec = P(None, ROWS, None, None, "tensor", None)
+        return KVCache(*(jnp.zeros(shape, dtype, out_sharding=spec) for _ in range(2)))
+
+    def _angles(self, positions_R3S: jax.Array) -> jax.Array:
+        return rope.mrope_angles(positions_R3S, self.arch.mrope_section, self.arch.rope_theta)

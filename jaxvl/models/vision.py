@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL's vision tower over packed patches: pictures of any size, any number in a row."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+
+from jaxvl.batch import Vision
+from jaxvl.models import attention, rope
+from jaxvl.models.arch import VisionArch
+from jaxvl.models.layers import (
+    MLP,
+    LayerNorm,
+    Linear,
+    exact_gelu,
+    join_heads,
+    normal,
+    quick_gelu,
+    split_heads,
+    stack,
+)
+from jaxvl.sharding import ROWS
+
+
+class PatchEmbed(nnx.Module):
+    """A patch's values to the tower's width (the checkpoint's 3-D convolution, stride = kernel)."""
+
+    def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
+        self.w = normal(rngs, arch.patch_values, arch.dim)
+
+    def __call__(self, patches_RPE: jax.Array) -> jax.Array:
+        w = reshard(self.w[...], P(None, None))
+        return jnp.einsum(
+            "RPE,ED->RPD", patches_RPE.astype(w.dtype), w, out_sharding=P(ROWS, None, None)
+        )
+
+
+class VisionAttention(nnx.Module):
+    def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
+        self.heads = arch.heads
+        self.q = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
+        self.k = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
+        self.v = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
+        self.o = Linear("row", arch.dim, arch.dim, bias=True, rngs=rngs)
+
+    def __call__(self, x_RPD: jax.Array, angles: jax.Array, mask_RPP: jax.Array) -> jax.Array:
+        q, k, v = (split_heads(part(x_RPD), self.heads) for part in (self.q, self.k, self.v))
+        q, k = rope.rotate(q, angles), rope.rotate(k, angles)
+        return self.o(join_heads(attention.masked_attention(q, k, v, mask_RPP)))
+
+
+class VisionBlock(nnx.Module):
+    def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(arch.dim, arch.norm_eps)
+        self.attn = VisionAttention(arch, rngs=rngs)
+        self.norm2 = LayerNorm(arch.dim, arch.norm_eps)
+        self.mlp = MLP(arch.dim, arch.hidden, arch.dim, quick_gelu, rngs=rngs)
+
+    def __call__(self, x_RPD: jax.Array, angles: jax.Array, mask_RPP: jax.Array) -> jax.Array:
+        x_RPD = x_RPD + self.attn(self.norm1(x_RPD), angles, mask_RPP)
+        return x_RPD + self.mlp(self.norm2(x_RPD))
+
+
+class Merger(nnx.Module):
+    """Four neighbouring patches (they are adjacent in the packed order) to one text embedding."""
+
+    def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
+        self.width = arch.dim * arch.merge_size**2
+        self.norm = LayerNorm(arch.dim, arch.norm_eps)
+        self.mlp = MLP(self.width, self.width, arch.out_dim, exact_gelu, rngs=rngs)
+
+    def __call__(self, x_RPD: jax.Array) -> jax.Array:
+        R, P_, D = x_RPD.shape
+        shape = (R, P_ * D // self.width, self.width)
+        return self.mlp(jnp.reshape(self.norm(x_RPD), shape, out_sharding=P(ROWS, None, None)))
+
+
+class VisionTower(nnx.Module):
+    """Patches [R, P, E] -> merged embeddings [R, M, out_dim]; padding gives rows nobody reads."""
+
+    def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
+        self.arch = arch
+        self.patch_embed = PatchEmbed(arch, rngs=rngs)
+        self.blocks = stack(functools.partial(VisionBlock, arch), arch.depth, rngs)
+        self.merger = Merger(arch, rngs=rngs)
+
+    def __call__(self, vision: Vision, remat: bool = False) -> jax.Array:
+        arch = self.arch
+        angles = rope.vision_angles(vision.coords, arch.dim // arch.heads, arch.rope_theta)
+        mask_RPP = vision.segments[:, :, None] == vision.segments[:, None, :]
+
+        def body(x_RPD, block):
+            return block(x_RPD, angles, mask_RPP), None
+
+        x_RPD = self.patch_embed(vision.patches)
+        x_RPD, _ = jax.lax.scan(jax.checkpoint(body) if remat else body, x_RPD, self.blocks)
+        return self.merger(x_RPD)

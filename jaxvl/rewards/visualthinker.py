@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rewards of VisualThinker-R1-Zero (arXiv 2503.05132), as its public code computes them.
+
+Its total is the plain sum of `accuracy` and `think_format`; `length` is the ablation of Sec. 5.3.
+Every search here is linear in the length of a completion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from jaxvl.errors import UserError
+from jaxvl.rewards import completion_text
+from jaxvl.rewards.symbolic import equal
+
+QWEN2_SPECIAL = range(151643, 151657)  # <|endoftext|> .. <|video_pad|>
+
+_LETTER = re.compile(r"(?:^|\s|\[|\()([A-H])(?:\s|\]|\)|$)")
+_BETWEEN = re.compile(r"</think>\s*<answer>")
+# Where math-verify can find anything: LaTeX, or a number at the start, after a space or after "=".
+_MATHEMATICS = re.compile(r"[\\$]|(?:^|[\s=])[^\s<]*\d")
+
+
+def accuracy(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    **columns: Sequence[Any],
+) -> list[float]:
+    """1 where a completion gives the answer, else 0, for each completion.
+
+    The gold text is the column `solution` ("<answer>..</answer>"), or the column `answer` put into
+    these tags where a row has no solution. A point is given for any of
+
+    1. math-verify holds the whole completion and the whole gold text to be equal. It parses
+       nothing in "<answer>3</answer>" (no space before the number), so words and plain numbers in
+       tags are decided by step 2 alone; it matters for LaTeX. (Checked with 0.5.2, which the paper
+       pinned, and 0.9.0: the same verdicts.)
+    2. What the first tag pair on one line holds, stripped, is the same in both. A completion
+       without tags is compared as a whole.
+    3. The last stand-alone letter A to H of the completion's answer is the gold answer.
+
+    The format is not asked for: "B" alone is as good as "<answer>B</answer>".
+    """
+    solutions = columns.get("solution") or [None] * len(completions)
+    answers = columns.get("answer") or [None] * len(completions)
+    rewards = []
+    for row, (completion, solution, answer) in enumerate(
+        zip(completions, solutions, answers, strict=True)
+    ):
+        if solution is None and answer is None:
+            raise UserError(f"accuracy: row {row} has neither a column `solution` nor `answer`")
+        gold = f"<answer>{answer}</answer>" if solution is None else str(solution)
+        rewards.append(float(_accurate(completion_text(completion), gold)))
+    return rewards
+
+
+def think_format(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    **columns: Sequence[Any],
+) -> list[float]:
+    """1 where the whole text is `<think>.*?</think>\\s*<answer>.*?</answer>`, else 0.
+
+    A prompt that ends with "<think>" has opened the tag for its completion.
+    """
+    rewards = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        opened = isinstance(prompt, str) and prompt.endswith("<think>")
+        text = ("<think>" if opened else "") + completion_text(completion)
+        rewards.append(float(_well_formed(text)))
+    return rewards
+
+
+def length(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    cap: int | None = None,
+    special_ids: Collection[int] = QWEN2_SPECIAL,
+    **columns: Sequence[Any],
+) -> list[float]:
+    """0.001 for each token of a completion that is not in `special_ids`, for at most `cap` tokens.
+
+    The public code tokenizes the decoded text again, without a cap; the sampled tokens are counted
+    here. Set the keywords with `functools.partial`.
+    """
+    counts = [sum(token not in special_ids for token in ids) for ids in completion_ids]
+    return [0.001 * (count if cap is None else min(count, cap)) for count in counts]
+
+
+def _accurate(text: str, gold: str) -> bool:
+    gold_answer, answer = _answer(gold), _answer(text)
+    if answer == gold_answer:
+        return True
+    letters = _LETTER.findall(answer)
+    if letters and letters[-1] == gold_answer:
+        return True
+    return bool(_MATHEMATICS.search(gold)) and equal(text, gold)
+
+
+def _answer(text: str) -> str:
+    """The stripped group of `<answer>(.*?)</answer>`, found without backtracking; else the text."""
+    for line in text.split("\n"):
+        start = line.find("<answer>")
+        stop = line.find("</answer>", start + len("<answer>"))
+        if start >= 0 and stop >= 0:
+            return line[start + len("<answer>") : stop].strip()
+    return text.strip()
+
+
+def _well_formed(text: str) -> bool:
+    """The full match of `think_format`, as two ends and a middle between them."""
+    first, last = len("<think>"), len(text) - len("</answer>")
+    ends = text.startswith("<think>") and text.endswith("</answer>")
+    return ends and _BETWEEN.search(text, first, last) is not None

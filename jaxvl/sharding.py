@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh, the specs of activations, and the one table of parameter rules.
+
+There is always a mesh with the axes ("data", "fsdp", "tensor"), all of them Explicit; one device is
+a 1x1x1 mesh. Rows of a batch are split over data and fsdp together, heads, hidden units and the
+vocabulary over tensor. Parameters are stored split over fsdp too and gathered where they are used.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the leading axis of everything in a batch
+
+# First match wins. Leaves below a stack of layers ("blocks", "layers") get a leading None.
+PARAM_RULES: tuple[tuple[str, P], ...] = (
+    (r"patch_embed/w$", P(None, "fsdp")),
+    (r"embed/w$", P("tensor", "fsdp")),  # [V, D]
+    (r"head/w$", P("tensor", "fsdp")),  # [V, D]
+    (r"(attn/[qkv]|gate|up|fc1)/w$", P("fsdp", "tensor")),  # [in, out], split by output
+    (r"(attn/[qkv]|gate|up|fc1)/b$", P("tensor")),
+    (r"(attn/o|down|fc2)/w$", P("tensor", "fsdp")),  # [in, out], split by input
+    (r"(attn/o|down|fc2)/b$", P(None)),
+    (r"(norm\d?)/(scale|bias)$", P(None)),
+)
+_STACKED = re.compile(r"(^|/)(blocks|layers)/")
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh over `devices` (default: all of them); one axis may be -1, "all that remain"."""
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) > 1 or known < 1 or any(size == 0 or size < -1 for size in sizes):
+        raise UserError(
+            f"mesh (data, fsdp, tensor) = {tuple(sizes)}: sizes are positive, at most one is -1"
+        )
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    total = int(np.prod(sizes))
+    if total < 1 or total > len(devices) or (known != total and total != len(devices)):
+        raise UserError(
+            f"mesh (data, fsdp, tensor) = {(data, fsdp, tensor)} does not fit "
+            f"{len(devices)} devices; set mesh.data, mesh.fsdp and mesh.tensor to a product that does"
+        )
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:total]
+    )
+
+
+def axis_size(name: str) -> int:
+    """Size of a mesh axis of the mesh in force (inside or outside of jit)."""
+    return jax.sharding.get_abstract_mesh().shape[name]
+
+
+def param_spec(path: str, rank: int) -> P:
+    """The spec of the parameter at `path` ("text/layers/attn/q/w"), padded to its rank."""
+    for pattern, spec in PARAM_RULES:
+        if re.search(pattern, path):
+            full = P(None, *spec) if _STACKED.search(path) else spec
+            if len(full) != rank:
+                raise ValueError(f"{path}: rule {full} does not fit an array of rank {rank}")
+            return full
+    raise ValueError(f"no sharding rule for parameter {path}; add one to PARAM_RULES")
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A jax key path as "a/b/c"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def param_shardings(params: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every leaf of a parameter tree (arrays or shapes)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: NamedSharding(mesh, param_spec(path_name(path), len(x.shape))), params
+    )
+
+
+def check_divisible(params: Any, mesh: Mesh) -> None:
+    """Raises if a parameter's shape cannot be split over the mesh, naming the first that cannot."""
+
+    def check(path, x):
+        for axis, entry in enumerate(param_spec(path_name(path), len(x.shape))):
+            names = (entry,) if isinstance(entry, str) else (entry or ())
+            parts = int(np.prod([mesh.shape[name] for name in names]))
+            if x.shape[axis] % parts:
+                raise UserError(
+                    f"parameter {path_name(path)} {tuple(x.shape)}: axis {axis} does not divide by "
+                    f"{parts} (mesh {dict(mesh.shape)}); choose a smaller {'*'.join(names)}"
+                )
+
+    jax.tree_util.tree_map_with_path(check, params)
+
+
+def put_rows(tree: Any, mesh: Mesh, lead: int = 0) -> Any:
+    """Host arrays onto the mesh, the row axis (number `lead`) split over data and fsdp.
+
+    Every process hands in its own rows; `lead` axes before the row axis are not split.
+    """
+
+    def put(x):
+        spec = P(*(None,) * lead, ROWS, *(None,) * (x.ndim - lead - 1))
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x)
+
+    return jax.tree.map(put, tree)

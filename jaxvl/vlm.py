@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model to work with by hand: load, logits, generate, logprobs, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxvl.batch import Prompt, TrainBatch
+from jaxvl.data import prompts as data_prompts
+from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.errors import UserError
+from jaxvl.models import hf, qwen_vl
+from jaxvl.models.arch import Arch
+from jaxvl.models.qwen_vl import QwenVL
+from jaxvl.rl import learner
+from jaxvl.rl.sampler import Decoding, make_sampler
+from jaxvl.sharding import check_divisible, make_mesh, param_shardings, path_name, put_rows
+
+ROWS_AT_ONCE = 16  # prompts a call works on together
+TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One sampled answer. `tokens` include the stop token, `text` has no special tokens."""
+
+    text: str
+    tokens: list[int]
+    logprobs: np.ndarray  # float32 [C], at the sampling temperature (1 when greedy)
+    finish_reason: str  # "stop" or "length"
+
+
+@dataclasses.dataclass
+class VLM:
+    """A vision-language model: `config`, `params` (a nested dict on `mesh`) and `processor`.
+
+    Prompts are strings, rendered as they are (one <|image_pad|> an image), or lists of chat
+    messages (rendered by the checkpoint's template). `images` holds a list of PIL images or paths
+    for every prompt, [] where there is none; None means no images at all.
+    """
+
+    config: Arch
+    params: dict[str, Any]
+    processor: Processor
+    mesh: Mesh
+    dtype: str  # of the products
+    hf_config: dict[str, Any]
+
+    @functools.cached_property
+    def graphdef(self) -> nnx.GraphDef:
+        return qwen_vl.graphdef(self.config)
+
+    def encode(self, prompts: Sequence[Any], images: Sequence[Sequence] | None) -> list[Encoded]:
+        """Prompts with their images as tokens, patches and positions, on the host."""
+        if isinstance(prompts, (str, bytes)):
+            raise UserError("prompts: expected a list of prompts, found one string; put it in []")
+        images = [[] for _ in prompts] if images is None else images
+        if len(images) != len(prompts):
+            raise UserError(
+                f"images: expected a list for each of the {len(prompts)} prompts, "
+                f"found {len(images)}; give [] where a prompt has none"
+            )
+        pairs = zip(prompts, images, strict=True)
+        return [self.processor.encode(prompt, row) for prompt, row in pairs]
+
+    def logits(self, prompts: Sequence[Any], images: Sequence[Sequence] | None = None) -> list:
+        """Next-token logits at every position: float32 [T_i, V] for each prompt, padding off."""
+        run = _logits(self.graphdef, self.dtype)
+        results = []
+        for prompt, lengths in self._batches(self.encode(prompts, images)):
+            logits = np.asarray(run(self.params, prompt))
+            results += [logits[i, :length] for i, length in enumerate(lengths)]
+        return results
+
+    def generate(
+        self,
+        prompts: Sequence[Any],
+        images: Sequence[Sequence] | None = None,
+        n: int = 1,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> list[list[Completion]]:
+        """`n` completions of every prompt; temperature 0 is greedy."""
+        if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+            raise UserError(
+                f"generate: n={n}, max_new_tokens={max_new_tokens}, temperature={temperature}, "
+                f"top_p={top_p}, top_k={top_k}; expected n and max_new_tokens of 1 or more, "
+                "temperature and top_k of 0 or more, top_p in (0, 1]"
+            )
+        how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
+        run = make_sampler(self.graphdef, how, self.dtype)
+        key = jax.random.key(seed)
+        results: list[list[Completion]] = []
+        for prompt, lengths in self._batches(self.encode(prompts, images)):
+            rollout = jax.device_get(run(self.params, prompt, key))
+            results += [
+                [self._completion(rollout, row, i) for i in range(n)] for row in range(len(lengths))
+            ]
+        return results
+
+    def logprobs(
+        self,
+        prompts: Sequence[Any],
+        images: Sequence[Sequence] | None,
+        completions: Sequence[Sequence[str | Sequence[int]]],
+        temperature: float = 1.0,
+    ) -> list[list[np.ndarray]]:
+        """log p of every completion token: float32 [C_i] for each completion of each prompt.
+
+        `completions` holds a list for every prompt, of texts or of token ids.
+        """
+        if len(completions) != len(prompts):
+            raise UserError(
+                f"completions: expected a list for each of the {len(prompts)} prompts, "
+                f"found {len(completions)}"
+            )
+        tokens = [
+            [self.processor.tokenize(c) if isinstance(c, str) else list(c) for c in row]
+            for row in completions
+        ]
+        g = max((len(row) for row in tokens), default=0)
+        longest = max((len(c) for row in tokens for c in row), default=0)
+        if not longest:
+            return [[np.zeros(0, np.float32) for _ in row] for row in tokens]
+        C = data_prompts.round_up(longest, 16)
+        policy = learner.Policy(self.graphdef, self.dtype, False, temperature, chunk=128)
+        run = _logprobs(policy)
+        results: list[list[np.ndarray]] = []
+        for prompt, lengths in self._batches(self.encode(prompts, images)):
+            rows = tokens[len(results) : len(results) + len(lengths)]
+            padded = np.full((prompt.tokens.shape[0], g, C), self.processor.pad_id, np.int32)
+            for r, row in enumerate(rows):
+                for i, completion in enumerate(row):
+                    padded[r, i, : len(completion)] = completion
+            logps = np.asarray(run(self.params, prompt, put_rows(padded, self.mesh)))
+            results += [
+                [logps[r, i, : len(completion)] for i, completion in enumerate(row)]
+                for r, row in enumerate(rows)
+            ]
+        return results
+
+    def save(self, path: str | Path) -> None:
+        """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files."""
+        path = Path(path)
+        hf.save_params(path, self.params, self.hf_config)
+        self.processor.save(path)
+
+    def decoding(
+        self, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int
+    ) -> Decoding:
+        """What a sampler for this model is made for."""
+        return Decoding(
+            completions=n,
+            max_new_tokens=max_new_tokens,
+            stop_ids=tuple(self.processor.stop_ids),
+            pad_id=self.processor.pad_id,
+            never_ids=self.config.never_sampled,
+            temperature=float(temperature),
+            top_p=float(top_p),
+            top_k=int(top_k),
+        )
+
+    def _completion(self, rollout, row: int, i: int) -> Completion:
+        length = int(rollout.mask[row, i].sum())
+        tokens = rollout.tokens[row, i, :length].tolist()
+        return Completion(
+            text=self.processor.decode(tokens),
+            tokens=tokens,
+            logprobs=rollout.logps[row, i, :length],
+            finish_reason="stop" if rollout.finished[row, i] else "length",
+        )
+
+    def _batches(self, encoded: list[Encoded]):
+        """Prompts on the mesh, a few rows at a time, with the real lengths of those that are real.
+
+        Lengths and numbers of rows are rounded up so that few programs are compiled; the rows that
+        fill up repeat the first prompt and are dropped.
+        """
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        for start in range(0, len(encoded), ROWS_AT_ONCE):
+            rows = encoded[start : start + ROWS_AT_ONCE]
+            size = 1 << (len(rows) - 1).bit_length()
+            size = data_prompts.round_up(size, shards)
+            longest = max(len(row.tokens) for row in rows)
+            patches = max(len(row.patches_PE) for row in rows)
+            arrays = data_prompts.collate(
+                rows + [rows[0]] * (size - len(rows)),
+                np.arange(start, start + size, dtype=np.int32),
+                pad_id=self.processor.pad_id,
+                prompt_bucket=data_prompts.round_up(longest, TOKEN_STEP),
+                patch_bucket=data_prompts.round_up(max(patches, 4), PATCH_STEP),
+            )
+            with jax.set_mesh(self.mesh):
+                yield (
+                    put_rows(Prompt.from_arrays(arrays), self.mesh),
+                    [len(row.tokens) for row in rows],
+                )
+
+
+@functools.lru_cache(maxsize=32)
+def _logits(graphdef: nnx.GraphDef, dtype: str):
+    @jax.jit
+    def run(params, prompt: Prompt) -> jax.Array:
+        model: QwenVL = nnx.merge(graphdef, learner.cast(params, dtype))
+        return model.text.logits(model.hidden(prompt))
+
+    return run
+
+
+@functools.lru_cache(maxsize=32)
+def _logprobs(policy: learner.Policy):
+    @jax.jit
+    def run(params, prompt: Prompt, tokens_RgC) -> jax.Array:
+        unused = jnp.zeros(tokens_RgC.shape)
+        batch = TrainBatch(prompt, tokens_RgC, unused > 0, unused[..., 0], unused, unused)
+        return policy.logprobs(params, batch)[0]
+
+    return run
+
+
+def load(
+    path_or_hub_id: str | Path,
+    dtype: str = "bfloat16",
+    mesh: Mesh | None = None,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> VLM:
+    """A model from a Hugging Face checkpoint directory or hub id.
+
+    `dtype` is that of the parameters and of products ("float32" or "bfloat16"); `mesh` (from
+    `jaxvl.sharding.make_mesh`) defaults to the first device alone; `min_pixels` and `max_pixels`
+    override the checkpoint's picture sizes.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
+    path = checkpoint_dir(path_or_hub_id)
+    config = hf.read_config(path)
+    arch = hf.arch_from_config(config)
+    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    with jax.set_mesh(mesh):
+        shapes = qwen_vl.abstract_params(arch)
+        check_divisible(shapes, mesh)
+        shardings = {
+            path_name(where): sharding
+            for where, sharding in jax.tree_util.tree_leaves_with_path(
+                param_shardings(shapes, mesh)
+            )
+        }
+
+        def place(name: str, array: np.ndarray) -> jax.Array:
+            array = array.astype(jnp.dtype(dtype))
+            sharding = shardings[name]
+            return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
+
+        params = hf.load_params(path, shapes, place)
+    processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
+    return VLM(arch, params, processor, mesh, dtype, config)
+
+
+def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
+    """A local directory as it is; anything else is a hub id and is fetched into the cache."""
+    path = Path(path_or_hub_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or str(path_or_hub_id).count("/") != 1 or str(path_or_hub_id).startswith("."):
+        raise UserError(
+            f"{path_or_hub_id}: neither a directory nor a hub id such as Qwen/Qwen2-VL-2B-Instruct"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=wanted))
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"{path_or_hub_id}: no such directory, and it could not be fetched from the hub "
+            f"({type(error).__name__}: {error})"
+        ) from error

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewards are summed by weight where they apply; a function that misbehaves is named."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from jaxvl.config import Reward
+from jaxvl.errors import UserError
+from jaxvl.rewards.mix import score
+
+TEXTS = ["a", "bb", "ccc"]
+
+
+def size(prompts, completions, completion_ids, **columns):
+    return [len(text) for text in completions]
+
+
+def sometimes(prompts, completions, completion_ids, flag, **columns):
+    return [1.0 if item else None for item in flag]
+
+
+def run(*rewards, **columns):
+    return score(rewards, ["p"] * 3, TEXTS, [[1]] * 3, columns)
+
+
+def test_the_total_is_the_weighted_sum_of_what_applies():
+    scores = run(Reward(size, 0.5), Reward(sometimes, 2.0), flag=[True, False, True])
+    assert scores.names == ("size", "sometimes")
+    np.testing.assert_array_equal(scores.values_NK, [[1, 1], [2, np.nan], [3, 1]])
+    np.testing.assert_array_equal(scores.total_N, [2.5, 1.0, 3.5])
+    assert scores.values_NK.dtype == scores.total_N.dtype == np.float32
+
+
+def test_functions_receive_every_column_and_may_return_arrays():
+    seen = {}
+
+    def spy(prompts, completions, completion_ids, **columns):
+        seen.update(columns, prompts=prompts, completions=completions, ids=completion_ids)
+        return np.array([True, False, True])
+
+    scores = run(Reward(spy), gold=["x", "y", "z"])
+    assert seen == {
+        "gold": ["x", "y", "z"],
+        "prompts": ["p"] * 3,
+        "completions": TEXTS,
+        "ids": [[1]] * 3,
+    }
+    np.testing.assert_array_equal(scores.total_N, [1, 0, 1])
+
+
+def test_async_functions_run_together_in_and_out_of_an_event_loop():
+    running, most = set(), []
+
+    def make(name):
+        async def judge(prompts, completions, completion_ids, **columns):
+            running.add(name)
+            await asyncio.sleep(0.05)
+            most.append(len(running))
+            running.discard(name)
+            return [float(name)] * 3
+
+        return Reward(judge, name=name)
+
+    async def notebook():
+        return run(make("1"), Reward(size), make("2"))
+
+    for scores in (run(make("1"), Reward(size), make("2")), asyncio.run(notebook())):
+        np.testing.assert_array_equal(scores.values_NK[:, [0, 2]], [[1, 2]] * 3)
+        np.testing.assert_array_equal(scores.values_NK[:, 1], [1, 2, 3])
+    assert max(most) == 2
+
+
+def returns(value):
+    def odd(prompts, completions, completion_ids, **columns):
+        return value
+
+    return odd
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ([1.0, 2.0], "`odd` returned 2 values for 3 completions"),
+        ([1.0, "good", 2.0], "`odd` returned 'good' (str) for row 1"),
+        ([1.0, 2.0, float("nan")], "`odd` returned nan (float) for row 2"),
+        ([float("inf"), 2.0, 3.0], "returned inf (float) for row 0"),
+        ([[1.0], [1.0], [1.0]], "returned [1.0] (list) for row 0"),
+        (1.0, "returned 1.0 (float), expected a list of 3 numbers"),
+        ("abc", "returned 'abc' (str), expected a list"),
+        (None, "returned None (NoneType), expected a list"),
+        ([None, 1.0, None], "row 0 (2 of 3 rows): every reward (odd) returned None"),
+    ],
+)
+def test_a_wrong_result_names_the_function_the_row_and_the_value(value, words):
+    with pytest.raises(UserError) as caught:
+        run(Reward(returns(value)))
+    assert words in str(caught.value)
+
+
+def test_an_exception_names_the_function_and_the_line():
+    def broken(prompts, completions, completion_ids, **columns):
+        return [1 / 0]
+
+    async def late(prompts, completions, completion_ids, **columns):
+        raise ValueError("no judge")
+
+    def narrow(completions):
+        return [1.0] * 3
+
+    with pytest.raises(UserError, match=r"`broken` raised ZeroDivisionError.*test_mix\.py:\d+"):
+        run(Reward(broken))
+    with pytest.raises(UserError, match=r"`late` raised ValueError: no judge \(test_mix\.py"):
+        run(Reward(size), Reward(late))
+    with pytest.raises(UserError, match=r"expected fn\(prompts, completions, completion_ids"):
+        run(Reward(narrow))
+
+
+def test_names_and_columns_must_be_unambiguous():
+    with pytest.raises(UserError, match="each with its own name"):
+        run(Reward(size), Reward(size))
+    with pytest.raises(UserError, match="column `completions`"):
+        run(Reward(size), completions=["x"] * 3)
+    with pytest.raises(UserError, match="`gold` has 2 items for 3 completions"):
+        run(Reward(size), gold=["x", "y"])

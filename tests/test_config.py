@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overrides are parsed by type, wrong ones say what to do, and fields that disagree are refused."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxvl import config as C
+from jaxvl.errors import UserError
+
+FILE = """
+from __future__ import annotations
+import dataclasses
+from pathlib import Path
+from jaxvl.config import *
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    count: int = 3
+    where: Path | None = None
+    def load(self):
+        return []
+
+def template(example):
+    return example.question
+
+def accuracy(prompts, completions, completion_ids, **columns):
+    return [1.0] * len(completions)
+
+def config():
+    return Config(
+        model=Model(path="m"),
+        data=Data(source=Toy(), template=template),
+        rewards=(Reward(accuracy), Reward(accuracy, 0.5, name="second")),
+        run=Run(dir="out", steps=10),
+    )
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "toy.py"
+    file.write_text(FILE)
+    return file
+
+
+def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
+    cfg = C.load(
+        path,
+        [
+            "grpo.group=4",
+            "optim.lr=3e-7",
+            "optim.schedule=cosine",
+            "run.resume=true",
+            "run.dir=a=b c",
+            "model.max_pixels=1000",
+            "model.dtype=bfloat16",
+            "grpo.epsilon_high=none",
+            "data.prompt_buckets=(64, 128,)",
+            "data.source.count=7",
+            "data.source.where=/x",
+            "rewards.1.weight=2",
+        ],
+    )
+    assert (cfg.grpo.group, cfg.optim.lr, cfg.optim.schedule) == (4, 3e-7, "cosine")
+    assert cfg.run.resume is True and cfg.run.dir == "a=b c"
+    assert cfg.model.max_pixels == 1000 and cfg.grpo.epsilon_high is None
+    assert cfg.data.prompt_buckets == (64, 128)
+    assert cfg.data.source.count == 7 and str(cfg.data.source.where) == "/x"
+    assert [reward.weight for reward in cfg.rewards] == [1.0, 2.0]
+    assert [reward.name for reward in cfg.rewards] == ["accuracy", "second"]
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("grop.group=4", "grop.group: no field `grop` in Config; did you mean `grpo`?"),
+        ("grpo.grup=4", "no field `grup` in GRPO; did you mean `group`?"),
+        ("temperature=1", "did you mean `sampling.temperature`?"),
+        ("zzz=1", "its fields are model, data"),
+        ("data.source.cuont=1", "no field `cuont` in Toy; did you mean `count`?"),
+        ("grpo.group=four", "grpo.group: expected int, found `four`"),
+        ("grpo.group=4.0", "expected int, found `4.0`"),
+        ("grpo.epsilon_high=x", "expected float, found `x`"),
+        ("optim.lr=nan", "expected float, found `nan`"),
+        ("run.resume=maybe", "expected true or false, found `maybe`"),
+        ("optim.schedule=cubic", "expected one of constant, linear, cosine"),
+        ("data.prompt_buckets=1,x", "data.prompt_buckets: expected int"),
+        ("data.template=print", "data.template holds a function and cannot be set"),
+        ("rewards.0.fn=print", "rewards.0.fn holds a function and cannot be set"),
+        ("data.source=Toy()", "data.source is a Toy; set a field of it"),
+        ("grpo=4", "grpo is a GRPO; set a field of it"),
+        ("rewards.2.weight=1", "no item `2`; expected a number from 0 to 1"),
+        ("run.dir.x=1", "run.dir.x: no field `x` in a str"),
+        ("grpo.group", "write field=value"),
+        ("=4", "write field=value"),
+    ],
+)
+def test_a_wrong_override_says_what_was_found_and_what_to_do(path, override, words):
+    with pytest.raises(UserError) as caught:
+        C.load(path, [override])
+    assert words in str(caught.value)
+
+
+def test_values_are_never_evaluated(path, tmp_path):
+    trap = f"__import__('pathlib').Path({str(tmp_path / 'hit')!r}).touch()"
+    assert C.load(path, [f"run.dir={trap}"]).run.dir == trap
+    for field in ("grpo.group", "data.template", "data.prompt_buckets", "optim.lr"):
+        with pytest.raises(UserError):
+            C.load(path, [f"{field}={trap}"])
+    assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["grpo.group=8", "grpo.group_per_row=3"], "does not divide grpo.group = 8; the nearest"),
+        (["grpo.group=1"], "grpo.group = 1: expected a number at least 2"),
+        (["sampling.temperature=0"], "sampling.temperature = 0.0: expected a number above 0"),
+        (["sampling.top_p=1.1"], "above 0 and at most 1"),
+        (["optim.b2=1"], "at least 0 and below 1"),
+        (["data.prompt_buckets=()"], "sizes that grow"),
+        (["data.prompt_buckets=512,256"], "sizes that grow"),
+        (["data.patch_buckets=255"], "multiples of 4"),
+        (["model.min_pixels=10", "model.max_pixels=5"], "model.min_pixels = 10"),
+        (["optim.warmup_steps=11"], "above run.steps = 10"),
+        (["rewards.1.name=accuracy"], "a name of its own"),
+        (["mesh.data=-1", "mesh.fsdp=-1"], "at most one is -1"),
+        (["mesh.data=3"], "grpo.prompts=9"),
+        (["mesh.data=16"], "grpo.prompts=16 or grpo.group_per_row=4"),
+        (["grpo.micro_batches=16"], "grpo.prompts=16 or grpo.group_per_row=4"),
+    ],
+)
+def test_fields_that_disagree_are_refused(path, overrides, words):
+    with pytest.raises(UserError) as caught:
+        C.load(path, overrides)
+    assert words in str(caught.value)
+
+
+def test_the_cures_that_check_rows_names_are_cures():
+    for prompts, group, per_row, micro, shards in [
+        (8, 8, 0, 1, 16),
+        (6, 8, 4, 2, 5),
+        (3, 6, 2, 2, 4),
+    ]:
+        grpo = C.GRPO(prompts=prompts, group=group, group_per_row=per_row, micro_batches=micro)
+        with pytest.raises(UserError) as caught:
+            C.check_rows(grpo, shards)
+        for cure in str(caught.value).split("; try ")[1].split(" or "):
+            name, value = cure.removeprefix("grpo.").split("=")
+            C.check_rows(dataclasses.replace(grpo, **{name: int(value)}), shards)
+
+
+def test_types_are_checked_in_the_file_too(path):
+    for old, new, words in [
+        ('Model(path="m")', 'Model(path="m", dtype="float16")', "model.dtype: expected one of"),
+        ("steps=10", "steps=10.5", "run.steps: expected int, found 10.5 (float)"),
+        ("template=template", "template='x'", "data.template: expected a function"),
+        ("source=Toy()", "source=[]", "data.source: expected a source"),
+        ("Reward(accuracy),", "Reward(accuracy, True),", "rewards.0.weight: expected float"),
+    ]:
+        path.write_text(FILE.replace(old, new))
+        with pytest.raises(UserError) as caught:
+            C.load(path)
+        assert words in str(caught.value)
+
+
+def test_a_file_that_is_no_config_is_refused(path, tmp_path):
+    with pytest.raises(UserError, match="no config file"):
+        C.load(tmp_path / "none.py")
+    path.write_text("x = 1")
+    with pytest.raises(UserError, match="defines no function config"):
+        C.load(path)
+    path.write_text("def config(): return 3")
+    with pytest.raises(UserError, match="returned a int"):
+        C.load(path)
+    (tmp_path / "a.yaml").write_text("")
+    with pytest.raises(UserError, match="is not a Python file"):
+        C.load(tmp_path / "a.yaml")
+
+
+def test_to_json_holds_every_field_and_names_code(path):
+    cfg = C.load(path)
+    out = json.loads(json.dumps(C.to_json(cfg), allow_nan=False))
+    assert set(out) == {field.name for field in dataclasses.fields(C.Config)}
+    assert out["grpo"]["group"] == 8 and out["data"]["prompt_buckets"] == [256, 512, 1024]
+    assert out["data"]["template"].endswith(":template")
+    assert out["data"]["source"]["type"].endswith(":Toy") and out["data"]["source"]["count"] == 3
+    assert C.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
+
+
+def test_a_partial_has_the_name_of_its_function():
+    assert C.Reward(functools.partial(print, "x")).name == "print"
+
+
+def test_importing_config_loads_no_jax():
+    code = "import sys, jaxvl.config; sys.exit(any(m in sys.modules for m in ('jax', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
