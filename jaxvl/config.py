@@ -131,6 +131,19 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Eval:
+    """A held-out set, answered before the first and after the last step, and every `every` steps.
+
+    Each question gets one greedy answer and `samples` drawn at temperature 1.
+    """
+
+    source: Source
+    samples: int = 4
+    every: int = 0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A GRPO run."""
 
@@ -142,6 +155,7 @@ class Config:
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    eval: Eval | None = None
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -254,6 +268,9 @@ def check_rows(grpo: GRPO, shards: int) -> None:
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
     "data.workers": (0, None),
+    "eval.samples": (1, None),
+    "eval.every": (0, None),
+    "eval.seed": (0, 2**31 - 1),
     "grpo.prompts": (1, None),
     "grpo.group": (2, None),  # one completion has no advantage over its group
     "grpo.group_per_row": (0, None),
@@ -288,7 +305,7 @@ _BELOW = {"optim.b1", "optim.b2"}
 
 def _check_ranges(cfg: Config) -> None:
     for path, (low, high) in _RANGES.items():
-        value = functools.reduce(getattr, path.split("."), cfg)
+        value = functools.reduce(lambda node, name: node and getattr(node, name), path.split("."), cfg)
         if value is None:
             continue
         above = value > low if path in _ABOVE else value >= low

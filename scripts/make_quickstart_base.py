@@ -22,6 +22,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
 from jaxvl.config import Optim
 from jaxvl.data import prompts, scenes
@@ -64,7 +65,7 @@ def seeing(rng: np.random.Generator, things) -> tuple[str, str]:
     if kind == 0:
         return f"Where is the {some[0].name}?", some[0].place
     if kind in (1, 2):
-        some = some[: rng.integers(2, 4)]
+        some = some[: rng.integers(1, 4)]
         return f"Where are {joined(['the ' + t.name for t in some])}?", listed(some)
     if kind == 3:
         if rng.random() < 0.5:
@@ -90,7 +91,16 @@ def answering(
     return text, f"<think> {listed(question.about)} </think> <answer> {answer} </answer>"
 
 
-def documents(rng: np.random.Generator, worked: float = WORKED) -> tuple[np.ndarray, list[tuple[str, str]]]:
+def first_sights(rng: np.random.Generator, most: int) -> tuple[Image.Image, list]:
+    """A picture of one to `most` things and DOCS documents about what is where."""
+    while True:
+        kinds = scenes.distinct_kinds(rng, int(rng.integers(1, most + 1)))
+        things = scenes.scatter(rng, kinds)
+        if not scenes.held_out(things):
+            return scenes.draw(things, rng), [seeing(rng, things) for _ in range(DOCS)]
+
+
+def documents(rng: np.random.Generator, worked: float = WORKED) -> tuple[Image.Image, list]:
     """A picture and DOCS documents about it, three in eight of them benchmark questions."""
     task = str(rng.choice(scenes.TASKS))
     things, question = scenes.make_scene(task, False, rng)

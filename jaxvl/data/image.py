@@ -96,7 +96,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     new, old = Path(path, "processor_config.json"), Path(path, "preprocessor_config.json")
     config = read_json(new)
     if "image_processor" in config:
-        return {"processor_class": config.get("processor_class"), **config["image_processor"]}
+        outer = {k: v for k, v in config.items() if k == "processor_class"}
+        return {**outer, **config["image_processor"]}
     if not old.is_file():
         raise UserError(
             f"{path} has no image processor: expected {old.name}, or {new.name} with an "
@@ -127,7 +128,8 @@ def load_image(image: Image.Image | str | os.PathLike) -> Image.Image:
     try:
         if isinstance(image, str | os.PathLike):
             with Image.open(image) as file:
-                return _to_rgb(ImageOps.exif_transpose(file).convert("RGB"))
+                ImageOps.exif_transpose(file, in_place=True)
+                return _to_rgb(file.convert("RGB"))
         if isinstance(image, Image.Image):
             return _to_rgb(image)
     except Exception as error:  # decoders meet broken data with exceptions of any type

@@ -27,9 +27,9 @@ class PromptTooLong(UserError):
     """A prompt that does not fit the largest bucket; it is never cut."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """One prompt with its pictures, ready to be collated. The images' patches are packed in order."""
+    """One prompt with its pictures, ready to be collated; patches of all images, one by one."""
 
     text: str  # as rendered: one <|image_pad|> an image
     tokens: np.ndarray  # int32 [T], image pads repeated once a merged patch
@@ -42,7 +42,7 @@ class Encoded:
     grids: tuple[Grid, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Processor:
     """A checkpoint's tokenizer, chat template, special ids and image settings."""
 
@@ -74,9 +74,10 @@ class Processor:
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{path} is not a directory; expected a Hugging Face checkpoint")
-        tokenizer = _load_tokenizer(path)
         config = read_json(path / "config.json")
         generation = read_json(path / "generation_config.json")
+        image_config = read_config(path)
+        tokenizer = _load_tokenizer(path)
         ids = {
             "image_token_id": _token_id(path, tokenizer, config, "image_token_id", IMAGE_PAD),
             "video_token_id": _token_id(path, tokenizer, config, "video_token_id", VIDEO_PAD),
@@ -95,7 +96,6 @@ class Processor:
             )
         template = _chat_template(path, tokenizer)
         tokenizer.chat_template = template
-        image_config = read_config(path)
         pad = tokenizer.pad_token_id
         return cls(
             tokenizer=tokenizer,
@@ -138,6 +138,8 @@ class Processor:
         """
         text = self.render(prompt)
         tokens = np.array(self.tokenizer(text)["input_ids"], np.int32)
+        if not len(tokens):
+            raise UserError("the prompt is empty; expected at least one token to continue from")
         if (tokens == self.video_token_id).any():
             raise UserError(f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r}")
         is_image = tokens == self.image_token_id
@@ -192,7 +194,7 @@ class Processor:
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(path)
         if self.chat_template is not None:
-            # beside chat_template.jinja, for transformers before 4.50 and serving engines
+            # older transformers and serving engines read this one, not chat_template.jinja
             _write_json(path / "chat_template.json", {"chat_template": self.chat_template})
         low, high = self.image.min_pixels, self.image.max_pixels
         limits = {
@@ -259,7 +261,7 @@ def collate(
     rows_per_prompt: int = 1,
     completions_per_row: int = 1,
 ) -> dict[str, np.ndarray]:
-    """A prompt batch, R = len(encoded) * rows_per_prompt rows; the rows of a prompt are consecutive.
+    """A prompt batch of R = len(encoded) * rows_per_prompt rows, those of a prompt side by side.
 
     A bucket is a size, or sizes of which the smallest that fits is taken. Row j of a prompt holds
     its completions from j * completions_per_row on. PromptTooLong where a prompt does not fit.
@@ -307,11 +309,16 @@ def collate(
 
 
 def bucket(n: int, buckets: Sequence[int], name: str = "the buckets") -> int:
-    """The smallest bucket of at least n; UserError where there is none. `name` is for its message."""
+    """The smallest bucket of at least n; UserError (which says `name`) where there is none."""
     fitting = [size for size in buckets if size >= n]
     if not fitting:
         raise UserError(f"{n} does not fit {name} {tuple(buckets)}: add one of at least {n}")
     return min(fitting)
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` of at least n."""
+    return -(-n // multiple) * multiple
 
 
 def _check_fits(prompt_id: int, n: int, buckets: Sequence[int], what: str, field: str) -> None:
@@ -326,7 +333,7 @@ def _load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the tokenizer in {path}: {error}") from error
 
@@ -362,7 +369,7 @@ def _unique(found: Iterable[int | list[int] | None]) -> tuple[int, ...]:
 
 
 def _packed(arrays: list[np.ndarray], none: np.ndarray) -> np.ndarray:
-    """The arrays one after the other, without a copy where there is one; `none` where there is none."""
+    """The arrays one after the other, `none` where there are none; one alone is not copied."""
     return arrays[0] if len(arrays) == 1 else np.concatenate([none, *arrays])
 
 

@@ -23,11 +23,10 @@ from jax.sharding import reshard
 
 from jaxvl.sharding import ROWS
 
-INIT_STD = 0.02
 
-
-def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
-    return nnx.Param(jax.random.normal(rngs.params(), shape) * INIT_STD)
+def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
+    """Fresh weights of deviation 1/sqrt(fan_in): small models learn much slower from a fixed 0.02."""
+    return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
 
 
 class Linear(nnx.Module):
@@ -35,7 +34,7 @@ class Linear(nnx.Module):
 
     def __init__(self, kind: str, d_in: int, d_out: int, *, bias: bool, rngs: nnx.Rngs):
         self.kind = kind
-        self.w = normal(rngs, d_in, d_out)
+        self.w = normal(rngs, d_in, d_out, fan_in=d_in)
         if bias:
             self.b = nnx.Param(jnp.zeros(d_out))
 

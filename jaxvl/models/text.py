@@ -68,7 +68,7 @@ class Embedding(nnx.Module):
     """A [V, D] table: token vectors in, or logits out."""
 
     def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
-        self.w = normal(rngs, arch.vocab, arch.dim)
+        self.w = normal(rngs, arch.vocab, arch.dim, fan_in=arch.dim)
 
     def __call__(self, tokens_RS: jax.Array) -> jax.Array:
         # Looked up with the width whole: split over fsdp as well, XLA would replicate the result.

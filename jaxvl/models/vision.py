@@ -32,7 +32,7 @@ class PatchEmbed(nnx.Module):
     """A patch's values to the tower's width (the checkpoint's 3-D convolution, stride = kernel)."""
 
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
-        self.w = normal(rngs, arch.patch_values, arch.dim)
+        self.w = normal(rngs, arch.patch_values, arch.dim, fan_in=arch.patch_values)
 
     def __call__(self, patches_RPE: jax.Array) -> jax.Array:
         w = reshard(self.w[...], P(None, None))

@@ -9,6 +9,7 @@ answer is "not equal". This file is also the program of that child.
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def equal(prediction: str, gold: str) -> bool:
     request = json.dumps([prediction, gold, SECONDS]).encode() + b"\n"
     with _lock:
         if _child is None or _child.poll() is not None:
+            _stop()
             # -P keeps the modules beside this file from shadowing others.
             command = [sys.executable, "-P", __file__]
             _child = subprocess.Popen(
@@ -41,9 +43,17 @@ def equal(prediction: str, gold: str) -> bool:
             pass
         reply = _child.stdout.read(1)
         if not reply:
-            _child.kill()
-            _child.wait()
+            _stop()
         return reply == b"1"
+
+
+@atexit.register
+def _stop() -> None:
+    global _child
+    if _child is not None:
+        _child.kill()
+        _child.communicate()
+        _child = None
 
 
 def _serve() -> None:

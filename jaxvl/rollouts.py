@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step's completions on the host: their text, their rewards, and the file that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvl.batch import Rollout
+from jaxvl.data.example import Example
+from jaxvl.data.image import load_image
+from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.rewards.mix import Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One prompt of a step."""
+
+    position: int  # in the run's endless stream of prompts: its id in the sampling keys
+    example: Example
+    prompt: Any  # what the template made: a string or chat messages
+    encoded: Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The completions of P prompts, G each, side by side: N = P * G."""
+
+    texts: list[str]
+    ids: list[list[int]]
+    finished_N: np.ndarray
+
+    @property
+    def lengths_N(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self.ids])
+
+
+def answers(rollout: Rollout, processor: Processor) -> Answers:
+    """Texts of a rollout whose arrays are on the host; rows of a prompt are consecutive."""
+    C = rollout.tokens.shape[-1]
+    tokens_NC, mask_NC = rollout.tokens.reshape(-1, C), rollout.mask.reshape(-1, C)
+    ids = [row[mask].tolist() for row, mask in zip(tokens_NC, mask_NC, strict=True)]
+    return Answers([processor.decode(row) for row in ids], ids, rollout.finished.reshape(-1))
+
+
+def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, Any]:
+    """What `rewards.score` takes: TRL's three arguments and a column for every field of the data.
+
+    A completion is a string where the prompt is one, else a list with an assistant's message, as
+    in TRL. A field that only some examples have is None in the others.
+    """
+    prompts = [item.prompt for item in items for _ in range(group)]
+    completions = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, got.texts, strict=True)
+    ]
+    names = {name for item in items for name in item.example.columns}
+    columns = {
+        name: [item.example.columns.get(name) for item in items for _ in range(group)]
+        for name in sorted(names)
+    }
+    for name in ("id", "question", "answer", "choices", "task", "images"):
+        columns[name] = [getattr(item.example, name) for item in items for _ in range(group)]
+    return {
+        "prompts": prompts,
+        "completions": completions,
+        "completion_ids": got.ids,
+        "columns": columns,
+    }
+
+
+def write(
+    run_dir: Path,
+    step: int,
+    items: Sequence[Item],
+    got: Answers,
+    scores: Scores,
+    advantages_PG: np.ndarray,
+    images: int,
+) -> None:
+    """`rollouts/step_N.jsonl`, a prompt a line, with the pictures of the first `images` prompts."""
+    folder = run_dir / "rollouts"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    group = advantages_PG.shape[1]
+    lines = []
+    for p, item in enumerate(items):
+        files = []
+        for i, image in enumerate(item.example.images if p < images else ()):
+            file = folder / "images" / f"step_{step}_{p}_{i}.png"
+            picture = load_image(image)
+            picture.thumbnail((512, 512))
+            picture.save(file)
+            files.append(str(file.relative_to(run_dir)))
+        completions = []
+        for n in range(p * group, (p + 1) * group):
+            values = [None if np.isnan(x) else float(x) for x in scores.values_NK[n]]
+            completions.append(
+                {
+                    "text": got.texts[n],
+                    "tokens": len(got.ids[n]),
+                    "rewards": dict(zip(scores.names, values, strict=True)),
+                    "reward": float(scores.total_N[n]),
+                    "advantage": float(advantages_PG.reshape(-1)[n]),
+                    "finish_reason": "stop" if got.finished_N[n] else "length",
+                }
+            )
+        lines.append(
+            {
+                "step": step,
+                "prompt_id": item.position,
+                "id": item.example.id,
+                "task": item.example.task,
+                "prompt": item.encoded.text,
+                "image_files": files,
+                "answer": item.example.answer,
+                "completions": completions,
+            }
+        )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / f"step_{step}.jsonl").write_text(text, encoding="utf-8")

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patches are bit for bit those of transformers' Qwen2VLImageProcessorPil."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvl.data.image import (
+    ImageSettings,
+    load_image,
+    pixel_patches,
+    read_config,
+    smart_resize,
+)
+from jaxvl.errors import UserError
+
+SIZES = [(1, 1), (3, 2), (28, 28), (57, 111), (640, 37), (29, 700), (200, 1), (333, 250)]  # (w, h)
+
+
+def noise(width, height, bands=3, seed=0):
+    shape = (height, width, bands) if bands > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def pictures():
+    """One image of every kind that decoders hand out."""
+    rgb, rgba = Image.fromarray(noise(61, 45)), Image.fromarray(noise(61, 45, 4))
+    clear = Image.fromarray(noise(61, 45) // 2)
+    clear.putpixel((0, 0), (9, 8, 7))
+    clear.info["transparency"] = (9, 8, 7)
+    palette = rgb.quantize(32)
+    clear_palette = rgb.quantize(32)
+    clear_palette.info["transparency"] = 3
+    deep = (noise(61, 45, 1).astype(np.uint16) << 8) + 77
+    return {
+        "rgb": rgb,
+        "rgba": rgba,
+        "grey": Image.fromarray(noise(61, 45, 1)),
+        "grey with alpha": Image.merge("LA", (rgba.getchannel(0), rgba.getchannel(3))),
+        "one bit": Image.fromarray(noise(61, 45, 1)).convert("1"),
+        "palette": palette,
+        "palette with a clear colour": clear_palette,
+        "rgb with a clear colour": clear,
+        "16 bit": Image.fromarray(deep),
+        "32 bit": Image.fromarray(deep.astype(np.int32)),
+        "float": Image.fromarray(deep.astype(np.float32) / 100),
+        "cmyk": rgb.convert("CMYK"),
+        "ycbcr": rgb.convert("YCbCr"),
+    }
+
+
+def reference(**settings):
+    module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    return module.Qwen2VLImageProcessorPil(**settings)
+
+
+def assert_same(image, settings, processor):
+    patches_PE, grid = pixel_patches(image, settings)
+    expected = processor(images=image)
+    assert patches_PE.dtype == np.float32
+    np.testing.assert_array_equal(patches_PE, np.asarray(expected["pixel_values"]))
+    assert [list(grid)] == np.asarray(expected["image_grid_thw"]).tolist()
+
+
+@pytest.mark.parametrize("limits", [{}, {"min_pixels": 3136, "max_pixels": 28 * 28 * 6}])
+def test_patches_equal_those_of_transformers_at_any_size(limits):
+    settings, processor = ImageSettings(**limits), reference(**limits)
+    for size in SIZES:
+        assert_same(Image.fromarray(noise(*size)), settings, processor)
+
+
+@pytest.mark.parametrize("kind", pictures())
+def test_patches_equal_those_of_transformers_for_any_kind_of_image(kind):
+    assert_same(pictures()[kind], ImageSettings(), reference())
+
+
+@pytest.mark.parametrize("kind", ["rgba", "palette with a clear colour", "grey", "16 bit"])
+def test_a_path_gives_what_transformers_makes_of_it(kind, tmp_path):
+    file = tmp_path / "a.png"
+    pictures()[kind].save(file)
+    assert_same(str(file), ImageSettings(), reference())
+
+
+def test_exif_turns_a_file_and_not_an_open_image(tmp_path):
+    file = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees
+    Image.fromarray(noise(90, 60)).save(file, exif=exif)
+    assert load_image(file).size == (60, 90)
+    assert_same(str(file), ImageSettings(), reference())
+    with Image.open(file) as image:
+        assert load_image(image).size == (90, 60)
+        assert_same(image, ImageSettings(), reference())
+
+
+def test_smart_resize_equals_transformers():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as theirs
+
+    rng = np.random.default_rng(0)
+    checked = 0
+    while checked < 300:
+        height, width = (int(x) for x in np.exp(rng.uniform(0, 9, 2)))
+        if max(height, width) <= 200 * min(height, width):
+            args = (height, width, 28, 3136, int(rng.integers(3136, 10**6)))
+            assert smart_resize(*args) == theirs(*args)
+            checked += 1
+
+
+def test_settings_are_what_transformers_reads_from_either_generation_of_files(tmp_path):
+    other = {
+        "patch_size": 7,
+        "merge_size": 1,
+        "temporal_patch_size": 3,
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+        "rescale_factor": 0.01,
+        "resample": 2,
+    }
+    limits = {"min_pixels": 1000, "max_pixels": 9000}
+    size = {"size": {"shortest_edge": 1000, "longest_edge": 9000}}
+    image = Image.fromarray(noise(130, 70))
+    for i, found in enumerate([other | limits, other | size]):
+        old, new = tmp_path / f"old{i}", tmp_path / f"new{i}"
+        old.mkdir(), new.mkdir()
+        (old / "preprocessor_config.json").write_text(json.dumps(found))
+        (new / "processor_config.json").write_text(json.dumps({"image_processor": found}))
+        for path in (old, new):
+            settings = ImageSettings.from_config(read_config(path))
+            assert (settings.min_pixels, settings.max_pixels) == (1000, 9000)
+            assert_same(image, settings, type(reference()).from_pretrained(path))
+
+
+def test_the_newer_file_wins_and_limits_of_the_call_win_over_both(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"max_pixels": 5000}')
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {"max_pixels": 6000}}')
+    config = read_config(tmp_path)
+    assert ImageSettings.from_config(config).max_pixels == 6000
+    assert ImageSettings.from_config(config, 1, 7000) == ImageSettings(
+        min_pixels=1, max_pixels=7000
+    )
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    broken, cut = tmp_path / "broken.png", tmp_path / "cut.jpg"
+    broken.write_bytes(b"\x89PNG not really")
+    Image.fromarray(noise(200, 200)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    for file in (broken, cut, tmp_path / "missing.png"):
+        with pytest.raises(UserError, match=file.name):
+            load_image(file)
+    with Image.open(cut) as image, pytest.raises(UserError, match="cut.jpg"):
+        load_image(image)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"do_resize": False}, "do_resize"),
+        ({"image_mean": 0.5}, "image_mean"),
+        ({"min_pixels": 10, "max_pixels": 9}, "min_pixels is 10"),
+    ],
+)
+def test_settings_that_are_not_supported_are_named(found, message):
+    with pytest.raises(UserError, match=message):
+        ImageSettings.from_config(found)
+
+
+def test_other_arguments_are_refused(tmp_path):
+    with pytest.raises(UserError, match="ndarray"):
+        load_image(noise(4, 4))
+    with pytest.raises(UserError, match="201 wide and 1 high"):
+        pixel_patches(Image.fromarray(noise(201, 1)), ImageSettings())
+    with pytest.raises(UserError, match="preprocessor_config.json"):
+        read_config(tmp_path)
