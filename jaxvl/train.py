@@ -226,8 +226,8 @@ class Loop:
         if self.cfg.eval:
             after = self.evaluate(trained.params)
             found = {
-                "before": before.to_json(),
-                "after": after.to_json(),
+                "before": dataclasses.asdict(before),
+                "after": dataclasses.asdict(after),
                 **evaluation.table(self.held_out, before, after),
             }
             (run_dir / "eval.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -91,13 +91,13 @@ def answering(
     return text, f"<think> {listed(question.about)} </think> <answer> {answer} </answer>"
 
 
-def first_sights(rng: np.random.Generator, most: int) -> tuple[Image.Image, list]:
-    """A picture of one to `most` things and DOCS documents about what is where."""
+def first_sights(rng: np.random.Generator, most: int, docs: int) -> tuple[Image.Image, list]:
+    """A picture of one to `most` things and documents about what is where."""
     while True:
         kinds = scenes.distinct_kinds(rng, int(rng.integers(1, most + 1)))
         things = scenes.scatter(rng, kinds)
         if not scenes.held_out(things):
-            return scenes.draw(things, rng), [seeing(rng, things) for _ in range(DOCS)]
+            return scenes.draw(things, rng), [seeing(rng, things) for _ in range(docs)]
 
 
 def documents(rng: np.random.Generator, worked: float = WORKED) -> tuple[Image.Image, list]:

@@ -65,14 +65,14 @@ def draw(things: Sequence[Thing], rng: np.random.Generator) -> Image.Image:
     """The picture of a scene; `rng` moves things a little within their places."""
     across = np.linspace(0, 1, SIZE)
     floor_YX3 = np.empty((SIZE, SIZE, 3))
-    floor_YX3[..., 0] = 235 - 130 * across[None, :]
-    floor_YX3[..., 1] = 150 + 70 * across[:, None]
-    floor_YX3[..., 2] = 230 - 120 * across[:, None]
+    floor_YX3[..., 0] = 250 - 210 * across[None, :]
+    floor_YX3[..., 1] = 110 + 120 * across[:, None]
+    floor_YX3[..., 2] = 240 - 160 * across[:, None]
     image = Image.fromarray(floor_YX3.astype(np.uint8))
     canvas = ImageDraw.Draw(image)
     for thing in sorted(things, key=lambda thing: thing.row):  # the nearer hides the farther
-        radius = 8 + 1.5 * thing.row
-        dx, dy = rng.uniform(-3, 3, 2)
+        radius = 6 + 1.2 * thing.row
+        dx, dy = rng.uniform(-4, 4, 2)
         x, y = (thing.column + 0.5) * CELL + dx, (thing.row + 0.5) * CELL + dy
         color, box = COLORS[thing.color], (x - radius, y - radius, x + radius, y + radius)
         if thing.shape == "ball":

@@ -72,3 +72,17 @@ def table(
         rows.append(["majority answer", "", str(guess.majority)] + [""] * (3 + len(tasks)))
     title = f"Held-out questions: {len(examples)}; intervals are 95%"
     return {"title": title, "columns": columns + tasks, "rows": rows}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints a table made by `table`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=found["title"], title_justify="left")
+    for name in found["columns"]:
+        grid.add_column(name, no_wrap=True)
+    for row in found["rows"]:
+        grid.add_row(*(str(cell) for cell in row))
+    # A log file has no width: the table is wider than 80 columns and must not be cut there.
+    Console(width=None if Console().is_terminal else 160).print(grid)

@@ -27,33 +27,37 @@ class Rate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def wilson(hits: int, count: int) -> Rate:
-    """A proportion with Wilson's score interval (95%); NaN with [0, 1] where count is 0."""
-    if not count:
-        return Rate(math.nan, 0.0, 1.0, 0)
-    z, p = 1.959964, hits / count
+def wilson(p: float, count: float) -> tuple[float, float]:
+    """Wilson's 95% score interval of a proportion `p` seen in `count` independent trials."""
+    z = 1.959964
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2))
-    return Rate(p, max(0.0, centre - half), min(1.0, centre + half), count)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def clustered(hits_QN: np.ndarray, counted_QN: np.ndarray | None = None) -> Rate:
-    """A mean over several samples of each question, with a 95% interval that knows they are kin.
+def rate(hits_QN: np.ndarray, counted_QN: np.ndarray | None = None) -> Rate:
+    """The mean over N samples of each of Q questions, with a 95% interval that knows they are kin.
 
-    Samples of one question are not independent: the standard error is that of a ratio of totals
-    over questions (linearised, as for cluster samples). Samples not `counted` are left out. With
-    one sample a question it is Wilson's interval.
+    Samples of one question are not independent, so Wilson's interval is taken for the number of
+    independent samples that would give the standard error seen between questions (the linearised
+    one of cluster samples), at most all of them. Where every sample agrees that error says nothing,
+    and a question counts as one sample. Samples not `counted` are left out; without any the value
+    is NaN and the interval [0, 1].
     """
-    counted = np.ones(hits_QN.shape, bool) if counted_QN is None else counted_QN
-    hits_Q, count_Q = (hits_QN * counted).sum(1), counted.sum(1)
-    total = int(count_Q.sum())
-    questions = int((count_Q > 0).sum())
-    if hits_QN.shape[1] == 1 or questions < 2:
-        return wilson(int(hits_Q.sum()), total)
-    p = hits_Q.sum() / total
-    residual_Q = (hits_Q - p * count_Q)[count_Q > 0]
-    se = math.sqrt(questions / (questions - 1) * (residual_Q**2).sum()) / total
-    return Rate(float(p), max(0.0, p - 1.96 * se), min(1.0, p + 1.96 * se), total)
+    counted_QN = np.ones(hits_QN.shape, bool) if counted_QN is None else counted_QN
+    count_Q = counted_QN.sum(1)
+    hits_Q = (hits_QN * counted_QN).sum(1)[count_Q > 0]
+    count_Q = count_Q[count_Q > 0]
+    questions, total = len(count_Q), int(count_Q.sum())
+    if not total:
+        return Rate(math.nan, 0.0, 1.0, 0)
+    p = float(hits_Q.sum() / total)
+    independent = float(questions)
+    if questions > 1 and 0 < p < 1:
+        residual_Q = hits_Q - p * count_Q
+        variance = questions / (questions - 1) * float((residual_Q**2).sum()) / total**2
+        independent = min(p * (1 - p) / variance, total) if variance else total
+    return Rate(p, *wilson(p, independent), total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +68,6 @@ class Result:
     format: Rate
     accuracy_in_format: Rate  # among well-formed replies only
     by_task: dict[str, Rate]  # accuracy
-
-    def to_json(self) -> dict:
-        return dataclasses.asdict(self)
 
 
 def result(examples: Sequence[Example], prompts: Sequence, texts: Sequence[Sequence[str]]) -> Result:
@@ -80,10 +81,10 @@ def result(examples: Sequence[Example], prompts: Sequence, texts: Sequence[Seque
     formed = np.array(think_format(prompts, flat, [()] * len(flat))).reshape(shape) > 0
     tasks = np.array([example.task for example in examples])
     return Result(
-        accuracy=clustered(right),
-        format=clustered(formed.astype(float)),
-        accuracy_in_format=clustered(right, formed),
-        by_task={task: clustered(right[tasks == task]) for task in sorted(set(tasks))},
+        accuracy=rate(right),
+        format=rate(formed.astype(float)),
+        accuracy_in_format=rate(right, formed),
+        by_task={task: rate(right[tasks == task]) for task in sorted(set(tasks))},
     )
 
 
@@ -112,4 +113,5 @@ def guessing(examples: Sequence[Example]) -> Guessing | None:
         places = Counter(example.choices.index(example.answer) for example in of_task)
         best += max(answers.most_common(1)[0][1], places.most_common(1)[0][1])
     p = chance / count
-    return Guessing(Rate(p, p, p, count), wilson(best, count))
+    majority = best / count
+    return Guessing(Rate(p, p, p, count), Rate(majority, *wilson(majority, count), count))

@@ -34,7 +34,8 @@ class Linear(nnx.Module):
 
     def __init__(self, kind: str, d_in: int, d_out: int, *, bias: bool, rngs: nnx.Rngs):
         self.kind = kind
-        self.w = normal(rngs, d_in, d_out, fan_in=d_in)
+        # Outputs that are added to a residual start small, so that a fresh stack is near identity.
+        self.w = normal(rngs, d_in, d_out, fan_in=d_in if kind == "column" else 16 * d_in)
         if bias:
             self.b = nnx.Param(jnp.zeros(d_out))
 

@@ -149,7 +149,7 @@ def make_update(
             name: x.max(0) if name.endswith("max") else x.sum(0) for name, x in stats.items()
         }
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        stats |= {"grad_norm": optax.global_norm(grads), "learning_rate": lr(state.step)}
+        stats |= {"grad_norm": optax.tree.norm(grads), "learning_rate": lr(state.step)}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), stats
 

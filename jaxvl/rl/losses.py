@@ -69,9 +69,13 @@ def grpo_loss(
     length = jnp.maximum(mask.sum(-1, keepdims=True), 1)
     weight = mask / (length * sequences)  # sums to 1 over a batch
 
-    def mean(x):
-        return jnp.where(mask, x * weight, 0.0).sum()
+    def real(x):  # padding may hold anything; what overflows there would be a NaN in the gradient
+        return jnp.where(mask, x, 0.0)
 
+    def mean(x):
+        return (x * weight).sum()
+
+    logps, old_logps = real(logps), real(old_logps)
     objective, low_clip, high_clip = clipped_objective(logps, old_logps, advantages, epsilon, high)
     loss = -mean(objective)
     stats = {
@@ -80,7 +84,7 @@ def grpo_loss(
         "clip_ratio/region_mean": mean(low_clip | high_clip),
     }
     if beta:
-        kl = mean(kl_k3(logps, ref_logps))
+        kl = mean(kl_k3(logps, real(ref_logps)))
         loss = loss + beta * kl
         stats["kl"] = kl
     return loss, jax.lax.stop_gradient(stats)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GRPO on your own questions, one JSON object a line:
+
+    jaxvl grpo configs/jsonl.py model.path=Qwen/Qwen2-VL-2B-Instruct data.source.path=my.jsonl
+"""
+
+from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
+from jaxvl.data.tasks.jsonl import Jsonl
+from jaxvl.data.templates import visualthinker_instruct
+from jaxvl.rewards import accuracy, think_format
+
+
+def config() -> Config:
+    return Config(
+        model=Model(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16", max_pixels=512 * 28 * 28),
+        data=Data(
+            source=Jsonl(path="questions.jsonl"),
+            template=visualthinker_instruct,
+            prompt_buckets=(1024,),
+            patch_buckets=(2048,),
+        ),
+        rewards=(Reward(accuracy), Reward(think_format)),
+        sampling=Sampling(max_new_tokens=700),
+        grpo=GRPO(prompts=8, group=8, beta=0.04, micro_batches=8),
+        optim=Optim(lr=1e-6, schedule="linear"),
+        run=Run(dir="runs/jsonl", steps=500),
+    )

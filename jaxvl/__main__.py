@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m jaxvl"""
+
+from jaxvl.cli import main
+
+main()

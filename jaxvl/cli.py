@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. What a command needs is imported when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxvl.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reinforcement learning for vision-language models in JAX.",
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
+]
+
+
+@app.command()
+def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Train with GRPO."""
+    from jaxvl import config
+
+    cfg = config.load(config_file, overrides or [])
+    _use_compilation_cache()
+    from jaxvl.train import train
+
+    train(cfg)
+    typer.echo(f"done: {cfg.run.dir}/report.html shows the run, {cfg.run.dir}/hf is the model")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="Checkpoint directory or hub id.")],
+    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; may be repeated.")] = None,
+    n: Annotated[int, typer.Option(help="How many answers.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+) -> None:
+    """Ask a model about pictures."""
+    _use_compilation_cache()
+    from jaxvl.vlm import load
+
+    vlm = load(model, dtype=dtype)
+    images = list(image or [])
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
+    answers = vlm.generate(
+        [[{"role": "user", "content": content}]],
+        [images],
+        n=n,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    for answer in answers[0]:
+        typer.echo(answer.text)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+    """Write report.html of a run again."""
+    from jaxvl.runpage import write_report
+
+    typer.echo(write_report(run_dir))
+
+
+def _use_compilation_cache() -> None:
+    """Programs compiled once are kept, unless JAX_COMPILATION_CACHE_DIR already says where."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path.home() / ".cache" / "jaxvl" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

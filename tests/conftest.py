@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight CPU devices, float32 products, compiled programs kept between runs, one tiny checkpoint."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may need the network
+
+import jax  # noqa: E402  (the device count is read when jax is imported)
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory):
+    """A random Qwen2-VL of two layers in the form of the public checkpoints (flat, tied, old)."""
+    pytest.importorskip("torch", reason="torch writes the tiny checkpoint")
+    from tests.tiny import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "tied", weights="old")
+
+
+@pytest.fixture(scope="session")
+def vlm(tiny_path):
+    """It, in float32 on one device."""
+    from jaxvl.vlm import load
+
+    return load(tiny_path, "float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tiny_path):
+    """It, in transformers."""
+    from tests.torch_reference import hf_model
+
+    return hf_model(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Three random pictures of different shapes: 4 x 4, 4 x 8 and 8 x 2 patches."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    return [
+        Image.fromarray(rng.integers(0, 256, (h * 14, w * 14, 3), dtype=np.uint8))
+        for h, w in ((4, 4), (4, 8), (8, 2))
+    ]

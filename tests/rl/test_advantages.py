@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group advantages against the formula, one group at a time."""
+
+import statistics
+
+import numpy as np
+import pytest
+
+from jaxvl.rl.advantages import group_advantages
+
+
+def test_formula():
+    rewards = [[1.0, 0.0, 0.5, 2.0], [0.1, 0.2, 0.3, 0.3]]
+    expected = [
+        [
+            (r - statistics.mean(group)) / (statistics.stdev(group) + 1e-4)  # stdev: ddof 1
+            for r in group
+        ]
+        for group in rewards
+    ]
+    got = group_advantages(np.array(rewards))
+    assert got.dtype == np.float32 and got.shape == (2, 4)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)  # rounding to float32
+
+
+def test_epsilon_bounds_the_advantage_of_a_hair():
+    rewards = np.array([[0.0, 1e-6]])
+    spread = 1e-6 / np.sqrt(2)
+    expected = 0.5e-6 / (spread + 1e-4)
+    np.testing.assert_allclose(group_advantages(rewards), [[-expected, expected]], rtol=1e-6)
+    np.testing.assert_allclose(group_advantages(rewards, epsilon=0.0), [[-0.5**0.5, 0.5**0.5]])
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -7.7])
+def test_equal_rewards_are_exactly_zero(reward):
+    """0.1 * 6 / 6 is not 0.1 in floating point: the mean alone would leave a remainder."""
+    got = group_advantages(np.full((3, 6), reward))
+    assert (got == 0).all()
+
+
+def test_one_flat_group_leaves_the_others_alone():
+    rewards = np.array([[1.0, 0.0], [0.3, 0.3]])
+    got = group_advantages(rewards)
+    np.testing.assert_array_equal(got[0], group_advantages(rewards[:1])[0])
+    assert (got[1] == 0).all() and (got[0] != 0).all()
+
+
+def test_a_group_of_one_is_zero():
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(group_advantages(np.array([[3.0], [0.0]])), [[0.0], [0.0]])
+
+
+def test_float32_rewards_are_averaged_in_float64():
+    rewards = np.array([[1e4 + 1, 1e4, 1e4 + 2, 1e4 + 3]], np.float32)
+    np.testing.assert_allclose(
+        group_advantages(rewards), group_advantages(rewards - np.float32(1e4)), rtol=1e-6
+    )
+
+
+def test_shape_is_checked():
+    with pytest.raises(ValueError, match=r"\[prompts, group\], found shape \(4,\)"):
+        group_advantages(np.zeros(4))
