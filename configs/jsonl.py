@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GRPO on your own questions, one JSON object a line:
 
-    jaxvl grpo configs/jsonl.py model.path=Qwen/Qwen2-VL-2B-Instruct data.source.path=my.jsonl
+jaxvl grpo configs/jsonl.py model.path=Qwen/Qwen2-VL-2B-Instruct data.source.path=my.jsonl
 """
 
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling

@@ -305,7 +305,9 @@ _BELOW = {"optim.b1", "optim.b2"}
 
 def _check_ranges(cfg: Config) -> None:
     for path, (low, high) in _RANGES.items():
-        value = functools.reduce(lambda node, name: node and getattr(node, name), path.split("."), cfg)
+        value = functools.reduce(
+            lambda node, name: node and getattr(node, name), path.split("."), cfg
+        )
         if value is None:
             continue
         above = value > low if path in _ABOVE else value >= low

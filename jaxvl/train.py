@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GRPO loop, to be read from top to bottom.
 
-    example -> prompt batch -> sample -> text -> rewards -> advantages -> train batch -> update
+example -> prompt batch -> sample -> text -> rewards -> advantages -> train batch -> update
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
-from jaxvl.sharding import check_divisible, make_mesh, param_shardings, path_name, put_rows
+from jaxvl.sharding import make_mesh, param_shardings, path_name, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
@@ -101,7 +101,7 @@ class VLM:
                 "temperature and top_k of 0 or more, top_p in (0, 1]"
             )
         how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
-        run = make_sampler(self.graphdef, how, self.dtype)
+        run = _sampler(self.graphdef, how, self.dtype)
         key = jax.random.key(seed)
         results: list[list[Completion]] = []
         for prompt, lengths in self._batches(self.encode(prompts, images)):
@@ -120,8 +120,11 @@ class VLM:
     ) -> list[list[np.ndarray]]:
         """log p of every completion token: float32 [C_i] for each completion of each prompt.
 
-        `completions` holds a list for every prompt, of texts or of token ids.
+        `completions` holds a list for every prompt, of texts or of token ids. `temperature` is the
+        one they were sampled at; 1 for greedy ones.
         """
+        if temperature <= 0:
+            raise UserError(f"logprobs: temperature={temperature}; expected more than 0")
         if len(completions) != len(prompts):
             raise UserError(
                 f"completions: expected a list for each of the {len(prompts)} prompts, "
@@ -131,6 +134,11 @@ class VLM:
             [self.processor.tokenize(c) if isinstance(c, str) else list(c) for c in row]
             for row in completions
         ]
+        ids = {int(token) for row in tokens for completion in row for token in completion}
+        if wrong := sorted(token for token in ids if not 0 <= token < self.config.text.vocab):
+            raise UserError(
+                f"completions: token ids {wrong[:10]}; expected 0 to {self.config.text.vocab - 1}"
+            )
         g = max((len(row) for row in tokens), default=0)
         longest = max((len(c) for row in tokens for c in row), default=0)
         if not longest:
@@ -220,6 +228,9 @@ def _logits(graphdef: nnx.GraphDef, dtype: str):
     return run
 
 
+_sampler = functools.lru_cache(maxsize=32)(make_sampler)  # a second call compiles nothing
+
+
 @functools.lru_cache(maxsize=32)
 def _logprobs(policy: learner.Policy):
     @jax.jit
@@ -253,7 +264,7 @@ def load(
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     with jax.set_mesh(mesh):
         shapes = qwen_vl.abstract_params(arch)
-        check_divisible(shapes, mesh)
+        qwen_vl.check_mesh(arch, mesh)
         shardings = {
             path_name(where): sharding
             for where, sharding in jax.tree_util.tree_leaves_with_path(

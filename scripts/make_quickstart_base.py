@@ -21,21 +21,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from PIL import Image
 
 from jaxvl.config import Optim
 from jaxvl.data import prompts, scenes
+from jaxvl.data.prompts import Processor
 from jaxvl.data.templates import with_choices
 from jaxvl.data.tokenizer import train_tokenizer
 from jaxvl.models import hf, qwen_vl
-from jaxvl.rl.learner import Policy
 from jaxvl.sft import Target, fit, target_batch
-from jaxvl.sharding import make_mesh, param_shardings, put_rows
+from jaxvl.sharding import make_mesh, put_rows
 
-ROWS, DOCS, LENGTH = 32, 8, 64  # pictures a step, documents a picture, tokens a document
+DOCS = 8  # documents about a picture in the last stage
 WORKED = 0.10  # share of question-answer documents with tags
 WORKED_RIGHT = 0.35  # share of those whose answer is right for sure; the rest draw one at random
+VOCABULARY = 512
 USER = "<|im_start|>user\n"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
@@ -50,12 +53,15 @@ CHAT_TEMPLATE = (
 )
 
 
+def where_are(things) -> str:
+    names = [f"the {thing.name}" for thing in things]
+    if len(names) == 1:
+        return f"Where is {names[0]}?"
+    return f"Where are {', '.join(names[:-1])} and {names[-1]}?"
+
+
 def listed(things) -> str:
     return ", ".join(f"{thing.name} {thing.place}" for thing in things) or "nothing"
-
-
-def joined(words) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
 def seeing(rng: np.random.Generator, things) -> tuple[str, str]:
@@ -66,7 +72,7 @@ def seeing(rng: np.random.Generator, things) -> tuple[str, str]:
         return f"Where is the {some[0].name}?", some[0].place
     if kind in (1, 2):
         some = some[: rng.integers(1, 4)]
-        return f"Where are {joined(['the ' + t.name for t in some])}?", listed(some)
+        return where_are(some), listed(some)
     if kind == 3:
         if rng.random() < 0.5:
             place = "abcd"[rng.integers(4)] + "1234"[rng.integers(4)]
@@ -116,7 +122,8 @@ def documents(rng: np.random.Generator, worked: float = WORKED) -> tuple[Image.I
 
 def vocabulary_texts() -> list[str]:
     rng = np.random.default_rng(0)
-    return [text for _ in range(400) for doc in documents(rng)[1] for text in doc]
+    pairs = [doc for _ in range(400) for doc in documents(rng)[1]]
+    return [f"user\n{question}\nassistant\n{reply}" for question, reply in pairs]
 
 
 def base_config(tokenizer) -> dict:
@@ -146,7 +153,7 @@ def base_config(tokenizer) -> dict:
         "vision_end_token_id": ids("<|vision_end|>"),
         "vision_config": {
             "model_type": "qwen2_vl",
-            "depth": 3,
+            "depth": 1,
             "embed_dim": 128,
             "num_heads": 4,
             "mlp_ratio": 3,
@@ -158,3 +165,192 @@ def base_config(tokenizer) -> dict:
             "temporal_patch_size": 2,
         },
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """`steps` updates on pictures of up to `things` things (0: benchmark scenes), `docs` documents
+    of at most `length` tokens about each of `rows` pictures."""
+
+    steps: int
+    things: int
+    rows: int
+    docs: int
+    length: int
+
+
+# One thing teaches where things are, two that a name picks one; then come crowds and questions.
+STAGES = (Stage(250, 1, 32, 4, 24), Stage(200, 2, 16, 8, 36), Stage(250, 4, 16, 8, 48))
+LAST = (Stage(4, 0, 16, DOCS, 48), Stage(1, 0, 16, DOCS, 72))  # in turn: without and with tags
+
+
+class School:
+    """Batches of documents about pictures, without end."""
+
+    def __init__(self, processor: Processor, seed: int):
+        self.processor, self.seed, self.made = processor, seed, 0
+
+    def target(self, question: str, reply: str) -> Target:
+        asked = self.processor.tokenize(question + ASSISTANT)
+        told = self.processor.tokenize(reply + END)
+        return Target(asked + told, [False] * len(asked) + [True] * len(told))
+
+    def page(self, stage: Stage) -> tuple[Image.Image, list[Target]]:
+        """A picture and documents about it; one with a document that is too long is not used."""
+        rng = np.random.default_rng([self.seed, self.made])
+        self.made += 1
+        while True:
+            if stage.things:
+                image, docs = first_sights(rng, stage.things, stage.docs)
+            else:
+                # Worked replies are long: they are kept together, at the same share over all.
+                worked = WORKED * (LAST[0].steps + LAST[1].steps) if stage is LAST[1] else 0.0
+                image, docs = documents(rng, worked)
+            targets = [self.target(*doc) for doc in docs]
+            if max(len(target.tokens) for target in targets) <= stage.length:
+                return image, targets
+
+    def batch(self, stage: Stage):
+        pages = [self.page(stage) for _ in range(stage.rows)]
+        encoded = [self.processor.encode(USER + IMAGE, [image]) for image, _ in pages]
+        arrays = prompts.collate(
+            encoded,
+            range(stage.rows),
+            pad_id=self.processor.pad_id,
+            prompt_bucket=prompts.round_up(len(encoded[0].tokens), 8),
+            patch_bucket=64,
+        )
+        return target_batch(
+            arrays, [targets for _, targets in pages], stage.length, self.processor.pad_id
+        )
+
+    def batches(self) -> Iterator:
+        for stage in STAGES:
+            for _ in range(stage.steps):
+                yield self.batch(stage)
+        while True:
+            for stage in LAST:
+                for _ in range(stage.steps):
+                    yield self.batch(stage)
+
+
+class Sight:
+    """The gate: how often the model names the right place after a thing's name, held-out scenes.
+
+    Columns alone are what to look at: a row is easily told once the column is right.
+    """
+
+    def __init__(self, school: School, graphdef, mesh):
+        rng, pages = np.random.default_rng(7), []
+        for _ in range(64):
+            things, _ = scenes.make_scene("depth", True, rng)
+            image = scenes.draw(things, rng)
+            pages.append((image, [self._ask(school, rng, things) for _ in range(4)]))
+        processor = school.processor
+        arrays = prompts.collate(
+            [processor.encode(USER + IMAGE, [image]) for image, _ in pages],
+            range(len(pages)),
+            pad_id=processor.pad_id,
+            prompt_bucket=32,
+            patch_bucket=64,
+        )
+        batch = target_batch(arrays, [targets for _, targets in pages], 40, processor.pad_id)
+        self.batch = jax.tree.map(lambda x: x[0], batch)
+        self.columns = self._where(processor, [f" {letter}" for letter in "abcd"])
+        self.rows = self._where(processor, "1234")
+        self.on_mesh = put_rows(self.batch, mesh)
+
+        def best(params, batch):
+            model = nnx.merge(graphdef, params)
+            hidden = model.completion_hidden(batch.prompt, batch.tokens)
+            R, g, C, D = hidden.shape
+            return model.text.logits(hidden.reshape(R, g * C, D)).argmax(-1).reshape(R, g, C)
+
+        self.best = jax.jit(best)
+
+    @staticmethod
+    def _ask(school: School, rng, things) -> Target:
+        some = [things[i] for i in rng.permutation(len(things))[:2]]
+        return school.target(where_are(some), listed(some))
+
+    def _where(self, processor: Processor, words) -> np.ndarray:
+        ids = [processor.tokenize(word)[-1] for word in words]
+        return np.isin(self.batch.tokens, ids) & self.batch.mask
+
+    def __call__(self, params) -> tuple[float, float]:
+        """Shares of (columns, rows) that are right, the text before them given."""
+        right = np.asarray(self.best(params, self.on_mesh)) == self.batch.tokens
+        return float(right[self.columns].mean()), float(right[self.rows].mean())
+
+
+def write_side_files(path: Path) -> None:
+    """Everything of the checkpoint but its weights."""
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(vocabulary_texts(), VOCABULARY)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(path)
+    (path / "config.json").write_text(json.dumps(base_config(tokenizer), indent=2) + "\n")
+    image = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": 14,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "min_pixels": 3136,
+        "max_pixels": 12544,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": 3,
+    }
+    (path / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("configs/quickstart_base"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--gate", type=float, default=0.9, help="columns right, or it is no base")
+    args = parser.parse_args()
+    write_side_files(args.out)
+    config = hf.read_config(args.out)
+    arch = hf.arch_from_config(config)
+    processor = Processor.from_pretrained(args.out)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    school = School(processor, args.seed)
+    with jax.set_mesh(mesh):
+        params = qwen_vl.init_params(arch, jax.random.key(args.seed))
+        sight = Sight(school, qwen_vl.graphdef(arch), mesh)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    print(f"{count:,} parameters, {arch.text.vocab} tokens", flush=True)
+    start, losses = time.monotonic(), []
+
+    def on_step(step, state, stats):
+        losses.append(stats["loss"])
+        if step % 100 == 0 or step == args.steps:
+            column, row = sight(state.params)
+            loss = float(np.mean(jax.device_get(losses[-100:])))
+            print(
+                f"step {step:5d}  {time.monotonic() - start:5.0f} s  loss {loss:.4f}  "
+                f"columns right {column:.3f}  rows right {row:.3f}",
+                flush=True,
+            )
+
+    optim = Optim(lr=1e-3, schedule="cosine", warmup_steps=50, weight_decay=0.01, b2=0.98)
+    params = fit(
+        arch, params, school.batches(), optim, args.steps, mesh, remat=False, on_step=on_step
+    )
+    with jax.set_mesh(mesh):
+        column, row = sight(params)
+    hf.save_params(args.out, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), config)
+    print(f"{args.out}: {school.made * DOCS:,} documents at most, columns right {column:.3f}")
+    if column < args.gate:
+        raise SystemExit(f"it does not see: {column:.3f} of columns right, {args.gate} expected")
+
+
+if __name__ == "__main__":
+    main()

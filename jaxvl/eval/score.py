@@ -70,7 +70,9 @@ class Result:
     by_task: dict[str, Rate]  # accuracy
 
 
-def result(examples: Sequence[Example], prompts: Sequence, texts: Sequence[Sequence[str]]) -> Result:
+def result(
+    examples: Sequence[Example], prompts: Sequence, texts: Sequence[Sequence[str]]
+) -> Result:
     """Accuracy and format by VisualThinker's rules, for N texts to each of Q examples."""
     n = len(texts[0])
     flat = [text for row in texts for text in row]

@@ -114,9 +114,7 @@ def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Modu
 def split_heads(x_RSF: jax.Array, heads: int) -> jax.Array:
     """[R, S, N*H] -> [R, S, N, H], heads split over tensor."""
     R, S, F = x_RSF.shape
-    return jnp.reshape(
-        x_RSF, (R, S, heads, F // heads), out_sharding=P(ROWS, None, "tensor", None)
-    )
+    return jnp.reshape(x_RSF, (R, S, heads, F // heads), out_sharding=P(ROWS, None, "tensor", None))
 
 
 def join_heads(x_RSNH: jax.Array) -> jax.Array:

@@ -8,11 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt
+from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch
 from jaxvl.models.text import Decoder, KVCache
 from jaxvl.models.vision import VisionTower
+from jaxvl.sharding import ROWS, check_divisible
 
 
 class QwenVL(nnx.Module):
@@ -49,15 +53,18 @@ class QwenVL(nnx.Module):
         """
         R, g, C = tokens_RgC.shape
         T = prompt.tokens.shape[1]
-        x_RSD = jnp.concatenate(
-            [self.embed(prompt, remat), self.text.embed(tokens_RgC.reshape(R, g * C))], axis=1
-        )
+        tokens_RS = jnp.reshape(tokens_RgC, (R, g * C), out_sharding=P(ROWS, None))
+        x_RSD = jnp.concatenate([self.embed(prompt, remat), self.text.embed(tokens_RS)], axis=1)
         own_RC = prompt.next_position[:, None] + jnp.arange(C)
         own_R3S = jnp.broadcast_to(jnp.tile(own_RC, (1, g))[:, None], (R, 3, g * C))
         positions = jnp.concatenate([prompt.positions, own_R3S], axis=2)
         hidden_RSD, _ = self.text(x_RSD, positions, prompt_mask(prompt), g, remat=remat)
         first = last_hidden(prompt, hidden_RSD[:, :T])[:, None, None]
-        own = hidden_RSD[:, T:].reshape(R, g, C, -1)
+        own = jnp.reshape(
+            hidden_RSD[:, T:],
+            (R, g, C, hidden_RSD.shape[-1]),
+            out_sharding=P(ROWS, None, None, None),
+        )
         first = jnp.broadcast_to(first, (R, g, 1, own.shape[-1]))
         return jnp.concatenate([first, own[:, :, :-1]], axis=2)
 
@@ -87,3 +94,20 @@ def graphdef(arch: Arch) -> nnx.GraphDef:
     """The model without its parameters; `nnx.merge(graphdef, params)` inside jit gives it back."""
     model = jax.eval_shape(lambda: QwenVL(arch, rngs=nnx.Rngs(0)))
     return nnx.split(model, nnx.Param)[0]
+
+
+def check_mesh(arch: Arch, mesh: Mesh) -> None:
+    """UserError where the model cannot be cut as the mesh asks: its parameters or its heads."""
+    check_divisible(abstract_params(arch), mesh)
+    tensor, kv_heads = mesh.shape["tensor"], arch.text.kv_heads
+    for name, heads in (("tower", arch.vision.heads), ("decoder", arch.text.heads)):
+        if heads % tensor:
+            raise UserError(
+                f"the {name}'s {heads} heads do not divide by mesh.tensor = {tensor}; "
+                "choose a smaller mesh.tensor"
+            )
+    if max(kv_heads, tensor) % min(kv_heads, tensor):
+        raise UserError(
+            f"{kv_heads} kv heads do not fit mesh.tensor = {tensor}; choose one that divides "
+            "their number or is a multiple of it"
+        )

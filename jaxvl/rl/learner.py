@@ -145,9 +145,7 @@ def make_update(
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         grads, stats = jax.lax.scan(micro, zeros, batch)
-        stats = {
-            name: x.max(0) if name.endswith("max") else x.sum(0) for name, x in stats.items()
-        }
+        stats = {name: x.max(0) if name.endswith("max") else x.sum(0) for name, x in stats.items()}
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         stats |= {"grad_norm": optax.tree.norm(grads), "learning_rate": lr(state.step)}
         params = optax.apply_updates(state.params, updates)

@@ -74,9 +74,7 @@ def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
         probs = jax.nn.softmax(ordered, axis=-1)
         before = jnp.cumsum(probs, axis=-1) - probs
         kept = jnp.where(before < top_p, ordered, jnp.inf)
-        logits_RgV = jnp.where(
-            logits_RgV < kept.min(axis=-1, keepdims=True), NEVER, logits_RgV
-        )
+        logits_RgV = jnp.where(logits_RgV < kept.min(axis=-1, keepdims=True), NEVER, logits_RgV)
     return logits_RgV
 
 
@@ -142,7 +140,12 @@ def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Roll
         position = prompt.next_position[:, None] + state.step - 1
         positions = jnp.broadcast_to(position[:, None], (R, 3, g))
         hidden_RgD, cache = model.text.extend(
-            model.text.embed(state.last), positions, mask_RT, prompt_cache, state.cache, state.step - 1
+            model.text.embed(state.last),
+            positions,
+            mask_RT,
+            prompt_cache,
+            state.cache,
+            state.step - 1,
         )
         return write(dataclasses.replace(state, cache=cache), hidden_RgD)
 
@@ -159,9 +162,7 @@ def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Roll
         step=jnp.int32(0),
     )
     first = write(start, jnp.broadcast_to(hidden_RD[:, None], (R, g, hidden_RD.shape[-1])))
-    end = jax.lax.while_loop(
-        lambda state: (state.step < C) & ~state.done.all(), one_token, first
-    )
+    end = jax.lax.while_loop(lambda state: (state.step < C) & ~state.done.all(), one_token, first)
     mask = jnp.arange(C) < end.length[..., None]
     return Rollout(tokens=end.tokens, mask=mask, logps=end.logps, finished=end.done)
 

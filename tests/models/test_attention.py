@@ -84,7 +84,9 @@ def test_who_is_seen():
     """The derivative of each query's output by each value is nonzero just where the mask is."""
     g = 2
     q, k, v = qkv(g)
-    seen = np.abs(jax.device_get(jax.jit(jax.jacrev(tree(g), argnums=2))(q, k, v)))  # [R, S, N, H, R, S, K, H]
+    seen = np.abs(
+        jax.device_get(jax.jit(jax.jacrev(tree(g), argnums=2))(q, k, v))
+    )  # [R, S, N, H, R, S, K, H]
     seen = seen.sum(axis=(2, 3, 6, 7))  # [R, query, R, key]
     rows = np.arange(R)
     np.testing.assert_array_equal((seen[rows, :, rows] > 0)[real(g)], tree_mask(g)[real(g)])

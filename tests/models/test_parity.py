@@ -95,9 +95,7 @@ def test_logits_of_every_form_of_checkpoint(tmp_path, images, form):
 
 def test_greedy_generation_is_identical(vlm, tiny_hf, images):
     length = 64
-    endless = dataclasses.replace(
-        vlm, processor=dataclasses.replace(vlm.processor, stop_ids=())
-    )
+    endless = dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
     got = endless.generate(PROMPTS, images, max_new_tokens=length, temperature=0.0)
     for (completion,), e in zip(got, vlm.encode(PROMPTS, images), strict=True):
         expected = hf_greedy(tiny_hf, e.tokens, e.patches_PE, np.array(e.grids), length)

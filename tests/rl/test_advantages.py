@@ -28,7 +28,7 @@ def test_epsilon_bounds_the_advantage_of_a_hair():
     spread = 1e-6 / np.sqrt(2)
     expected = 0.5e-6 / (spread + 1e-4)
     np.testing.assert_allclose(group_advantages(rewards), [[-expected, expected]], rtol=1e-6)
-    np.testing.assert_allclose(group_advantages(rewards, epsilon=0.0), [[-0.5**0.5, 0.5**0.5]])
+    np.testing.assert_allclose(group_advantages(rewards, epsilon=0.0), [[-(0.5**0.5), 0.5**0.5]])
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -7.7])

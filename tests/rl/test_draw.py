@@ -67,7 +67,7 @@ def test_tokens_without_mass_are_never_drawn(vocab):
     assert (logits[tokens] > -np.inf).all()
     alive = np.flatnonzero(logits > -np.inf)
     assert tokens[0, 0] == alive[0]
-    assert tokens[0, 1] > alive[len(alive) // 2]
+    assert tokens[0, 1] >= alive[len(alive) // 2]
 
 
 def test_a_token_that_holds_all_the_mass():

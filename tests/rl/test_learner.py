@@ -60,17 +60,15 @@ def test_micro_batches_add_up_to_the_whole_batch(vlm, batch, kind):
             np.testing.assert_allclose(stats[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     if kind == "sft":
         logps = batch_logprobs(vlm, batch)
-        np.testing.assert_allclose(
-            results[0][1]["loss"], -logps[batch.mask].mean(), rtol=1e-5
-        )
+        np.testing.assert_allclose(results[0][1]["loss"], -logps[batch.mask].mean(), rtol=1e-5)
 
 
 def batch_logprobs(vlm, batch):
     with jax.set_mesh(vlm.mesh):
         logprobs = learner.make_logprobs(policy(vlm))
-        return np.asarray(logprobs(vlm.params, put_rows(micro(batch, 2), vlm.mesh, lead=1))).reshape(
-            batch.tokens.shape
-        )
+        return np.asarray(
+            logprobs(vlm.params, put_rows(micro(batch, 2), vlm.mesh, lead=1))
+        ).reshape(batch.tokens.shape)
 
 
 @pytest.fixture(scope="module")

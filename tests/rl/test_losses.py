@@ -83,9 +83,9 @@ def test_epsilon_high_widens_the_upper_side_alone():
 
     def grads(high):
         return np.asarray(
-            jax.grad(
-                lambda x: grpo_loss(x, old, None, advantages, mask, epsilon_high=high)[0]
-            )(logps)
+            jax.grad(lambda x: grpo_loss(x, old, None, advantages, mask, epsilon_high=high)[0])(
+                logps
+            )
         )
 
     np.testing.assert_allclose(grads(None), [[0.0], [0.0]])
@@ -157,9 +157,7 @@ def test_a_sequence_without_tokens_counts_in_the_mean():
     logps, old, ref, advantages, mask = arrays()
     kept = [0, 1, 3]
     all_four = grpo_loss(logps, old, ref, advantages, mask, beta=0.1)[0]
-    three = grpo_loss(
-        logps[kept], old[kept], ref[kept], advantages[kept], mask[kept], beta=0.1
-    )[0]
+    three = grpo_loss(logps[kept], old[kept], ref[kept], advantages[kept], mask[kept], beta=0.1)[0]
     np.testing.assert_allclose(all_four, three * 3 / 4, rtol=EXACT)
 
 

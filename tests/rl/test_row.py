@@ -7,8 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from jaxvl.rl.sampler import Decoding, make_sampler
 from jaxvl.sharding import put_rows
-from tests.rl.rows import PROMPTS, G, assert_trees_close, grpo_step, policy, random_batch
+from tests.rl.rows import (
+    PROMPTS,
+    G,
+    assert_trees_close,
+    grpo_step,
+    policy,
+    prompt_arrays,
+    random_batch,
+    train_batch,
+)
 
 LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
 GRADIENTS = 1e-4  # of a leaf's norm
@@ -116,3 +126,17 @@ def test_every_picture_and_prompt_token_is_seen(run, whole):
 
     changed = run(G, change)[2] != whole[2]
     assert changed[0].all() and not changed[1].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 2, 1), (2, 1, 2)])
+def test_axes_of_one_keep_their_sharding(vlm, shape):
+    """Splitting or merging axes of size 1 is ambiguous to jax: every such reshape names its spec."""
+    R, g, C = shape
+    arrays = prompt_arrays(vlm, ["a", "b"][:R], None, group=g, g=g)
+    how = Decoding(g, C, stop_ids=(3,), pad_id=0)
+    with jax.set_mesh(vlm.mesh):
+        batch = put_rows(train_batch(arrays, np.zeros(shape, np.int32)), vlm.mesh)
+        logps = jax.eval_shape(grpo_step(policy(vlm)), vlm.params, batch)[2]
+        sample = make_sampler(vlm.graphdef, how, "float32")
+        rollout = jax.eval_shape(sample, vlm.params, batch.prompt, jax.random.key(0))
+    assert logps.shape == rollout.tokens.shape == shape

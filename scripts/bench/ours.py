@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""jaxvl at work, one step at a time, to compare others with: `jaxvl.train.Loop` as a run calls it.
+
+It runs as a worker process (see `pairs.Worker`):
+
+    python scripts/bench/ours.py PATH '{"prompts": 4, "group": 8, "new_tokens": 64,
+                                        "image_size": 112, "beta": 0.04}'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+# Another process may share the device: take its memory as it is needed.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+from checkpoint import questions
+from pairs import serve
+
+from jaxvl import config
+from jaxvl.batch import Prompt
+from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
+from jaxvl.data.example import Example
+from jaxvl.data.prompts import round_up
+from jaxvl.data.templates import chat_question
+from jaxvl.models.arch import Arch
+from jaxvl.rl import learner
+from jaxvl.sharding import put_rows
+from jaxvl.train import Loop
+from jaxvl.vlm import VLM, load
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """The bench's questions as a source."""
+
+    count: int
+    image_size: int
+
+    def load(self) -> Sequence[Example]:
+        return [
+            Example(id=str(i), question=text, answer="", images=(image,))
+            for i, (text, image) in enumerate(questions(self.count, self.image_size))
+        ]
+
+
+def even_tokens(prompts, completions, completion_ids, **columns) -> list[float]:
+    """The share of even token ids: the reward of `peer_trl`."""
+    return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]
+
+
+def without_stops(path: str, dtype: str = "float32") -> VLM:
+    """The checkpoint, with every completion run to its full length."""
+    vlm = load(path, dtype)
+    return dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
+
+
+class Ours:
+    """A GRPO run on the checkpoint at `path`, with `prompts` * `group` completions a step."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        prompts: int,
+        group: int,
+        new_tokens: int,
+        image_size: int,
+        beta: float = 0.04,
+        dtype: str = "float32",
+        remat: bool = False,
+        micro_batches: int = 1,
+    ):
+        vlm = without_stops(path)
+        source = Questions(prompts, image_size)
+        encoded = [
+            vlm.processor.encode(chat_question(e), list(e.images)) for e in source.load()
+        ]
+        tokens = round_up(max(len(e.tokens) for e in encoded), 16)
+        patches = max(len(e.segments) for e in encoded)
+        self.run_dir = Path(tempfile.mkdtemp(prefix="jaxvl-bench-"))
+        cfg = Config(
+            model=Model(path, dtype, remat),
+            data=Data(source, chat_question, (tokens,), (patches,)),
+            rewards=(Reward(even_tokens),),
+            run=Run(str(self.run_dir), steps=10_000),
+            sampling=Sampling(new_tokens),
+            grpo=GRPO(prompts, group, beta=beta, micro_batches=micro_batches),
+            optim=Optim(lr=1e-6),
+        )
+        config.validate(cfg)
+        with jax.set_mesh(vlm.mesh):
+            self.loop = Loop(cfg, vlm)
+            self.state = learner.init_state(vlm.params, self.loop.tx)
+        self.steps = 0
+        self.flops = step_flops(
+            vlm.config,
+            prompt_tokens=sum(len(e.tokens) for e in encoded),
+            patches=sum(len(e.segments) for e in encoded),
+            completion_tokens=prompts * group * new_tokens,
+            passes=5 if beta else 4,
+        )
+
+    def step(self) -> dict:
+        """One whole GRPO step and where its seconds went; "host" is data, rewards and files."""
+        self.steps += 1
+        loop = self.loop
+        start = time.perf_counter()
+        with jax.set_mesh(loop.vlm.mesh):
+            self.state, metrics = loop.step(self.run_dir, self.steps, self.state)
+        seconds = time.perf_counter() - start
+        parts = {part: metrics[f"time/{part}"] for part in ("generate", "logprob", "update")}
+        return {
+            "seconds": seconds,
+            **parts,
+            "host": seconds - sum(parts.values()),
+            "tokens": metrics["num_tokens"],
+            "flops": self.flops,
+            "peak_mib": peak_mib(),
+        }
+
+    def generate(self) -> dict:
+        """The sampler alone, the prompts encoded before: prefill, decode, tokens to the host."""
+        loop = self.loop
+        arrays = loop.collate(next(loop.batches))
+        with jax.set_mesh(loop.vlm.mesh):
+            start = time.perf_counter()
+            prompt = put_rows(Prompt.from_arrays(arrays), loop.vlm.mesh)
+            rollout = jax.device_get(loop.sample(self.state.params, prompt, loop.key))
+            seconds = time.perf_counter() - start
+        return {"seconds": seconds, "tokens": int(rollout.mask.sum())}
+
+    def matmul_peak(self) -> float:
+        """FLOP/s of a large square product in the dtype of the run, the best of ten."""
+        dtype = self.loop.cfg.model.dtype
+        size = 2048 if jax.default_backend() == "cpu" else 8192
+        x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+        product = jax.jit(jnp.matmul)
+        product(x, x).block_until_ready()
+        seconds = []
+        for _ in range(10):
+            start = time.perf_counter()
+            product(x, x).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        return 2 * size**3 / min(seconds)
+
+
+def step_flops(
+    arch: Arch, *, prompt_tokens: int, patches: int, completion_tokens: int, passes: int
+) -> float:
+    """Multiplications and additions that a GRPO step cannot do without, in its weight products.
+
+    passes * (2 * W_tower * patches + 2 * W_decoder * (prompt + completion tokens)
+              + 2 * V * D * completion tokens)
+
+    where W counts the weights that every patch (every token) is multiplied with. Prompts and their
+    pictures are counted once, not once a completion, and padding not at all. A pass is a forward
+    pass: sampling takes one, the reference one, the update three (its backward pass counts two);
+    what is computed again to save memory is not counted. Attention's own products (of queries and
+    keys, of weights and values) are left out: the figure is a little low.
+    """
+    vision, text = arch.vision, arch.text
+    merged = vision.dim * vision.merge_size**2
+    tower = (
+        vision.patch_values * vision.dim
+        + vision.depth * (4 * vision.dim**2 + 2 * vision.dim * vision.hidden)
+        + (merged**2 + merged * vision.out_dim) / vision.merge_size**2
+    )
+    decoder = text.layers * (
+        2 * text.dim**2 + 2 * text.dim * text.kv_heads * text.head_dim + 3 * text.dim * text.hidden
+    )
+    products = (
+        tower * patches
+        + decoder * (prompt_tokens + completion_tokens)
+        + text.vocab * text.dim * completion_tokens
+    )
+    return passes * 2.0 * products
+
+
+def peak_mib() -> float:
+    """The most memory so far: of the accelerator where there is one, else of this process."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    serve(lambda: Ours(sys.argv[1], **json.loads(sys.argv[2])))

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sampling loop: equal to the learner, blind to the batch, and over when all are done."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxvl.batch import Prompt
+from jaxvl.models.qwen_vl import QwenVL
+from jaxvl.rl import sampler
+from jaxvl.rl.learner import make_logprobs
+from jaxvl.rl.sampler import Decoding, make_sampler
+from jaxvl.sharding import put_rows
+from tests.rl.rows import V, policy, prompt_arrays, train_batch
+
+PROMPTS = [f"{V}left or right?", "How many blue squares?", f"{V}red?", "Above or below?"]
+G, C = 4, 10
+LOGPS = 1e-5  # float32: the cache's sums against a whole row's
+
+
+@pytest.fixture(scope="module")
+def images(pictures):
+    return [pictures[1:2], [], pictures[:1], []]
+
+
+@pytest.fixture(scope="module")
+def arrays(vlm, images):
+    arrays = prompt_arrays(vlm, PROMPTS, images, group=G, g=G)
+    assert len(set(arrays["length"])) > 2  # padded differently
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def run(vlm):
+    """(prompt arrays, seed, settings of Decoding) -> rollout on the host."""
+
+    @functools.cache
+    def make(how):
+        return make_sampler(vlm.graphdef, how, "float32")
+
+    def run(arrays, seed=0, **settings):
+        settings = {"completions": G, "stop_ids": ()} | settings
+        how = Decoding(max_new_tokens=C, pad_id=vlm.processor.pad_id, **settings)
+        with jax.set_mesh(vlm.mesh):
+            prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+            return jax.device_get(make(how)(vlm.params, prompt, jax.random.key(seed)))
+
+    return run
+
+
+def learner_logps(vlm, arrays, tokens, temperature=1.0):
+    batch = jax.tree.map(lambda x: x[None], train_batch(arrays, tokens))
+    with jax.set_mesh(vlm.mesh):
+        logprobs = make_logprobs(policy(vlm, temperature=temperature or 1.0, chunk=16))
+        return np.asarray(logprobs(vlm.params, put_rows(batch, vlm.mesh, lead=1)))[0]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_logprobs_are_the_learners(vlm, arrays, run, temperature):
+    rollout = run(arrays, temperature=temperature)
+    assert rollout.tokens.shape == rollout.logps.shape == (4, G, C)
+    assert rollout.mask.all() and not rollout.finished.any()
+    expected = learner_logps(vlm, arrays, rollout.tokens, temperature)
+    np.testing.assert_allclose(rollout.logps, expected, atol=LOGPS)
+
+
+def test_greedy_is_the_argmax_of_a_full_forward(vlm, arrays, run):
+    never = vlm.config.never_sampled
+    rollout = run(arrays, temperature=0.0, never_ids=never)
+    assert (rollout.tokens == rollout.tokens[:, :1]).all()  # a group has one greedy completion
+    np.testing.assert_allclose(
+        rollout.logps, learner_logps(vlm, arrays, rollout.tokens, 0.0), atol=LOGPS
+    )
+
+    @jax.jit
+    def logits(params, prompt, tokens):
+        model: QwenVL = nnx.merge(vlm.graphdef, params)
+        hidden = model.completion_hidden(prompt, tokens)
+        return model.text.logits(hidden.reshape(4, G * C, -1))
+
+    with jax.set_mesh(vlm.mesh):
+        inputs = put_rows((Prompt.from_arrays(arrays), rollout.tokens), vlm.mesh)
+        full = np.array(logits(vlm.params, *inputs)).reshape(4, G, C, -1)
+    full[..., never] = -np.inf
+    np.testing.assert_array_equal(rollout.tokens, full.argmax(-1))
+
+
+def test_the_key_decides(arrays, run):
+    first, again, other = (run(arrays, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.tokens, again.tokens)
+    assert (first.tokens != other.tokens).any(axis=-1).all()
+    completions = first.tokens.reshape(-1, C)
+    assert len(np.unique(completions, axis=0)) == len(completions)
+
+
+def test_the_order_of_rows_does_not_matter(arrays, run):
+    order = np.array([2, 0, 3, 1])
+    moved = {name: array[order] for name, array in arrays.items()}
+    np.testing.assert_array_equal(run(moved).tokens, run(arrays).tokens[order])
+
+
+def test_neighbours_do_not_matter(vlm, arrays, run):
+    """Prompt 1 among others, and with their pictures gone."""
+    others = prompt_arrays(vlm, ["Red.", PROMPTS[1], "Blue?", "One"], [[]] * 4, group=G, g=G)
+    np.testing.assert_array_equal(run(others).tokens[1], run(arrays).tokens[1])
+    assert (run(others).tokens[0] != run(arrays).tokens[0]).any()
+
+
+@pytest.mark.parametrize("g", [2, 1])
+def test_a_group_split_over_rows_is_the_same_group(vlm, images, arrays, run, g):
+    split = run(prompt_arrays(vlm, PROMPTS, images, group=G, g=g), completions=g)
+    assert split.tokens.shape == (4 * G // g, g, C)
+    whole = run(arrays)
+    np.testing.assert_array_equal(split.tokens.reshape(whole.tokens.shape), whole.tokens)
+    np.testing.assert_allclose(split.logps.reshape(whole.logps.shape), whole.logps, atol=LOGPS)
+
+
+def test_the_prompt_id_and_the_completion_index_decide_the_draw(arrays, run):
+    one = run(arrays)
+    other_id = run({**arrays, "prompt_id": arrays["prompt_id"] + 10})
+    assert (one.tokens != other_id.tokens).any(axis=-1).all()
+    later = run({**arrays, "completion": arrays["completion"] + 1})
+    np.testing.assert_array_equal(later.tokens[:, :-1], one.tokens[:, 1:])
+
+
+def test_stop_tokens_end_a_completion(vlm, arrays, run):
+    """Several ids stop it; the first of them is kept, and nothing before it changes."""
+    stop = tuple(range(0, 300, 6))
+    free, stopped = run(arrays), run(arrays, stop_ids=stop)
+    is_stop = np.isin(free.tokens, stop)
+    first = np.where(is_stop.any(-1), is_stop.argmax(-1), C)
+    assert 2 <= (first < C).sum() < first.size and len(set(first.flat)) > 2
+    length = np.minimum(first + 1, C)
+    mask = np.arange(C) < length[..., None]
+    np.testing.assert_array_equal(stopped.mask, mask)
+    np.testing.assert_array_equal(stopped.finished, first < C)
+    np.testing.assert_array_equal(stopped.tokens, np.where(mask, free.tokens, vlm.processor.pad_id))
+    np.testing.assert_allclose(stopped.logps, np.where(mask, free.logps, 0.0), atol=LOGPS)
+    assert len({int(t) for t in stopped.tokens[is_stop & mask]}) > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_forbidden_tokens_are_never_sampled(arrays, run, temperature):
+    """Half of the vocabulary; hot sampling would take one every other time."""
+    never = tuple(range(0, 320, 2))
+    tokens = run(arrays, temperature=temperature, never_ids=never).tokens
+    assert not np.isin(tokens, never).any()
+    assert np.isin(run(arrays, temperature=1.0).tokens, never).any()
+
+
+def count_steps(monkeypatch, vlm, arrays, how):
+    """The rollout, and how many tokens of a row its loop chose when it ran."""
+    steps = []
+    choose = sampler.choose
+
+    def counted(logits, keys, step, how):
+        jax.debug.callback(lambda step: steps.append(int(step)), step)
+        return choose(logits, keys, step, how)
+
+    monkeypatch.setattr(sampler, "choose", counted)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        run = make_sampler(vlm.graphdef, how, "float32")
+        rollout = jax.device_get(run(vlm.params, prompt, jax.random.key(0)))
+        jax.effects_barrier()
+    return rollout, sorted(steps)
+
+
+def test_the_loop_ends_with_the_longest_completion(vlm, arrays, monkeypatch):
+    how = Decoding(completions=G, max_new_tokens=500, stop_ids=tuple(range(0, 320, 2)), pad_id=0)
+    rollout, steps = count_steps(monkeypatch, vlm, arrays, how)
+    assert rollout.finished.all()
+    longest = rollout.mask.sum(-1).max()
+    assert 1 < longest < 100
+    assert steps == list(range(longest))
+    assert (rollout.tokens[..., longest:] == 0).all() and (rollout.logps[..., longest:] == 0).all()
+
+
+def test_one_token_at_most(vlm, arrays, monkeypatch):
+    """C = 1: the prefill's token and no decode step."""
+    how = Decoding(completions=G, max_new_tokens=1, stop_ids=(), pad_id=0)
+    rollout, steps = count_steps(monkeypatch, vlm, arrays, how)
+    assert steps == [0] and rollout.mask.shape == (4, G, 1)
+    assert rollout.mask.all() and not rollout.finished.any()
+
+
+def test_products_in_bfloat16_keep_the_float32_measure(vlm, arrays):
+    """Parameters are cast inside: log-probabilities come out float32 and near the float32 ones."""
+    how = Decoding(completions=G, max_new_tokens=C, stop_ids=(), pad_id=0)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        run = make_sampler(vlm.graphdef, how, "bfloat16")
+        rollout = jax.device_get(run(vlm.params, prompt, jax.random.key(0)))
+    assert rollout.logps.dtype == np.float32
+    expected = learner_logps(vlm, arrays, rollout.tokens)
+    # 8 bits a product over two layers, logits near 5: some tenths at worst, hundredths in the mean
+    assert np.abs(rollout.logps - expected).mean() < 0.1

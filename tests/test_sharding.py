@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight devices are one device; every parameter, gradient and moment lies where the rules say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.batch import Prompt, TrainBatch, Vision
+from jaxvl.config import GRPO, Optim
+from jaxvl.errors import UserError
+from jaxvl.models import hf, qwen_vl
+from jaxvl.rl import learner
+from jaxvl.rl.sampler import Decoding, make_sampler
+from jaxvl.sharding import (
+    PARAM_RULES,
+    ROWS,
+    check_divisible,
+    make_mesh,
+    param_shardings,
+    param_spec,
+    put_rows,
+)
+from jaxvl.vlm import load
+from tests.rl.rows import V, assert_trees_close, grpo_step, policy, prompt_arrays, random_batch
+
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]  # the tiny model has 2 kv heads
+PUBLIC_MESHES = [(1, 8, 1), (1, 4, 2), (2, 2, 2)]
+PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?", "Above or below?"]
+LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
+GRADIENTS = 1e-5  # of a leaf's norm
+
+
+def public_config(**changes):
+    """config.json of Qwen2-VL-2B as published, what shapes the model; `changes` to its text."""
+    text = {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    } | changes
+    vision = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "hidden_size": text["hidden_size"]}
+    rope = {"type": "mrope", "mrope_section": [16, 24, 24]}
+    return {"model_type": "qwen2_vl", "vision_config": vision, "rope_scaling": rope} | text
+
+
+PUBLIC = {
+    "2b": public_config(),
+    "7b": public_config(
+        hidden_size=3584,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        intermediate_size=18944,
+        vocab_size=152064,
+        tie_word_embeddings=False,
+    ),
+}
+# A small one of the same proportions, for what has to be compiled.
+SMALL = public_config(
+    hidden_size=192, num_hidden_layers=2, intermediate_size=256, vocab_size=512
+) | {
+    "vision_config": {"depth": 2, "embed_dim": 64, "num_heads": 4, "hidden_size": 192},
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+}
+
+
+@pytest.fixture(scope="module")
+def images(pictures):
+    return [pictures[1:2], [], pictures[:1], []]
+
+
+def run_step(vlm, images):
+    """Of eight rows: loss, stats, log-probabilities and gradients, as they lie on the devices."""
+    batch = random_batch(vlm, images, 2, PROMPTS)
+    with jax.set_mesh(vlm.mesh):
+        return grpo_step(policy(vlm))(vlm.params, put_rows(batch, vlm.mesh))
+
+
+def run_sampler(vlm, images, temperature):
+    arrays = prompt_arrays(vlm, PROMPTS, images, group=4, g=2)
+    how = Decoding(2, 8, (7, 8), 0, vlm.config.never_sampled, temperature=temperature)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        sample = make_sampler(vlm.graphdef, how, "float32")
+        return jax.device_get(sample(vlm.params, prompt, jax.random.key(3)))
+
+
+@pytest.fixture(scope="module")
+def one_device(vlm, images):
+    step = jax.device_get(run_step(vlm, images))
+    return step, {t: run_sampler(vlm, images, t) for t in (0.0, 1.0)}
+
+
+@pytest.fixture(scope="module", params=MESHES, ids=str)
+def spread(request, tiny_path):
+    return load(tiny_path, "float32", make_mesh(*request.param))
+
+
+def test_log_probabilities_and_gradients(spread, images, one_device):
+    loss, stats, logps, grads = run_step(spread, images)
+    expected = one_device[0]
+    assert len(logps.sharding.device_set) == 8
+    np.testing.assert_allclose(logps, expected[2], atol=LOGPS)
+    np.testing.assert_allclose(loss, expected[0], atol=LOGPS)
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(stats[name], value, atol=LOGPS, err_msg=name)
+    assert_trees_close(jax.device_get(grads), expected[3], GRADIENTS)
+    assert_where_the_rules_say(grads, spread.mesh)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampling(spread, images, one_device, temperature):
+    """A draw depends on neither the number of devices nor how the model is cut."""
+    rollout, expected = run_sampler(spread, images, temperature), one_device[1][temperature]
+    np.testing.assert_array_equal(rollout.tokens, expected.tokens)
+    np.testing.assert_array_equal(rollout.mask, expected.mask)
+    np.testing.assert_array_equal(rollout.finished, expected.finished)
+    np.testing.assert_allclose(rollout.logps, expected.logps, atol=LOGPS)
+
+
+def assert_where_the_rules_say(tree, mesh):
+    """Arrays or shapes of a parameter tree carry their parameters' specs."""
+
+    def check(path, x, expected):
+        same = x.sharding.is_equivalent_to(expected, len(x.shape))
+        assert same, f"{jax.tree_util.keystr(path)}: {x.sharding}, expected {expected}"
+
+    # Shapes of a traced program have an abstract mesh.
+    leaf = jax.tree.leaves(tree)[0]
+    shardings = param_shardings(tree, getattr(leaf.sharding, "mesh", mesh))
+    jax.tree_util.tree_map_with_path(check, tree, shardings)
+
+
+def shape(sharding, *dims, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+
+def abstract_update(config, mesh, *, R=8, T=64, patches=32, g=4, C=16):
+    """The whole update of a model with such a config, its state and its batch: nothing in memory."""
+    arch = hf.arch_from_config(config)
+    shapes = qwen_vl.abstract_params(arch)
+    check_divisible(shapes, mesh)
+    params = jax.tree.map(
+        lambda x, sharding: shape(sharding, *x.shape), shapes, param_shardings(shapes, mesh)
+    )
+    rows = NamedSharding(mesh, P(None, ROWS))
+
+    def ints(*dims):
+        return shape(rows, 1, R, *dims, dtype=jnp.int32)
+
+    def floats(*dims):
+        return shape(rows, 1, R, *dims)
+
+    vision = Vision(floats(patches, arch.vision.patch_values), ints(patches, 2), ints(patches))
+    prompt = Prompt(ints(T), ints(), ints(3, T), ints(), ints(T), ints(), ints(), vision)
+    mask = shape(rows, 1, R, g, C, dtype=jnp.bool_)
+    logps = floats(g, C)
+    batch = TrainBatch(prompt, ints(g, C), mask, floats(g), logps, logps)
+    policy = learner.Policy(qwen_vl.graphdef(arch), "bfloat16", True, 1.0, 32)
+    tx = learner.optimizer(Optim(), 10)
+    update = learner.make_update(learner.grpo_objective(policy, GRPO()), tx, lambda step: 1.0)
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(lambda params: learner.init_state(params, tx), params)
+    return update, state, batch
+
+
+def moments(opt_state):
+    (adam,) = (s for s in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(s))
+    return adam.mu, adam.nu
+
+
+def is_adam(x):
+    return hasattr(x, "mu")
+
+
+@pytest.mark.parametrize("mesh", PUBLIC_MESHES, ids=str)
+@pytest.mark.parametrize("size", PUBLIC)
+def test_the_public_models_fit_the_rules(size, mesh):
+    """Traced in Explicit mode, where an operation that does not know its output's spec raises."""
+    mesh = make_mesh(*mesh)
+    update, state, batch = abstract_update(PUBLIC[size], mesh)
+    with jax.set_mesh(mesh):
+        after, _ = jax.eval_shape(update, state, batch)
+    for tree in (state.params, *moments(state.opt_state), after.params, *moments(after.opt_state)):
+        assert_where_the_rules_say(tree, mesh)
+    assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(("size", "count"), [("2b", 2_208_985_600), ("7b", 8_291_375_616)])
+def test_number_of_parameters(size, count):
+    """Half of the bytes of the published bfloat16 checkpoints."""
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC[size]))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+
+
+def test_most_of_a_public_model_is_split():
+    """Norms and the biases of what is split by input stay whole: a tenth of a percent of a model."""
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC["7b"]))
+    mesh = make_mesh(1, 4, 2)
+    shardings = jax.tree.leaves(param_shardings(shapes, mesh))
+    here = sum(
+        int(np.prod(sharding.shard_shape(x.shape)))
+        for x, sharding in zip(jax.tree.leaves(shapes), shardings, strict=True)
+    )
+    assert here * 8 < 1.01 * sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_a_steady_run_on_a_mesh_compiles_once(tiny_path, images):
+    """What goes in comes out with the same sharding, scalars too."""
+    vlm = load(tiny_path, "float32", make_mesh(2, 2, 2))
+    tx = learner.optimizer(Optim(lr=1e-3), 3)
+    update = learner.make_update(learner.grpo_objective(policy(vlm), GRPO()), tx, lambda step: 1e-3)
+    batch = jax.tree.map(lambda x: x[None], random_batch(vlm, images, 2, PROMPTS))
+    with jax.set_mesh(vlm.mesh):
+        state = learner.init_state(vlm.params, tx)
+        batch = put_rows(batch, vlm.mesh, lead=1)
+        for tree in (state.params, *moments(state.opt_state)):
+            assert_where_the_rules_say(tree, vlm.mesh)
+        for _ in range(2):
+            state, _ = update(state, batch)
+        for tree in (state.params, *moments(state.opt_state)):
+            assert_where_the_rules_say(tree, vlm.mesh)
+    assert update._cache_size() == 1
+
+
+def compile_update(mesh):
+    mesh = make_mesh(*mesh)
+    update, state, batch = abstract_update(SMALL, mesh)
+    with jax.set_mesh(mesh):
+        update.lower(state, batch).compile()
+
+
+def compile_plain_lookup(mesh):
+    """What `Embedding` would be without its reshard."""
+    mesh = make_mesh(*mesh)
+    table = shape(NamedSharding(mesh, P("tensor", "fsdp")), 320, 64)
+    tokens = shape(NamedSharding(mesh, P(ROWS, None)), 8, 6, dtype=jnp.int32)
+    with jax.set_mesh(mesh):
+        lookup = jax.jit(lambda t, x: t.at[x].get(out_sharding=P(ROWS, None, None)))
+        lookup.lower(table, tokens).compile()
+
+
+@pytest.mark.parametrize(
+    ("call", "warned"), [("compile_update", False), ("compile_plain_lookup", True)]
+)
+def test_nothing_is_replicated_by_accident(call, warned):
+    """XLA warns of it on stderr as it compiles: a fresh process, since a cached program is silent."""
+    code = f"from tests.test_sharding import *; {call}((2, 2, 2))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "TF_CPP_MIN_LOG_LEVEL": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    lines = [line for line in found.stderr.splitlines() if "nvoluntary full remat" in line]
+    assert bool(lines) == warned, "\n".join(lines)
+
+
+def test_every_rule_is_used():
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC["7b"]))
+    used = set()
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes):
+        name = "/".join(key.key for key in path)
+        spec = param_spec(name, x.ndim)
+        assert len(spec) == x.ndim
+        stacked = "blocks/" in name or "layers/" in name
+        used.add(tuple(spec[1:] if stacked else spec))
+        assert not stacked or spec[0] is None
+    assert used == {tuple(spec) for _, spec in PARAM_RULES}
+
+
+def test_a_parameter_without_a_rule():
+    with pytest.raises(ValueError, match="no sharding rule for parameter text/gain"):
+        param_spec("text/gain", 1)
+    with pytest.raises(ValueError, match="does not fit an array of rank 3"):
+        param_spec("text/embed/w", 3)
+
+
+def test_what_does_not_divide_is_named():
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(SMALL))
+    with pytest.raises(UserError, match=r"parameter \S+ \(.*\): axis \d does not divide by 7"):
+        check_divisible(shapes, make_mesh(1, 7, 1, jax.devices()[:7]))
+    check_divisible(shapes, make_mesh(1, 4, 2))
+
+
+FEW_HEADS = {"depth": 1, "embed_dim": 1280, "num_heads": 4, "hidden_size": 1536}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes", "message"),
+    [
+        ((1, 1, 8), {}, "the decoder's 12 heads do not divide by mesh.tensor = 8"),
+        ((1, 1, 8), {"num_attention_heads": 16, "num_key_value_heads": 3}, "3 kv heads do not fit"),
+        ((1, 1, 8), {"vision_config": FEW_HEADS}, "the tower's 4 heads do not divide by"),
+    ],
+)
+def test_heads_that_do_not_divide_are_named(mesh, changes, message):
+    arch = hf.arch_from_config(public_config(**changes))
+    mesh = make_mesh(*mesh, jax.devices()[: mesh[2]])
+    with pytest.raises(UserError, match=message):
+        qwen_vl.check_mesh(arch, mesh)
+
+
+def test_make_mesh():
+    mesh = make_mesh(2, -1, 2)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Explicit}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((-1, -1, 1), "at most one is -1"),
+        ((0, 1, 1), "sizes are positive"),
+        ((1, -2, 1), "sizes are positive"),
+        ((3, -1, 1), r"\(3, -1, 1\) does not fit 8 devices"),
+        ((4, 4, 1), r"\(4, 4, 1\) does not fit 8 devices"),
+        ((16, -1, 1), "does not fit 8 devices"),
+    ],
+)
+def test_meshes_that_do_not_fit(sizes, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(*sizes)
+
+
+def test_rows_are_split_over_data_and_fsdp():
+    mesh = make_mesh(2, 2, 2)
+    x = np.arange(24.0).reshape(1, 8, 3)
+    placed = put_rows({"x": x}, mesh, lead=1)["x"]
+    np.testing.assert_array_equal(placed, x)
+    assert placed.sharding.spec == P(None, ROWS, None)
+    assert placed.sharding.shard_shape(placed.shape) == (1, 2, 3)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole loop on the checkpoint that comes with the checkout, a few small steps."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxvl
+from jaxvl import config, train
+from jaxvl.config import Eval
+from jaxvl.data.scenes import Scenes
+from jaxvl.errors import UserError
+from jaxvl.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "grpo.prompts=4",
+    "grpo.group=4",
+    "grpo.beta=0.04",
+    "grpo.micro_batches=2",
+    "sampling.max_new_tokens=12",
+    "data.source.size=40",
+    "optim.schedule=linear",
+    "run.rollout_images=1",
+]
+CLOCK = ("time/", "perf/", "step_time")
+
+
+def small(run_dir, *more):
+    cfg = config.load(ROOT / "configs/quickstart.py", [*SMALL, f"run.dir={run_dir}", *more])
+    return dataclasses.replace(cfg, eval=None)
+
+
+def values(run_dir):
+    """The metrics that do not tell the time."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith(CLOCK)}
+        for line in read_metrics(run_dir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Six steps without a break."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    cfg = small(run_dir, "run.steps=6", "run.save_every=4")
+    cfg = dataclasses.replace(cfg, eval=Eval(Scenes(4, "test"), samples=2))
+    return run_dir, train.train(cfg)
+
+
+def test_a_run_leaves_what_the_design_says(whole):
+    run_dir, vlm = whole
+    lines = read_metrics(run_dir)
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    expected = {"loss", "reward", "reward_std", "rewards/accuracy/mean", "kl", "entropy"}
+    expected |= {"completions/mean_length", "completions/clipped_ratio", "frac_reward_zero_std"}
+    expected |= {"grad_norm", "learning_rate", "clip_ratio/low_mean", "step_time"}
+    expected |= {f"time/{part}" for part in ("data", "generate", "reward", "logprob", "update")}
+    assert expected <= set(lines[0])
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
+    assert lines[-1]["kl"] > 1e-6
+    for name in ("config.json", "report.html", "eval.json", "hf/model.safetensors"):
+        assert (run_dir / name).is_file(), name
+    assert "before" in json.loads((run_dir / "eval.json").read_text())
+
+
+def test_sampler_and_learner_agree_on_log_probabilities(whole):
+    for line in read_metrics(whole[0]):
+        # float32 noise between two orders of summation; three is what masters of 1e6 steps have
+        assert line["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_a_steady_run_compiles_nothing(whole):
+    compiles = [line["perf/compiles"] for line in read_metrics(whole[0])]
+    assert compiles[0] == 3 and set(compiles) == {3}  # sampler, reference, update: once each
+
+
+def test_rollouts_hold_everything_a_person_wants_to_see(whole):
+    run_dir, _ = whole
+    lines = (run_dir / "rollouts/step_2.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 4 and len({row["prompt_id"] for row in rows}) == 4
+    assert [len(row["image_files"]) for row in rows] == [1, 0, 0, 0]
+    assert (run_dir / rows[0]["image_files"][0]).is_file()
+    for row in rows:
+        rewards = [completion["reward"] for completion in row["completions"]]
+        advantages = [completion["advantage"] for completion in row["completions"]]
+        assert len(rewards) == 4 and abs(sum(advantages)) < 1e-5
+        for completion in row["completions"]:
+            assert completion["reward"] == pytest.approx(sum(completion["rewards"].values()))
+            assert (completion["finish_reason"] == "length") <= (completion["tokens"] == 12)
+
+
+def test_the_export_is_the_trained_model(whole):
+    run_dir, vlm = whole
+    again = jaxvl.load(run_dir / "hf", dtype="float32")
+    for one, other in zip(jax.tree.leaves(vlm.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
+    """Killed without warning between two checkpoints, then resumed: the same metrics to the bit."""
+    args = [*SMALL, f"run.dir={tmp_path}", "run.steps=6", "run.save_every=4", "eval=none"]
+    command = [sys.executable, "-m", "jaxvl", "grpo", "configs/quickstart.py", *args]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or "")}
+    environment = {**os.environ, **cache}
+    log = open(tmp_path.with_suffix(".log"), "w")  # noqa: SIM115
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path)) < 5:
+        assert process.poll() is None, Path(log.name).read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(
+        [*command, "run.resume=true"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert values(tmp_path) == values(whole[0])
+
+
+def test_a_run_is_not_overwritten(whole):
+    with pytest.raises(UserError, match="run.resume=true"):
+        train.train(small(whole[0], "run.steps=6"))
+
+
+def test_the_seed_changes_the_run(whole, tmp_path):
+    train.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
+    assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""load, logits, generate, logprobs, save: shapes, lists, and mistakes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvl import vlm as module
+from jaxvl.errors import UserError
+from jaxvl.models import qwen_vl
+from jaxvl.sharding import make_mesh
+from jaxvl.vlm import Completion, load
+
+V = "<|vision_start|><|image_pad|><|vision_end|>"
+MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "left?"}]}]
+SAME = 1e-5  # the same numbers from a program of another shape
+
+
+def test_load(vlm, tiny_path):
+    assert vlm.config.text.tied and vlm.config.text.vocab == 320
+    assert vlm.mesh.shape == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert {x.dtype for x in jax.tree.leaves(vlm.params)} == {np.dtype(np.float32)}
+    shapes = jax.tree.map(lambda x: x.shape, vlm.params)
+    assert shapes == jax.tree.map(lambda x: x.shape, qwen_vl.abstract_params(vlm.config))
+    with pytest.raises(UserError, match="dtype 'float16': expected 'float32' or 'bfloat16'"):
+        load(tiny_path, "float16")
+    assert load(str(tiny_path), "float32", min_pixels=7056).processor.image.min_pixels == 7056
+
+
+def test_load_names_what_does_not_divide(tiny_path):
+    with pytest.raises(UserError, match=r"does not divide by 3 .*choose a smaller (fsdp|tensor)"):
+        load(tiny_path, "float32", make_mesh(1, 3, 1, jax.devices()[:3]))
+
+
+def test_prompts_of_every_kind_in_one_call(vlm, pictures, tmp_path):
+    pictures[0].save(tmp_path / "a.png")
+    prompts = ["text", f"{V}left?", MESSAGES, f"{V}{V}"]
+    images = [[], [tmp_path / "a.png"], [pictures[0]], pictures[:2]]
+    logits = vlm.logits(prompts, images)
+    assert [x.shape for x in logits] == [(len(e.tokens), 320) for e in vlm.encode(prompts, images)]
+    rendered = vlm.processor.render(MESSAGES)
+    assert V in rendered and rendered.endswith("<|im_start|>assistant\n")
+    (alone,) = vlm.logits([rendered], [[pictures[0]]])
+    np.testing.assert_allclose(logits[2], alone, atol=SAME)
+
+
+def test_no_images(vlm):
+    a, b = vlm.logits(["How many?"], None)[0], vlm.logits(["How many?"], [[]])[0]
+    np.testing.assert_array_equal(a, b)
+    assert vlm.logits([], []) == [] and vlm.generate([], []) == []
+
+
+def test_generate(vlm, pictures):
+    prompts, images = ["Left?", f"{V}red?", "Blue or not?"], [[], pictures[:1], []]
+    got = vlm.generate(prompts, images, n=3, max_new_tokens=20, seed=1)
+    assert [len(row) for row in got] == [3, 3, 3]
+    flat = [completion for row in got for completion in row]
+    assert all(isinstance(c, Completion) for c in flat)
+    assert len({tuple(c.tokens) for c in flat}) == 9
+    for c in flat:
+        assert len(c.tokens) == len(c.logprobs) and c.logprobs.dtype == np.float32
+        assert all(type(t) is int for t in c.tokens)
+        assert c.text == vlm.processor.decode(c.tokens)
+        assert not set(c.tokens) & set(vlm.config.never_sampled)
+        assert not set(c.tokens[:-1]) & set(vlm.processor.stop_ids)
+    again = vlm.generate(prompts, images, n=3, max_new_tokens=20, seed=1)
+    assert [[c.tokens for c in row] for row in again] == [[c.tokens for c in row] for row in got]
+    other = vlm.generate(prompts, images, n=3, max_new_tokens=20, seed=2)
+    assert [c.tokens for c in other[0]] != [c.tokens for c in got[0]]
+
+
+def test_generated_logprobs_are_those_of_logprobs(vlm, pictures):
+    prompts, images = ["Left?", f"{V}red?"], [[], pictures[:1]]
+    got = vlm.generate(prompts, images, n=2, max_new_tokens=6, temperature=0.7)
+    tokens = [[c.tokens for c in row] for row in got]
+    found = vlm.logprobs(prompts, images, tokens, temperature=0.7)
+    for row, logps in zip(got, found, strict=True):
+        for c, expected in zip(row, logps, strict=True):
+            np.testing.assert_allclose(c.logprobs, expected, atol=SAME)
+
+
+def test_finish_reasons(vlm):
+    """Any token but one family stops: most completions end, with the stop token as the last."""
+    stop = tuple(range(0, 300, 3))
+    short = dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=stop))
+    got = short.generate(["How many?"], n=8, max_new_tokens=3)[0]
+    assert {c.finish_reason for c in got} == {"stop", "length"}
+    for c in got:
+        ended = c.tokens[-1] in stop
+        assert c.finish_reason == ("stop" if ended else "length")
+        assert ended or len(c.tokens) == 3
+
+
+def test_text_leaves_special_tokens_out(vlm):
+    ids = vlm.processor.tokenize("red") + [vlm.processor.stop_ids[0]]
+    rollout = module.Completion(vlm.processor.decode(ids), ids, np.zeros(2), "stop")
+    assert rollout.text == "red"
+
+
+def test_logprobs_of_texts_and_of_tokens(vlm):
+    prompts = ["How many?", "Which?"]
+    texts = [["12.", "not red"], ["a"]]
+    tokens = [[vlm.processor.tokenize(t) for t in row] for row in texts]
+    a, b = (vlm.logprobs(prompts, None, x) for x in (texts, tokens))
+    for row_a, row_b, row in zip(a, b, tokens, strict=True):
+        assert [x.shape for x in row_a] == [(len(t),) for t in row]
+        for x, y in zip(row_a, row_b, strict=True):
+            np.testing.assert_array_equal(x, y)
+            assert x.dtype == np.float32 and (x < 0).all()
+
+
+def test_logprobs_of_nothing(vlm):
+    assert [[x.shape for x in row] for row in vlm.logprobs(["a", "b"], None, [[""], []])] == [
+        [(0,)],
+        [],
+    ]
+    some = vlm.logprobs(["a", "b", "c"], None, [[], ["", "red"], ["x"]])
+    assert [[len(x) > 0 for x in row] for row in some] == [[], [False, True], [True]]
+
+
+def test_more_prompts_than_fit_at_once(vlm, monkeypatch):
+    """Chunks are an inside matter: results are those of one call, in order."""
+    prompts = ["a", "Blue?", "How many?", "c d", "Which shape?"]
+    completions = [["x"], ["red", "12"], [], ["y"], ["left"]]
+
+    def everything():
+        generated = vlm.generate(prompts, n=2, max_new_tokens=4)
+        return (
+            vlm.logits(prompts),
+            [[c.logprobs for c in row] for row in generated],
+            vlm.logprobs(prompts, None, completions),
+        ), [[c.tokens for c in row] for row in generated]
+
+    whole, whole_tokens = everything()
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
+    parts, part_tokens = everything()
+    assert whole_tokens == part_tokens
+    assert jax.tree.structure(whole) == jax.tree.structure(parts)
+    assert len(whole[0]) == len(prompts)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=SAME), whole, parts)
+
+
+def test_a_second_call_compiles_nothing(vlm, caplog):
+    def call(seed):
+        vlm.generate(["Left?", "Right?"], max_new_tokens=3, seed=seed)
+        vlm.logits([f"{seed}", "b"])
+        vlm.logprobs(["a", "b"], None, [["x"], ["y" * (seed + 1)]])
+        return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+
+    with jax.log_compiles():
+        vlm.logits(["a", "b"] * 8)  # of a shape that no other test has: what a compile looks like
+        assert any("jit(run)" in message for message in call(0))
+        caplog.clear()
+        assert call(1) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda v: v.logits("one"), "expected a list of prompts, found one string"),
+        (lambda v: v.logits(["a", "b"], [[]]), "each of the 2 prompts, found 1"),
+        (lambda v: v.logits([f"{V}a"], [[]]), r"1 <\|image_pad\|> for 0 images"),
+        (lambda v: v.generate(["a"], n=0), "n=0"),
+        (lambda v: v.generate(["a"], max_new_tokens=0), "max_new_tokens=0"),
+        (lambda v: v.generate(["a"], temperature=-1), "temperature=-1"),
+        (lambda v: v.generate(["a"], top_p=0), "top_p=0"),
+        (lambda v: v.generate(["a"], top_k=-1), "top_k=-1"),
+        (lambda v: v.logprobs(["a"], None, []), "each of the 1 prompts, found 0"),
+        (lambda v: v.logprobs(["a"], None, [["b"]], temperature=0), "temperature"),
+        (lambda v: v.logprobs(["a"], None, [[[320]]]), "320"),
+        (lambda v: v.logits([""]), "prompt is empty"),
+    ],
+)
+def test_mistakes(vlm, call, message):
+    with pytest.raises(UserError, match=message):
+        call(vlm)
