@@ -60,7 +60,7 @@ class Rollout:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainBatch:
-    """What one update sees: prompts with their completions, advantages and stored log-probabilities.
+    """What one update sees: prompts, their completions, advantages, stored log-probabilities.
 
     Micro-batches are an extra leading axis of every leaf, put there on the host.
     """

@@ -38,6 +38,19 @@ def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Fine-tune on given answers."""
+    from jaxvl import config
+
+    cfg = config.load(config_file, overrides or [], config.SFTConfig)
+    _use_compilation_cache()
+    from jaxvl.sft import train
+
+    train(cfg)
+    typer.echo(f"done: {cfg.run.dir}/report.html shows the run, {cfg.run.dir}/hf is the model")
+
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Option(help="Checkpoint directory or hub id.")],
     prompt: Annotated[str, typer.Option(help="What to ask.")],

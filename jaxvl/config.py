@@ -158,8 +158,40 @@ class Config:
     eval: Eval | None = None
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config that the file at `path` returns, with `a.b=c` overrides applied, validated."""
+@dataclasses.dataclass(frozen=True)
+class SFT:
+    """Supervised fine-tuning: `rows` prompts a step, each followed by `target(example)`.
+
+    The loss counts the target's tokens and the end token. A target that is longer than
+    `target_length` tokens is an error.
+    """
+
+    target: Callable[..., str]
+    rows: int = 8
+    micro_batches: int = 1
+    target_length: int = 512
+    logprob_chunk: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTConfig:
+    """A supervised run."""
+
+    model: Model
+    data: Data
+    sft: SFT
+    run: Run
+    optim: Optim = Optim()
+    mesh: Mesh = Mesh()
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), kind: type = Config
+) -> Config | SFTConfig:
+    """The config that the file at `path` returns, with `a.b=c` overrides applied, validated.
+
+    `kind` is the class it must be of.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file at {path}; give the path of a Python file")
@@ -173,8 +205,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
     cfg = module.config()
-    if not isinstance(cfg, Config):
-        raise UserError(f"config() in {path} returned a {type(cfg).__name__}, expected a Config")
+    if not isinstance(cfg, kind):
+        found = f"config() in {path} returned a {type(cfg).__name__}"
+        raise UserError(f"{found}, expected a {kind.__name__}")
     for override in overrides:
         cfg = set_field(cfg, override)
     validate(cfg)
@@ -201,29 +234,47 @@ def to_json(value: Any) -> Any:
     return _qualname(value) if callable(value) else str(value)
 
 
-def validate(cfg: Config) -> None:
+def validate(cfg: Config | SFTConfig) -> None:
     """Raise UserError for a field of the wrong type or range, and for fields that disagree."""
     check_types(cfg)
     _check_ranges(cfg)
-    g, d, m = cfg.grpo, cfg.data, cfg.model
+    _check_sizes(cfg)
+    if cfg.optim.warmup_steps > cfg.run.steps:
+        raise UserError(
+            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
+        )
+    if isinstance(cfg, Config):
+        _check_grpo(cfg)
+    mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    if mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
+        raise UserError(
+            f"mesh (data, fsdp, tensor) = {mesh}: sizes are positive, and at most one is -1"
+        )
+    if -1 not in mesh[:2]:
+        check_rows(cfg.grpo if isinstance(cfg, Config) else cfg.sft, mesh[0] * mesh[1])
+
+
+def _check_sizes(cfg: Config | SFTConfig) -> None:
+    for name in ("prompt_buckets", "patch_buckets"):
+        buckets = getattr(cfg.data, name)
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            raise UserError(f"data.{name} = {buckets}: expected sizes that grow, as (256, 512)")
+    patches = cfg.data.patch_buckets
+    if any(size % 4 for size in patches):
+        raise UserError(
+            f"data.patch_buckets = {patches}: patches are merged by 2x2, use multiples of 4"
+        )
+    m = cfg.model
+    if None not in (m.min_pixels, m.max_pixels) and m.min_pixels > m.max_pixels:
+        raise UserError(f"model.min_pixels = {m.min_pixels} is above max_pixels = {m.max_pixels}")
+
+
+def _check_grpo(cfg: Config) -> None:
+    g = cfg.grpo
     if g.group_per_row and g.group % g.group_per_row:
         raise UserError(
             f"grpo.group_per_row = {g.group_per_row} does not divide grpo.group = {g.group}; "
             f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
-        )
-    for name in ("prompt_buckets", "patch_buckets"):
-        buckets = getattr(d, name)
-        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
-            raise UserError(f"data.{name} = {buckets}: expected sizes that grow, as (256, 512)")
-    if any(size % 4 for size in d.patch_buckets):
-        raise UserError(
-            f"data.patch_buckets = {d.patch_buckets}: patches are merged by 2x2, use multiples of 4"
-        )
-    if None not in (m.min_pixels, m.max_pixels) and m.min_pixels > m.max_pixels:
-        raise UserError(f"model.min_pixels = {m.min_pixels} is above max_pixels = {m.max_pixels}")
-    if cfg.optim.warmup_steps > cfg.run.steps:
-        raise UserError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
         )
     names = [reward.name for reward in cfg.rewards]
     if not names or len(set(names)) < len(names):
@@ -231,23 +282,23 @@ def validate(cfg: Config) -> None:
     for reward in cfg.rewards:
         if not math.isfinite(reward.weight):
             raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
-    mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    if mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
-        raise UserError(
-            f"mesh (data, fsdp, tensor) = {mesh}: sizes are positive, and at most one is -1"
-        )
-    if -1 not in mesh[:2]:
-        check_rows(g, mesh[0] * mesh[1])
 
 
-def check_rows(grpo: GRPO, shards: int) -> None:
+def check_rows(batch: GRPO | SFT, shards: int) -> None:
     """Raise UserError unless every micro batch splits evenly over `shards` = data * fsdp devices.
 
     Called by `validate` where the mesh is written out, and again once a -1 is known.
     """
-    parts = shards * grpo.micro_batches
-    if grpo.rows % parts == 0:
+    parts = shards * batch.micro_batches
+    if batch.rows % parts == 0:
         return
+    if isinstance(batch, SFT):
+        raise UserError(
+            f"sft.rows = {batch.rows} is not a multiple of {parts} = mesh.data * mesh.fsdp "
+            f"({shards}) * sft.micro_batches ({batch.micro_batches}); "
+            f"try sft.rows={-(-batch.rows // parts) * parts}"
+        )
+    grpo = batch
     per_row = grpo.group_per_row or grpo.group
     fitting = [
         size
@@ -289,6 +340,10 @@ _RANGES = {
     "optim.b2": (0, 1),
     "optim.eps": (0, None),
     "optim.clip_norm": (0, None),
+    "sft.rows": (1, None),
+    "sft.micro_batches": (1, None),
+    "sft.target_length": (1, None),
+    "sft.logprob_chunk": (1, None),
     "run.steps": (1, None),
     "run.seed": (0, 2**31 - 1),
     "run.save_every": (1, None),
@@ -303,11 +358,14 @@ _ABOVE = {"optim.eps", "optim.clip_norm", "sampling.temperature", "sampling.top_
 _BELOW = {"optim.b1", "optim.b2"}
 
 
-def _check_ranges(cfg: Config) -> None:
+def _lookup(cfg: Config | SFTConfig, path: str) -> Any:
+    """The field at a dotted path, None where there is no such part in this config."""
+    return functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), cfg)
+
+
+def _check_ranges(cfg: Config | SFTConfig) -> None:
     for path, (low, high) in _RANGES.items():
-        value = functools.reduce(
-            lambda node, name: node and getattr(node, name), path.split("."), cfg
-        )
+        value = _lookup(cfg, path)
         if value is None:
             continue
         above = value > low if path in _ABOVE else value >= low

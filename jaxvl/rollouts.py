@@ -12,20 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxvl.batch import Rollout
-from jaxvl.data.example import Example
 from jaxvl.data.image import load_image
-from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.data.prompts import Processor
+from jaxvl.loop import Item
 from jaxvl.rewards.mix import Scores
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One prompt of a step."""
-
-    position: int  # in the run's endless stream of prompts: its id in the sampling keys
-    example: Example
-    prompt: Any  # what the template made: a string or chat messages
-    encoded: Encoded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxvl import runpage
 from jaxvl.batch import Prompt, TrainBatch
-from jaxvl.config import Optim
+from jaxvl.config import Optim, SFTConfig
 from jaxvl.errors import UserError
+from jaxvl.loop import Clock, Stream, micro, open_run
+from jaxvl.metrics import MetricsWriter, Progress
 from jaxvl.models import qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
+from jaxvl.vlm import VLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Target:
 def target_batch(
     arrays: Mapping[str, np.ndarray], targets: Sequence[Sequence[Target]], length: int, pad_id: int
 ) -> TrainBatch:
-    """One micro-batch of rows on the host: `arrays` from `collate`, the same number of targets a row.
+    """Rows on the host: `arrays` from `collate`, and the same number of targets for each.
 
     Targets longer than `length` are an error: cutting one would teach an answer without its end.
     """
@@ -52,7 +57,7 @@ def target_batch(
             tokens[r, i, : len(target.tokens)] = target.tokens
             mask[r, i, : len(target.tokens)] = target.counts
     unused = np.zeros((R, g, length), np.float32)
-    batch = TrainBatch(
+    return TrainBatch(
         prompt=Prompt.from_arrays(arrays),
         tokens=tokens,
         mask=mask,
@@ -60,7 +65,52 @@ def target_batch(
         old_logps=unused,
         ref_logps=unused,
     )
-    return jax.tree.map(lambda x: x[None], batch)
+
+
+def train(cfg: SFTConfig) -> VLM:
+    """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
+    vlm, checkpoints, start = open_run(cfg)
+    processor, run_dir = vlm.processor, Path(cfg.run.dir)
+    writer, lead = MetricsWriter(run_dir), jax.process_index() == 0
+    stream = Stream(cfg, vlm, cfg.sft.rows)
+    policy = learner.Policy(
+        vlm.graphdef, cfg.model.dtype, cfg.model.remat, 1.0, cfg.sft.logprob_chunk
+    )
+    tx = learner.optimizer(cfg.optim, cfg.run.steps)
+    lr = learner.schedule(cfg.optim, cfg.run.steps)
+    end = processor.stop_ids[0]
+    with jax.set_mesh(vlm.mesh), Progress(cfg.run.steps, start) as progress:
+        update = learner.make_update(learner.sft_objective(policy), tx, lr)
+        state = learner.init_state(vlm.params, tx)
+        if start:
+            state, data_state = checkpoints.restore(start, state)
+            stream.set_state(data_state)
+        for step in range(start + 1, cfg.run.steps + 1):
+            clock = Clock()
+            items = next(stream)
+            texts = [processor.tokenize(cfg.sft.target(item.example)) for item in items]
+            targets = [[Target([*text, end], [True] * (len(text) + 1))] for text in texts]
+            batch = target_batch(
+                stream.collate(items), targets, cfg.sft.target_length, processor.pad_id
+            )
+            batch = put_rows(micro(batch, cfg.sft.micro_batches), vlm.mesh, lead=1)
+            clock.lap("data")
+            state, stats = update(state, batch)
+            metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
+            clock.lap("update")
+            metrics |= clock.metrics(sum(len(text) + 1 for text in texts), update)
+            if lead:
+                writer.write(step, metrics)
+                progress.update(step, metrics)
+            if step % cfg.run.save_every == 0 or step == cfg.run.steps:
+                checkpoints.save(step, state, stream.get_state())
+    checkpoints.close()
+    trained = dataclasses.replace(vlm, params=state.params)
+    if cfg.run.export:
+        trained.save(run_dir / "hf")
+    if lead:
+        runpage.write_report(run_dir)
+    return trained
 
 
 def fit(
@@ -75,7 +125,7 @@ def fit(
     remat: bool = True,
     on_step: Callable[[int, learner.TrainState, dict[str, jax.Array]], None] | None = None,
 ) -> dict[str, Any]:
-    """`steps` updates on host batches (micro-batches in front); returns the trained parameters.
+    """`steps` updates on host batches, one micro-batch each; returns the trained parameters.
 
     `on_step(step, state, stats)` is called after each update with arrays still on the device.
     """
@@ -87,7 +137,7 @@ def fit(
             learner.sft_objective(policy), tx, learner.schedule(optim, steps)
         )
         for step, batch in zip(range(1, steps + 1), batches, strict=False):
-            state, stats = update(state, put_rows(batch, mesh, lead=1))
+            state, stats = update(state, put_rows(micro(batch, 1), mesh, lead=1))
             if on_step is not None:
                 on_step(step, state, stats)
     return state.params

@@ -49,7 +49,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Me
     if total < 1 or total > len(devices) or (known != total and total != len(devices)):
         raise UserError(
             f"mesh (data, fsdp, tensor) = {(data, fsdp, tensor)} does not fit "
-            f"{len(devices)} devices; set mesh.data, mesh.fsdp and mesh.tensor to a product that does"
+            f"{len(devices)} devices; choose mesh.data * mesh.fsdp * mesh.tensor that does"
         )
     return jax.make_mesh(
         tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:total]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Programs run once or twice on tiny arrays: compiling is the cost, and these make it a sixth.
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
 )
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS)).strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may need the network
 
 import jax  # noqa: E402  (the device count is read when jax is imported)

@@ -146,7 +146,7 @@ def shape(sharding, *dims, dtype=jnp.float32):
 
 
 def abstract_update(config, mesh, *, R=8, T=64, patches=32, g=4, C=16):
-    """The whole update of a model with such a config, its state and its batch: nothing in memory."""
+    """The update of a model with such a config, its state and its batch: nothing in memory."""
     arch = hf.arch_from_config(config)
     shapes = qwen_vl.abstract_params(arch)
     check_divisible(shapes, mesh)
@@ -204,7 +204,7 @@ def test_number_of_parameters(size, count):
 
 
 def test_most_of_a_public_model_is_split():
-    """Norms and the biases of what is split by input stay whole: a tenth of a percent of a model."""
+    """Norms, and biases of what is split by input, stay whole: a tenth of a percent."""
     shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC["7b"]))
     mesh = make_mesh(1, 4, 2)
     shardings = jax.tree.leaves(param_shardings(shapes, mesh))
@@ -254,7 +254,7 @@ def compile_plain_lookup(mesh):
     ("call", "warned"), [("compile_update", False), ("compile_plain_lookup", True)]
 )
 def test_nothing_is_replicated_by_accident(call, warned):
-    """XLA warns of it on stderr as it compiles: a fresh process, since a cached program is silent."""
+    """XLA warns on stderr as it compiles: a fresh process, since a cached program is silent."""
     code = f"from tests.test_sharding import *; {call}((2, 2, 2))"
     found = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a set of answers is worth: accuracy and format with intervals, beside what guessing gives."""
+"""What a set of answers is worth: accuracy and format with intervals, beside guessing."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def branch_attention(
 ) -> jax.Array:
     """Completions attending to their row's prompt and to their own past: one softmax over both.
 
-    Two blocks of scores share a maximum and a sum, so the prompt's keys stand once a row whatever g.
+    Two blocks of scores share a maximum and a sum: the prompt's keys stand once a row whatever g.
     Returns [R, g, Q, N, H].
     """
 

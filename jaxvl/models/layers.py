@@ -25,7 +25,7 @@ from jaxvl.sharding import ROWS
 
 
 def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
-    """Fresh weights of deviation 1/sqrt(fan_in): small models learn much slower from a fixed 0.02."""
+    """Fresh weights of deviation 1/sqrt(fan_in): small models learn slower from a fixed 0.02."""
     return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
 
 

@@ -16,7 +16,7 @@ def _frequencies(size: int, theta: float) -> np.ndarray:
 def mrope_angles(
     positions_R3S: jax.Array, section: tuple[int, int, int], theta: float
 ) -> jax.Array:
-    """Angles [R, S, H/2] of M-RoPE: the first `section[0]` frequencies turn with t, then h, then w."""
+    """Angles [R, S, H/2] of M-RoPE: `section[0]` frequencies turn with t, then h, then w."""
     axis = np.repeat(np.arange(3), section)
     angles_RHS = positions_R3S[:, axis].astype(jnp.float32) * _frequencies(
         2 * sum(section), theta

@@ -22,7 +22,7 @@ from jaxvl.sharding import ROWS, axis_size
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer, over a prompt [L, R, T, K, H] or completions [L, R, g, C, K, H]."""
+    """Keys and values of all layers: a prompt's [L, R, T, K, H], completions' [L, R, g, C, K, H]."""
 
     k: jax.Array
     v: jax.Array
@@ -109,7 +109,7 @@ class Decoder(nnx.Module):
         keep_cache: bool = False,
         remat: bool = False,
     ) -> tuple[jax.Array, KVCache | None]:
-        """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], and keys and values."""
+        """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values."""
         angles = self._angles(positions_R3S)
 
         def attend(q, k, v):

@@ -9,8 +9,8 @@ import numpy as np
 def group_advantages(rewards_PG: np.ndarray, epsilon: float = 1e-4) -> np.ndarray:
     """(r - mean) / (std + epsilon) within each group (row), float32 [P, G].
 
-    The standard deviation is the sample's (ddof 1), as in the reference code of GRPO in TRL; a group
-    whose rewards are all equal gets exactly 0, and so does a group of one.
+    The standard deviation is the sample's (ddof 1), as in TRL's code of GRPO. A group whose rewards
+    are all equal gets exactly 0, and so does a group of one.
     """
     rewards = np.asarray(rewards_PG, np.float64)
     if rewards.ndim != 2:

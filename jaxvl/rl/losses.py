@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and KL estimators: small pure functions of log-probabilities.
 
-Arrays are [..., C]: sequences in front, tokens last; advantages have one value a sequence. `mask` is
-true where a token counts. A loss divides by a count the caller may give, so that micro-batches add
-up to the loss of the whole batch: the mean is taken once, over everything.
+Arrays are [..., C]: sequences in front, tokens last; advantages have one value a sequence. `mask`
+is true where a token counts. A loss divides by a count the caller may give, so that micro-batches
+add up to the loss of the whole batch: the mean is taken once, over everything.
 """
 
 from __future__ import annotations
@@ -93,6 +93,6 @@ def grpo_loss(
 def sft_loss(
     logps: jax.Array, mask: jax.Array, *, tokens: float | jax.Array | None = None
 ) -> jax.Array:
-    """Mean negative log-likelihood over the tokens that count (`tokens`: how many; default here)."""
+    """Mean negative log-likelihood over the tokens that count (`tokens`: how many)."""
     tokens = jnp.maximum(mask.sum(), 1) if tokens is None else tokens
     return -jnp.where(mask, logps, 0.0).sum() / tokens

@@ -60,7 +60,7 @@ def fold_keys(key: jax.Array, prompt_id_R: jax.Array, completion_Rg: jax.Array) 
 
 
 def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
-    """-inf outside of the `top_k` best tokens and of the smallest set that holds `top_p` of the mass.
+    """-inf outside of the `top_k` best tokens and the smallest set that holds `top_p` of the mass.
 
     The set is what transformers keeps: a token stays while the mass before it is below `top_p`, so
     the best always stays. Ties at the border of top_k all stay.

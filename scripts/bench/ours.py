@@ -83,9 +83,7 @@ class Ours:
     ):
         vlm = without_stops(path)
         source = Questions(prompts, image_size)
-        encoded = [
-            vlm.processor.encode(chat_question(e), list(e.images)) for e in source.load()
-        ]
+        encoded = [vlm.processor.encode(chat_question(e), list(e.images)) for e in source.load()]
         tokens = round_up(max(len(e.tokens) for e in encoded), 16)
         patches = max(len(e.segments) for e in encoded)
         self.run_dir = Path(tempfile.mkdtemp(prefix="jaxvl-bench-"))

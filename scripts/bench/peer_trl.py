@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TRL's GRPOTrainer on a CPU at the best setting we know of, one step at a time, to compare with.
+"""TRL's GRPOTrainer at the best setting we know of, one step at a time, to compare with.
 
-Needs torch (CPU), trl, transformers and datasets, which jaxvl does not: give it an environment of
-its own. It runs as a worker process (see `pairs.Worker`):
+Needs torch, trl, transformers and datasets, which jaxvl does not: give it an environment of its
+own. It runs as a worker process (see `pairs.Worker`):
 
     python scripts/bench/peer_trl.py PATH '{"prompts": 4, "group": 8, "new_tokens": 64,
                                             "image_size": 112, "beta": 0.04, "threads": 2}'
 
-Both sides do the same work: same checkpoint, same prompts and images, float32, every completion
-runs to its full length, one gradient step a generation, the reference model scored once.
+Both sides do the same work: same checkpoint, same prompts and images, every completion runs to its
+full length, one gradient step a generation, the reference model scored once. On "cpu" all is
+float32; on "cuda" all is bfloat16, weights and optimizer too, which is TRL's fastest.
 """
 
 import json
@@ -41,14 +42,28 @@ class Processor(Qwen2VLProcessor):
         return super().check_argument_for_proper_class(argument_name, argument)
 
 
+def now() -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_mib() -> float:
+    """The most memory so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 class Clock(TrainerCallback):
     """Seconds of the trainer's step, from the batch being fetched to the optimizer's end."""
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.start = time.perf_counter()
+        self.start = now()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = time.perf_counter() - self.start
+        self.seconds = now() - self.start
 
 
 def even_tokens(completion_ids, **columns) -> list[float]:
@@ -69,8 +84,11 @@ class TRLPeer:
         image_size: int,
         beta: float = 0.04,
         threads: int = 2,
+        device: str = "cpu",
+        micro_batches: int = 1,
     ):
         torch.set_num_threads(threads)
+        self.device = device
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         self.processor = Processor(
             image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
@@ -83,7 +101,7 @@ class TRLPeer:
         self.trainer = GRPOTrainer(
             path,
             even_tokens,
-            args=self._config(prompts * group, beta),
+            args=self._config(prompts * group, beta, micro_batches),
             train_dataset=Dataset.from_list(
                 [
                     {"prompt": [{"role": "user", "content": text}], "image": image}
@@ -96,15 +114,17 @@ class TRLPeer:
         self.trainer.remove_callback(PrinterCallback)
         self._time_generation()
 
-    def _config(self, batch: int, beta: float) -> GRPOConfig:
+    def _config(self, batch: int, beta: float, micro_batches: int) -> GRPOConfig:
+        cpu = self.device == "cpu"
+        dtype = torch.float32 if cpu else torch.bfloat16
         return GRPOConfig(
             output_dir=tempfile.mkdtemp(prefix="trl-"),
-            model_init_kwargs={"dtype": torch.float32, "attn_implementation": "sdpa"},
-            use_cpu=True,
-            bf16=False,
+            model_init_kwargs={"dtype": dtype, "attn_implementation": "sdpa"},
+            use_cpu=cpu,
+            bf16=not cpu,
             max_steps=1,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=1,
+            per_device_train_batch_size=batch // micro_batches,
+            gradient_accumulation_steps=micro_batches,
             gradient_checkpointing=False,
             num_generations=self.group,
             max_completion_length=self.new_tokens,
@@ -125,9 +145,9 @@ class TRLPeer:
         generate = self.trainer._generate_single_turn
 
         def timed(*args, **kwargs):
-            start = time.perf_counter()
+            start = now()
             completions, logprobs = generate(*args, **kwargs)
-            self.generate_seconds = time.perf_counter() - start
+            self.generate_seconds = now() - start
             self.tokens = sum(map(len, completions))
             return completions, logprobs
 
@@ -148,36 +168,50 @@ class TRLPeer:
             "seconds": self.clock.seconds,
             "generate_seconds": self.generate_seconds,
             "tokens": self.tokens,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mib": peak_mib(),
         }
 
     def warm(self, repeats: int = 2) -> dict:
-        """The first step, then the best of `repeats` with and without activation checkpointing."""
-        first = self.step()["seconds"]
-        seconds = {
-            checkpointing: min(self.step(checkpointing)["seconds"] for _ in range(repeats))
-            for checkpointing in (False, True)
-        }
+        """The first step, then the best of `repeats` with and without activation checkpointing.
+
+        `plain` is None where the GPU's memory does not hold a step without it.
+        """
+        first = self.step(checkpointing=True)["seconds"]
+        checkpointed = min(self.step(True)["seconds"] for _ in range(repeats))
+        try:
+            plain = min(self.step(False)["seconds"] for _ in range(repeats))
+        except torch.OutOfMemoryError:
+            plain = None
+            self.trainer.model.zero_grad()
+            torch.cuda.empty_cache()
         return {
             "first": first,
-            "plain": seconds[False],
-            "checkpointed": seconds[True],
-            "checkpointing": seconds[True] < seconds[False],
+            "plain": plain,
+            "checkpointed": checkpointed,
+            "checkpointing": plain is None or checkpointed < plain,
         }
 
-    def generate(self) -> dict:
-        """transformers' `generate` alone on the same prompts, each repeated `group` times."""
+    def generate(self, cache: str | None = None) -> dict:
+        """transformers' `generate` alone on the same prompts, each repeated `group` times.
+
+        `cache` is its `cache_implementation`: None is the default, "static" is compiled on a GPU.
+        """
         rows = [row for row in self.questions for _ in range(self.group)]
         texts = [self._render(text) for text, _ in rows]
         images = [image for _, image in rows]
         inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
-        config = GenerationConfig(**self.trainer.generation_kwargs, disable_compile=True)
+        settings = {
+            **self.trainer.generation_kwargs,
+            "cache_implementation": cache,
+            "disable_compile": cache is None,
+        }
         model = self.trainer.model.eval()
         model.activation_checkpointing_disable()
-        start = time.perf_counter()
+        start = now()
         with torch.no_grad():
-            ids = model.generate(**inputs, generation_config=config)
-        seconds = time.perf_counter() - start
+            inputs = inputs.to(model.device)
+            ids = model.generate(**inputs, generation_config=GenerationConfig(**settings)).cpu()
+        seconds = now() - start
         return {"seconds": seconds, "tokens": ids[:, inputs.input_ids.shape[1] :].numel()}
 
     def _render(self, text: str) -> str:

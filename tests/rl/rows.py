@@ -29,7 +29,7 @@ def prompt_arrays(vlm, prompts, images, *, group=1, g=1, first_id=0):
     )
 
 
-def completions(rng, prompts=len(PROMPTS), group=G, length=C):
+def completions(rng, prompts, group=G, length=C):
     """Random tokens [P, G, C] and a mask with lengths from 1 to C, both ends among them."""
     lengths = rng.integers(1, length + 1, (prompts, group))
     lengths.flat[0], lengths.flat[-1] = 1, length
@@ -75,7 +75,7 @@ def policy(vlm, *, temperature=1.0, chunk=5, remat=False) -> Policy:
 
 @functools.cache
 def grpo_step(policy: Policy):
-    """Jitted (params, batch) -> loss, stats, log-probabilities, gradients of GRPO with all terms."""
+    """Jitted (params, batch) -> loss, stats, log-probabilities and gradients of all of GRPO."""
     objective = grpo_objective(policy, GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3))
 
     @jax.jit

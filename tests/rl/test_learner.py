@@ -112,7 +112,7 @@ def test_learning_rate_is_reported_as_used(three_updates):
 
 
 def test_one_update_a_rollout_has_ratio_one(three_updates):
-    """Then nothing is clipped, whatever the sampler's log-probabilities say, but they are compared."""
+    """Nothing is clipped, whatever the sampler's log-probabilities say; they are compared."""
     for _, _, stats in three_updates[1]:
         assert stats["clip_ratio/region_mean"] == 0
         assert stats["sampling/sampling_logp_difference/max"] > 0.1

@@ -130,7 +130,7 @@ def test_every_picture_and_prompt_token_is_seen(run, whole):
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 2, 1), (2, 1, 2)])
 def test_axes_of_one_keep_their_sharding(vlm, shape):
-    """Splitting or merging axes of size 1 is ambiguous to jax: every such reshape names its spec."""
+    """Splitting axes of size 1 is ambiguous to jax: every such reshape names its spec."""
     R, g, C = shape
     arrays = prompt_arrays(vlm, ["a", "b"][:R], None, group=g, g=g)
     how = Decoding(g, C, stop_ids=(3,), pad_id=0)
