@@ -22,7 +22,7 @@ from jaxvl.sharding import ROWS, axis_size
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of all layers: a prompt's [L, R, T, K, H], completions' [L, R, g, C, K, H]."""
+    """Keys and values of all layers: [L, R, T, K, H] of a prompt, [L, R, g, C, K, H] of its own."""
 
     k: jax.Array
     v: jax.Array
