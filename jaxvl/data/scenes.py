@@ -22,16 +22,20 @@ from jaxvl.errors import UserError
 
 SIZE = 112  # pixels, square
 CELL = SIZE // 4
-SHAPES = ("ball", "box", "cone")
-PLURAL = {"ball": "balls", "box": "boxes", "cone": "cones"}
-COLORS = {
-    "red": (214, 39, 40),
-    "green": (44, 160, 44),
-    "blue": (31, 79, 205),
-    "yellow": (240, 210, 30),
-    "purple": (148, 60, 189),
-    "black": (20, 20, 20),
+# A thing's outline and colour. Plurals are regular but for those with a second word.
+KINDS: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "apple": ("circle", (205, 30, 40)),
+    "plum": ("circle", (125, 45, 160)),
+    "egg": ("oval", (250, 245, 235)),
+    "lemon": ("oval", (245, 215, 20)),
+    "book": ("square", (25, 70, 200)),
+    "box": ("square", (120, 75, 35)),
+    "cone": ("triangle", (245, 125, 20)),
+    "hat": ("triangle", (20, 20, 20)),
+    "leaf": ("diamond", (30, 140, 45)),
+    "kite": ("diamond", (240, 90, 170)),
 }
+PLURAL = {name: f"{name}s" for name in KINDS} | {"box": "boxes", "leaf": "leaves"}
 TASKS = ("relation", "count", "depth", "distance")
 
 
@@ -39,14 +43,9 @@ TASKS = ("relation", "count", "depth", "distance")
 class Thing:
     """An object on the floor: column 0 to 3 (left to right), row 0 to 3 (far to near)."""
 
-    color: str
-    shape: str
+    name: str
     column: int
     row: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.color} {self.shape}"
 
     @property
     def place(self) -> str:
@@ -65,39 +64,44 @@ def draw(things: Sequence[Thing], rng: np.random.Generator) -> Image.Image:
     """The picture of a scene; `rng` moves things a little within their places."""
     across = np.linspace(0, 1, SIZE)
     floor_YX3 = np.empty((SIZE, SIZE, 3))
-    floor_YX3[..., 0] = 250 - 210 * across[None, :]
-    floor_YX3[..., 1] = 110 + 120 * across[:, None]
-    floor_YX3[..., 2] = 240 - 160 * across[:, None]
+    floor_YX3[..., 0] = 225 - 110 * across[None, :]
+    floor_YX3[..., 1] = 170
+    floor_YX3[..., 2] = 225 - 120 * across[:, None]
     image = Image.fromarray(floor_YX3.astype(np.uint8))
     canvas = ImageDraw.Draw(image)
     for thing in sorted(things, key=lambda thing: thing.row):  # the nearer hides the farther
-        radius = 6 + 1.2 * thing.row
-        dx, dy = rng.uniform(-4, 4, 2)
+        dx, dy = rng.uniform(-3, 3, 2)
         x, y = (thing.column + 0.5) * CELL + dx, (thing.row + 0.5) * CELL + dy
-        color, box = COLORS[thing.color], (x - radius, y - radius, x + radius, y + radius)
-        if thing.shape == "ball":
-            canvas.ellipse(box, fill=color, outline=(255, 255, 255))
-        elif thing.shape == "box":
-            canvas.rectangle(box, fill=color, outline=(255, 255, 255))
-        else:
-            corners = [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)]
-            canvas.polygon(corners, fill=color, outline=(255, 255, 255))
+        _draw_thing(canvas, thing.name, x, y, radius=7 + 1.2 * thing.row)
     return image
 
 
-def scatter(rng: np.random.Generator, kinds: Sequence[tuple[str, str]]) -> tuple[Thing, ...]:
-    """Things of the given (color, shape) in places of their own."""
-    cells = rng.permutation(16)[: len(kinds)]
+def _draw_thing(canvas: ImageDraw.ImageDraw, name: str, x: float, y: float, radius: float) -> None:
+    outline, color = KINDS[name]
+    left, right, top, low = x - radius, x + radius, y - radius, y + radius
+    if outline == "circle":
+        canvas.ellipse((left, top, right, low), fill=color)
+    elif outline == "oval":
+        canvas.ellipse((left, y - 0.65 * radius, right, y + 0.65 * radius), fill=color)
+    elif outline == "square":
+        canvas.rectangle((left, top, right, low), fill=color)
+    elif outline == "triangle":
+        canvas.polygon([(x, top), (left, low), (right, low)], fill=color)
+    else:
+        canvas.polygon([(x, top), (right, y), (x, low), (left, y)], fill=color)
+
+
+def scatter(rng: np.random.Generator, names: Sequence[str]) -> tuple[Thing, ...]:
+    """Things of the given names in places of their own."""
+    cells = rng.permutation(16)[: len(names)]
     return tuple(
-        Thing(color, shape, int(cell % 4), int(cell // 4))
-        for (color, shape), cell in zip(kinds, cells, strict=True)
+        Thing(name, int(cell % 4), int(cell // 4)) for name, cell in zip(names, cells, strict=True)
     )
 
 
-def distinct_kinds(rng: np.random.Generator, number: int) -> list[tuple[str, str]]:
-    """(color, shape) pairs, no two alike, so that a name means one thing."""
-    every = [(color, shape) for color in COLORS for shape in SHAPES]
-    return [every[i] for i in rng.permutation(len(every))[:number]]
+def distinct_names(rng: np.random.Generator, number: int) -> list[str]:
+    """Names, no two alike."""
+    return [str(name) for name in rng.permutation(list(KINDS))[:number]]
 
 
 def held_out(things: Sequence[Thing]) -> bool:
@@ -107,7 +111,7 @@ def held_out(things: Sequence[Thing]) -> bool:
 
 
 def _ask_relation(rng, things):
-    one, other = (things[i] for i in rng.permutation(len(things))[:2])
+    one, other = _pick(rng, things, 2)
     if rng.random() < 0.5 and one.column != other.column:
         answer, choices = ("left" if one.column < other.column else "right"), ("left", "right")
         text = f"Is the {one.name} to the left or to the right of the {other.name}?"
@@ -120,16 +124,14 @@ def _ask_relation(rng, things):
 
 
 def _ask_count(rng, things):
-    shape = things[0].shape  # `scatter_for` puts the wanted number of this shape in front
-    about = sorted((t for t in things if t.shape == shape), key=lambda t: (t.row, t.column))
-    if len(about) > 4:
-        return None
-    text = f"How many {PLURAL[shape]} are there?"
+    name = things[0].name  # `_names_for` puts what is to be counted in front
+    about = sorted((t for t in things if t.name == name), key=lambda t: (t.row, t.column))
+    text = f"How many {PLURAL[name]} are there?"
     return Question(text, str(len(about)), ("1", "2", "3", "4"), tuple(about))
 
 
 def _ask_depth(rng, things):
-    one, other = (things[i] for i in rng.permutation(len(things))[:2])
+    one, other = _pick(rng, things, 2)
     if one.row == other.row:
         return None
     nearer = one if one.row > other.row else other
@@ -138,7 +140,7 @@ def _ask_depth(rng, things):
 
 
 def _ask_distance(rng, things):
-    anchor, one, other = (things[i] for i in rng.permutation(len(things))[:3])
+    anchor, one, other = _pick(rng, things, 3)
 
     def gap(thing):
         return (thing.column - anchor.column) ** 2 + (thing.row - anchor.row) ** 2
@@ -151,6 +153,13 @@ def _ask_distance(rng, things):
     return Question(text, nearer.name, (one.name, other.name), (anchor, one, other))
 
 
+def _pick(rng: np.random.Generator, things: Sequence[Thing], number: int) -> list[Thing]:
+    """Things that a name alone tells from all others."""
+    names = [thing.name for thing in things]
+    single = [thing for thing in things if names.count(thing.name) == 1]
+    return [single[i] for i in rng.permutation(len(single))[:number]]
+
+
 _ASK: dict[str, Callable] = {
     "relation": _ask_relation,
     "count": _ask_count,
@@ -159,24 +168,23 @@ _ASK: dict[str, Callable] = {
 }
 
 
-def _kinds_for(task: str, rng: np.random.Generator) -> list[tuple[str, str]]:
+def _names_for(task: str, rng: np.random.Generator) -> list[str]:
     if task != "count":
-        return distinct_kinds(rng, int(rng.integers(3, 6)))
-    shape, number = SHAPES[rng.integers(len(SHAPES))], int(rng.integers(1, 5))
-    colors = rng.permutation(list(COLORS))
-    others = [kind for kind in distinct_kinds(rng, 18) if kind[1] != shape]
-    return [(str(color), shape) for color in colors[:number]] + others[: rng.integers(1, 4)]
+        return distinct_names(rng, int(rng.integers(3, 6)))
+    counted, *others = distinct_names(rng, int(rng.integers(2, 5)))
+    return [counted] * int(rng.integers(1, 5)) + others
 
 
 def ask(task: str, rng: np.random.Generator, things: Sequence[Thing]) -> Question | None:
-    """A question about a scene of three or more things; None where the answer is not clear."""
+    """A question about a scene with three or more single things (count: any scene), or None where
+    the answer is not clear."""
     return _ASK[task](rng, things)
 
 
 def make_scene(task: str, test: bool, rng: np.random.Generator) -> tuple[tuple, Question]:
     """A scene of the wanted split with a question that has a clear answer."""
     while True:
-        things = scatter(rng, _kinds_for(task, rng))
+        things = scatter(rng, _names_for(task, rng))
         if held_out(things) != test:
             continue
         question = ask(task, rng, things)

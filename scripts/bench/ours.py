@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 # Another process may share the device: take its memory as it is needed.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -86,12 +86,11 @@ class Ours:
         encoded = [vlm.processor.encode(chat_question(e), list(e.images)) for e in source.load()]
         tokens = round_up(max(len(e.tokens) for e in encoded), 16)
         patches = max(len(e.segments) for e in encoded)
-        self.run_dir = Path(tempfile.mkdtemp(prefix="jaxvl-bench-"))
         cfg = Config(
             model=Model(path, dtype, remat),
             data=Data(source, chat_question, (tokens,), (patches,)),
             rewards=(Reward(even_tokens),),
-            run=Run(str(self.run_dir), steps=10_000),
+            run=Run(tempfile.mkdtemp(prefix="jaxvl-bench-"), steps=10_000),
             sampling=Sampling(new_tokens),
             grpo=GRPO(prompts, group, beta=beta, micro_batches=micro_batches),
             optim=Optim(lr=1e-6),
@@ -115,7 +114,7 @@ class Ours:
         loop = self.loop
         start = time.perf_counter()
         with jax.set_mesh(loop.vlm.mesh):
-            self.state, metrics = loop.step(self.run_dir, self.steps, self.state)
+            self.state, metrics = loop.step(self.steps, self.state)
         seconds = time.perf_counter() - start
         parts = {part: metrics[f"time/{part}"] for part in ("generate", "logprob", "update")}
         return {
@@ -128,14 +127,12 @@ class Ours:
         }
 
     def generate(self) -> dict:
-        """The sampler alone, the prompts encoded before: prefill, decode, tokens to the host."""
+        """The sampler alone, the prompts encoded and on the device before."""
         loop = self.loop
-        arrays = loop.collate(next(loop.batches))
+        arrays = loop.stream.collate(next(loop.stream), per_row=loop.per_row)
         with jax.set_mesh(loop.vlm.mesh):
-            start = time.perf_counter()
             prompt = put_rows(Prompt.from_arrays(arrays), loop.vlm.mesh)
-            rollout = jax.device_get(loop.sample(self.state.params, prompt, loop.key))
-            seconds = time.perf_counter() - start
+            seconds, rollout = time_of(loop.sample, self.state.params, prompt, loop.key)
         return {"seconds": seconds, "tokens": int(rollout.mask.sum())}
 
     def matmul_peak(self) -> float:
@@ -144,13 +141,15 @@ class Ours:
         size = 2048 if jax.default_backend() == "cpu" else 8192
         x = jax.random.normal(jax.random.key(0), (size, size), dtype)
         product = jax.jit(jnp.matmul)
-        product(x, x).block_until_ready()
-        seconds = []
-        for _ in range(10):
-            start = time.perf_counter()
-            product(x, x).block_until_ready()
-            seconds.append(time.perf_counter() - start)
-        return 2 * size**3 / min(seconds)
+        time_of(product, x, x)
+        return 2 * size**3 / min(time_of(product, x, x)[0] for _ in range(10))
+
+
+def time_of(call, *arguments) -> tuple[float, Any]:
+    """Seconds until what `call` returns is there, and what it returns."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(call(*arguments))
+    return time.perf_counter() - start, result
 
 
 def step_flops(

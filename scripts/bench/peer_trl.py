@@ -207,10 +207,10 @@ class TRLPeer:
         }
         model = self.trainer.model.eval()
         model.activation_checkpointing_disable()
+        inputs = inputs.to(model.device)
         start = now()
         with torch.no_grad():
-            inputs = inputs.to(model.device)
-            ids = model.generate(**inputs, generation_config=GenerationConfig(**settings)).cpu()
+            ids = model.generate(**inputs, generation_config=GenerationConfig(**settings))
         seconds = now() - start
         return {"seconds": seconds, "tokens": ids[:, inputs.input_ids.shape[1] :].numel()}
 

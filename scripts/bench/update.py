@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The update of a group as a tree against its plain form (a row a completion), in one program.
+
+    python scripts/bench/update.py --tokens 256 --new-tokens 128 --groups 2 4 8 16 --out update.json
+    python scripts/bench/update.py --gpu --out update.json
+
+Same prompts, same completions, same parameters, interleaved; seconds, and the memory that the
+compiled update needs beside its arguments. Random weights and tokens: neither changes the work.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from checkpoint import SHAPES, flat_config, texts
+from ours import time_of
+from pairs import interleave, report
+
+from jaxvl.batch import Prompt, TrainBatch
+from jaxvl.config import GRPO, Optim
+from jaxvl.data.prompts import patch_coords
+from jaxvl.data.tokenizer import train_tokenizer
+from jaxvl.models import hf, qwen_vl
+from jaxvl.models.arch import Arch
+from jaxvl.rl import learner
+from jaxvl.sharding import make_mesh, put_rows
+
+
+def architecture(shape: str) -> Arch:
+    """The model of a bench checkpoint of this shape."""
+    fields = SHAPES[shape]
+    tokenizer = train_tokenizer(texts(0), vocab_size=min(fields["vocab_size"], 4096))
+    return hf.arch_from_config(flat_config(tokenizer, **fields))
+
+
+def random_batch(arch: Arch, args: argparse.Namespace, group: int, per_row: int) -> TrainBatch:
+    """`prompts` prompts of T tokens that begin with one picture, and `group` completions of each.
+
+    Host arrays with one micro-batch; the rows of both forms hold the same data.
+    """
+    rng = np.random.default_rng(0)
+    T, C, P = args.tokens, args.new_tokens, args.prompts
+    side = args.image_size // 28 * 2
+    patches = side * side
+    merged = patches // 4
+    if merged > T:
+        raise SystemExit(f"--image-size gives {merged} tokens of --tokens {T}; lower it")
+    slots = np.where(np.arange(T) < merged, np.arange(T), -1)
+    prompt = {
+        "tokens": rng.integers(0, 256, (P, T), np.int32),
+        "length": np.full(P, T, np.int32),
+        "positions": np.tile(np.arange(T, dtype=np.int32), (P, 3, 1)),
+        "next_position": np.full(P, T, np.int32),
+        "slots": np.tile(slots.astype(np.int32), (P, 1)),
+        "prompt_id": np.arange(P, dtype=np.int32),
+        "completion": np.zeros(P, np.int32),
+        "patches": rng.normal(size=(P, patches, arch.vision.patch_values)).astype(np.float32),
+        "coords": np.tile(patch_coords((1, side, side), 2), (P, 1, 1)),
+        "segments": np.ones((P, patches), np.int32),
+    }
+    rows = P * group // per_row
+    shape = (1, rows, per_row, C)
+    repeated = {name: np.repeat(x, group // per_row, axis=0)[None] for name, x in prompt.items()}
+    repeated["completion"] = (np.arange(rows, dtype=np.int32) * per_row % group)[None]
+    return TrainBatch(
+        prompt=Prompt.from_arrays(repeated),
+        tokens=rng.integers(0, 256, (P, group, C), np.int32).reshape(shape),
+        mask=np.ones(shape, bool),
+        advantages=rng.normal(size=(P, group)).astype(np.float32).reshape(shape[:3]),
+        old_logps=np.zeros(shape, np.float32),
+        ref_logps=np.full(shape, -np.log(arch.text.vocab), np.float32),
+    )
+
+
+def make(arch: Arch, args: argparse.Namespace) -> tuple[Callable, learner.TrainState]:
+    """The learner's update and a fresh state for it."""
+    policy = learner.Policy(qwen_vl.graphdef(arch), args.dtype, args.remat, 1.0, chunk=256)
+    tx = learner.optimizer(Optim(), steps=1000)
+    params = jax.jit(qwen_vl.init_params, static_argnums=0)(arch, jax.random.key(0))
+    objective = learner.grpo_objective(policy, GRPO(beta=0.04))
+    update = learner.make_update(objective, tx, learner.schedule(Optim(), steps=1000))
+    return update, learner.init_state(params, tx)
+
+
+def compare(arch: Arch, args: argparse.Namespace, group: int, mesh) -> dict:
+    """One line of the table: both forms at this size of group."""
+    update, state = make(arch, args)
+
+    def form(per_row: int) -> tuple[Callable[[], float], float]:
+        batch = put_rows(random_batch(arch, args, group, per_row), mesh, lead=1)
+        compiled = update.lower(state, batch).compile()
+
+        def run() -> float:
+            nonlocal state
+            seconds, (state, _) = time_of(compiled, state, batch)
+            return seconds
+
+        run()
+        return run, compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+    tree, tree_mib = form(group)
+    row = {"G": group, "T": args.tokens, "C": args.new_tokens, "tree, MiB": tree_mib}
+    try:
+        plain, plain_mib = form(1)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"G={group}: the plain form does not fit the device's memory", flush=True)
+        names = ("plain, MiB", "tree, s", "plain, s", "ratio", "min", "max")
+        return row | dict.fromkeys(names, "-")
+    found = interleave(tree, plain, args.pairs)
+    return row | {
+        "plain, MiB": plain_mib,
+        "tree, s": found["ours"],
+        "plain, s": found["theirs"],
+        "ratio": found["ratio"],
+        "min": found["ratio_min"],
+        "max": found["ratio_max"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, help="default 9m, on a GPU 2b")
+    parser.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--prompts", type=int, default=1)
+    parser.add_argument("--tokens", type=int, help="T of a prompt; default 256, on a GPU 512")
+    parser.add_argument("--new-tokens", type=int, help="C; default 64, on a GPU 256")
+    parser.add_argument("--image-size", type=int, help="pixels; default 224, on a GPU 448")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--remat", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--gpu", action="store_true", help="bfloat16 at the 2b shape")
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    args = parser.parse_args()
+    args.dtype = "bfloat16" if args.gpu else "float32"
+    args.tokens = args.tokens or (512 if args.gpu else 256)
+    args.new_tokens = args.new_tokens or (256 if args.gpu else 64)
+    args.image_size = args.image_size or (448 if args.gpu else 224)
+    shape = args.shape or ("2b" if args.gpu else "9m")
+    arch = architecture(shape)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    rows = []
+    for group in args.groups:
+        print(f"{shape}, {args.dtype}, remat {args.remat}, G={group}: compiling", flush=True)
+        with jax.set_mesh(mesh):
+            rows.append(compare(arch, args, group, mesh) | {"load": os.getloadavg()[0]})
+    report(rows, args.out)
+
+
+if __name__ == "__main__":
+    main()
