@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart with several seeds, one after the other, and a table of what came out.
+
+    python scripts/quickstart_seeds.py --seeds 1 2 3 4 5 [--control] [--base DIR] [key=value ...]
+
+Runs that are finished are not run again, so an interrupted campaign goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(config: str, run_dir: Path, overrides: list[str]) -> dict:
+    """eval.json of a run, which is made if it is not there, with the minutes it took."""
+    done = run_dir / "eval.json"
+    if not done.exists():
+        command = [sys.executable, "-m", "jaxvl", "grpo", config, f"run.dir={run_dir}", *overrides]
+        start = time.monotonic()
+        with open(run_dir.with_suffix(".log"), "w") as log:
+            subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=log)
+        (run_dir / "seconds").write_text(f"{time.monotonic() - start:.0f}")
+    return json.loads(done.read_text()) | {"seconds": float((run_dir / "seconds").read_text())}
+
+
+def cell(rate: dict) -> str:
+    return f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+
+
+def row(name: str, found: dict, when: str) -> str:
+    greedy, sampled = found[when]["greedy"], found[when]["sampled"]
+    inside = sampled["accuracy_in_format"]
+    tasks = " ".join(f"{task} {rate['value']:.2f}" for task, rate in greedy["by_task"].items())
+    return (
+        f"| {name} | {cell(greedy['accuracy'])} | {cell(sampled['accuracy'])} | "
+        f"{cell(greedy['format'])} | {cell(sampled['format'])} | "
+        f"{cell(inside)} (n={inside['count']}) | {tasks} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--base", type=Path, default=Path("configs/quickstart_base"))
+    parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
+    parser.add_argument("--control", action="store_true", help="also with shuffled rewards")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    print("| run | greedy accuracy | sampled accuracy | greedy format | sampled format | "
+          "sampled accuracy in format | greedy by task |")  # fmt: skip
+    print("| --- " * 7 + "|")
+    kinds = [("quickstart", "seed")] + [("quickstart_control", "control")] * args.control
+    first = True
+    for config, name in kinds:
+        for seed in args.seeds if name == "seed" else args.seeds[:1]:
+            overrides = [f"model.path={args.base}", f"run.seed={seed}", *args.overrides]
+            found = run(f"configs/{config}.py", args.out / f"{name}_{seed}", overrides)
+            if first:
+                print(row("base", found, "before"), flush=True)
+                first = False
+            seconds = f"{name} {seed}, {found['seconds']:.0f} s"
+            print(row(seconds, found, "after"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
