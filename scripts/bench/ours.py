@@ -59,9 +59,9 @@ def even_tokens(prompts, completions, completion_ids, **columns) -> list[float]:
     return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]
 
 
-def without_stops(path: str, dtype: str = "float32") -> VLM:
-    """The checkpoint, with every completion run to its full length."""
-    vlm = load(path, dtype)
+def without_stops(path: str) -> VLM:
+    """The checkpoint as a run loads it, but every completion runs to its full length."""
+    vlm = load(path, "float32")
     return dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
 
 
