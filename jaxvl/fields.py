@@ -82,6 +82,8 @@ def _set(node: Any, keys: list[str], text: str, path: str, root: Any) -> Any:
         return dataclasses.replace(node, **{key: _set(getattr(node, key), rest, text, path, root)})
     kind = typing.get_type_hints(type(node))[key]
     value = getattr(node, key)
+    if text.lower() == "none" and type(None) in typing.get_args(kind):
+        return dataclasses.replace(node, **{key: None})
     if dataclasses.is_dataclass(value):
         raise UserError(f"{path} is a {type(value).__name__}; set a field of it, as {path}.x=1")
     return dataclasses.replace(node, **{key: _parse(text, kind, path)})

@@ -26,6 +26,7 @@ from jaxvl.rewards.mix import Scores
 FILE = "metrics.jsonl"
 NONFINITE = "nonfinite"
 _COLUMNS = (  # what the console shows: its name there, the metric, its format
+    ("loss", "loss", ".4f"),
     ("reward", "reward", ".3f"),
     ("kl", "kl", ".4f"),
     ("length", "completions/mean_length", ".0f"),
@@ -122,8 +123,9 @@ class Progress:
     def update(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show that `step` steps are done, with the metrics of the last."""
         shown = "  ".join(
-            f"{label} {float(metrics[name]):{form}}" if name in metrics else f"{label} -"
+            f"{label} {float(metrics[name]):{form}}"
             for label, name, form in _COLUMNS
+            if name in metrics
         )
         self._bar.update(self._task, completed=step, description=shown)
         now = time.monotonic()

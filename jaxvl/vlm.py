@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
     path = Path(path_or_hub_id).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or str(path_or_hub_id).count("/") != 1 or str(path_or_hub_id).startswith("."):
+    if path.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path_or_hub_id)):
         raise UserError(
             f"{path_or_hub_id}: neither a directory nor a hub id such as Qwen/Qwen2-VL-2B-Instruct"
         )

@@ -69,7 +69,7 @@ def test_progress_is_a_plain_line_a_step_without_a_terminal():
         progress.update(4, METRICS)
         progress.update(5, METRICS)
     first, second = out.getvalue().splitlines()
-    assert first == "step 4/10  reward 0.500  kl 0.0100  length -  tokens/s 1,234  left -"
+    assert first == "step 4/10  reward 0.500  kl 0.0100  tokens/s 1,234  left -"
     assert second.startswith("step 5/10  ") and second.endswith("left 0:00:00")
 
 
