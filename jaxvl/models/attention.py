@@ -52,44 +52,55 @@ def masked_attention(
     return _ungroup(jnp.einsum("RKGQS,RSKH->RQKGH", weights, v_RSKH))
 
 
+def keys_last(k: jax.Array) -> jax.Array:
+    """[..., S, K, H] -> [..., K, H, S]: the order in which `branch_attention` reads keys."""
+    return jnp.moveaxis(k, -3, -1)
+
+
+def heads_first(v: jax.Array) -> jax.Array:
+    """[..., S, K, H] -> [..., K, S, H]: the order in which `branch_attention` reads values."""
+    return jnp.swapaxes(v, -3, -2)
+
+
 def branch_attention(
     q_RgQNH: jax.Array,
-    prompt_k_RTKH: jax.Array,
-    prompt_v_RTKH: jax.Array,
+    prompt_k_RKHT: jax.Array,
+    prompt_v_RKTH: jax.Array,
     prompt_mask_RT: jax.Array,
-    own_k_RgSKH: jax.Array,
-    own_v_RgSKH: jax.Array,
+    own_k_RgKHS: jax.Array,
+    own_v_RgKSH: jax.Array,
     own_mask_QS: jax.Array,
 ) -> jax.Array:
     """Completions attending to their row's prompt and to their own past: one softmax over both.
 
     Two blocks of scores share a maximum and a sum: the prompt's keys stand once a row whatever g.
-    Returns [R, g, Q, N, H].
+    Keys and values come in the order that products read them, so that a cache which holds them so
+    is never copied. Returns [R, g, Q, N, H].
     """
 
     def swap(x):  # between the layouts of the two blocks: [R, g, K, ..] <-> [R, K, g, ..]
         return jnp.swapaxes(x, 1, 2)
 
-    q = _group(q_RgQNH, prompt_k_RTKH.shape[2])
+    q = _group(q_RgQNH, prompt_k_RKHT.shape[1])
     prompt = _scores(
-        "RgQKGH,RTKH->RKgQGT", q, prompt_k_RTKH, prompt_mask_RT[:, None, None, None, None]
+        "RgQKGH,RKHT->RKgQGT", q, prompt_k_RKHT, prompt_mask_RT[:, None, None, None, None]
     )
-    own = _scores("RgQKGH,RgSKH->RgKQGS", q, own_k_RgSKH, own_mask_QS[:, None])
+    own = _scores("RgQKGH,RgKHS->RgKQGS", q, own_k_RgKHS, own_mask_QS[:, None])
     top = jax.lax.stop_gradient(jnp.maximum(prompt.max(-1), swap(own.max(-1))))
     prompt = jnp.exp(prompt - top[..., None])
     own = jnp.exp(own - swap(top)[..., None])
     total = prompt.sum(-1) + swap(own.sum(-1))
-    dtype = prompt_v_RTKH.dtype
+    dtype = prompt_v_RKTH.dtype
     out = jnp.einsum(
-        "RKgQGT,RTKH->RKgQGH",
+        "RKgQGT,RKTH->RKgQGH",
         prompt.astype(dtype),
-        prompt_v_RTKH,
+        prompt_v_RKTH,
         preferred_element_type=jnp.float32,
     ) + swap(
         jnp.einsum(
-            "RgKQGS,RgSKH->RgKQGH",
+            "RgKQGS,RgKSH->RgKQGH",
             own.astype(dtype),
-            own_v_RgSKH,
+            own_v_RgKSH,
             preferred_element_type=jnp.float32,
         )
     )
@@ -131,11 +142,11 @@ def tree_attention(
 
     own = branch_attention(
         branch(q_RSNH),
-        k_RSKH[:, :T],
-        v_RSKH[:, :T],
+        keys_last(k_RSKH[:, :T]),
+        heads_first(v_RSKH[:, :T]),
         prompt_mask_RT,
-        branch(k_RSKH),
-        branch(v_RSKH),
+        keys_last(branch(k_RSKH)),
+        heads_first(branch(v_RSKH)),
         jnp.tril(jnp.ones((C, C), bool)),
     )
     own = jnp.reshape(own, (R, S - T, N, H), out_sharding=P(ROWS, None, "tensor", None))

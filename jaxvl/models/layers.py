@@ -18,15 +18,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
 from jaxvl.sharding import ROWS
 
+PRODUCT = "product"  # what a Linear returns before its bias, by name: see `for_backward`
+
 
 def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
     """Fresh weights of deviation 1/sqrt(fan_in): small models learn slower from a fixed 0.02."""
     return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
+
+
+@jax.custom_vjp
+def widen(x_RSD: jax.Array, w_DF: jax.Array) -> jax.Array:
+    """x @ w [R, S, F], F split over tensor; its gradient has an order of its own.
+
+    JAX writes the gradient of w as g^T x, and a CPU then copies g, the wide one, into another order
+    together with the activation's derivative. As x^T g the narrow one is copied, once for all that
+    x feeds: an update takes four fifths of the time.
+    """
+    return jnp.einsum("RSD,DF->RSF", x_RSD, w_DF, out_sharding=P(ROWS, None, "tensor"))
+
+
+def _widen_backward(kept, g_RSF):
+    x_RSD, w_DF = kept
+    return (
+        jnp.einsum("RSF,DF->RSD", g_RSF, w_DF, out_sharding=P(ROWS, None, None)),
+        jnp.einsum("RSD,RSF->DF", x_RSD, g_RSF, out_sharding=P(None, "tensor")),
+    )
+
+
+widen.defvjp(lambda x_RSD, w_DF: (widen(x_RSD, w_DF), (x_RSD, w_DF)), _widen_backward)
 
 
 class Linear(nnx.Module):
@@ -40,9 +65,13 @@ class Linear(nnx.Module):
             self.b = nnx.Param(jnp.zeros(d_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        used, out = (P(None, "tensor"), "tensor") if self.kind == "column" else (P("tensor"), None)
-        w = reshard(self.w[...], P(*used, *(None,) * (2 - len(used))))  # gathers the fsdp shards
-        y = jnp.einsum("RSD,DF->RSF", x, w, out_sharding=P(ROWS, None, out))
+        # The reshard gathers the fsdp shards.
+        if self.kind == "column":
+            y = widen(x, reshard(self.w[...], P(None, "tensor")))
+        else:
+            w = reshard(self.w[...], P("tensor", None))
+            y = jnp.einsum("RSF,FD->RSD", x, w, out_sharding=P(ROWS, None, None))
+        y = checkpoint_name(y, PRODUCT)
         return y + self.b[...] if hasattr(self, "b") else y
 
 
@@ -109,6 +138,13 @@ def exact_gelu(x: jax.Array) -> jax.Array:
 def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Module:
     """`num` modules as one: every leaf gains a leading axis L, for `jax.lax.scan`."""
     return jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), num))
+
+
+def for_backward(body: Callable, remat: bool) -> Callable:
+    """A layer of a scan as the backward pass wants it: with its input alone kept (remat), or the
+    products of its weights too, so that only what is cheap is computed again."""
+    keep = None if remat else jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    return jax.checkpoint(body, prevent_cse=False, policy=keep)  # a scan needs no barriers
 
 
 def split_heads(x_RSF: jax.Array, heads: int) -> jax.Array:

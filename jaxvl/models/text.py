@@ -15,17 +15,26 @@ from jax.sharding import reshard
 
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import TextArch
-from jaxvl.models.layers import Linear, RMSNorm, SwiGLU, join_heads, normal, split_heads, stack
+from jaxvl.models.layers import (
+    Linear,
+    RMSNorm,
+    SwiGLU,
+    for_backward,
+    join_heads,
+    normal,
+    split_heads,
+    stack,
+)
 from jaxvl.sharding import ROWS, axis_size
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of all layers: [L, R, T, K, H] of a prompt, [L, R, g, C, K, H] of its own."""
+    """Keys and values as `attention.branch_attention` reads them, of one layer or (L) of all."""
 
-    k: jax.Array
-    v: jax.Array
+    k: jax.Array  # of prompts [(L,) R, K, H, T], of completions [R, g, K, H, C]
+    v: jax.Array  # of prompts [(L,) R, K, T, H], of completions [R, g, K, C, H]
 
 
 class Attention(nnx.Module):
@@ -114,55 +123,61 @@ class Decoder(nnx.Module):
 
         def attend(q, k, v):
             out = attention.tree_attention(q, k, v, prompt_mask_RT, completions)
-            return out, KVCache(k, v) if keep_cache else None
+            if not keep_cache:
+                return out, None
+            return out, KVCache(attention.keys_last(k), attention.heads_first(v))
 
         def body(x_RSD, layer):
             return layer(x_RSD, angles, attend)
 
-        x_RSD, cache = jax.lax.scan(jax.checkpoint(body) if remat else body, x_RSD, self.layers)
+        x_RSD, cache = jax.lax.scan(for_backward(body, remat), x_RSD, self.layers)
         return self.norm(x_RSD), cache
+
+    def unstack(self, prompt: KVCache) -> list[tuple[DecoderLayer, KVCache]]:
+        """Every layer with its part of the prompt's cache: sliced once, not once a token."""
+        both = (self.layers, prompt)
+        return [jax.tree.map(lambda x, i=i: x[i], both) for i in range(self.arch.layers)]
 
     def extend(
         self,
         x_RgD: jax.Array,
         positions_R3g: jax.Array,
         prompt_mask_RT: jax.Array,
-        prompt: KVCache,
-        own: KVCache,
+        layers: list[tuple[DecoderLayer, KVCache]],
+        own: list[KVCache],
         step: jax.Array,
-    ) -> tuple[jax.Array, KVCache]:
-        """Token number `step` of every completion: hidden states [R, g, D] and the grown cache."""
+    ) -> tuple[jax.Array, list[KVCache]]:
+        """Token number `step` of every completion: hidden states [R, g, D] and the grown caches."""
         angles = self._angles(positions_R3g)
-        own_mask = (jnp.arange(own.k.shape[3]) <= step)[None]
+        own_mask = (jnp.arange(own[0].k.shape[-1]) <= step)[None]
 
-        def body(carry, layer_inputs):
-            x_RgD, k_all, v_all = carry  # whole buffers ride in the carry and are updated in place
-            index, layer, prompt_k, prompt_v = layer_inputs
+        def attend(q, k, v, prompt: KVCache, own: KVCache):
+            own = KVCache(
+                jax.lax.dynamic_update_slice(own.k, k[..., None], (0, 0, 0, 0, step)),
+                jax.lax.dynamic_update_slice(own.v, v[..., None, :], (0, 0, 0, step, 0)),
+            )
+            out = attention.branch_attention(
+                q[:, :, None], prompt.k, prompt.v, prompt_mask_RT, own.k, own.v, own_mask
+            )
+            return out[:, :, 0], own
 
-            def attend(q, k, v):
-                at = (index, 0, 0, step, 0, 0)
-                k_new = jax.lax.dynamic_update_slice(k_all, k[None, :, :, None], at)
-                v_new = jax.lax.dynamic_update_slice(v_all, v[None, :, :, None], at)
-                own_k = jax.lax.dynamic_index_in_dim(k_new, index, keepdims=False)
-                own_v = jax.lax.dynamic_index_in_dim(v_new, index, keepdims=False)
-                out = attention.branch_attention(
-                    q[:, :, None], prompt_k, prompt_v, prompt_mask_RT, own_k, own_v, own_mask
-                )
-                return out[:, :, 0], (k_new, v_new)
+        grown = []
+        for (layer, prompt), past in zip(layers, own, strict=True):
+            x_RgD, now = layer(x_RgD, angles, functools.partial(attend, prompt=prompt, own=past))
+            grown.append(now)
+        return self.norm(x_RgD), grown
 
-            x_RgD, (k_new, v_new) = layer(x_RgD, angles, attend)
-            return (x_RgD, k_new, v_new), None
-
-        layers = (jnp.arange(self.arch.layers), self.layers, prompt.k, prompt.v)
-        (x_RgD, k, v), _ = jax.lax.scan(body, (x_RgD, own.k, own.v), layers)
-        return self.norm(x_RgD), KVCache(k, v)
-
-    def empty_cache(self, rows: int, completions: int, tokens: int, dtype) -> KVCache:
-        """Room for `tokens` tokens of every completion."""
-        kv_heads = max(self.arch.kv_heads, axis_size("tensor"))
-        shape = (self.arch.layers, rows, completions, tokens, kv_heads, self.arch.head_dim)
-        spec = P(None, ROWS, None, None, "tensor", None)
-        return KVCache(*(jnp.zeros(shape, dtype, out_sharding=spec) for _ in range(2)))
+    def empty_cache(self, rows: int, completions: int, tokens: int, dtype) -> list[KVCache]:
+        """Room for `tokens` tokens of every completion, a cache a layer."""
+        lead = (rows, completions, max(self.arch.kv_heads, axis_size("tensor")))
+        H, spec = self.arch.head_dim, P(ROWS, None, "tensor", None, None)
+        return [
+            KVCache(
+                k=jnp.zeros((*lead, H, tokens), dtype, out_sharding=spec),
+                v=jnp.zeros((*lead, tokens, H), dtype, out_sharding=spec),
+            )
+            for _ in range(self.arch.layers)
+        ]
 
     def _angles(self, positions_R3S: jax.Array) -> jax.Array:
         return rope.mrope_angles(positions_R3S, self.arch.mrope_section, self.arch.rope_theta)

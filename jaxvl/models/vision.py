@@ -19,6 +19,7 @@ from jaxvl.models.layers import (
     LayerNorm,
     Linear,
     exact_gelu,
+    for_backward,
     join_heads,
     normal,
     quick_gelu,
@@ -99,5 +100,5 @@ class VisionTower(nnx.Module):
             return block(x_RPD, angles, mask_RPP), None
 
         x_RPD = self.patch_embed(vision.patches)
-        x_RPD, _ = jax.lax.scan(jax.checkpoint(body) if remat else body, x_RPD, self.blocks)
+        x_RPD, _ = jax.lax.scan(for_backward(body, remat), x_RPD, self.blocks)
         return self.merger(x_RPD)

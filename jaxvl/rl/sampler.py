@@ -41,7 +41,7 @@ class Decoding:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _State:
-    cache: KVCache  # completions' own keys and values
+    cache: list[KVCache]  # completions' own keys and values, a layer each
     tokens: jax.Array  # [R, g, C]
     logps: jax.Array  # [R, g, C]
     last: jax.Array  # [R, g] the newest token
@@ -121,6 +121,7 @@ def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Roll
     keys_Rg = fold_keys(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g))
     mask_RT = prompt_mask(prompt)
     hidden_RD, prompt_cache = model.prefill(prompt)
+    layers = model.text.unstack(prompt_cache)
 
     def write(state: _State, hidden_RgD: jax.Array) -> _State:
         token, logp = choose(model.text.logits(hidden_RgD), keys_Rg, state.step, how)
@@ -143,7 +144,7 @@ def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Roll
             model.text.embed(state.last),
             positions,
             mask_RT,
-            prompt_cache,
+            layers,
             state.cache,
             state.step - 1,
         )

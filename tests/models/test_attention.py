@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl.models.attention import branch_attention, masked_attention, tree_attention
+from jaxvl.models.attention import (
+    branch_attention,
+    heads_first,
+    keys_last,
+    masked_attention,
+    tree_attention,
+)
 from jaxvl.sharding import make_mesh
 
 R, T, C, N, K, H = 2, 5, 4, 4, 2, 8
@@ -122,11 +128,11 @@ def test_one_query_of_a_growing_cache():
 
     out = branch_attention(
         q[:, T:].reshape(R, g, C, N, H)[:, :, -1:],
-        k[:, :T],
-        v[:, :T],
+        keys_last(k[:, :T]),
+        heads_first(v[:, :T]),
         jnp.arange(T) < LENGTHS[:, None],
-        own(k),
-        own(v),
+        keys_last(own(k)),
+        heads_first(own(v)),
         (jnp.arange(room) < C)[None],
     )
     np.testing.assert_allclose(out, expected, atol=TOLERANCE)
