@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the small base that the quickstart trains: python scripts/make_quickstart_base.py
 
-A Qwen2-VL of about two million parameters learns from rendered scenes to see: to name what is in a
-picture and to say where it is. Its schooling in answering questions is poor on purpose. Most
-question-answer pairs it meets are bare words picked at random; one in ten is worked out between
-<think> and <answer> tags, and of those a share ends with an answer picked at random. So it can see,
-it knows the form but seldom uses it, and when it does it is often wrong. Teaching it more is left
-to reinforcement learning.
+A Qwen2-VL of 1.5 million parameters learns from rendered scenes to see: to name what is in a
+picture and to say where it is. Its schooling in answering questions is poor on purpose. Asked one,
+it has mostly met a bare word picked at random among the choices. It knows how a reply is worked out
+between <think> and <answer> tags from questions that begin with "Show your work."; without these
+words it has met it seldom, and in either case a large share of the answers was picked at random,
+whatever the thought before it says. So it can see, it knows the form but seldom uses it, and when
+it does it is often wrong. The rest is left to reinforcement learning.
 
 Only scenes of the train split are used. The same seed gives the same file on the same machine.
 """
@@ -15,9 +16,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -35,9 +37,10 @@ from jaxvl.models import hf, qwen_vl
 from jaxvl.sft import Target, fit, target_batch
 from jaxvl.sharding import make_mesh, put_rows
 
-DOCS = 8  # documents about a picture in the last stage
-WORKED = 0.10  # share of question-answer documents with tags
-WORKED_RIGHT = 0.35  # share of those whose answer is right for sure; the rest draw one at random
+DOCS = 8  # documents about a picture of the last stage
+WORKED_RIGHT = 0.35  # share of worked replies that are right for sure; the rest draw an answer
+ASKED = 0.85  # share of worked replies whose question asks for them
+SHOW = "Show your work. "
 VOCABULARY = 512
 USER = "<|im_start|>user\n"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -85,16 +88,18 @@ def seeing(rng: np.random.Generator, things) -> tuple[str, str]:
     return f"Where are the {scenes.PLURAL[name]}?", listed(found)
 
 
-def answering(
-    rng: np.random.Generator, question: scenes.Question, worked: float
-) -> tuple[str, str]:
-    """A question of the benchmark with a poor reply, worked out with the given probability."""
-    chance = str(rng.choice(question.choices))
-    text = with_choices(question.text, question.choices)
-    if rng.random() >= worked:
-        return text, chance
-    answer = question.answer if rng.random() < WORKED_RIGHT else chance
-    return text, f"<think> {listed(question.about)} </think> <answer> {answer} </answer>"
+def bare(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]:
+    """A question of the benchmark with an answer out of the air."""
+    return with_choices(question.text, question.choices), str(rng.choice(question.choices))
+
+
+def worked(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]:
+    """A question of the benchmark with a true thought and an answer that is often random."""
+    show = SHOW if rng.random() < ASKED else ""
+    right = rng.random() < WORKED_RIGHT
+    answer = question.answer if right else str(rng.choice(question.choices))
+    reply = f"<think> {listed(question.about)} </think> <answer> {answer} </answer>"
+    return show + with_choices(question.text, question.choices), reply
 
 
 def first_sights(rng: np.random.Generator, most: int, docs: int) -> tuple[Image.Image, list]:
@@ -108,24 +113,24 @@ def first_sights(rng: np.random.Generator, most: int, docs: int) -> tuple[Image.
             return scenes.draw(things, rng), [seeing(rng, things) for _ in range(docs)]
 
 
-def documents(rng: np.random.Generator, worked: float = WORKED) -> tuple[Image.Image, list]:
-    """A picture and DOCS documents about it, three in eight of them benchmark questions."""
+def documents(rng: np.random.Generator, answering, answers: int) -> tuple[Image.Image, list]:
+    """A picture of the benchmark and DOCS documents about it, `answers` of them `answering`."""
     task = str(rng.choice(scenes.TASKS))
     things, question = scenes.make_scene(task, False, rng)
     image = scenes.draw(things, rng)
-    docs = [seeing(rng, things) for _ in range(DOCS - 3)] + [answering(rng, question, worked)]
+    docs = [seeing(rng, things) for _ in range(DOCS - answers)] + [answering(rng, question)]
     while len(docs) < DOCS:
         # A scene made for counting may have too few single things for the other questions.
         other = "count" if task == "count" else str(rng.choice(["relation", "depth", "distance"]))
         more = scenes.ask(other, rng, things)
         if more is not None:
-            docs.append(answering(rng, more, worked))
+            docs.append(answering(rng, more))
     return image, docs
 
 
 def vocabulary_texts() -> list[str]:
     rng = np.random.default_rng(0)
-    pairs = [doc for _ in range(400) for doc in documents(rng)[1]]
+    pairs = [doc for _ in range(400) for doc in documents(rng, worked, 4)[1]]
     return [f"user\n{question}\nassistant\n{reply}" for question, reply in pairs]
 
 
@@ -172,27 +177,40 @@ def base_config(tokenizer) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """`steps` updates on pictures of up to `things` things (0: benchmark scenes), `docs` documents
-    of at most `length` tokens about each of `rows` pictures."""
+    """`steps` updates on `docs` documents of at most `length` tokens about each of `rows` pictures
+    that `make(rng)` draws."""
 
     steps: int
-    things: int
     rows: int
     docs: int
     length: int
+    make: Callable
+
+
+def sights(most: int, docs: int) -> Callable:
+    return functools.partial(first_sights, most=most, docs=docs)
 
 
 # One thing teaches where things are, several that a name picks one; short documents about many
-# pictures do it soonest. Then come lists, and the questions.
-STAGES = (Stage(400, 1, 32, 1, 16), Stage(1000, 5, 32, 1, 16), Stage(400, 5, 16, 8, 28))
-LAST = (Stage(4, 0, 16, DOCS, 36), Stage(1, 0, 16, DOCS, 64))  # in turn: without and with tags
+# pictures do it soonest. Then come lists, and at last the questions.
+STAGES = (
+    Stage(400, 32, 1, 16, sights(1, 1)),
+    Stage(800, 32, 1, 16, sights(5, 1)),
+    Stage(250, 16, DOCS, 28, sights(5, DOCS)),
+)
+# In turn, without end. Worked replies are long, so they are kept to themselves.
+LAST = (
+    Stage(1, 16, DOCS, 36, functools.partial(documents, answering=bare, answers=3)),
+    Stage(1, 16, DOCS, 68, functools.partial(documents, answering=worked, answers=6)),
+)
 
 
 class School:
     """Batches of documents about pictures, without end."""
 
     def __init__(self, processor: Processor, seed: int):
-        self.processor, self.seed, self.made = processor, seed, 0
+        self.processor, self.seed = processor, seed
+        self.pages = self.documents = 0
 
     def target(self, question: str, reply: str) -> Target:
         asked = self.processor.tokenize(question + ASSISTANT)
@@ -201,17 +219,13 @@ class School:
 
     def page(self, stage: Stage) -> tuple[Image.Image, list[Target]]:
         """A picture and documents about it; one with a document that is too long is not used."""
-        rng = np.random.default_rng([self.seed, self.made])
-        self.made += 1
+        rng = np.random.default_rng([self.seed, self.pages])
+        self.pages += 1
         while True:
-            if stage.things:
-                image, docs = first_sights(rng, stage.things, stage.docs)
-            else:
-                # Worked replies are long: they are kept together, at the same share over all.
-                worked = WORKED * (LAST[0].steps + LAST[1].steps) if stage is LAST[1] else 0.0
-                image, docs = documents(rng, worked)
+            image, docs = stage.make(rng)
             targets = [self.target(*doc) for doc in docs]
             if max(len(target.tokens) for target in targets) <= stage.length:
+                self.documents += len(docs)
                 return image, targets
 
     def batch(self, stage: Stage):
@@ -316,7 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("configs/quickstart_base"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--gate", type=float, default=0.9, help="columns right, or it is no base")
     args = parser.parse_args()
     write_side_files(args.out)
@@ -350,7 +364,9 @@ def main() -> None:
     with jax.set_mesh(mesh):
         column, row = sight(params)
     hf.save_params(args.out, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), config)
-    print(f"{args.out}: {school.made * DOCS:,} documents at most, columns right {column:.3f}")
+    print(
+        f"{args.out}: {school.documents:,} documents about {school.pages:,} pictures, columns right {column:.3f}"
+    )
     if column < args.gate:
         raise SystemExit(f"it does not see: {column:.3f} of columns right, {args.gate} expected")
 
