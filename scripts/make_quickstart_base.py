@@ -365,7 +365,8 @@ def main() -> None:
         column, row = sight(params)
     hf.save_params(args.out, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), config)
     print(
-        f"{args.out}: {school.documents:,} documents about {school.pages:,} pictures, columns right {column:.3f}"
+        f"{args.out}: {school.documents:,} documents about {school.pages:,} pictures, "
+        f"columns right {column:.3f}"
     )
     if column < args.gate:
         raise SystemExit(f"it does not see: {column:.3f} of columns right, {args.gate} expected")
