@@ -25,7 +25,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
-from jaxvl.sharding import make_mesh, param_shardings, path_name, put_rows
+from jaxvl.sharding import make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
@@ -266,19 +266,7 @@ def load(
     with jax.set_mesh(mesh):
         shapes = qwen_vl.abstract_params(arch)
         qwen_vl.check_mesh(arch, mesh)
-        shardings = {
-            path_name(where): sharding
-            for where, sharding in jax.tree_util.tree_leaves_with_path(
-                param_shardings(shapes, mesh)
-            )
-        }
-
-        def place(name: str, array: np.ndarray) -> jax.Array:
-            array = array.astype(jnp.dtype(dtype))
-            sharding = shardings[name]
-            return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
-
-        params = hf.load_params(path, shapes, place)
+        params = hf.load_params(path, shapes, param_shardings(shapes, mesh), dtype)
     processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
     return VLM(arch, params, processor, mesh, dtype, config)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random Qwen2-VL checkpoints in Hugging Face format, made with torch and transformers."""
+"""Tiny random checkpoints of both families in Hugging Face format, made with torch."""
 
 import re
 from pathlib import Path
@@ -19,6 +19,10 @@ SHAPE = {
     "mlp_ratio": 2,
 }
 
+# What a Qwen2.5-VL tower has instead of `mlp_ratio`: windows of 2 x 2 merged patches, which pictures
+# of a few patches have several of.
+WINDOWS = {"window_size": 56, "fullatt_block_indexes": [1, 3]}
+
 TEXTS = [
     "Which shape is to the left of the red circle? Answer with a letter.",
     "How many blue squares are there in the image? There are 12, not 3.",
@@ -37,6 +41,7 @@ def make_tokenizer():
 def make_checkpoint(
     path: str | Path,
     *,
+    family: str = "qwen2_vl",
     tied: bool = True,
     layout: str = "flat",
     weights: str = "new",
@@ -53,15 +58,17 @@ def make_checkpoint(
     `vocab_size` or `mrope_section`. dtype: what the weights are stored in.
     """
     import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     fields = {"vocab_size": -(-len(tokenizer) // 8) * 8} | SHAPE | shape
     flat = flat_config(tokenizer, tied=tied, dtype=dtype, **fields)
-    config = Qwen2VLConfig(**flat)
-    model = Qwen2VLForConditionalGeneration(config)
+    if family == "qwen2_5_vl":
+        flat = windowed(flat)
+    config = AutoConfig.for_model(**flat)
+    model = AutoModelForImageTextToText.from_config(config)
     randomize(model, seed)
 
     tensors = {k: v.to(getattr(torch, dtype)).contiguous() for k, v in model.state_dict().items()}
@@ -76,6 +83,24 @@ def make_checkpoint(
     else:
         write_json(path / "config.json", flat)
     return path
+
+
+def windowed(flat: dict) -> dict:
+    """The flat config of a Qwen2.5-VL with the sizes of a Qwen2-VL's."""
+    vision = dict(flat["vision_config"])
+    width = vision.pop("embed_dim")
+    sizes = {
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "intermediate_size": width * vision.pop("mlp_ratio"),
+        "out_hidden_size": flat["hidden_size"],
+        "tokens_per_second": 2,
+    }
+    return flat | {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "vision_config": vision | sizes | WINDOWS,
+    }
 
 
 def randomize(model, seed: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' Qwen2-VL in float32 on the CPU: the truth that parity tests hold ours to.
+"""transformers' models in float32 on the CPU: the truth that parity tests hold ours to.
 
 Arrays in and out are numpy. T tokens, P patches (all images of the call, packed in order),
 E values a patch (transformers' `pixel_values`), I images, V vocabulary, B prompts, C completion.
@@ -8,12 +8,12 @@ grids_I3: (t, h, w) of each image in patches; an empty array where there is none
 
 import numpy as np
 import torch
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 
-def hf_model(path) -> Qwen2VLForConditionalGeneration:
+def hf_model(path) -> PreTrainedModel:
     """The checkpoint at `path`, in eval mode, with the plain ("eager") attention."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         path, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()

@@ -118,10 +118,10 @@ class MLP(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))"""
 
-    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs):
-        self.gate = Linear("column", dim, hidden, bias=False, rngs=rngs)
-        self.up = Linear("column", dim, hidden, bias=False, rngs=rngs)
-        self.down = Linear("row", hidden, dim, bias=False, rngs=rngs)
+    def __init__(self, dim: int, hidden: int, *, bias: bool, rngs: nnx.Rngs):
+        self.gate = Linear("column", dim, hidden, bias=bias, rngs=rngs)
+        self.up = Linear("column", dim, hidden, bias=bias, rngs=rngs)
+        self.down = Linear("row", hidden, dim, bias=bias, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

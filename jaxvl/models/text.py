@@ -64,7 +64,7 @@ class DecoderLayer(nnx.Module):
         self.norm1 = RMSNorm(arch.dim, arch.norm_eps)
         self.attn = Attention(arch, rngs=rngs)
         self.norm2 = RMSNorm(arch.dim, arch.norm_eps)
-        self.mlp = SwiGLU(arch.dim, arch.hidden, rngs=rngs)
+        self.mlp = SwiGLU(arch.dim, arch.hidden, bias=False, rngs=rngs)
 
     def __call__(self, x_RSD: jax.Array, angles: jax.Array, attend: Callable):
         """`attend(q, k, v)` returns the attention's output and what it wants kept."""
