@@ -19,8 +19,7 @@ SHAPE = {
     "mlp_ratio": 2,
 }
 
-# What a Qwen2.5-VL tower has instead of `mlp_ratio`: windows of 2 x 2 merged patches, which pictures
-# of a few patches have several of.
+# Of a Qwen2.5-VL tower: windows of 2 x 2 merged patches, of which a small picture has several.
 WINDOWS = {"window_size": 56, "fullatt_block_indexes": [1, 3]}
 
 TEXTS = [

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -21,7 +20,6 @@ from jaxvl.models.names import (
     entries,
     export_tensors,
     is_stacked,
-    leaf,
     public_name,
     read_part,
     stored_shape,
@@ -150,24 +148,22 @@ class Stored(NamedTuple):
     dtype: str  # as safetensors has it: "BF16"
 
 
-def load_params(
-    path: Path, shapes: dict[str, Any], shardings: dict[str, Any], dtype: str
-) -> dict[str, Any]:
-    """Parameters of a checkpoint directory as our tree, in `dtype`, each under its sharding.
+def load_params(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a checkpoint directory as a tree like `wanted`.
 
-    `shapes` is `abstract_params(arch)`, `shardings` a tree like it. What a device does not hold is
-    not read for it, and beside what has been placed no more than one (stacked) parameter is on the
-    host. Missing or misshapen tensors are an error that names each; those that are not used are
-    listed in a warning.
+    Its leaves (`jax.ShapeDtypeStruct`) say the shape, dtype and sharding of each. What a device
+    does not hold is not read for it, and beside what has been placed no more than one (stacked)
+    parameter is on the host. Missing or misshapen tensors are an error that names each; those that
+    are not used are listed in a warning.
     """
     tensors = _find_tensors(path)
-    _check(tensors, shapes, path)
+    _check(tensors, wanted, path)
     params: dict[str, Any] = {}
-    for ours, theirs, kind, shape in entries(shapes):
-        count = shape.shape[0] if is_stacked(theirs) else 1
+    for ours, theirs, kind, leaf in entries(wanted):
+        count = leaf.shape[0] if is_stacked(theirs) else 1
         stored = [tensors[theirs.format(i)] for i in range(count)]
-        read = _reader(stored, is_stacked(theirs), kind, shape.shape, jnp.dtype(dtype))
-        array = jax.make_array_from_callback(shape.shape, leaf(shardings, ours), read)
+        read = _reader(stored, is_stacked(theirs), kind, leaf.shape, leaf.dtype)
+        array = jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
         *parents, last = ours.split("/")
         node = params
         for key in parents:
@@ -232,12 +228,13 @@ def _weight_files(path: Path) -> list[Path]:
     return files
 
 
-def _check(tensors: Mapping[str, Stored], shapes: dict[str, Any], path: Path) -> None:
+def _check(tensors: Mapping[str, Stored], wanted: dict[str, Any], path: Path) -> None:
+    """UserError unless every tensor that `wanted` needs is there as it should be."""
     wrong, used = [], set()
-    for _, theirs, kind, array in entries(shapes):
+    for _, theirs, kind, leaf in entries(wanted):
         stacked = is_stacked(theirs)
-        expected = stored_shape(kind, array.shape[1:] if stacked else array.shape)
-        for i in range(array.shape[0] if stacked else 1):
+        expected = stored_shape(kind, leaf.shape[1:] if stacked else leaf.shape)
+        for i in range(leaf.shape[0] if stacked else 1):
             name = theirs.format(i)
             used.add(name)
             if name not in tensors:
