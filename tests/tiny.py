@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random checkpoints of both families in Hugging Face format, made with torch."""
 
+import json
 import re
 from pathlib import Path
 
@@ -28,6 +29,15 @@ TEXTS = [
     "You are a helpful assistant. Describe the image: a green triangle above a yellow cube.",
     "<think>The large sphere is behind the small cylinder.</think><answer>(B)</answer>",
 ]
+
+
+CONFIGS = Path(__file__).parent / "fixtures/configs"
+PUBLIC = sorted(file.stem for file in CONFIGS.iterdir())  # "qwen2_vl_2b", ..
+
+
+def public_config(name: str) -> dict:
+    """config.json of a published checkpoint."""
+    return json.loads((CONFIGS / f"{name}.json").read_text())
 
 
 def make_tokenizer():

@@ -45,12 +45,19 @@ def hf_padded_logits(model, tokens_BT, patches_PE, grids_I3, mask_BT=None) -> np
         return model(**hf_inputs(model, tokens_BT, patches_PE, grids_I3, mask_BT)).logits.numpy()
 
 
-def hf_greedy(model, tokens_T, patches_PE, grids_I3, max_new_tokens: int) -> np.ndarray:
-    """The greedy completion [C] of one unpadded prompt: always `max_new_tokens`, past any end."""
+def hf_greedy(model, tokens_T, patches_PE, grids_I3, max_new_tokens: int, never=()) -> np.ndarray:
+    """The greedy completion [C] of one unpadded prompt, without the tokens in `never`.
+
+    It is always of `max_new_tokens`, past any end.
+    """
     inputs = hf_inputs(model, [tokens_T], patches_PE, grids_I3)
     with torch.no_grad():
         ids = model.generate(
-            **inputs, do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=None
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=None,
+            suppress_tokens=list(never) or None,
         )
     return ids[0, len(tokens_T) :].numpy()
 
