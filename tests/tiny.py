@@ -54,7 +54,7 @@ def make_checkpoint(
     tied: bool = True,
     layout: str = "flat",
     weights: str = "new",
-    sharded: bool = False,
+    sharded: int = 0,
     dtype: str = "float32",
     seed: int = 0,
     **shape,
@@ -64,7 +64,8 @@ def make_checkpoint(
     layout: "flat" (config.json as the public checkpoints have it) or "nested" (transformers 5's).
     weights: names as transformers 5 has them ("new": `model.visual.*`, `model.language_model.*`) or
     as the public checkpoints do ("old": `visual.*`, `model.*`). shape: fields of `SHAPE`,
-    `vocab_size` or `mrope_section`. dtype: what the weights are stored in.
+    `vocab_size` or `mrope_section`. sharded: in how many files. dtype: what the weights are stored
+    in.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -85,7 +86,7 @@ def make_checkpoint(
         del tensors["lm_head.weight"]
     if weights == "old":
         tensors = {old_name(name): tensor for name, tensor in tensors.items()}
-    write_weights(path, tensors, files=3 if sharded else 1)
+    write_weights(path, tensors, files=sharded or 1)
     write_side_files(path, tokenizer)
     if layout == "nested":
         config.save_pretrained(path)

@@ -103,11 +103,11 @@ def test_picture_positions_and_windows_matter(pair, images):
 @pytest.mark.parametrize(
     "form",
     [
-        {"tied": False, "layout": "nested", "weights": "new", "sharded": True},
+        {"tied": False, "layout": "nested", "weights": "new", "sharded": 3},
         {"tied": True, "layout": "nested", "weights": "new"},
         {"tied": False, "weights": "old", "num_key_value_heads": 1, "mlp_ratio": 4},
-        {"dtype": "bfloat16", "weights": "old", "sharded": True},
-        {"family": "qwen2_5_vl", "tied": False, "layout": "nested", "sharded": True},
+        {"dtype": "bfloat16", "weights": "old", "sharded": 3},
+        {"family": "qwen2_5_vl", "tied": False, "layout": "nested", "sharded": 3},
         {"family": "qwen2_5_vl", "dtype": "float16", "weights": "old"},
     ],
     ids=[
