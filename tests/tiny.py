@@ -57,6 +57,7 @@ def make_checkpoint(
     sharded: int = 0,
     dtype: str = "float32",
     seed: int = 0,
+    gain: float = 1.5,
     **shape,
 ) -> Path:
     """Write a checkpoint directory that depends on the arguments alone; returns its path.
@@ -65,7 +66,7 @@ def make_checkpoint(
     weights: names as transformers 5 has them ("new": `model.visual.*`, `model.language_model.*`) or
     as the public checkpoints do ("old": `visual.*`, `model.*`). shape: fields of `SHAPE`,
     `vocab_size` or `mrope_section`. sharded: in how many files. dtype: what the weights are stored
-    in.
+    in. gain: see `randomize`.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -79,7 +80,7 @@ def make_checkpoint(
         flat = windowed(flat)
     config = AutoConfig.for_model(**flat)
     model = AutoModelForImageTextToText.from_config(config)
-    randomize(model, seed)
+    randomize(model, seed, gain)
 
     tensors = {k: v.to(getattr(torch, dtype)).contiguous() for k, v in model.state_dict().items()}
     if tied:
@@ -113,11 +114,12 @@ def windowed(flat: dict) -> dict:
     }
 
 
-def randomize(model, seed: int) -> None:
+def randomize(model, seed: int, gain: float) -> None:
     """Give every parameter, biases and norms too, values that a wrong or missing one would show.
 
-    Matrices are normal with deviation 1.5 / sqrt(inputs): attention is far from uniform, logits
-    spread by 1.5 and a greedy completion does not repeat its last token, as it does at 1.
+    Matrices are normal with deviation gain / sqrt(inputs). At 1.5 attention is far from uniform,
+    logits spread by 1.5 and a greedy completion does not repeat its last token, as it does at 1,
+    where errors do not grow from layer to layer.
     """
     import torch
 
@@ -126,7 +128,7 @@ def randomize(model, seed: int) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                parameter.copy_(noise * 1.5 * parameter[0].numel() ** -0.5)
+                parameter.copy_(noise * gain * parameter[0].numel() ** -0.5)
             elif "norm" in name or "ln_q" in name:
                 parameter.copy_(noise * 0.2 + name.endswith("weight"))
             else:
