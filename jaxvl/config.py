@@ -28,6 +28,7 @@ class Model:
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    float32_head: bool = False  # logits by a float32 product whatever `dtype` is
     remat: bool = True
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None

@@ -49,7 +49,8 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
     pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
-    return load(cfg.model.path, "float32", mesh, **pixels), checkpoints, start
+    vlm = load(cfg.model.path, "float32", mesh, float32_head=cfg.model.float32_head, **pixels)
+    return vlm, checkpoints, start
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxvl.config import Config
 from jaxvl.eval import run as evaluation
 from jaxvl.loop import Clock, Stream, micro, open_run
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
-from jaxvl.models.layers import cast
+from jaxvl.models.qwen_vl import for_products
 from jaxvl.rewards.mix import score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
@@ -65,7 +65,9 @@ class Loop:
         self.update = learner.make_update(learner.grpo_objective(policy, grpo), self.tx, lr)
         self.logprobs = learner.make_logprobs(policy)
         # The reference is what the run starts from, whether or not it is resumed.
-        self.reference = cast(vlm.params, cfg.model.dtype) if grpo.beta else None
+        self.reference = None
+        if grpo.beta:
+            self.reference = for_products(vlm.params, cfg.model.dtype, vlm.config.text)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = Stream(cfg, vlm, grpo.prompts)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []

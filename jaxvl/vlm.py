@@ -22,10 +22,9 @@ from jaxvl.data.prompts import Encoded, Processor
 from jaxvl.errors import UserError
 from jaxvl.models import hf, qwen_vl
 from jaxvl.models.arch import Arch
-from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
-from jaxvl.sharding import make_mesh, param_shardings, path_name, put_rows
+from jaxvl.sharding import make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
@@ -223,7 +222,7 @@ class VLM:
 def _logits(graphdef: nnx.GraphDef, dtype: str):
     @jax.jit
     def run(params, prompt: Prompt) -> jax.Array:
-        model: QwenVL = nnx.merge(graphdef, learner.cast(params, dtype))
+        model = qwen_vl.assemble(graphdef, params, dtype)
         return model.text.logits(model.hidden(prompt))
 
     return run
@@ -248,37 +247,32 @@ def load(
     dtype: str = "bfloat16",
     mesh: Mesh | None = None,
     *,
+    float32_head: bool = False,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VLM:
     """A model from a Hugging Face checkpoint directory or hub id.
 
-    `dtype` is that of the parameters and of products ("float32" or "bfloat16"); `mesh` (from
-    `jaxvl.sharding.make_mesh`) defaults to the first device alone; `min_pixels` and `max_pixels`
-    override the checkpoint's picture sizes.
+    `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
+    where `float32_head` is set; `mesh` (from `jaxvl.sharding.make_mesh`) defaults to the first
+    device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     path = checkpoint_dir(path_or_hub_id)
     config = hf.read_config(path)
     arch = hf.arch_from_config(config)
+    arch = dataclasses.replace(arch, text=dataclasses.replace(arch.text, float32_head=float32_head))
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     with jax.set_mesh(mesh):
         shapes = qwen_vl.abstract_params(arch)
         qwen_vl.check_mesh(arch, mesh)
-        shardings = {
-            path_name(where): sharding
-            for where, sharding in jax.tree_util.tree_leaves_with_path(
-                param_shardings(shapes, mesh)
-            )
-        }
-
-        def place(name: str, array: np.ndarray) -> jax.Array:
-            array = array.astype(jnp.dtype(dtype))
-            sharding = shardings[name]
-            return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
-
-        params = hf.load_params(path, shapes, place)
+        wanted = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(lambda p: qwen_vl.for_products(p, dtype, arch.text), shapes),
+            param_shardings(shapes, mesh),
+        )
+        params = hf.load_params(path, wanted)
     processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
     return VLM(arch, params, processor, mesh, dtype, config)
 

@@ -15,8 +15,7 @@ from flax import nnx
 
 from jaxvl.batch import TrainBatch
 from jaxvl.config import GRPO, Optim
-from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL
+from jaxvl.models.qwen_vl import assemble
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import grpo_loss, sft_loss
 
@@ -45,7 +44,7 @@ class Policy:
 
     def logprobs(self, params: dict[str, Any], batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
         """log p of the batch's completion tokens, and the entropy there: two [R, g, C]."""
-        model: QwenVL = nnx.merge(self.graphdef, cast(params, self.dtype))
+        model = assemble(self.graphdef, params, self.dtype)
         hidden = model.completion_hidden(batch.prompt, batch.tokens, self.remat)
         return token_logprobs(model.text, hidden, batch.tokens, self.temperature, self.chunk)
 

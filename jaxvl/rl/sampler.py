@@ -15,8 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
 from jaxvl.batch import Prompt, Rollout
-from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL, prompt_mask
+from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
 from jaxvl.rl.logprobs import pick
 from jaxvl.sharding import ROWS
@@ -154,7 +153,7 @@ def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Roll
         return jnp.full(shape, value, dtype, out_sharding=P(ROWS, *(None,) * (len(shape) - 1)))
 
     start = _State(
-        cache=model.text.empty_cache(R, g, C, hidden_RD.dtype),
+        cache=model.text.empty_cache(R, g, C, prompt_cache.k.dtype),
         tokens=filled(how.pad_id, R, g, C, dtype=jnp.int32),
         logps=filled(0.0, R, g, C, dtype=jnp.float32),
         last=filled(how.pad_id, R, g, dtype=jnp.int32),
@@ -175,6 +174,6 @@ def make_sampler(
 
     @functools.partial(jax.jit)
     def run(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        return sample(nnx.merge(graphdef, cast(params, dtype)), prompt, key, how)
+        return sample(assemble(graphdef, params, dtype), prompt, key, how)
 
     return run
