@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from jaxvl import config as C
+from jaxvl import fields
 from jaxvl.errors import UserError
 
 FILE = """
@@ -185,12 +186,12 @@ def test_a_file_that_is_no_config_is_refused(path, tmp_path):
 
 def test_to_json_holds_every_field_and_names_code(path):
     cfg = C.load(path)
-    out = json.loads(json.dumps(C.to_json(cfg), allow_nan=False))
+    out = json.loads(json.dumps(fields.to_json(cfg), allow_nan=False))
     assert set(out) == {field.name for field in dataclasses.fields(C.Config)}
     assert out["grpo"]["group"] == 8 and out["data"]["prompt_buckets"] == [256, 512, 1024]
     assert out["data"]["template"].endswith(":template")
     assert out["data"]["source"]["type"].endswith(":Toy") and out["data"]["source"]["count"] == 3
-    assert C.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
+    assert fields.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
 
 
 def test_a_partial_has_the_name_of_its_function():
