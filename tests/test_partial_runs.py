@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,8 +32,8 @@ def with_model(cfg, **changes):
 
 
 def grpo(run_dir, *more):
-    """Adapters in the decoder and the merger's own weights; the tower is frozen."""
-    overrides = [*GRPO_SMALL, *STEPS, f"run.dir={run_dir}", *more]
+    """Adapters in the decoder and the merger's own weights; the tower is frozen, in bfloat16."""
+    overrides = [*GRPO_SMALL, *STEPS, f"run.dir={run_dir}", "model.dtype=bfloat16", *more]
     cfg = config.load(CONFIGS / "quickstart.py", overrides)
     return with_model(dataclasses.replace(cfg, eval=None), train=("merger",), lora=ADAPTERS)
 
@@ -41,6 +42,10 @@ def supervised(run_dir, *more):
     """All but the tower."""
     overrides = [*SFT_SMALL, *STEPS, f"run.dir={run_dir}", "model.train=merger,text", *more]
     return config.load(CONFIGS / "quickstart_sft.py", overrides, SFTConfig)
+
+
+def trained_whole(vlm):
+    return ("merger",) if vlm.lora else ("merger", "text")
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +67,20 @@ def run(request, tmp_path_factory):
 def test_what_is_frozen_is_exported_as_it_was(run, base):
     _, _, run_dir, trained = run
     exported = flat(jaxvl.load(run_dir / "hf", dtype="float32").params)
-    train_whole = {"merger"} if trained.lora else {"merger", "text"}
-    moved = {f"{path}/w" for path in lora.targets(base.params, ADAPTERS)}
+    moved = {f"{path}/w" for path in lora.targets(base.params, ADAPTERS)} if trained.lora else set()
     for path, x in flat(base.params).items():
-        moves = parts.part(path) in train_whole or (bool(trained.lora) and path in moved)
+        if trained.lora:  # what is frozen is held in the dtype of computing
+            x = x.astype(jnp.bfloat16)
+        moves = parts.part(path) in trained_whole(trained) or path in moved
         assert np.array_equal(exported[path], x) != moves, path
     assert not (run_dir / "adapter").exists()  # alone they are not the model: the merger moved too
+
+
+def test_a_steady_run_compiles_nothing(run):
+    """Sampler, reference and update once each; of a supervised run the update."""
+    _, _, run_dir, trained = run
+    compiles = [line["perf/compiles"] for line in read_metrics(run_dir)]
+    assert compiles == [3 if trained.lora else 1] * 3
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(run, tmp_path):
@@ -87,7 +100,7 @@ def test_checkpoints_hold_what_trains_and_its_moments(run, base):
     """Three numbers a parameter that trains; compressed they are not larger."""
     _, _, run_dir, trained = run
     adapters, rest = parts.split(trained.params, [parts.ADAPTERS])
-    whole = parts.split(rest, ("merger",) if trained.lora else ("merger", "text"))[0]
+    whole = parts.split(rest, trained_whole(trained))[0]
     trains = sum(x.nbytes for x in jax.tree.leaves((adapters, whole)))
     files = sum(file.stat().st_size for file in (run_dir / "checkpoints/3").rglob("*"))
     assert trains < files < 3 * trains + 100_000  # and orbax's own notes

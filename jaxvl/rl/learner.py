@@ -153,7 +153,9 @@ def make_update(
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, batch: TrainBatch, frozen: dict[str, Any] | None = None):
         def loss_of(params, piece, number):
-            key = None if dropout is None else fold(dropout, state.step, number)
+            key = dropout
+            if key is not None:
+                key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
             return objective(parts.join(frozen or {}, params), piece, batch, key)
 
         def micro(grads, numbered):
@@ -161,8 +163,8 @@ def make_update(
             return jax.tree.map(jnp.add, grads, more), stats | {"loss": loss}
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        count = len(batch.tokens)
-        grads, stats = jax.lax.scan(micro, zeros, (batch, jnp.arange(count)))
+        numbered = (batch, jnp.arange(len(batch.tokens)))
+        grads, stats = jax.lax.scan(micro, zeros, numbered)
         stats = {name: x.max(0) if name.endswith("max") else x.sum(0) for name, x in stats.items()}
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         stats |= {"grad_norm": optax.tree.norm(grads), "learning_rate": lr(state.step)}
@@ -170,11 +172,6 @@ def make_update(
         return TrainState(state.step + 1, params, opt_state), stats
 
     return update
-
-
-def fold(key: jax.Array, *numbers: jax.Array) -> jax.Array:
-    """A key of its own for these numbers."""
-    return functools.reduce(jax.random.fold_in, numbers, key)
 
 
 def make_logprobs(policy: Policy) -> Callable[[dict[str, Any], TrainBatch], jax.Array]:

@@ -212,11 +212,11 @@ BESIDE = LoRA(4, 6, RATE, targets=("q", "o", "fc1", "fc2", "down"), parts=("towe
 TRAINS = ("merger", parts.ADAPTERS)
 
 
-def two_updates(vlm, pictures):
+def two_updates(vlm, pictures, remat=False):
     """Changes of two updates on eight rows in two micro-batches, and greedy answers before."""
     tuned = adapted(vlm, BESIDE)
     batch = some_rows(vlm, pictures, g=2)
-    update = Update(tuned, batch, TRAINS, lora.keys(0)[1], micro=2)
+    update = Update(tuned, batch, TRAINS, lora.keys(0)[1], micro=2, remat=remat)
     answers = tuned.generate(["How many?"], n=2, temperature=0, max_new_tokens=6)
     return update.gradients(updates=2), answers[0]
 
@@ -226,10 +226,11 @@ def one_device(vlm, pictures):
     return two_updates(vlm, pictures)
 
 
-@pytest.mark.parametrize("mesh", [(1, 4, 2), (2, 2, 2)], ids=str)
-def test_eight_devices_are_one(one_device, pictures, tiny_path, mesh):
-    """Dropout included: what is dropped depends on the place in the batch, not on the device."""
-    changes, answers = two_updates(load(tiny_path, "float32", make_mesh(*mesh)), pictures)
+@pytest.mark.parametrize(("mesh", "remat"), [((1, 4, 2), False), ((2, 2, 2), True)], ids=str)
+def test_eight_devices_are_one(one_device, pictures, tiny_path, mesh, remat):
+    """Dropout included: what is dropped depends on the place in the batch, not on the device, and
+    is the same when it is computed again for the backward pass."""
+    changes, answers = two_updates(load(tiny_path, "float32", make_mesh(*mesh)), pictures, remat)
     # float32 sums in another order; the second update starts from where the first differs
     assert_trees_close(changes, one_device[0], 5e-5)
     assert [c.tokens for c in answers] == [c.tokens for c in one_device[1]]

@@ -46,6 +46,7 @@ class Update:
     trains: tuple[str, ...]
     dropout: Any = None
     micro: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         trained, self.frozen = parts.split(self.vlm.params, self.trains)
@@ -53,7 +54,7 @@ class Update:
         batch = jax.tree.map(
             lambda x: x.reshape(self.micro, x.shape[0] // self.micro, *x.shape[1:]), self.batch
         )
-        objective = learner.grpo_objective(policy(self.vlm), CFG)
+        objective = learner.grpo_objective(policy(self.vlm, remat=self.remat), CFG)
         update = learner.make_update(objective, tx, lambda step: 1.0, self.dropout)
         with jax.set_mesh(self.vlm.mesh):
             self.state = learner.init_state(trained, tx)

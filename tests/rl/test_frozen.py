@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvl.batch import TrainBatch
 from jaxvl.config import Optim
 from jaxvl.models import parts
 from jaxvl.rl import learner
@@ -110,6 +111,28 @@ def test_no_optimizer_state(vlm, some):
     assert sum(x.nbytes for x in moments) == 2 * size < 2 * 0.9 * total(vlm.params)
     counters = [x for x in jax.tree.leaves(state.opt_state) if not x.ndim]
     assert len(counters) == 2 and all(x.dtype == jnp.int32 for x in counters)
+
+
+def test_every_micro_batch_of_every_update_drops_others():
+    """The key that an objective gets, by a draw from it: the largest and the smallest of two."""
+
+    def draw(params, piece, whole, key):
+        u = jax.random.uniform(key)
+        return params["x"], {"max": u, "minus_min_max": -u}
+
+    tx = learner.optimizer(Optim(), 1)
+    batch = TrainBatch(None, jnp.zeros((2, 1, 1, 1)), None, None, None, None)
+
+    def draws(seed):
+        update = learner.make_update(draw, tx, lambda step: 0.0, jax.random.key(seed))
+        state, found = learner.init_state({"x": jnp.float32(0)}, tx), []
+        for _ in range(2):
+            state, stats = update(state, batch)
+            found += [float(stats["max"]), -float(stats["minus_min_max"])]
+        return found
+
+    assert len({*draws(0), *draws(1)}) == 8
+    assert draws(0) == draws(0)
 
 
 def total(params):
