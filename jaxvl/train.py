@@ -47,6 +47,7 @@ class Loop:
 
     def __init__(self, cfg: Config, base: VLM):
         self.cfg, self.base, self.run_dir = cfg, base, Path(cfg.run.dir)
+        # `fresh` is what trains, as it is before the first step.
         self.vlm, self.fresh, self.frozen, dropout = to_train(base, cfg)
         vlm, grpo, sampling = self.vlm, cfg.grpo, cfg.sampling
         self.per_row = grpo.group_per_row or grpo.group
