@@ -22,16 +22,20 @@ from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Encoded
 from jaxvl.errors import UserError
+from jaxvl.fields import to_json
 from jaxvl.metrics import FILE, MetricsWriter
+from jaxvl.models import lora, parts
+from jaxvl.models.qwen_vl import for_products
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import VLM, load
 
 
 def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
-    """The model on the run's mesh in float32, the run's checkpoints, and the step to go on from.
+    """The model on the run's mesh, the run's checkpoints, and the step to go on from.
 
-    Writes config.json, and drops the metrics of steps that will be done again. A directory that
-    holds a run is an error unless `run.resume` is set.
+    Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
+    drops the metrics of steps that will be done again. A directory that holds a run is an error
+    unless `run.resume` is set.
     """
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
@@ -45,12 +49,37 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     start = checkpoints.latest() or 0
     if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_json(cfg), indent=2)
+        text = json.dumps(to_json(cfg), indent=2)
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
     pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
-    vlm = load(cfg.model.path, "float32", mesh, float32_head=cfg.model.float32_head, **pixels)
+    wide = "float32" if cfg.model.train else cfg.model.dtype
+    vlm = load(cfg.model.path, wide, mesh, float32_head=cfg.model.float32_head, **pixels)
+    frozen = parts.split(vlm.params, cfg.model.train)[1]
+    frozen = for_products(frozen, cfg.model.dtype, vlm.config.text)
+    vlm = dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=cfg.model.dtype)
     return vlm, checkpoints, start
+
+
+def to_train(
+    base: VLM, cfg: Config | SFTConfig
+) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
+    """The model with the run's adapters, if it has any; what of its parameters trains; what is
+    frozen; and the key of the adapters' dropout, if they drop out."""
+    trains, adapters = set(cfg.model.train), cfg.model.lora
+    if adapters is None:
+        return base, *parts.split(base.params, trains), None
+    vlm = base.adapted(adapters, cfg.run.seed)
+    dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
+    return vlm, *parts.split(vlm.params, trains | {parts.ADAPTERS}), dropout
+
+
+def export(trained: VLM, cfg: Config | SFTConfig) -> None:
+    """The trained model in `hf`; adapters alone too, where nothing but them has changed."""
+    run_dir = Path(cfg.run.dir)
+    trained.save(run_dir / "hf")
+    if trained.lora and not cfg.model.train:
+        trained.save_adapters(run_dir / "adapter", cfg.model.path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxvl.batch import Prompt, TrainBatch
+from jaxvl.config import LoRA
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded, Processor
 from jaxvl.errors import UserError
-from jaxvl.models import hf, qwen_vl
+from jaxvl.models import hf, lora, parts, peft, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
@@ -55,10 +56,19 @@ class VLM:
     mesh: Mesh
     dtype: str  # of the products
     hf_config: dict[str, Any]
+    lora: LoRA | None = None  # what the adapters in `params` are, where it holds some
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
+        if self.lora:
+            return lora.graphdef(self.config, self.lora)
         return qwen_vl.graphdef(self.config)
+
+    def adapted(self, cfg: LoRA, seed: int = 0) -> VLM:
+        """This model with fresh adapters, which change nothing yet; weights are shared with it."""
+        with jax.set_mesh(self.mesh):
+            fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
+        return dataclasses.replace(self, params=parts.join(self.params, fresh), lora=cfg)
 
     def encode(self, prompts: Sequence[Any], images: Sequence[Sequence] | None) -> list[Encoded]:
         """Prompts with their images as tokens, patches and positions, on the host."""
@@ -161,10 +171,22 @@ class VLM:
         return results
 
     def save(self, path: str | Path) -> None:
-        """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files."""
-        path = Path(path)
-        hf.save_params(path, self.params, self.hf_config)
+        """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files.
+
+        Adapters are folded into the weights. All is written in the widest dtype of any parameter.
+        """
+        path, params = Path(path), self.params
+        if self.lora:
+            params = lora.merge(params, self.lora)
+        widest = jnp.result_type(*jax.tree.leaves(params))
+        hf.save_params(path, learner.cast(params, widest), self.hf_config)
         self.processor.save(path)
+
+    def save_adapters(self, path: str | Path, base: str | None = None) -> None:
+        """The adapters alone in PEFT's format; `base` names the checkpoint that they belong to."""
+        if not self.lora:
+            raise UserError("save_adapters: this model has none; `save` writes the model")
+        peft.save(Path(path), self.params, self.lora, base)
 
     def decoding(
         self, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int

@@ -15,9 +15,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt, TrainBatch, Vision
-from jaxvl.config import GRPO, Optim
+from jaxvl.config import GRPO, LoRA, Optim
 from jaxvl.errors import UserError
-from jaxvl.models import hf, qwen_vl
+from jaxvl.models import hf, lora, qwen_vl
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
 from jaxvl.sharding import (
@@ -293,8 +293,9 @@ def test_nothing_is_replicated_by_accident(call, warned):
 
 
 def test_every_rule_is_used():
-    models = [hf.arch_from_config(public_config(name)) for name in PUBLIC]
-    shapes = [qwen_vl.abstract_params(arch) for arch in models]
+    shapes = [qwen_vl.abstract_params(hf.arch_from_config(public_config(name))) for name in PUBLIC]
+    with jax.set_mesh(make_mesh(1, 4, 2)):
+        shapes += [jax.eval_shape(lambda: lora.init(shapes[0], LoRA(), jax.random.key(0)))]
     used = set()
     for path, x in jax.tree_util.tree_leaves_with_path(shapes):
         name = path_name(path[1:])

@@ -72,6 +72,8 @@ class Linear(nnx.Module):
             w = reshard(self.w[...], P("tensor", None))
             y = jnp.einsum("RSF,FD->RSD", x, w, out_sharding=P(ROWS, None, None))
         y = checkpoint_name(y, PRODUCT)
+        if hasattr(self, "lora"):  # a `lora.Adapter`, where the parameters hold one
+            y = y + self.lora(x)
         return y + self.b[...] if hasattr(self, "b") else y
 
 
