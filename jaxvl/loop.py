@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from jaxvl.errors import UserError
 from jaxvl.metrics import FILE, MetricsWriter
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import VLM, load
+
+TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
 
 
 def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
@@ -107,8 +109,7 @@ class Stream:
     def _item(self, position: int, example: Example) -> Item:
         """Called in reading threads: pictures are opened and prompts tokenized here."""
         dropped = []
-        others = pipeline.stand_ins(self.examples, self.cfg.run.seed, position)
-        for candidate in itertools.chain([example], others):
+        for candidate in itertools.chain([example], self._stand_ins(position)):
             prompt = self.template(candidate)
             encoded = self.processor.encode(prompt, list(candidate.images))
             tokens, patches = len(encoded.tokens), len(encoded.segments)
@@ -118,6 +119,16 @@ class Stream:
             if self.data.too_long == "error":
                 break
         raise PromptTooLong(self._too_long(position, dropped))
+
+    def _stand_ins(self, position: int) -> Iterator[Example]:
+        """Examples to try at a position whose own does not fit.
+
+        They are drawn from the whole source by (seed, position) alone, so every other position
+        keeps its example, and any number of processes and a resumed run take the same.
+        """
+        rng = np.random.default_rng([self.cfg.run.seed, position])
+        for _ in range(TRIES):
+            yield self.examples[int(rng.integers(len(self.examples)))]
 
     def _too_long(self, position: int, dropped: list[Dropped]) -> str:
         first, limits = dropped[0], self.limits

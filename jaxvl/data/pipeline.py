@@ -9,15 +9,11 @@ modulo P.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
-
-import numpy as np
 
 from jaxvl.data.example import Example
 from jaxvl.errors import UserError
-
-TRIES = 100  # stand-ins for one position: where none of so many can be used, few of all can
 
 
 class Batches(Protocol):
@@ -61,14 +57,3 @@ def batches(
         num_threads=workers, prefetch_buffer_size=2 * prompts if workers else 0
     )
     return iter(stream.to_iter_dataset(ahead).batch(prompts, batch_fn=list))
-
-
-def stand_ins(examples: Sequence[Example], seed: int, position: int) -> Iterator[Example]:
-    """Up to TRIES examples to try at a position whose own cannot be used.
-
-    They are drawn from the whole source by (seed, position) alone, so every other position keeps
-    its example, and any number of processes and any resumed run take the same.
-    """
-    rng = np.random.default_rng([seed, position])
-    for _ in range(TRIES):
-        yield examples[int(rng.integers(len(examples)))]
