@@ -200,10 +200,10 @@ class VLM:
         layers = self.config.text.layers
         if not -layers <= layer < layers:
             raise UserError(f"layer {layer}: the decoder has {layers}, 0 to {layers - 1}")
-        run = _attention(self.graphdef, self.dtype, layer % layers)
+        run = _attention(self.graphdef, self.dtype)
         with jax.set_mesh(self.mesh):
             ((rows, (length,)),) = self._batches(self.encode([prompt], [images]))
-            weights = np.asarray(run(self.params, rows))[0]
+            weights = np.asarray(run(self.params, rows, jnp.int32(layer % layers)))[0]
         return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
@@ -285,9 +285,9 @@ _steps = functools.lru_cache(maxsize=32)(make_steps)
 
 
 @functools.lru_cache(maxsize=32)
-def _attention(graphdef: nnx.GraphDef, dtype: str, layer: int):
+def _attention(graphdef: nnx.GraphDef, dtype: str):
     @jax.jit
-    def run(params, prompt: Prompt) -> jax.Array:
+    def run(params, prompt: Prompt, layer: jax.Array) -> jax.Array:
         model: QwenVL = nnx.merge(graphdef, learner.cast(params, dtype))
         return model.attention_weights(prompt, layer)
 

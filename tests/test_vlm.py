@@ -100,6 +100,17 @@ def test_attention_is_that_of_transformers(vlm, pictures, tiny_hf, layer):
     np.testing.assert_array_equal(vlm.attention(prompt, images, layer - 2), found)
 
 
+def test_attention_and_streams_on_eight_devices(vlm, tiny_path, pictures):
+    """Rows over fsdp, heads over tensor, kv heads repeated."""
+    split = load(tiny_path, "float32", make_mesh(1, 2, 4))
+    prompt, images = f"{V}red?", pictures[:1]
+    found = split.attention(prompt, images)
+    np.testing.assert_allclose(found, vlm.attention(prompt, images), atol=1e-5)
+    settings = {"max_new_tokens": 11, "temperature": 0.0}
+    one, other = ("".join(v.stream(prompt, images, **settings)) for v in (vlm, split))
+    assert one == other
+
+
 def test_attention_of_a_layer_that_is_not_there(vlm):
     for layer in (2, -3):
         with pytest.raises(UserError, match=f"layer {layer}: the decoder has 2, 0 to 1"):

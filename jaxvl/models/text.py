@@ -134,19 +134,21 @@ class Decoder(nnx.Module):
         return self.norm(x_RSD), cache
 
     def attention_weights(
-        self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, layer: int
+        self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, at: jax.Array
     ) -> jax.Array:
-        """What the tokens of prompts look at in one layer: float32 [R, K, G, query, key]."""
+        """What the tokens of prompts look at in layer `at`: float32 [R, K, G, query, key]."""
         angles = self._angles(positions_R3S)
 
         def attend(q, k, v):
             return attention.tree_attention(q, k, v, prompt_mask_RT, completions=0), None
 
-        below, here = (
-            jax.tree.map(lambda x, at=at: x[at], self.layers) for at in (slice(layer), layer)
-        )
-        x_RSD, _ = jax.lax.scan(lambda x, layer: layer(x, angles, attend), x_RSD, below)
-        q, k, _ = here.attn.qkv(here.norm1(x_RSD), angles)
+        def layer(i: jax.Array) -> DecoderLayer:
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.layers
+            )
+
+        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, angles, attend)[0], x_RSD)
+        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), angles)
         return attention.masked_weights(q, k, attention.causal_mask(prompt_mask_RT))
 
     def unstack(self, prompt: KVCache) -> list[tuple[DecoderLayer, KVCache]]:
