@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from jax.experimental import multihost_utils
 from jaxvl import config
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config, SFTConfig
-from jaxvl.data import pipeline
+from jaxvl.data import pipeline, templates
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import Example
-from jaxvl.data.prompts import Encoded
+from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.errors import UserError
 from jaxvl.fields import to_json
 from jaxvl.metrics import FILE, MetricsWriter
@@ -29,14 +30,17 @@ from jaxvl.models.qwen_vl import for_products
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import VLM, load
 
+TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
+
 
 def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     """The model on the run's mesh, the run's checkpoints, and the step to go on from.
 
     Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
-    drops the metrics of steps that will be done again. A directory that holds a run is an error
-    unless `run.resume` is set.
+    takes off the metrics and drops of steps that will be done again. A directory that holds a run
+    is an error unless `run.resume` is set.
     """
+    config.validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     batch = cfg.grpo if isinstance(cfg, Config) else cfg.sft
@@ -47,6 +51,7 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         )
     checkpoints = Checkpoints(run_dir, cfg.run.keep)
     start = checkpoints.latest() or 0
+    drops(run_dir).truncate_after(start)
     if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(to_json(cfg), indent=2)
@@ -83,6 +88,15 @@ def export(trained: VLM, cfg: Config | SFTConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Dropped:
+    """An example whose prompt does not fit the largest buckets."""
+
+    id: str
+    tokens: int
+    patches: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Item:
     """One prompt of a step."""
 
@@ -90,15 +104,29 @@ class Item:
     example: Example
     prompt: Any  # what the template made: a string or chat messages
     encoded: Encoded
+    dropped: tuple[Dropped, ...] = ()  # what could not be used at this position
+
+
+def drops(run_dir: Path) -> MetricsWriter:
+    """The list of this process's dropped prompts."""
+    process = jax.process_index()
+    return MetricsWriter(run_dir, f"dropped.{process}.jsonl" if process else "dropped.jsonl")
 
 
 class Stream:
     """The prompts of this process, `prompts` a step over all processes, in reading threads."""
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
-        self.data, self.processor = cfg.data, vlm.processor
+        self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+        self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
+        self.limits = {
+            "max_tokens": max(cfg.data.prompt_buckets),
+            "max_patches": max(cfg.data.patch_buckets),
+        }
+        self.examples = cfg.data.source.load()
         self.batches = pipeline.batches(
-            cfg.data.source.load(),
+            self.examples,
             self._item,
             prompts=prompts // jax.process_count(),
             seed=cfg.run.seed,
@@ -110,12 +138,58 @@ class Stream:
 
     def _item(self, position: int, example: Example) -> Item:
         """Called in reading threads: pictures are opened and prompts tokenized here."""
-        prompt = self.data.template(example)
-        encoded = self.processor.encode(prompt, list(example.images))
-        return Item(position, example, prompt, encoded)
+        dropped = []
+        for candidate in itertools.chain([example], self._stand_ins(position)):
+            prompt = self.template(candidate)
+            encoded = self.processor.encode(prompt, list(candidate.images))
+            tokens, patches = len(encoded.tokens), len(encoded.segments)
+            if tokens <= self.limits["max_tokens"] and patches <= self.limits["max_patches"]:
+                return Item(position, candidate, prompt, encoded, tuple(dropped))
+            dropped.append(Dropped(candidate.id, tokens, patches))
+            if self.data.too_long == "error":
+                break
+        raise PromptTooLong(self._too_long(position, dropped))
+
+    def _stand_ins(self, position: int) -> Iterator[Example]:
+        """Examples to try at a position whose own does not fit.
+
+        They are drawn from the whole source by (seed, position) alone, so every other position
+        keeps its example, and any number of processes and a resumed run take the same.
+        """
+        rng = np.random.default_rng([self.cfg.run.seed, position])
+        for _ in range(TRIES):
+            yield self.examples[int(rng.integers(len(self.examples)))]
+
+    def _too_long(self, position: int, dropped: list[Dropped]) -> str:
+        first, limits = dropped[0], self.limits
+        found = (
+            f"prompt {position} (example {first.id}) has {first.tokens} tokens and {first.patches} "
+            f"patches, the limits are {limits['max_tokens']} and {limits['max_patches']}"
+        )
+        cure = "raise data.prompt_buckets or data.patch_buckets, or lower data.max_pixels"
+        if len(dropped) > 1:
+            return f"{found}, and so do the {len(dropped) - 1} drawn in its place; {cure}"
+        return f"{found}; {cure}, or leave such prompts out with data.too_long=drop"
 
     def __next__(self) -> list[Item]:
-        return next(self.batches)
+        """The prompts of the next step. What was dropped on the way to them is listed."""
+        items = next(self.batches)
+        for item in items:
+            for one in item.dropped:
+                line = {"position": item.position, **dataclasses.asdict(one), **self.limits}
+                step = item.position // self.prompts + 1
+                drops(Path(self.cfg.run.dir)).write(step, line)
+        return items
+
+    def metrics(self, items: list[Item]) -> dict[str, int]:
+        """How many prompts were dropped for `items`, over all processes; nothing to say under
+        the policy "error"."""
+        if self.data.too_long == "error":
+            return {}
+        count = sum(len(item.dropped) for item in items)
+        if jax.process_count() > 1:
+            count = multihost_utils.process_allgather(np.array(count)).sum()
+        return {"data/dropped": int(count)}
 
     def get_state(self) -> dict[str, Any]:
         return self.batches.get_state()

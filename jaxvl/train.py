@@ -20,6 +20,7 @@ from jaxvl.config import Config
 from jaxvl.eval import run as evaluation
 from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
+from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
 from jaxvl.rewards.mix import score
 from jaxvl.rl import learner
@@ -142,9 +143,8 @@ class Loop:
         images = cfg.run.rollout_images
         rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
         times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        return state, stats | rollout_metrics(
-            scores, got.lengths_N, got.finished_N, grpo.group
-        ) | times
+        of_rollout = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
+        return state, stats | of_rollout | self.stream.metrics(items) | times
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
@@ -155,7 +155,7 @@ class Loop:
         cfg = self.cfg
         print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
         return evaluation.evaluate(
-            vlm, self.held_out, cfg.eval, cfg.data.template, cfg.sampling.max_new_tokens
+            vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
 
     def _write_eval(self, before: evaluation.Evaluation, after: evaluation.Evaluation) -> None:

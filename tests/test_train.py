@@ -136,5 +136,7 @@ def test_a_run_is_not_overwritten(whole):
 
 
 def test_the_seed_changes_the_run(whole, tmp_path):
-    train.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
+    changes = ["run.seed=1", "optim.warmup_steps=0", "data.too_long=drop"]
+    train.train(small(tmp_path, "run.steps=1", *changes))
     assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]
+    assert values(tmp_path)[0]["data/dropped"] == 0 and "data/dropped" not in values(whole[0])[0]

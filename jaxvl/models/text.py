@@ -137,6 +137,24 @@ class Decoder(nnx.Module):
         x_RSD, cache = jax.lax.scan(for_backward(body, remat), x_RSD, self.layers)
         return self._last(x_RSD), cache
 
+    def attention_weights(
+        self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, at: jax.Array
+    ) -> jax.Array:
+        """What the tokens of prompts look at in layer `at`: float32 [R, K, G, query, key]."""
+        angles = self._angles(positions_R3S)
+
+        def attend(q, k, v):
+            return attention.tree_attention(q, k, v, prompt_mask_RT, completions=0), None
+
+        def layer(i: jax.Array) -> DecoderLayer:
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.layers
+            )
+
+        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, angles, attend)[0], x_RSD)
+        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), angles)
+        return attention.masked_weights(q, k, attention.causal_mask(prompt_mask_RT))
+
     def unstack(self, prompt: KVCache) -> list[tuple[DecoderLayer, KVCache]]:
         """Every layer with its part of the prompt's cache: sliced once, not once a token."""
         both = (self.layers, prompt)
