@@ -25,7 +25,7 @@ Adapters do not drop out: the policy that sampled is then the policy that learns
 
 from jaxvl.config import GRPO, Config, Data, LoRA, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.tasks.jsonl import Jsonl
-from jaxvl.data.templates import visualthinker_instruct
+from jaxvl.data.templates import VisualThinker
 from jaxvl.rewards import accuracy, think_format
 
 
@@ -40,7 +40,7 @@ def config() -> Config:
         ),
         data=Data(
             source=Jsonl(path="questions.jsonl"),
-            template=visualthinker_instruct,
+            template=VisualThinker(),
             prompt_buckets=(1024,),
             patch_buckets=(2048,),
         ),
