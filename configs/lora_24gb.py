@@ -40,7 +40,7 @@ def config() -> Config:
         ),
         data=Data(
             source=Jsonl(path="questions.jsonl"),
-            template=VisualThinker(),
+            template=VisualThinker(base=False),
             prompt_buckets=(1024,),
             patch_buckets=(2048,),
         ),
