@@ -44,7 +44,12 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches."""
+    """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches.
+
+    A run stops when more than the share `max_bad` of the source's rows cannot be used. `check`
+    takes an example and says why it cannot be used ("" where it can). `digests` are files of
+    `jaxvl data digest`: rows of these test sets are kept out, beside those that jaxvl knows.
+    """
 
     source: Source
     template: Callable[..., Any]
@@ -52,6 +57,9 @@ class Data:
     patch_buckets: tuple[int, ...] = (256, 1024, 2048)
     shuffle: bool = True
     workers: int = 2
+    max_bad: float = 0.05
+    check: Callable[..., Any] | None = None
+    digests: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +126,11 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a run writes, how long it is, and what it keeps."""
+    """Where a run writes, how long it is, and what it keeps.
+
+    `trial` allows training on test sets (but for those whose licence forbids it), which marks the
+    run, its page and its exports.
+    """
 
     dir: str
     steps: int
@@ -128,6 +140,7 @@ class Run:
     rollout_images: int = 4  # images kept a step, for people
     resume: bool = False
     export: bool = True
+    trial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,6 +332,7 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
     "data.workers": (0, None),
+    "data.max_bad": (0, 1),
     "eval.samples": (1, None),
     "eval.every": (0, None),
     "eval.seed": (0, 2**31 - 1),

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jaxvl import config
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config, SFTConfig
-from jaxvl.data import pipeline
+from jaxvl.data import intake, pipeline, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Encoded
@@ -48,8 +48,16 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         text = json.dumps(config.to_json(cfg), indent=2)
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
+        test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
     pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
     return load(cfg.model.path, "float32", mesh, **pixels), checkpoints, start
+
+
+def export(vlm: VLM, run_dir: Path) -> None:
+    """Writes `hf`, which carries the run's mark where it was trained on test data."""
+    vlm.save(run_dir / "hf")
+    if jax.process_index() == 0:
+        test_sets.mark(run_dir / "hf", test_sets.marks(run_dir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +75,33 @@ class Stream:
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.data, self.processor = cfg.data, vlm.processor
+        process = jax.process_index()
+        self.intake = intake.Intake(
+            cfg.data.source,
+            Path(cfg.run.dir, f"bad_rows.{process}.jsonl" if process else intake.FILE),
+            max_bad=cfg.data.max_bad,
+            check=cfg.data.check,
+            trial=cfg.run.trial,
+            digests=cfg.data.digests,
+            go_on=cfg.run.resume,
+        )
+        if process == 0:
+            print("data:", "\ndata: ".join(self.intake.notes()), flush=True)
         self.batches = pipeline.batches(
-            cfg.data.source.load(),
+            self.intake.examples,
             self._item,
             prompts=prompts // jax.process_count(),
             seed=cfg.run.seed,
             shuffle=cfg.data.shuffle,
             workers=cfg.data.workers,
-            process_index=jax.process_index(),
+            process_index=process,
             process_count=jax.process_count(),
+            on_bad=self.intake.drop,
         )
 
     def _item(self, position: int, example: Example) -> Item:
         """Called in reading threads: pictures are opened and prompts tokenized here."""
+        example = self.intake.open(example)
         prompt = self.data.template(example)
         encoded = self.processor.encode(prompt, list(example.images))
         return Item(position, example, prompt, encoded)

@@ -20,7 +20,7 @@ from jaxvl import runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Optim, SFTConfig
 from jaxvl.errors import UserError
-from jaxvl.loop import Clock, Stream, micro, open_run
+from jaxvl.loop import Clock, Stream, export, micro, open_run
 from jaxvl.metrics import MetricsWriter, Progress
 from jaxvl.models import qwen_vl
 from jaxvl.models.arch import Arch
@@ -107,7 +107,7 @@ def train(cfg: SFTConfig) -> VLM:
     checkpoints.close()
     trained = dataclasses.replace(vlm, params=state.params)
     if cfg.run.export:
-        trained.save(run_dir / "hf")
+        export(trained, run_dir)
     if lead:
         runpage.write_report(run_dir)
     return trained

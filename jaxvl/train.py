@@ -18,7 +18,7 @@ from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
 from jaxvl.eval import run as evaluation
-from jaxvl.loop import Clock, Stream, micro, open_run
+from jaxvl.loop import Clock, Stream, export, micro, open_run
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
 from jaxvl.models.layers import cast
 from jaxvl.rewards.mix import score
@@ -88,7 +88,7 @@ class Loop:
         checkpoints.close()
         trained = dataclasses.replace(self.vlm, params=state.params)
         if cfg.run.export:
-            trained.save(self.run_dir / "hf")
+            export(trained, self.run_dir)
         if cfg.eval:
             self._write_eval(before, self.evaluate(trained.params, "after training"))
         if lead:
