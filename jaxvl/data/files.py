@@ -23,18 +23,18 @@ _LONGEST_CELL = 2**28  # of CSV and TSV, which hold pictures as text
 Raw = dict[str, Any] | BadRow
 
 
-def read(files: Sequence[Path], start: int = 1) -> Iterator[tuple[int, Raw]]:
-    """(number, row) of every row from number `start` on, through all files.
+def read(files: Sequence[Path], start: int = 1) -> Iterator[tuple[int, Path, Raw]]:
+    """(number, file, row) of every row from number `start` on, through all files.
 
-    Rows count from 1 over all files, in a file of JSON lines by line, so that an empty line has a
-    number and no row. A row that cannot be read is a BadRow; UserError names a file that cannot be.
+    Rows count from 1 over all files; an empty line is none. A row that cannot be read is a BadRow;
+    UserError names a file that cannot be.
     """
     number = 0
     for file in files:
         for row in _rows(file, start - 1 - number):
             number += 1
-            if number >= start and row is not None:
-                yield number, row
+            if number >= start:
+                yield number, file, row
 
 
 def sha256(file: Path) -> str:
@@ -44,7 +44,7 @@ def sha256(file: Path) -> str:
 
 
 def _rows(file: Path, skip: int) -> Iterator[Raw | None]:
-    """Every row of a file; of the first `skip` some or all are None, where that is quicker."""
+    """Every row of a file; None for some or all of the first `skip`, where that is quicker."""
     try:
         if file.suffix == ".parquet":
             yield from _parquet(file, skip)
@@ -88,8 +88,8 @@ def _arrow(file: Path) -> Iterator[Raw]:
 
 def _json_lines(file: Path, skip: int) -> Iterator[Raw | None]:
     with open(file, "rb") as opened:
-        for number, line in enumerate(opened):
-            yield None if number < skip or not line.strip() else _object(line)
+        for number, line in enumerate(line for line in opened if line.strip()):
+            yield None if number < skip else _object(line)
 
 
 def _json(file: Path, skip: int) -> Iterator[Raw | None]:

@@ -119,21 +119,15 @@ def _fetch(uri: str, split: str, subset: str) -> Path:
     connection it is what the cache has.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     match = _ID.fullmatch(uri)
     if not match:
         raise UserError(f"{uri}: expected hf://datasets/OWNER/NAME[@REVISION][/FOLDER]")
-    repo, revision, folder = match.groups()
-    folder = folder or ""
-    place = {"repo_id": repo, "repo_type": "dataset", "revision": revision}
+    repo, revision, folder = match.groups(default="")
+    place = {"repo_id": repo, "repo_type": "dataset", "revision": revision or None}
     try:
-        try:
-            names = huggingface_hub.HfApi().list_repo_files(**place)
-        except (OfflineModeIsEnabled, OSError) as error:
-            if isinstance(error, HfHubHTTPError) and error.response is not None:
-                raise
-            return Path(huggingface_hub.snapshot_download(**place, local_files_only=True), folder)
+        names = huggingface_hub.HfApi().list_repo_files(**place)
         card = ""
         if "README.md" in names and not folder:
             file = huggingface_hub.hf_hub_download(filename="README.md", **place)
@@ -143,7 +137,24 @@ def _fetch(uri: str, split: str, subset: str) -> Path:
         alone = [str(Path(folder, name)) for name in chosen] + ["README.md"]
         wanted = alone if Path(chosen[0]).suffix in _WHOLE else None
         return Path(huggingface_hub.snapshot_download(**place, allow_patterns=wanted), folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except UserError:
+        raise
+    except HfHubHTTPError as error:
+        raise UserError(f"cannot fetch {uri}: {error}") from error
+    except Exception as error:  # no connection: the classes differ between HTTP libraries
+        return Path(_cached(place, uri, error), folder)
+
+
+def _cached(place: dict[str, Any], uri: str, error: Exception) -> str:
+    """The dataset's folder in the cache, which may have only some of its files."""
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.snapshot_download(**place, local_files_only=True)
+    except OSError as missing:
+        path = getattr(missing, "snapshot_path", "")
+        if path:
+            return path
         raise UserError(
-            f"cannot fetch {uri}: {error}; check the name and the connection"
+            f"cannot fetch {uri} ({error}), and it is not in the cache; check the connection"
         ) from error

@@ -196,12 +196,7 @@ def smart_resize(
     Both become multiples of `factor`, their product lies between the limits as far as that allows,
     and the aspect ratio is nearly kept. BadRow where it exceeds 200.
     """
-    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
-        raise BadRow(
-            "image of an extreme shape",
-            f"an image is {width} wide and {height} high; expected sides of at least one pixel "
-            f"and one side at most {MAX_ASPECT} times the other: leave the image out or crop it",
-        )
+    check_shape(height, width)
     new_height = round(height / factor) * factor
     new_width = round(width / factor) * factor
     if new_height * new_width > max_pixels:
@@ -213,6 +208,16 @@ def smart_resize(
         new_height = math.ceil(height * beta / factor) * factor
         new_width = math.ceil(width * beta / factor) * factor
     return new_height, new_width
+
+
+def check_shape(height: int, width: int) -> None:
+    """BadRow for a picture that `smart_resize` cannot take, whatever its settings."""
+    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
+        raise BadRow(
+            "image of an extreme shape",
+            f"an image is {width} wide and {height} high; expected sides of at least one pixel "
+            f"and one side at most {MAX_ASPECT} times the other: leave the image out or crop it",
+        )
 
 
 def pixel_patches(

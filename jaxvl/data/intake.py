@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxvl.data import test_sets
 from jaxvl.data.example import BadRow, Dropped, Example, Source, summary
-from jaxvl.data.image import load_image
+from jaxvl.data.image import check_shape, load_image
 from jaxvl.errors import UserError
 
 FILE = "bad_rows.jsonl"
@@ -21,14 +21,61 @@ _SHOWN = 5
 Check = Callable[[Example], str]
 
 
+class Gate:
+    """Lets examples in that can be used and are not of a test set.
+
+    `check` says why an example cannot be used ("" where it can). Test data stays out, unless
+    `trial` is set and its licence allows it: then `on_trial` is called with the benchmark's name.
+    """
+
+    def __init__(
+        self,
+        check: Check | None = None,
+        trial: bool = False,
+        digests: Sequence[str] = (),
+        on_trial: Callable[[str], None] = lambda name: None,
+    ):
+        self.check, self.trial, self.on_trial = check, trial, on_trial
+        self.digests = test_sets.Digests(digests)
+
+    def admit(self, source: Source) -> None:
+        """UserError for a source that names a benchmark."""
+        for benchmark in test_sets.named(source):
+            why = self._refuse(benchmark, f"the source names the benchmark {benchmark.name}")
+            if why:
+                raise UserError(why)
+
+    def open(self, example: Example) -> Example:
+        """The example with its pictures decoded; BadRow says why it stays out."""
+        images = tuple(load_image(image) for image in example.images)
+        for image in images:
+            check_shape(image.height, image.width)
+        why = self.check(example) if self.check else ""
+        if why:
+            raise BadRow("fails the check", why)
+        benchmark = self.digests.find(example.question, images)
+        if benchmark is not None:
+            why = self._refuse(benchmark, f"the question or a picture is one of {benchmark.name}")
+            if why:
+                raise BadRow(f"of the test set {benchmark.name}", why)
+        return dataclasses.replace(example, images=images)
+
+    def _refuse(self, benchmark: test_sets.Benchmark, found: str) -> str:
+        if benchmark.never:
+            return f"{found}: its licence forbids training on it, and no setting allows it"
+        if not self.trial:
+            return f"{found}: train on other data; a trial on it is marked as one (run.trial=true)"
+        self.on_trial(benchmark.name)
+        return ""
+
+
 class Intake:
-    """Opens examples one by one, in the threads of the pipeline, and keeps the account.
+    """The examples that a run draws from, opened through a gate, and the account of the others.
 
     `file` gets a line for every row that cannot be used, found when the source was loaded or when
     it was drawn, each row once; a run that is resumed (`go_on`) adds to it. More of them than the
-    share `max_bad` of all rows is an error. `check` says why an example cannot be used ("" where it
-    can). Rows of test sets cannot, unless `trial` is set and the licence allows it; then
-    `contaminated` has their names, and so has the mark in the folder of `file`.
+    share `max_bad` of all rows is an error. A trial on test data marks the folder of `file`.
+    `open` and `drop` are called in the threads of the pipeline.
     """
 
     def __init__(
@@ -42,12 +89,13 @@ class Intake:
         digests: Sequence[str] = (),
         go_on: bool = False,
     ):
-        self.file, self.max_bad, self.check, self.trial = Path(file), max_bad, check, trial
-        self.digests = test_sets.Digests(digests)
+        self.file, self.max_bad = Path(file), max_bad
         self.lock = threading.Lock()
         self.contaminated: set[str] = set()
-        for benchmark in test_sets.named(source):
-            self._allow(benchmark, f"the source names the benchmark {benchmark.name}")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        gate = Gate(check, trial, digests, self._mark)
+        gate.admit(source)
+        self.open = gate.open
         if not go_on:
             self.file.unlink(missing_ok=True)
         self.listed = _read(self.file)
@@ -74,40 +122,17 @@ class Intake:
             notes.append(f"a trial on test data ({names}): results on it mean nothing")
         return notes
 
-    def open(self, example: Example) -> Example:
-        """The example with its pictures decoded, after every check; BadRow says which it fails."""
-        images = tuple(load_image(image) for image in example.images)
-        if self.check is not None:
-            why = self.check(example)
-            if why:
-                raise BadRow("fails the check", why)
-        benchmark = self.digests.find(example.question, images)
-        if benchmark is not None:
-            self._allow(benchmark, f"the question or a picture is one of {benchmark.name}", BadRow)
-        return dataclasses.replace(example, images=images)
-
-    def _allow(self, benchmark: test_sets.Benchmark, found: str, error: type = UserError) -> None:
-        """Raise `error` for test data, unless this is a trial, which is then marked as one."""
-        if self.trial and not benchmark.never:
-            with self.lock:
-                if benchmark.name not in self.contaminated:
-                    self.contaminated.add(benchmark.name)
-                    self.file.parent.mkdir(parents=True, exist_ok=True)
-                    test_sets.mark(self.file.parent, [benchmark.name])
-            return
-        if benchmark.never:
-            cure = "its licence forbids training on it, and no setting allows it"
-        else:
-            cure = "train on other data, or set run.trial=true, which marks the run and its exports"
-        if error is BadRow:
-            raise BadRow(f"of the test set {benchmark.name}", f"{found}; {cure}")
-        raise error(f"{found}; {cure}")
-
     def drop(self, id: str, why: BadRow) -> None:
         """Count and list a row that was drawn and cannot be used; UserError above the share."""
         with self.lock:
             self._add(Dropped.of(id, why))
             self._check_share()
+
+    def _mark(self, name: str) -> None:
+        with self.lock:
+            if name not in self.contaminated:
+                self.contaminated.add(name)
+                test_sets.mark(self.file.parent, [name])
 
     def _add(self, row: Dropped) -> None:
         key = (row.id, row.reason)
@@ -115,7 +140,6 @@ class Intake:
             return
         self.bad[key] = row
         if key not in self.listed:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.file, "a", encoding="utf-8") as file:
                 line = {"id": row.id, "reason": row.reason, "found": row.found}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -166,8 +166,8 @@ def _read(path: Path) -> tuple[str, list[str]]:
     return first.removeprefix("# "), lines
 
 
-def write(path: Path, name: str, questions: Iterable[str], images: Iterable[Image.Image]) -> int:
-    """A file of digests of a benchmark's questions and RGB pictures; how many it has.
+def write(path: Path, name: str, questions: Iterable[str], images: Iterable[str]) -> int:
+    """A file of digests of a benchmark's questions and its images' digests; how many it has.
 
     Short questions (under 8 words), which may stand in any dataset, count only for a benchmark that
     may never be trained on.
@@ -175,7 +175,7 @@ def write(path: Path, name: str, questions: Iterable[str], images: Iterable[Imag
     never = any(benchmark.name == name and benchmark.never for benchmark in BENCHMARKS)
     wanted = [q for q in questions if never or len(re.findall(r"\w+", q)) >= _WORDS]
     digests = {"q" + question_digest(question) for question in wanted} - {"q"}
-    digests |= {"i" + image_digest(image) for image in images}
+    digests |= {"i" + image for image in images}
     path.write_text("\n".join([f"# {name}", *sorted(digests)]) + "\n", encoding="utf-8")
     return len(digests)
 

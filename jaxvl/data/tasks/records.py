@@ -52,11 +52,16 @@ class Records(RowSource):
     def files(self) -> list[Path]:
         return hub.find(self.path, self.split, self.subset)
 
+    def folders(self, file: Path) -> list[Path]:
+        """Where relative paths of pictures in a file may start: its own folder, or where that is
+        the `data` of a hub dataset, the one above."""
+        if self.images:
+            return [Path(self.images)]
+        return [file.parent, file.parent.parent] if file.parent.name == "data" else [file.parent]
+
     def rows(self, start: int = 0) -> Iterator[Row]:
-        found = self.files()
-        folders = [Path(self.images)] if self.images else [found[0].parent, _root(found)]
         task = self.task or Path(self.path).stem
-        for number, raw in files.read(found, start + 1):
+        for number, file, raw in files.read(self.files(), start + 1):
             if self.limit and number > self.limit:
                 return
             if isinstance(raw, BadRow):
@@ -64,7 +69,7 @@ class Records(RowSource):
                 continue
             id = str(raw.get(self.id, number))
             try:
-                yield id, self._example(raw, id, task, folders)
+                yield id, self._example(raw, id, task, self.folders(file))
             except BadRow as why:
                 yield id, why
 
@@ -116,9 +121,22 @@ class Records(RowSource):
         return tuple(fields.plain(str(value), "choices") for value in values)
 
 
-def _root(found: list[Path]) -> Path:
-    """The folder above `data/`, where the files of a hub dataset lie."""
-    return found[0].parent.parent if found[0].parent.name == "data" else found[0].parent
+def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
+    """The question ("" where there is none) and the pictures of every row, or the BadRow that says
+    why a row's pictures cannot be had: what tells a test set, which may come without answers."""
+    for _, file, raw in files.read(source.files()):
+        if isinstance(raw, BadRow):
+            yield "", raw
+            continue
+        question = raw.get(source.question)
+        try:
+            values = [raw.get(name) for name in source.image]
+            images = tuple(
+                image for item in values for image in fields.pictures(item, source.folders(file))
+            )
+        except BadRow as why:
+            images = why
+        yield question if isinstance(question, str) else "", images
 
 
 def _kept(value: Any) -> bool:

@@ -43,15 +43,14 @@ class SAT(RowSource):
         return hub.find(self.path, self.split)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        found = self.files()
-        for number, raw in files.read(found, start + 1):
+        for number, file, raw in files.read(self.files(), start + 1):
             if self.first and number > self.first:
                 return
             id = f"{self.split}-{number - 1}"
             try:
                 if isinstance(raw, BadRow):
                     raise raw
-                yield id, self._example(raw, id, number - 1, found[0].parent)
+                yield id, self._example(raw, id, number - 1, file.parent)
             except BadRow as why:
                 yield id, why
 

@@ -69,8 +69,7 @@ class VLAA(RowSource):
         unknown = [source for source in self.sources if source not in SOURCES]
         if unknown:
             raise UserError(f"sources: no `{unknown[0]}`; expected some of {', '.join(SOURCES)}")
-        (file,) = self.files()
-        for number, raw in files.read([file], start + 1):
+        for number, file, raw in files.read(self.files(), start + 1):
             id = f"{self.part}-{number - 1}"
             try:
                 if isinstance(raw, BadRow):
