@@ -24,7 +24,10 @@ from jaxvl.fields import check_types, set_field
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype; masters are float32."""
+    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype; masters are float32.
+
+    The limits on pixels hold for the whole run and are exported with the model.
+    """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -46,15 +49,20 @@ class Mesh:
 class Data:
     """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches.
 
-    A run stops when more than the share `max_bad` of the source's rows cannot be used. `check`
-    takes an example and says why it cannot be used ("" where it can). `digests` are files of
-    `jaxvl data digest`: rows of these test sets are kept out, beside those that jaxvl knows.
+    A prompt that does not fit the largest buckets ends the run, or is dropped as a row that cannot
+    be used is: listed in `dropped.jsonl`, another example in its place. It is never cut. A run
+    stops when more than the share `max_bad` of the source's rows cannot be used. `check` takes an
+    example and says why it cannot be used ("" where it can). `digests` are files of `jaxvl data
+    digest`: rows of these test sets are kept out, beside those that jaxvl knows.
     """
 
     source: Source
     template: Callable[..., Any]
     prompt_buckets: tuple[int, ...] = (256, 512, 1024)
     patch_buckets: tuple[int, ...] = (256, 1024, 2048)
+    too_long: Literal["error", "drop"] = "error"
+    min_pixels: int | None = None  # of this dataset alone; None: the model's
+    max_pixels: int | None = None
     shuffle: bool = True
     workers: int = 2
     max_bad: float = 0.05
@@ -154,6 +162,8 @@ class Eval:
     samples: int = 4
     every: int = 0
     seed: int = 0
+    min_pixels: int | None = None  # of this dataset alone; None: the model's
+    max_pixels: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,9 +287,11 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
         raise UserError(
             f"data.patch_buckets = {patches}: patches are merged by 2x2, use multiples of 4"
         )
-    m = cfg.model
-    if None not in (m.min_pixels, m.max_pixels) and m.min_pixels > m.max_pixels:
-        raise UserError(f"model.min_pixels = {m.min_pixels} is above max_pixels = {m.max_pixels}")
+    for name in ("model", "data", "eval"):
+        part = getattr(cfg, name, None)
+        low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
+        if None not in (low, high) and low > high:
+            raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
 
 
 def _check_grpo(cfg: Config) -> None:
@@ -331,11 +343,15 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
 
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
+    "data.min_pixels": (1, None),
+    "data.max_pixels": (1, None),
     "data.workers": (0, None),
     "data.max_bad": (0, 1),
     "eval.samples": (1, None),
     "eval.every": (0, None),
     "eval.seed": (0, 2**31 - 1),
+    "eval.min_pixels": (1, None),
+    "eval.max_pixels": (1, None),
     "grpo.prompts": (1, None),
     "grpo.group": (2, None),  # one completion has no advantage over its group
     "grpo.group_per_row": (0, None),

@@ -99,8 +99,9 @@ def prepare(
 def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared set.")],
     template: Annotated[
-        str, typer.Option(help="The function of jaxvl.data.templates that makes the prompts.")
-    ] = "chat_question",
+        str,
+        typer.Option(help="chat, visualthinker-base, visualthinker-instruct, vlaa or as-given."),
+    ] = "chat",
     model: Annotated[
         str, typer.Option(help="A checkpoint whose chat template renders the prompts.")
     ] = "",
@@ -174,9 +175,16 @@ def _renderer(template: str, model: str) -> Callable[[Any], str]:
     from jaxvl.data import templates
     from jaxvl.data.tasks.conversations import as_given
 
-    make = as_given if template == "as_given" else getattr(templates, template, None)
-    if template.startswith("_") or not callable(make):
-        raise UserError(f"jaxvl.data.templates has no function `{template}`")
+    known = {
+        "chat": templates.chat_question,
+        "visualthinker-base": templates.VisualThinker(base=True),
+        "visualthinker-instruct": templates.VisualThinker(base=False),
+        "vlaa": templates.vlaa,
+        "as-given": as_given,
+    }
+    if template not in known:
+        raise UserError(f"no template `{template}`; expected one of {', '.join(known)}")
+    make = known[template]
     if model:
         from jaxvl.data.prompts import Processor
 

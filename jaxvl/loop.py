@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,26 @@ from jax.experimental import multihost_utils
 from jaxvl import config
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config, SFTConfig
-from jaxvl.data import intake, pipeline, test_sets
+from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
-from jaxvl.data.example import Example
-from jaxvl.data.prompts import Encoded
+from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
+from jaxvl.data.intake import Account, Gate
+from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.errors import UserError
-from jaxvl.metrics import FILE, MetricsWriter
+from jaxvl.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import VLM, load
+
+TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
 
 
 def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     """The model on the run's mesh in float32, the run's checkpoints, and the step to go on from.
 
-    Writes config.json, and drops the metrics of steps that will be done again. A directory that
-    holds a run is an error unless `run.resume` is set.
+    Writes config.json, and takes off the metrics and drops of steps that will be done again. A
+    directory that holds a run is an error unless `run.resume` is set.
     """
+    config.validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     batch = cfg.grpo if isinstance(cfg, Config) else cfg.sft
@@ -43,6 +48,7 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         )
     checkpoints = Checkpoints(run_dir, cfg.run.keep)
     start = checkpoints.latest() or 0
+    drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
     if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config.to_json(cfg), indent=2)
@@ -68,46 +74,103 @@ class Item:
     example: Example
     prompt: Any  # what the template made: a string or chat messages
     encoded: Encoded
+    dropped: tuple[Dropped, ...] = ()  # what could not be used at this position
+
+
+def drops(run_dir: Path) -> MetricsWriter:
+    """The list of the rows that this process could not use."""
+    process = jax.process_index()
+    return MetricsWriter(run_dir, f"dropped.{process}.jsonl" if process else "dropped.jsonl")
 
 
 class Stream:
     """The prompts of this process, `prompts` a step over all processes, in reading threads."""
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
-        self.data, self.processor = cfg.data, vlm.processor
-        process = jax.process_index()
-        self.intake = intake.Intake(
-            cfg.data.source,
-            Path(cfg.run.dir, f"bad_rows.{process}.jsonl" if process else intake.FILE),
-            max_bad=cfg.data.max_bad,
-            check=cfg.data.check,
-            trial=cfg.run.trial,
-            digests=cfg.data.digests,
-            go_on=cfg.run.resume,
-        )
-        if process == 0:
-            print("data:", "\ndata: ".join(self.intake.notes()), flush=True)
+        self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+        self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
+        self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
+        self.gate.admit(cfg.data.source)
+        examples = cfg.data.source.load()
+        self.account = self._account(examples)
         self.batches = pipeline.batches(
-            self.intake.examples,
+            examples,
             self._item,
             prompts=prompts // jax.process_count(),
             seed=cfg.run.seed,
             shuffle=cfg.data.shuffle,
             workers=cfg.data.workers,
-            process_index=process,
+            process_index=jax.process_index(),
             process_count=jax.process_count(),
-            on_bad=self.intake.drop,
         )
 
-    def _item(self, position: int, example: Example) -> Item:
-        """Called in reading threads: pictures are opened and prompts tokenized here."""
-        example = self.intake.open(example)
-        prompt = self.data.template(example)
-        encoded = self.processor.encode(prompt, list(example.images))
-        return Item(position, example, prompt, encoded)
+    def _account(self, examples: Sequence[Example]) -> Account:
+        """The rows that cannot be used, of which a run that goes on knows some already."""
+        writer = drops(Path(self.cfg.run.dir))
+        lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
+        account = Account(examples, self.data.max_bad, writer.write, lines)
+        if jax.process_index() == 0:
+            print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
+        return account
+
+    def _mark(self, benchmark: str) -> None:
+        """The run is a trial on a test set, and says so from now on."""
+        run_dir = Path(self.cfg.run.dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        test_sets.mark(run_dir, [benchmark])
+
+    def _item(self, position: int, candidates: Iterator[Example]) -> Item:
+        """The first candidate that can be used, and why those before it cannot.
+
+        Called in reading threads: pictures are opened and prompts tokenized here.
+        """
+        dropped: list[Dropped] = []
+        for candidate in itertools.islice(candidates, TRIES + 1):
+            try:
+                example = self.gate.open(candidate)
+                prompt = self.template(example)
+                encoded = self.processor.encode(prompt, list(example.images))
+                self._check_fits(position, example, encoded)
+                return Item(position, example, prompt, encoded, tuple(dropped))
+            except BadRow as why:
+                dropped.append(Dropped.of(candidate.id, why))
+        raise UserError(
+            f"prompt {position}: the example and the {TRIES} drawn in its place cannot be used: "
+            f"{summary(dropped)}"
+        )
+
+    def _check_fits(self, position: int, example: Example, encoded: Encoded) -> None:
+        """PromptTooLong, or where the policy is to drop such prompts, LeftOut."""
+        tokens, patches = len(encoded.tokens), len(encoded.segments)
+        limits = max(self.data.prompt_buckets), max(self.data.patch_buckets)
+        if tokens <= limits[0] and patches <= limits[1]:
+            return
+        found = f"{tokens} tokens and {patches} patches, the limits are {limits[0]} and {limits[1]}"
+        if self.data.too_long == "drop":
+            raise LeftOut("prompt too long", found)
+        raise PromptTooLong(
+            f"prompt {position} (example {example.id}) has {found}; raise data.prompt_buckets or "
+            "data.patch_buckets, or lower data.max_pixels, or leave such prompts out with "
+            "data.too_long=drop"
+        )
 
     def __next__(self) -> list[Item]:
-        return next(self.batches)
+        """The prompts of the next step. What was dropped on the way to them is listed."""
+        items = next(self.batches)
+        for item in items:
+            step = item.position // self.prompts + 1
+            for row in item.dropped:
+                self.account.add(step, row, item.position)
+        self.account.check()
+        return items
+
+    def metrics(self, items: list[Item]) -> dict[str, int]:
+        """How many rows could not be used on the way to `items`, over all processes."""
+        count = sum(len(item.dropped) for item in items)
+        if jax.process_count() > 1:
+            count = multihost_utils.process_allgather(np.array(count)).sum()
+        return {"data/dropped": int(count)}
 
     def get_state(self) -> dict[str, Any]:
         return self.batches.get_state()

@@ -35,15 +35,15 @@ _COLUMNS = (  # what the console shows: its name there, the metric, its format
 
 
 class MetricsWriter:
-    """Appends a JSON object a step to `metrics.jsonl`.
+    """Appends a JSON object a step to `metrics.jsonl`, or any number of them to another `file`.
 
     JSON has no NaN and no infinity: such a value is written as null, and the key "nonfinite" of the
     line says which it was ({"kl": "nan"}), so that every reader can parse the file and nothing is
     lost.
     """
 
-    def __init__(self, run_dir: str | Path):
-        self.path = Path(run_dir) / FILE
+    def __init__(self, run_dir: str | Path, file: str = FILE):
+        self.path = Path(run_dir) / file
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -67,7 +67,8 @@ class MetricsWriter:
         """
         if not self.path.exists():
             return
-        lines = [line for line in read_metrics(self.path.parent) if line["step"] <= step]
+        lines = read_metrics(self.path.parent, self.path.name)
+        lines = [line for line in lines if line["step"] <= step]
         shorter = self.path.with_suffix(".tmp")
         with open(shorter, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -76,9 +77,9 @@ class MetricsWriter:
         os.replace(shorter, self.path)
 
 
-def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
+def read_metrics(run_dir: str | Path, file: str = FILE) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a last line that a killed run left half written is ignored."""
-    path = Path(run_dir) / FILE
+    path = Path(run_dir) / file
     if not path.is_file():
         raise UserError(f"no {path}; expected the directory of a run")
     lines = path.read_bytes().split(b"\n")  # what follows the last newline is empty or torn

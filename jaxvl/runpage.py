@@ -101,12 +101,10 @@ def _read_json(path: Path) -> Any:
 
 
 def _bad_rows(run_dir: Path) -> list[tuple[str, int]]:
-    """(reason, count) of the rows that could not be used, over all processes."""
+    """(reason, count) of the rows that were not used, over all processes."""
     rows = set()
-    for file in run_dir.glob("bad_rows*.jsonl"):
-        for line in file.read_bytes().split(b"\n")[:-1]:
-            row = json.loads(line)
-            rows.add((row["id"], row["reason"]))
+    for file in run_dir.glob("dropped*.jsonl"):
+        rows |= {(line["id"], line["reason"]) for line in read_metrics(run_dir, file.name)}
     return Counter(reason for _, reason in rows).most_common()
 
 

@@ -135,9 +135,8 @@ class Loop:
         images = cfg.run.rollout_images
         rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
         times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        return state, stats | rollout_metrics(
-            scores, got.lengths_N, got.finished_N, grpo.group
-        ) | times
+        of_rollout = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
+        return state, stats | of_rollout | self.stream.metrics(items) | times
 
     def evaluate(self, params, when: str) -> evaluation.Evaluation:
         """The held-out set, answered with `params`."""
@@ -145,7 +144,7 @@ class Loop:
         print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
         vlm = dataclasses.replace(self.vlm, params=params)
         return evaluation.evaluate(
-            vlm, self.held_out, cfg.eval, cfg.data.template, cfg.sampling.max_new_tokens
+            vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
 
     def _write_eval(self, before: evaluation.Evaluation, after: evaluation.Evaluation) -> None:

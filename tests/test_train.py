@@ -138,3 +138,4 @@ def test_a_run_is_not_overwritten(whole):
 def test_the_seed_changes_the_run(whole, tmp_path):
     train.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
     assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]
+    assert values(tmp_path)[0]["data/dropped"] == values(whole[0])[0]["data/dropped"] == 0

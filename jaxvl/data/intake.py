@@ -5,18 +5,13 @@ rows that cannot be used."""
 from __future__ import annotations
 
 import dataclasses
-import json
-import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxvl.data import test_sets
 from jaxvl.data.example import BadRow, Dropped, Example, Source, summary
 from jaxvl.data.image import check_shape, load_image
 from jaxvl.errors import UserError
-
-FILE = "bad_rows.jsonl"
-_SHOWN = 5
 
 Check = Callable[[Example], str]
 
@@ -69,95 +64,56 @@ class Gate:
         return ""
 
 
-class Intake:
-    """The examples that a run draws from, opened through a gate, and the account of the others.
+class Account:
+    """Which rows of a dataset could not be used: found when it was loaded, or when they were drawn.
 
-    `file` gets a line for every row that cannot be used, found when the source was loaded or when
-    it was drawn, each row once; a run that is resumed (`go_on`) adds to it. More of them than the
-    share `max_bad` of all rows is an error. A trial on test data marks the folder of `file`.
-    `open` and `drop` are called in the threads of the pipeline.
+    `write(step, line)` gets a line for each, as often as it was drawn; `lines` are those that are
+    written already. Rows that a setting leaves out are listed and do not count as bad.
     """
 
     def __init__(
         self,
-        source: Source,
-        file: str | Path,
-        *,
-        max_bad: float = 0.05,
-        check: Check | None = None,
-        trial: bool = False,
-        digests: Sequence[str] = (),
-        go_on: bool = False,
+        examples: Sequence[Example],
+        max_bad: float,
+        write: Callable[[int, dict[str, Any]], None],
+        lines: Sequence[Mapping[str, Any]] = (),
     ):
-        self.file, self.max_bad = Path(file), max_bad
-        self.lock = threading.Lock()
-        self.contaminated: set[str] = set()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        gate = Gate(check, trial, digests, self._mark)
-        gate.admit(source)
-        self.open = gate.open
-        if not go_on:
-            self.file.unlink(missing_ok=True)
-        self.listed = _read(self.file)
-        self.bad: dict[tuple[str, str], Dropped] = {}
-        self.examples = source.load()
-        dropped = getattr(self.examples, "dropped", ())
+        self.max_bad, self.write, self.count = max_bad, write, len(examples)
+        self.bad: dict[str, Dropped] = {}
+        known = [Dropped(x["id"], x["reason"], x["found"], x["setting"]) for x in lines]
+        for row in known:
+            self._note(row)
+        dropped = getattr(examples, "dropped", ())
         self.wanted = [row for row in dropped if row.setting]
-        found = [row for row in dropped if not row.setting]
-        self.rows = len(self.examples) + len(found)
-        for row in found:
-            self._add(row)
-        self._check_share()
+        self.rows = len(examples) + len(dropped) - len(self.wanted)
+        if not lines:
+            for row in dropped:
+                if not row.setting:
+                    self.add(0, row)
+        self.check()
 
-    def notes(self) -> list[str]:
-        """What to tell a person before the first step."""
-        notes = [f"{len(self.examples)} examples"]
-        if self.wanted:
-            notes.append(f"{len(self.wanted)} left out by settings: {summary(self.wanted, 0)}")
-        if self.bad:
-            bad = list(self.bad.values())
-            notes.append(f"{len(bad)} cannot be used: {summary(bad, _SHOWN)}")
-        if self.contaminated:
-            names = ", ".join(sorted(self.contaminated))
-            notes.append(f"a trial on test data ({names}): results on it mean nothing")
-        return notes
+    def add(self, step: int, row: Dropped, position: int | None = None) -> None:
+        """List a row that was left out in a step (0: before the first)."""
+        self._note(row)
+        self.write(step, {"position": position, **dataclasses.asdict(row)})
 
-    def drop(self, id: str, why: BadRow) -> None:
-        """Count and list a row that was drawn and cannot be used; UserError above the share."""
-        with self.lock:
-            self._add(Dropped.of(id, why))
-            self._check_share()
+    def _note(self, row: Dropped) -> None:
+        if not row.setting:
+            self.bad[row.id] = row
 
-    def _mark(self, name: str) -> None:
-        with self.lock:
-            if name not in self.contaminated:
-                self.contaminated.add(name)
-                test_sets.mark(self.file.parent, [name])
-
-    def _add(self, row: Dropped) -> None:
-        key = (row.id, row.reason)
-        if row.setting or key in self.bad:
-            return
-        self.bad[key] = row
-        if key not in self.listed:
-            with open(self.file, "a", encoding="utf-8") as file:
-                line = {"id": row.id, "reason": row.reason, "found": row.found}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _check_share(self) -> None:
+    def check(self) -> None:
+        """UserError where more than the share `max_bad` of the rows are bad."""
         if len(self.bad) > self.max_bad * self.rows:
             raise UserError(
                 f"{len(self.bad)} of {self.rows} rows cannot be used, more than the share "
-                f"data.max_bad = {self.max_bad}: {summary(list(self.bad.values()), _SHOWN)}\n"
-                f"all of them are in {self.file}"
+                f"data.max_bad = {self.max_bad}: {summary(list(self.bad.values()))}"
             )
 
-
-def _read(file: Path) -> set[tuple[str, str]]:
-    """(id, reason) of the rows that are listed already; a line that was cut short goes."""
-    if not file.is_file():
-        return set()
-    whole = file.read_bytes().rpartition(b"\n")
-    file.write_bytes(whole[0] + whole[1])
-    rows = [json.loads(line) for line in whole[0].splitlines()]
-    return {(row["id"], row["reason"]) for row in rows}
+    def notes(self) -> list[str]:
+        """What to tell a person before the first step."""
+        notes = [f"{self.count} examples"]
+        if self.wanted:
+            notes.append(f"{len(self.wanted)} left out by settings: {summary(self.wanted, 0)}")
+        if self.bad:
+            notes.append(f"{len(self.bad)} cannot be used: {summary(list(self.bad.values()))}")
+        return notes

@@ -5,22 +5,20 @@ The stream is one sequence of positions 0, 1, 2, .. over all processes: position
 order(epoch)[i mod n] of epoch i // n, whatever the number of processes and threads. Step s of a run
 with P processes of B prompts takes positions s*P*B .. (s+1)*P*B - 1, process p those that are p
 modulo P. In a mixture every part has epochs of its own, and positions are dealt out to the parts in
-turn, as often as their weights say. A row that cannot be used is replaced by one that is drawn from
-(seed, position) in the same part, so that no other position is touched by it.
+turn, as often as their weights say. What stands in for a row that cannot be used is drawn from the
+same part by (seed, position) alone, so that no other position is touched by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxvl.data.example import BadRow, Example
+from jaxvl.data.example import Example
 from jaxvl.data.mixture import Mixed
 from jaxvl.errors import UserError
-
-_TRIES = 100  # rows drawn for a position before the data as a whole is at fault
 
 
 class Batches(Protocol):
@@ -34,7 +32,7 @@ class Batches(Protocol):
 
 def batches(
     examples: Sequence[Example],
-    make: Callable[[int, Example], Any],
+    make: Callable[[int, Iterator[Example]], Any],
     *,
     prompts: int,
     seed: int,
@@ -42,41 +40,33 @@ def batches(
     workers: int,
     process_index: int = 0,
     process_count: int = 1,
-    on_bad: Callable[[str, BadRow], None] | None = None,
 ) -> Batches:
-    """Lists of `prompts` items `make(position, example)` for this process, without end.
+    """Lists of `prompts` items `make(position, candidates)` for this process, without end.
 
     `position` is the place in the whole stream: it differs between epochs and is the same for any
-    number of processes, so it serves as the prompt id of sampling keys. `make` and the access to
-    `examples` run in `workers` threads, up to two lists ahead (0: in the caller's thread). What
-    they raise is raised by `next`, but for a BadRow where `on_bad(id, error)` is given: it is
-    called (in a thread), and may raise, and the position gets another row. The state of an iterator
-    is a position of the whole stream; it fits any number of processes.
+    number of processes, so it serves as the prompt id of sampling keys. `candidates` gives its
+    example, and then, without end, others to take where that one cannot be used. `make` and the
+    access to `examples` run in `workers` threads, up to two lists ahead (0: in the caller's
+    thread); what they raise is raised by `next`. The state of an iterator is a position of the
+    whole stream: it fits any number of processes.
     """
     if not len(examples):
         raise UserError("the source has no examples; look at what its load() warned about")
     parts = examples.parts if isinstance(examples, Mixed) else (examples,)
-    order = _order(examples, parts, seed, shuffle)
 
     def draw(place: tuple[int, tuple[int, int]]) -> Any:
         position, (part, row) = place
-        for attempt in range(_TRIES):
-            if attempt:
-                row = int(
-                    np.random.default_rng([seed, position, attempt]).integers(len(parts[part]))
-                )
-            example = None
-            try:
-                example = parts[part][row]
-                return make(position, example)
-            except BadRow as why:
-                if on_bad is None:
-                    raise
-                on_bad(example.id if example is not None else f"row {row}", why)
-                last = why
-        raise UserError(f"{_TRIES} rows one after the other cannot be used; the last: {last}")
+        return make(position, _candidates(parts[part], row, [seed, position]))
 
+    order = _order(examples, parts, seed, shuffle)
     return _Iterator(order, draw, prompts, workers, process_index, process_count)
+
+
+def _candidates(part: Sequence[Example], row: int, seed: list[int]) -> Iterator[Example]:
+    rng = np.random.default_rng(seed)
+    while True:
+        yield part[row]
+        row = int(rng.integers(len(part)))
 
 
 def _order(examples: Sequence[Example], parts: Sequence[Sequence], seed: int, shuffle: bool) -> Any:

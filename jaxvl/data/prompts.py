@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.data import chat
+from jaxvl.data.chat import Messages
 from jaxvl.data.image import ImageSettings, pixel_patches, read_config, read_json
 from jaxvl.errors import UserError
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 Grid = tuple[int, int, int]  # (1, h, w) of an image, in patches
-Messages = Sequence[Mapping[str, Any]]
 
 
 class PromptTooLong(UserError):
@@ -108,6 +109,12 @@ class Processor:
             **ids,
         )
 
+    def with_pixels(self, min_pixels: int | None, max_pixels: int | None) -> Processor:
+        """This processor with other limits on pixels; None leaves one as it is."""
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self, image=dataclasses.replace(self.image, **given))
+
     def render(self, prompt: str | Messages) -> str:
         """The text of a prompt: a string as it is, messages through the chat template."""
         if isinstance(prompt, str):
@@ -117,17 +124,7 @@ class Processor:
                 "the checkpoint has no chat template; put a chat_template.jinja beside its "
                 "tokenizer, or give prompts as strings"
             )
-        import jinja2
-
-        try:
-            return self.tokenizer.apply_chat_template(
-                list(prompt), tokenize=False, add_generation_prompt=True
-            )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise UserError(
-                f"the chat template cannot render {prompt!r}: {error}; expected messages such as "
-                "{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': ..}]}"
-            ) from error
+        return chat.render(self.tokenizer, prompt)
 
     def encode(self, prompt: str | Messages, images: Sequence[Any]) -> Encoded:
         """Tokens, geometry and patches of a prompt; `images` are PIL images or paths, in order.
@@ -141,12 +138,14 @@ class Processor:
         if not len(tokens):
             raise UserError("the prompt is empty; expected at least one token to continue from")
         if (tokens == self.video_token_id).any():
-            raise UserError(f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r}")
+            raise UserError(
+                f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r:.400}"
+            )
         is_image = tokens == self.image_token_id
         if is_image.sum() != len(images):
             raise UserError(
                 f"the prompt has {is_image.sum()} {IMAGE_PAD} for {len(images)} images; expected "
-                f"one an image: {text!r}"
+                f"one an image, and the images in a list beside the prompt: {text!r:.400}"
             )
         pairs = [pixel_patches(image, self.image) for image in images]
         grids = tuple(grid for _, grid in pairs)

@@ -43,6 +43,12 @@ class QwenVL(nnx.Module):
         x_RTD = self.embed(prompt, remat)
         return self.text(x_RTD, prompt.positions, prompt_mask(prompt), remat=remat)[0]
 
+    def attention_weights(self, prompt: Prompt, layer: int) -> jax.Array:
+        """What prompts look at in a layer of the decoder: float32 [R, K, G, query, key]."""
+        return self.text.attention_weights(
+            self.embed(prompt), prompt.positions, prompt_mask(prompt), layer
+        )
+
     def completion_hidden(
         self, prompt: Prompt, tokens_RgC: jax.Array, remat: bool = False
     ) -> jax.Array:

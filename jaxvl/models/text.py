@@ -133,6 +133,22 @@ class Decoder(nnx.Module):
         x_RSD, cache = jax.lax.scan(for_backward(body, remat), x_RSD, self.layers)
         return self.norm(x_RSD), cache
 
+    def attention_weights(
+        self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, layer: int
+    ) -> jax.Array:
+        """What the tokens of prompts look at in one layer: float32 [R, K, G, query, key]."""
+        angles = self._angles(positions_R3S)
+
+        def attend(q, k, v):
+            return attention.tree_attention(q, k, v, prompt_mask_RT, completions=0), None
+
+        below, here = (
+            jax.tree.map(lambda x, at=at: x[at], self.layers) for at in (slice(layer), layer)
+        )
+        x_RSD, _ = jax.lax.scan(lambda x, layer: layer(x, angles, attend), x_RSD, below)
+        q, k, _ = here.attn.qkv(here.norm1(x_RSD), angles)
+        return attention.masked_weights(q, k, attention.causal_mask(prompt_mask_RT))
+
     def unstack(self, prompt: KVCache) -> list[tuple[DecoderLayer, KVCache]]:
         """Every layer with its part of the prompt's cache: sliced once, not once a token."""
         both = (self.layers, prompt)

@@ -74,8 +74,15 @@ def test_the_prompts_are_the_papers_to_the_letter(tmp_path):
         "process in the mind and then provides the user with the answer.\nUser:  Answer in natural "
         f"language. {ASKED}{listed} \nAssistant: Let me solve this step by step.\n<think>"
     )
-    assert templates.visualthinker_base_literal(example) == base
-    assert templates.visualthinker_base(example) == base.replace("<image>", "")
+    assert templates.VisualThinker(base=True, literal=True)(example) == base
+    assert templates.VisualThinker(base=True)(example) == base.replace("<image>", "")
+    ((part, text),) = [
+        turn["content"] for turn in templates.VisualThinker(base=False, literal=True)(example)
+    ]
+    assert part == {"type": "image"} and text["text"] == (
+        f"<image> Answer in natural language. {ASKED}{listed}  Output the thinking process in "
+        "<think> </think> and final answer (option) in <answer> </answer> tags."
+    )
 
 
 def spoken(example_listing, answer, images):
@@ -110,7 +117,7 @@ def test_the_scripts_json_is_read_and_says_the_same_again(tmp_path, listing, ans
     assert (example.answer, example.choices) == (answer, choices)
     assert example.images == (str(tmp_path / "SAT_images_train" / "0_0.png"),)
     content = row["messages"][0]["content"].replace("<image>", "")
-    assert f"\nUser: {content} \nAssistant" in templates.visualthinker_base(example)
+    assert f"\nUser: {content} \nAssistant" in templates.VisualThinker(base=True)(example)
 
 
 BAD = [
