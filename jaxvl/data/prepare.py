@@ -54,12 +54,14 @@ def prepare(
     marks: set[str] = set()
     gate = Gate(check, trial, digests, marks.add)
     gate.admit(source)
+    named = sorted(marks)
     plan = {
         "name": name,
         "source": describe(source),
         "files": [_file(path) for path in source.files()],
         "rows_a_shard": shard,
         "trial": trial,
+        "test_data": named,
     }
     if _planned(out, plan):
         return read_manifest(out)
@@ -106,7 +108,7 @@ def _planned(out: Path, plan: dict[str, Any]) -> bool:
         if not path.is_file():
             continue
         found = _read(path)
-        other = [key for key in plan if found.get(key) != plan[key]]
+        other = [key for key in plan if key != "test_data" and found.get(key) != plan[key]]
         if other:
             raise UserError(
                 f"{out} was prepared from something else: {other[0]} was {found.get(other[0])} and "
@@ -151,7 +153,7 @@ def _piece(rows: Sequence[Row], parts: Path, number: int, marks: list[str]) -> d
         folder.mkdir()
         with _quiet():
             path = builder.write_shard(good, folder)
-        piece |= {"file": str(path.relative_to(parts)), **_file(path)}
+        piece |= {**_file(path), "file": str(path.relative_to(parts))}
     _write(parts / f"{number:05d}.json", piece)
     return piece
 
@@ -189,7 +191,7 @@ def _finish(out: Path, parts: Path, plan: dict, pieces: list[dict[str, Any]]) ->
         "rows_out": len(keys),
         "tasks": dict(Counter(task for task, _ in keys)),
         "dropped": _by_reason(_dropped(pieces)),
-        "test_data": sorted({name for piece in pieces for name in piece["test_data"]}),
+        "test_data": sorted({*plan["test_data"], *(n for p in pieces for n in p["test_data"])}),
         "shards": listed,
     }
     _write(out / MANIFEST, manifest)

@@ -12,7 +12,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
-from tensorflow_datasets.core import example_parser, naming
+from tensorflow_datasets.core import example_parser, naming, writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxvl.data.example import Example
 
@@ -27,6 +28,19 @@ _FEATURES = {
     "task": tfds.features.Text(),
     "columns": tfds.features.Text(doc="everything else, as a JSON object"),
 }
+
+
+class _Writer(writer.ExampleWriter):
+    """Writes messages with their features in order, so that the same examples give the same bytes:
+    protobuf orders a map anew in every process."""
+
+    def write(self, path: Any, examples: Iterator[tuple[Any, bytes]]) -> Any:
+        ordered = ((key, _ordered(message)) for key, message in examples)
+        return super().write(path, ordered)
+
+
+def _ordered(message: bytes) -> bytes:
+    return tf_example_pb2.Example.FromString(message).SerializeToString(deterministic=True)
 
 
 class JaxvlExamples(tfds.core.ShardBasedBuilder):
@@ -47,6 +61,9 @@ class JaxvlExamples(tfds.core.ShardBasedBuilder):
             features=tfds.features.FeaturesDict(_FEATURES),
             disable_shuffling=True,
         )
+
+    def _example_writer(self) -> writer.ExampleWriter:
+        return _Writer(self.info.file_format)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list]:
         return {SPLIT: [self._encoded]}
