@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -193,8 +192,14 @@ def _renderer(template: str, model: str) -> Callable[[Any], str]:
 
     def plain(example: Any) -> str:
         prompt = make(example)
-        return (
-            prompt if isinstance(prompt, str) else json.dumps(prompt, indent=1, ensure_ascii=False)
-        )
+        return prompt if isinstance(prompt, str) else "\n\n".join(map(_turn, prompt))
 
     return plain
+
+
+def _turn(turn: dict[str, Any]) -> str:
+    """A turn of a conversation, for people."""
+    content = turn["content"]
+    if not isinstance(content, str):
+        content = "".join(part.get("text", "[image]\n") for part in content)
+    return f"{turn['role']}: {content}"
