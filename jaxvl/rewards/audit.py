@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.rewards import completion_text, extract, pool
+from jaxvl.rewards import completion_text, extract
 from jaxvl.rewards.kinds import number
-from jaxvl.rewards.rules import log_rates
+from jaxvl.rewards.rules import judge_rows, log_rates, rows_of
 from jaxvl.rewards.shaping import repeated
-from jaxvl.rewards.verdict import verify
 
 NGRAM, REPETITIVE = 4, 0.5  # a completion is repetitive where half of its 4-grams stood before
 WINDOW = 20  # steps
@@ -27,20 +26,16 @@ def audit(inputs: Mapping[str, Any], lengths_N: np.ndarray, group: int) -> dict[
     """Metrics of a step from what its rewards were given, whatever the rewards are.
 
     audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
-    audit/format: share with a valid answer block; audit/repetition: share of repetitive completions;
+    audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
     audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
     groups with nothing but one of them; verify/*: shares of comparisons that came to no result.
     """
-    columns = inputs["columns"]
     texts = [completion_text(item) for item in inputs["completions"]]
-    rows = [{name: values[i] for name, values in columns.items()} for i in range(len(texts))]
+    rows = rows_of(inputs["columns"], len(texts))
     kinds = [kind_of(row) for row in rows]
     judged = [i for i, kind in enumerate(kinds) if kind]
-    verdicts = pool.map_threads(
-        lambda i: verify(
-            kinds[i], texts[i], rows[i]["answer"], rows[i].get("choices") or None, "lenient"
-        ),
-        judged,
+    verdicts = judge_rows(
+        *([column[i] for i in judged] for column in (kinds, texts, rows)), mode="lenient"
     )
     right_N = np.full(len(texts), np.nan)
     right_N[judged] = [verdict.reward == 1.0 for verdict in verdicts]

@@ -32,8 +32,8 @@ class Endpoint:
     the token itself is in no file of a run. A request is tried `retries` times more after a
     connection that fails, a time-out of `timeout` seconds or an answer such as 429 or 503; the
     first wait is `backoff` seconds, each further one twice as long, and a Retry-After header is
-    heeded. `cache` is an SQLite file of answers by request ("" for none). `prices` are for a million
-    tokens in and out, by what the answers report in `usage`.
+    heeded. `cache` is an SQLite file of answers by request ("" for none). `prices` are for a
+    million tokens in and out, by what the answers report in `usage`.
     """
 
     url: str

@@ -79,6 +79,12 @@ def blocks(text: str) -> list[str] | None:
     return list(contents) if contents and start is None else None
 
 
+def single(text: str) -> str:
+    """The content of the one valid answer block of a completion, "" where there is none."""
+    found = blocks(reply(text))
+    return found[0] if found and len(found) == 1 else ""
+
+
 def candidates(text: str) -> list[str]:
     """Where the answer of a reply without valid tags may stand, for lenient mode, best first.
 
@@ -128,7 +134,7 @@ def closing(text: str, start: int) -> int:
 
 
 def unwrap(text: str) -> str:
-    """An answer without what only dresses it: "the answer is", `$..$`, `\\boxed{}`, bold, fences."""
+    """An answer without its dress: "the answer is", `$..$`, `\\boxed{}`, bold, fences."""
     for _ in range(5):
         before, text = text, text.strip()
         fence = _FENCE.fullmatch(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scorers of answers that no rule can judge: a chat model, a reward model, or the policy's own kind.
+"""Scorers of answers that no rule can judge: a chat model, a reward model, a model of one's own.
 
 A scorer is a function `scorer(images, prompts, texts) -> scores` with one item a sample in every
 list: the pictures (PIL images or paths), the question, the answer. A score that could not be had is
@@ -148,10 +148,8 @@ def judged(
     The scorer is given the question together with the reference answer. Columns: `question`,
     `answer`, `images`. For a LocalJudge, `to_reward=probability`.
     """
-    found = [extract.blocks(extract.reply(completion_text(item))) for item in completions]
-    answered = [
-        i for i, answers in enumerate(found) if answers and len(answers) == 1 and answers[0]
-    ]
+    answers = [extract.single(completion_text(item)) for item in completions]
+    answered = [i for i, answer in enumerate(answers) if answer]
     rows = [
         {
             "images": columns["images"][i],
@@ -159,14 +157,10 @@ def judged(
         }
         for i in answered
     ]
-    scores = scored(scorer, rows, [found[i][0] for i in answered], on_failure)
+    scores = scored(scorer, rows, [answers[i] for i in answered], on_failure)
     values = [None if score is None else to_reward(score) for score in scores]
-    rewards: list[Any] = [0.0] * len(completions)
-    for i, value in zip(
-        answered, settled(values, on_failure, "the judge", log_metric), strict=True
-    ):
-        rewards[i] = value
-    return rewards
+    found = iter(settled(values, on_failure, scorer, log_metric))
+    return [next(found) if answer else 0.0 for answer in answers]
 
 
 def scored(
@@ -197,17 +191,24 @@ def scored(
 def settled(
     values: Sequence[float | None],
     on_failure: OnFailure,
-    who: str,
+    scorer: Scorer,
     log_metric: Callable[[str, float], None] | None = None,
 ) -> list[Any]:
-    """Values with what `on_failure` says in place of None; logs the share of failures."""
+    """Values with what `on_failure` says in place of None.
+
+    Logs the share of failures, and for an endpoint its requests and its cost since the start.
+    """
     failed = [row for row, value in enumerate(values) if value is None]
+    endpoint = getattr(scorer, "endpoint", None)
     if log_metric is not None and values:
         log_metric("judge/failed", len(failed) / len(values))
+    if log_metric is not None and endpoint is not None:
+        log_metric("judge/requests", endpoint.counts["requests"])
+        log_metric("judge/cost", endpoint.cost)
     if failed and on_failure == "fail":
         raise UserError(
-            f"{who} failed on {len(failed)} of {len(values)} answers (the first is number "
-            f"{failed[0]}); mend it, or set on_failure to 'mask' or to a reward"
+            f"{type(scorer).__name__} failed on {len(failed)} of {len(values)} answers, first on "
+            f"number {failed[0]}; mend it, or set on_failure to 'mask' or to a reward"
         )
     if isinstance(on_failure, str) and on_failure not in ("fail", "mask"):
         raise UserError(f"on_failure is {on_failure!r}; expected 'fail', 'mask' or a number")

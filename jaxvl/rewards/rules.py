@@ -5,24 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxvl.errors import UserError
 from jaxvl.rewards import completion_text, pool
 from jaxvl.rewards.kinds import box
-from jaxvl.rewards.verdict import (
-    CRASH,
-    MATCH,
-    MISMATCH,
-    NO_ANSWER,
-    REFUSED,
-    TIMEOUT,
-    Verdict,
-    verify,
-)
-
-Size = tuple[int, int]  # width, height
+from jaxvl.rewards.reasons import CRASH, MATCH, MISMATCH, NO_ANSWER, REFUSED, TIMEOUT
+from jaxvl.rewards.verdict import Verdict, verify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,48 +47,48 @@ def verified(
     without an answer, refused, timed out and crashed.
     """
     count = len(completions)
-    rows = (
-        [kind] * count,
-        completions,
-        columns["answer"],
-        columns.get("choices") or [()] * count,
-        [mode] * count,
-        [frames] * count,
-        columns.get("image_sizes") or [()] * count,
-        columns.get("processed_sizes") or [()] * count,
-    )
-    verdicts = pool.map_threads(judge_row, *rows)
+    verdicts = judge_rows([kind] * count, completions, rows_of(columns, count), mode, frames)
     log_rates(verdicts, log_metric)
     return [verdict.reward for verdict in verdicts]
 
 
-def judge_row(
-    kind: str,
-    completion: Any,
-    gold: Any,
-    choices: Sequence[str],
+def rows_of(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    """The columns of a batch as a dict a row."""
+    return [{name: values[i] for name, values in columns.items()} for i in range(count)]
+
+
+def judge_rows(
+    kinds: Sequence[str],
+    completions: Sequence[Any],
+    rows: Sequence[Mapping[str, Any]],
     mode: str = "strict",
     frames: Frames = Frames(),
-    image_sizes: Sequence[Size] = (),
-    processed_sizes: Sequence[Size] = (),
-) -> Verdict:
-    """`verify`, with the answer's box brought into the gold's frame first where they differ."""
-    verdict = verify(kind, completion_text(completion), gold, choices or None, mode)
-    if kind != "bbox" or frames.model == frames.gold or not verdict.canonical:
-        return verdict
-    sizes = {"original": image_sizes, "processed": processed_sizes}
+) -> list[Verdict]:
+    """`verify` on each completion by its row's `answer` and `choices`, several at a time."""
+
+    def judge(kind: str, completion: Any, row: Mapping[str, Any]) -> Verdict:
+        text, choices = completion_text(completion), row.get("choices") or None
+        verdict = verify(kind, text, row["answer"], choices, mode)
+        moved = kind == "bbox" and frames.model != frames.gold and verdict.canonical
+        return _in_gold_frame(verdict, row, frames) if moved else verdict
+
+    return pool.map_threads(judge, kinds, completions, rows)
+
+
+def _in_gold_frame(verdict: Verdict, row: Mapping[str, Any], frames: Frames) -> Verdict:
+    """The verdict on a box, with the answer brought into the gold's frame first."""
+    sizes = {"original": row.get("image_sizes"), "processed": row.get("processed_sizes")}
     for frame in (frames.model, frames.gold):
-        if frame in sizes and len(sizes[frame]) != 1:
+        if frame in sizes and len(sizes[frame] or ()) != 1:
             raise UserError(
-                f"a box in the frame {frame!r} needs one picture, found {len(sizes[frame])}"
+                f"row {row.get('id', '?')}: a box in the frame {frame!r} needs one picture, found "
+                f"{len(sizes[frame] or ())}"
             )
-    found, right = box.read(verdict.canonical), box.read(str(gold))
-    original, processed = (
-        tuple(size[0]) if size else None for size in (image_sizes, processed_sizes)
-    )
-    value = box.iou(box.convert(found, frames.model, frames.gold, original, processed), right)
-    reason = MATCH if value > 0 else MISMATCH
-    return dataclasses.replace(verdict, reward=value, reason=reason)
+    original, processed = (tuple(of[0]) if of else None for of in sizes.values())
+    found = box.read(verdict.canonical)
+    found = box.convert(found, frames.model, frames.gold, original, processed)
+    value = box.iou(found, box.read(str(row["answer"])))
+    return dataclasses.replace(verdict, reward=value, reason=MATCH if value > 0 else MISMATCH)
 
 
 def log_rates(verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:

@@ -1,32 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """`verify`: is the answer of a completion right, by rules, for a kind of answer.
 
-Total: any text gives a reward in [0, 1] and a reason, in bounded time. Pure: the same arguments give
-the same verdict. Model text is never evaluated.
+Total: any text gives a reward in [0, 1] and a reason, in bounded time. Pure: the same arguments
+give the same verdict. Model text is never evaluated.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxvl.errors import UserError
-from jaxvl.rewards import extract
+from jaxvl.rewards import extract, visualthinker
+from jaxvl.rewards.kinds import box, choice, math, number, phrase
+from jaxvl.rewards.reasons import (
+    MATCH,
+    MISMATCH,
+    NO_ANSWER,
+    REFUSED,
+    SEVERAL,
+    TOO_LONG,
+    UNREAD,
+)
 
-KINDS = {"number": "number", "mcq": "choice", "math": "math", "bbox": "box", "text": "phrase"}
+Judge = Callable[[str, str, list[str]], tuple[float, str, str]]
+KINDS: dict[str, Judge] = {
+    "number": number.judge,
+    "mcq": choice.judge,
+    "math": math.judge,
+    "bbox": box.judge,
+    "text": phrase.judge,
+}
 MODES = ("strict", "lenient", "visualthinker")
-
-# Reasons. The first two say how a comparison ended, the others why there was none.
-MATCH, MISMATCH = "match", "mismatch"
-NO_ANSWER = "no_answer"  # no valid answer block, or an empty one
-SEVERAL = "several"  # blocks that disagree, two letters, two numbers: hedging earns nothing
-UNREAD = "unread"  # not an answer of this kind
-TOO_LONG = "too_long"
-REFUSED = "refused"  # mathematics that is too costly to look at, or not mathematics
-TIMEOUT, CRASH = "timeout", "crash"  # of the symbolic comparison
-BAD_GOLD = "bad_gold"  # the right answer is not one of this kind: the row is at fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +69,10 @@ def verify(
         raise UserError(f"verify: {field} is {value!r}; expected one of {', '.join(known)}")
     text, gold = _text(completion), _text(gold)
     if mode == "visualthinker":
-        from jaxvl.rewards import visualthinker
-
         answer = visualthinker.answer_text(text)
         right = visualthinker.accurate(text, f"<answer>{gold}</answer>")
         return Verdict(float(right), answer, answer, MATCH if right else MISMATCH)
-    judge = importlib.import_module(f"jaxvl.rewards.kinds.{KINDS[kind]}").judge
+    judge = KINDS[kind]
     gold = extract.normalize(gold).strip()
     choices = [extract.normalize(str(choice)).strip() for choice in choices or ()]
     text = extract.reply(text)
@@ -86,8 +90,8 @@ def verify(
 
 
 def gold_problem(kind: str, gold: Any, choices: Sequence[str] | None = None) -> str:
-    """Why `gold` cannot be verified against ("" where it can): the reason for which the gold itself,
-    given as the answer, is not a match. For use when data is loaded."""
+    """Why nothing can be verified against `gold` ("" where it can): the reason for which the gold
+    itself, given as the answer, is not a match. For use when data is loaded."""
     verdict = verify(kind, f"<answer>{_text(gold)}</answer>", gold, choices)
     return "" if verdict.reward == 1.0 else verdict.reason
 
@@ -96,7 +100,7 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _judged(judge: Any, answer: str, gold: str, choices: list[str]) -> Verdict:
+def _judged(judge: Judge, answer: str, gold: str, choices: list[str]) -> Verdict:
     """The verdict on one answer text, as it stands in the completion."""
     shown = answer[: extract.LIMIT]
     if len(answer) > extract.LIMIT:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxvl.errors import UserError
-from jaxvl.rewards import completion_text, extract, pool
+from jaxvl.rewards import completion_text, extract
 from jaxvl.rewards.judge import OnFailure, Scorer, scored, settled
-from jaxvl.rewards.rules import Frames, judge_row, log_rates
+from jaxvl.rewards.rules import Frames, judge_rows, log_rates, rows_of
 
 VERIFIERS = ("digit", "mcq", "math", "iou", "open")
 
@@ -101,38 +101,24 @@ class Mixed:
         Columns: `answer`, `verifier_type` or `source`; `choices`, `image_sizes` and
         `processed_sizes` where there are any; `images`, `question` and `id` for a scorer.
         """
-        count = len(completions)
-        rows = [{name: values[i] for name, values in columns.items()} for i in range(count)]
+        rows = rows_of(columns, len(completions))
         kinds = [verifier_of(row) for row in rows]
-        ruled = [i for i in range(count) if kinds[i] in self.only and kinds[i] != "open"]
-        verdicts = pool.map_threads(
-            lambda i: judge_row(
-                _KINDS[kinds[i]],
-                completions[i],
-                rows[i]["answer"],
-                rows[i].get("choices") or (),
-                "strict",
-                self.frames,
-                rows[i].get("image_sizes") or (),
-                rows[i].get("processed_sizes") or (),
-            ),
-            ruled,
+        rewards: list[Any] = [None] * len(completions)
+        ruled = [i for i, kind in enumerate(kinds) if kind in self.only and kind != "open"]
+        verdicts = judge_rows(
+            [_KINDS[kinds[i]] for i in ruled],
+            [completions[i] for i in ruled],
+            [rows[i] for i in ruled],
+            frames=self.frames,
         )
         log_rates(verdicts, log_metric)
-        rewards: list[Any] = [None] * count
         for i, verdict in zip(ruled, verdicts, strict=True):
             rewards[i] = verdict.reward
-        if "open" in self.only:
-            asked = [i for i in range(count) if kinds[i] == "open"]
-            answers = {i: single_answer(completions[i]) for i in asked}
-            for i in asked:
-                rewards[i] = 0.0
-            answered = [i for i in asked if answers[i]]
-            values = self._open(
-                [rows[i] for i in answered], [answers[i] for i in answered], log_metric
-            )
-            for i, value in zip(answered, values, strict=True):
-                rewards[i] = value
+        asked = [i for i, kind in enumerate(kinds) if kind == "open" and "open" in self.only]
+        answers = [extract.single(completion_text(completions[i])) for i in asked]
+        values = self._open([rows[i] for i in asked], answers, log_metric)
+        for i, value in zip(asked, values, strict=True):
+            rewards[i] = value
         return rewards
 
     def _open(
@@ -141,7 +127,7 @@ class Mixed:
         answers: list[str],
         log_metric: Callable[[str, float], None] | None,
     ) -> list[Any]:
-        """Rewards of answers to open questions."""
+        """Rewards of answers to open questions; 0, without a look, for one that is empty."""
         if not rows:
             return []
         if self.scorer is None:
@@ -149,32 +135,32 @@ class Mixed:
                 f"row {rows[0].get('id', '?')} is open-ended: give Mixed a scorer, or leave such "
                 f"rows out (only={tuple(name for name in self.only if name != 'open')})"
             )
+        answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer]
+        references = self._scored_references([row for row, _ in answered])
+        scores = scored(self.scorer, *_columns(answered), self.on_failure)
+        gains = [
+            None if None in (score, reference) else open_reward(score, reference, self.beta)
+            for score, reference in zip(scores, references, strict=True)
+        ]
+        settled_ = iter(settled(gains, self.on_failure, self.scorer, log_metric))
+        return [next(settled_) if answer else 0.0 for answer in answers]
+
+    def _scored_references(self, rows: list[Mapping[str, Any]]) -> list[float | None]:
+        """S(reference) of each row; asked for once and kept."""
         keys = [(row.get("id"), row.get("question"), str(row["answer"])) for row in rows]
-        missing = {
-            key: row for key, row in zip(keys, rows, strict=True) if key not in self._references
-        }
-        asked = [*rows, *missing.values()]
-        texts = [*answers, *(str(row["answer"]) for row in missing.values())]
-        values = scored(self.scorer, asked, texts, self.on_failure)
-        for key, value in zip(missing, values[len(rows) :], strict=True):
+        new = {key: (row, key[2]) for key, row in zip(keys, rows, strict=True)}
+        new = {key: pair for key, pair in new.items() if key not in self._references}
+        values = scored(self.scorer, *_columns(list(new.values())), self.on_failure)
+        for key, value in zip(new, values, strict=True):
             if value is not None:
                 self._references[key] = value
-        gains = [
-            None
-            if value is None or key not in self._references
-            else open_reward(value, self._references[key], self.beta)
-            for value, key in zip(values, keys, strict=False)
-        ]
-        return settled(gains, self.on_failure, "the open-ended scorer", log_metric)
+        return [self._references.get(key) for key in keys]
+
+
+def _columns(pairs: list[tuple[Mapping[str, Any], str]]) -> tuple[list[Any], list[str]]:
+    return [row for row, _ in pairs], [text for _, text in pairs]
 
 
 def open_reward(score: float, reference: float, beta: float) -> float:
     """1 - exp(-beta (score - reference)) where that is above 0, else 0; in [0, 1], no overflow."""
-    gain = beta * max(0.0, score - reference)
-    return -math.expm1(-min(gain, 700.0))
-
-
-def single_answer(completion: Any) -> str:
-    """The content of the valid answer block of a completion, "" where there is none."""
-    found = extract.blocks(extract.reply(completion_text(completion)))
-    return found[0] if found and len(found) == 1 else ""
+    return -math.expm1(-min(beta * max(0.0, score - reference), 700.0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from jaxvl.errors import UserError
-from jaxvl.rewards.verdict import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
+from jaxvl.rewards.reasons import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
 
 Box = tuple[float, float, float, float]
 FRAMES = ("unit", "thousand", "processed", "original")

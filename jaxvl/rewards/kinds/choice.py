@@ -7,7 +7,7 @@ import re
 import string
 
 from jaxvl.rewards.kinds.phrase import fold
-from jaxvl.rewards.verdict import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
+from jaxvl.rewards.reasons import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
 
 # Without known choices; I is the pronoun.
 _LETTERS = "ABCDEFGHJ"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from jaxvl.rewards import pool
 from jaxvl.rewards.kinds import latex, number, phrase, structure
-from jaxvl.rewards.verdict import BAD_GOLD, CRASH, MATCH, MISMATCH, REFUSED, TIMEOUT
+from jaxvl.rewards.reasons import BAD_GOLD, CRASH, MATCH, MISMATCH, REFUSED, TIMEOUT
 
 _TEXT_ONLY = re.compile(r"[^\d=+\-*/^\\<>|()\[\]{}]*")
 _GLUED = re.compile(r"\d[a-zA-Z]\Z")
@@ -79,8 +80,6 @@ def _same(gold: str, found: str) -> bool:
     # Against a decimal an exact expression is rounded, as a number is; never the other way round.
     places = right.places if right else 0
     tolerance = float(Fraction(1, 2 * 10**places)) if places else 0.0
-    from jaxvl.rewards import pool
-
     outcome = pool.equal(gold, found, tolerance)
     if outcome in (TIMEOUT, CRASH, BAD_GOLD, REFUSED):
         raise _NoAnswer(outcome)

@@ -12,7 +12,7 @@ import dataclasses
 import re
 from fractions import Fraction
 
-from jaxvl.rewards.verdict import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
+from jaxvl.rewards.reasons import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
 
 MAX_EXPONENT = 30
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from jaxvl.rewards.verdict import MATCH, MISMATCH, UNREAD
+from jaxvl.rewards.reasons import MATCH, MISMATCH, UNREAD
 
 _INSIDE_NUMBERS = re.compile(r"(?<=\d)[.,:/](?=\d)|(?<!\w)-(?=\.?\d)")
 
