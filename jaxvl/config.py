@@ -85,6 +85,16 @@ class Reward:
 
 
 @dataclasses.dataclass(frozen=True)
+class Verify:
+    """The processes that compare mathematics for rewards: how many (0: one a processor, at most 8)
+    and what a comparison may cost, in seconds of processor time and in GiB of memory."""
+
+    workers: int = 0
+    seconds: float = 0.8
+    memory: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Sampling:
     """How completions are drawn; top_p=1 and top_k=0 leave the distribution whole."""
 
@@ -174,6 +184,7 @@ class Config:
     data: Data
     rewards: tuple[Reward, ...]
     run: Run
+    verify: Verify = Verify()
     sampling: Sampling = Sampling()
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
@@ -379,12 +390,21 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "verify.workers": (0, 64),
+    "verify.seconds": (0, 60),
+    "verify.memory": (0.5, 64),
     "sampling.max_new_tokens": (1, None),
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
 }
-_ABOVE = {"optim.eps", "optim.clip_norm", "sampling.temperature", "sampling.top_p"}
+_ABOVE = {
+    "verify.seconds",
+    "optim.eps",
+    "optim.clip_norm",
+    "sampling.temperature",
+    "sampling.top_p",
+}
 _BELOW = {"optim.b1", "optim.b2"}
 
 

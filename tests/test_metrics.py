@@ -109,3 +109,12 @@ def test_lengths_of_terminated_completions_are_zero_where_none_is():
     assert metrics["completions/clipped_ratio"] == 1
     assert metrics["completions/mean_terminated_length"] == 0
     assert math.isnan(metrics["rewards/a/mean"]) and metrics["frac_reward_zero_std"] == 1
+
+
+def test_masked_completions_count_in_lengths_only():
+    total_N = np.array([1, np.nan, 0, 2, np.nan, np.nan], np.float32)
+    scores = Scores(("a",), total_N[:, None], total_N)
+    metrics = rollout_metrics(scores, [4] * 6, [True] * 6, group=2)
+    assert metrics["reward"] == 1 and metrics["reward_masked"] == 0.5
+    assert metrics["frac_reward_zero_std"] == 0.5  # of the two groups that have rewards
+    assert metrics["completions/mean_length"] == 4

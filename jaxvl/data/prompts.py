@@ -17,11 +17,12 @@ import numpy as np
 
 from jaxvl.data import chat
 from jaxvl.data.chat import Messages
-from jaxvl.data.image import ImageSettings, pixel_patches, read_config, read_json
+from jaxvl.data.image import ImageSettings, load_image, pixel_patches, read_config, read_json
 from jaxvl.errors import UserError
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 Grid = tuple[int, int, int]  # (1, h, w) of an image, in patches
+Size = tuple[int, int]  # (width, height) in pixels
 
 
 class PromptTooLong(UserError):
@@ -41,6 +42,8 @@ class Encoded:
     coords_P2: np.ndarray  # int32, (h, w) of each patch in its image
     segments: np.ndarray  # int32 [P], 1, 2, .. the image of a patch
     grids: tuple[Grid, ...]
+    image_sizes: tuple[Size, ...]  # of the pictures as they were given, upright
+    processed_sizes: tuple[Size, ...]  # of what the model sees
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,7 +150,8 @@ class Processor:
                 f"the prompt has {is_image.sum()} {IMAGE_PAD} for {len(images)} images; expected "
                 f"one an image, and the images in a list beside the prompt: {text!r:.400}"
             )
-        pairs = [pixel_patches(image, self.image) for image in images]
+        pictures = [load_image(image) for image in images]
+        pairs = [pixel_patches(picture, self.image) for picture in pictures]
         grids = tuple(grid for _, grid in pairs)
         merge = self.image.merge_size
         # The pad is a special token, cut out before the text is split into words: repeating its id
@@ -169,6 +173,10 @@ class Processor:
             coords_P2=_packed([patch_coords(grid, merge) for grid in grids], none_P2),
             segments=np.repeat(np.arange(1, len(grids) + 1, dtype=np.int32), counts),
             grids=grids,
+            image_sizes=tuple(picture.size for picture in pictures),
+            processed_sizes=tuple(
+                (w * self.image.patch_size, h * self.image.patch_size) for _, h, w in grids
+            ),
         )
 
     def tokenize(self, text: str) -> list[int]:
