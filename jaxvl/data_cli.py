@@ -75,6 +75,7 @@ def prepare(
     from rich.progress import Progress
 
     from jaxvl.data.prepare import prepare as run
+    from jaxvl.rewards.golds import gold_check
 
     dataset = _make(name, source, settings)
     with Progress(*Progress.get_default_columns()[:1]) as progress:
@@ -83,6 +84,7 @@ def prepare(
             name,
             dataset,
             out,
+            check=gold_check,
             trial=trial,
             digests=digests or (),
             on_rows=lambda rows: progress.update(task, description=f"{rows:,} rows"),

@@ -12,7 +12,7 @@ from jaxvl.data.prepared import Prepared
 from jaxvl.data.tasks.records import Records
 from jaxvl.data.test_sets import Digests
 from jaxvl.errors import UserError
-from tests.data.published import picture, write_sat
+from tests.data.published import GRPO_ROWS, picture, write_sat, write_vlaa
 from tests.test_train import ROOT
 
 BASE = str(ROOT / "configs/quickstart_base")
@@ -89,3 +89,13 @@ def test_digest_keeps_a_test_set_out(tmp_path):
     run("prepare", "records", "--source", own, "--out", tmp_path / "set", "--digests", out)
     assert [e.question for e in Prepared(str(tmp_path / "set")).load()] == ["Mine?"]
     assert len(Records(str(own)).load()) == 2
+
+
+def test_a_gold_that_does_not_verify_against_itself_is_left_out(tmp_path):
+    rows = [{**GRPO_ROWS[2], "gt": "See the figure. " * 200}, {**GRPO_ROWS[0], "gt": 12}]
+    write_vlaa(tmp_path, more=rows)
+    printed = run("prepare", "vlaa-grpo", "--source", tmp_path, "--out", tmp_path / "out")
+    assert "10 of 11 rows are in" in printed and "left out: 1 fails the check" in printed
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    (row,) = manifest["dropped"]["fails the check"]["rows"]
+    assert row["id"] == "grpo-9" and "does not verify against itself" in row["found"]

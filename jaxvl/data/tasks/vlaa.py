@@ -22,17 +22,17 @@ from jaxvl.errors import UserError
 FILES = {"sft": "VLAA-Thinking-SFT-126K.json", "grpo": "VLAA-Thinking-GRPO-25K.json"}
 TYPES = ("digit", "mcq", "math", "iou", "open")
 _OTHER_NAMES = {"bbox": "iou", "box": "iou", "open_ended": "open", "open-ended": "open"}
-# The folder of a source's images: its name, and the reward its questions get in the paper (Fig. 4).
+# The folder of a source's images, and the reward that its questions get in the paper (Fig. 4).
 SOURCES = {
-    "clevr_math": ("CLEVR-Math", "digit"),
-    "geoqa170k": ("GeoQA170K", "mcq"),
-    "synthesis": ("Math PUMA", "math"),
-    "arxivqa": ("ArxivQA", "mcq"),
-    "docvqa": ("DocVQA", "open"),
-    "vizwiz": ("VizWiz", "open"),
-    "allava_laion": ("ALLaVA-LAION", "open"),
-    "coco": ("LLaVA-CoT COCO", "iou"),
-    "vg": ("LLaVA-CoT VisualGenome", "iou"),
+    "clevr_math": "digit",
+    "geoqa170k": "mcq",
+    "synthesis": "math",  # Math PUMA's
+    "arxivqa": "mcq",
+    "docvqa": "open",
+    "vizwiz": "open",
+    "allava_laion": "open",
+    "coco": "iou",  # LLaVA-CoT's, as is the next
+    "vg": "iou",
 }
 _LETTER = re.compile(r"[(\[]?([A-Ja-j])(?:$|[)\].:])")
 _OPTION = re.compile(r"^\s*[(\[]?([A-J])[)\].:]", re.MULTILINE)
@@ -89,7 +89,7 @@ class VLAA(RowSource):
         question = fields.text(raw, "question")
         if fields.MARKER.search(question):
             question = fields.MARKER.sub("", question).strip()
-        columns = {"source": SOURCES.get(source, (source, ""))[0]}
+        columns = {"source": source}
         if self.part == "grpo":
             kind = self._type(raw, source, id)
             columns["verifier_type"] = kind
@@ -108,7 +108,7 @@ class VLAA(RowSource):
 
     def _type(self, raw: Mapping[str, Any], source: str, id: str) -> str:
         """The reward that a row gets."""
-        named = str(raw.get("verifier_type") or SOURCES.get(source, ("", ""))[1])
+        named = str(raw.get("verifier_type") or SOURCES.get(source, ""))
         given = dict(pair.split("=", 1) for pair in self.types if "=" in pair)
         kind = given.get(named) or _OTHER_NAMES.get(named.lower(), named.lower())
         if kind not in TYPES:
