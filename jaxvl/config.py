@@ -70,8 +70,11 @@ class Mesh:
 class Data:
     """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches.
 
-    A prompt that does not fit the largest buckets ends the run, or is dropped: listed in
-    `dropped.jsonl`, another example in its place. It is never cut.
+    A prompt that does not fit the largest buckets ends the run, or is dropped as a row that cannot
+    be used is: listed in `dropped.jsonl`, another example in its place. It is never cut. A run
+    stops when more than the share `max_bad` of the source's rows cannot be used. `check` takes an
+    example and says why it cannot be used ("" where it can). `digests` are files of `jaxvl data
+    digest`: rows of these test sets are kept out, beside those that jaxvl knows.
     """
 
     source: Source
@@ -83,6 +86,9 @@ class Data:
     max_pixels: int | None = None
     shuffle: bool = True
     workers: int = 2
+    max_bad: float = 0.05
+    check: Callable[..., Any] | None = None
+    digests: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +103,16 @@ class Reward:
         if not self.name:
             fn = self.fn.func if isinstance(self.fn, functools.partial) else self.fn
             object.__setattr__(self, "name", getattr(fn, "__name__", type(fn).__name__))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """The processes that compare mathematics for rewards: how many (0: one a processor, at most 8)
+    and what a comparison may cost, in seconds of processor time and in GiB of memory."""
+
+    workers: int = 0
+    seconds: float = 0.8
+    memory: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +165,11 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a run writes, how long it is, and what it keeps."""
+    """Where a run writes, how long it is, and what it keeps.
+
+    `trial` allows training on test sets (but for those whose licence forbids it), which marks the
+    run, its page and its exports.
+    """
 
     dir: str
     steps: int
@@ -159,6 +179,7 @@ class Run:
     rollout_images: int = 4  # images kept a step, for people
     resume: bool = False
     export: bool = True
+    trial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +205,7 @@ class Config:
     data: Data
     rewards: tuple[Reward, ...]
     run: Run
+    verify: Verify = Verify()
     sampling: Sampling = Sampling()
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
@@ -347,6 +369,7 @@ _RANGES = {
     "data.min_pixels": (1, None),
     "data.max_pixels": (1, None),
     "data.workers": (0, None),
+    "data.max_bad": (0, 1),
     "eval.samples": (1, None),
     "eval.every": (0, None),
     "eval.seed": (0, 2**31 - 1),
@@ -382,13 +405,16 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "verify.workers": (0, 64),
+    "verify.seconds": (0, 60),
+    "verify.memory": (0.5, 64),
     "sampling.max_new_tokens": (1, None),
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
 }
 _ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
-_ABOVE |= {"sampling.temperature", "sampling.top_p"}
+_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
 _BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
 

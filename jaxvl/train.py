@@ -22,7 +22,8 @@ from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
 from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
-from jaxvl.rewards.mix import score
+from jaxvl.rewards import audit, pool
+from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
 from jaxvl.rl.sampler import make_sampler
@@ -32,6 +33,7 @@ from jaxvl.vlm import VLM
 
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
+    pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
     base, checkpoints, start = open_run(cfg)
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
@@ -82,6 +84,7 @@ class Loop:
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
         # A resumed run answers again, with the base.
         before = self.evaluate(self.base, "before training") if cfg.eval else None
+        watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
             for step in range(start + 1, cfg.run.steps + 1):
                 state, metrics = self.step(step, state)
@@ -90,6 +93,8 @@ class Loop:
                 if lead:
                     writer.write(step, metrics)
                     progress.update(step, metrics)
+                    for warning in watch.see(step, metrics):
+                        progress.console.print(warning, style="yellow")
                 if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                     checkpoints.save(step, state, self.stream.get_state())
         checkpoints.close()
@@ -117,14 +122,16 @@ class Loop:
         got = rollouts.answers(rollout, self.vlm.processor)
         clock.lap("generate")
 
-        scores = score(cfg.rewards, **rollouts.reward_inputs(items, got, grpo.group))
+        inputs = rollouts.reward_inputs(items, got, grpo.group)
+        scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
+        checks = audit.audit(inputs, got.lengths_N, grpo.group)
         advantages_PG = group_advantages(scores.total_N.reshape(-1, grpo.group))
         clock.lap("reward")
 
         batch = TrainBatch(
             prompt=Prompt.from_arrays(arrays),
             tokens=rollout.tokens,
-            mask=rollout.mask,
+            mask=rollout.mask & ~scores.masked_N.reshape(-1, self.per_row, 1),
             advantages=advantages_PG.reshape(-1, self.per_row),
             old_logps=rollout.logps,
             ref_logps=np.zeros_like(rollout.logps),
@@ -143,8 +150,9 @@ class Loop:
         images = cfg.run.rollout_images
         rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
         times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        of_rollout = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
-        return state, stats | of_rollout | self.stream.metrics(items) | times
+        found = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
+        found |= self.stream.metrics(items)
+        return state, stats | found | checks | scores.metrics | times
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""

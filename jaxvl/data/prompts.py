@@ -18,10 +18,11 @@ import numpy as np
 from jaxvl.data import chat
 from jaxvl.data.chat import Messages
 from jaxvl.data.geometry import Grid, lay_out, mrope_positions
-from jaxvl.data.image import ImageSettings, pixel_patches, read_config, read_json
+from jaxvl.data.image import ImageSettings, load_image, pixel_patches, read_config, read_json
 from jaxvl.errors import UserError
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+Size = tuple[int, int]  # (width, height) in pixels
 
 
 class PromptTooLong(UserError):
@@ -42,6 +43,8 @@ class Encoded:
     segments: np.ndarray  # int32 [P], 1, 2, .. the image of a patch
     windows: np.ndarray  # int32 [P], 1, 2, .. its window; the image where there are no windows
     grids: tuple[Grid, ...]
+    image_sizes: tuple[Size, ...]  # of the pictures as they were given, upright
+    processed_sizes: tuple[Size, ...]  # of what the model sees
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,7 +154,8 @@ class Processor:
                 f"the prompt has {is_image.sum()} {IMAGE_PAD} for {len(images)} images; expected "
                 f"one an image, and the images in a list beside the prompt: {text!r:.400}"
             )
-        pairs = [pixel_patches(image, self.image) for image in images]
+        pictures = [load_image(image) for image in images]
+        pairs = [pixel_patches(picture, self.image) for picture in pictures]
         grids = tuple(grid for _, grid in pairs)
         merge = self.image.merge_size
         # The pad is a special token, cut out before the text is split into words: repeating its id
@@ -177,6 +181,10 @@ class Processor:
             segments=layout.segments_P,
             windows=layout.windows_P,
             grids=grids,
+            image_sizes=tuple(picture.size for picture in pictures),
+            processed_sizes=tuple(
+                (w * self.image.patch_size, h * self.image.patch_size) for _, h, w in grids
+            ),
         )
 
     def tokenize(self, text: str) -> list[int]:

@@ -176,6 +176,17 @@ def test_patches_come_window_by_window_and_tokens_know_where_theirs_went(process
     assert Processor.from_pretrained(make_checkpoint(tmp_path / "b", **tower)).window == 4
 
 
+def test_sizes_are_those_of_the_file_upright_and_of_what_the_model_sees(processor, tmp_path):
+    turned = picture(90, 60)
+    exif = turned.getexif()
+    exif[274] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    encoded = processor.encode(f"{VISION}{VISION}", [picture(90, 60), tmp_path / "turned.jpg"])
+    assert encoded.image_sizes == ((90, 60), (60, 90))
+    for (width, height), (_, h, w) in zip(encoded.processed_sizes, encoded.grids, strict=True):
+        assert (width, height) == (w * 14, h * 14) and not width % 28 and not height % 28
+
+
 @pytest.mark.parametrize(
     ("prompt", "images", "message"),
     [
