@@ -23,6 +23,7 @@ from jaxvl.data.prompts import Encoded, Processor
 from jaxvl.errors import UserError
 from jaxvl.models import hf, lora, parts, peft, qwen_vl
 from jaxvl.models.arch import Arch
+from jaxvl.models.layers import cast
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
@@ -184,7 +185,7 @@ class VLM:
         """
         path, params = Path(path), self.merged().params
         widest = jnp.result_type(*jax.tree.leaves(params))
-        hf.save_params(path, learner.cast(params, widest), self.hf_config)
+        hf.save_params(path, cast(params, widest), self.hf_config)
         self.processor.save(path)
 
     def save_adapters(self, path: str | Path, base: str | None = None) -> None:
@@ -249,7 +250,7 @@ class VLM:
 def _logits(graphdef: nnx.GraphDef, dtype: str):
     @jax.jit
     def run(params, prompt: Prompt) -> jax.Array:
-        model: QwenVL = nnx.merge(graphdef, learner.cast(params, dtype))
+        model: QwenVL = nnx.merge(graphdef, cast(params, dtype))
         return model.text.logits(model.hidden(prompt))
 
     return run
