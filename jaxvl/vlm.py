@@ -72,6 +72,12 @@ class VLM:
             fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
         return dataclasses.replace(self, params=parts.join(self.params, fresh), lora=cfg)
 
+    def merged(self) -> VLM:
+        """A model without adapters that computes the same: weights with one become float32 sums."""
+        if not self.lora:
+            return self
+        return dataclasses.replace(self, params=lora.merge(self.params, self.lora), lora=None)
+
     def encode(self, prompts: Sequence[Any], images: Sequence[Sequence] | None) -> list[Encoded]:
         """Prompts with their images as tokens, patches and positions, on the host."""
         if isinstance(prompts, (str, bytes)):
@@ -221,9 +227,7 @@ class VLM:
 
         Adapters are folded into the weights. All is written in the widest dtype of any parameter.
         """
-        path, params = Path(path), self.params
-        if self.lora:
-            params = lora.merge(params, self.lora)
+        path, params = Path(path), self.merged().params
         widest = jnp.result_type(*jax.tree.leaves(params))
         hf.save_params(path, cast(params, widest), self.hf_config)
         self.processor.save(path)
