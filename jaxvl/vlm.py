@@ -52,11 +52,11 @@ class VLM:
     """
 
     config: Arch
-    params: dict[str, Any]
-    processor: Processor
+    params: dict[str, Any] = dataclasses.field(repr=False)
+    processor: Processor = dataclasses.field(repr=False)
     mesh: Mesh
     dtype: str  # of the products
-    hf_config: dict[str, Any]
+    hf_config: dict[str, Any] = dataclasses.field(repr=False)
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
