@@ -3,11 +3,11 @@
 
 A Qwen2-VL of 1.5 million parameters learns from rendered scenes to see: to name what is in a
 picture and to say where it is. Then it learns to work out answers between <think> and <answer>
-tags, asked by the words "Show your work.". Last, its answers are spoilt. Asked without these words
-it now mostly says a bare word picked at random among the choices, seldom a worked reply, and
-whether asked or not most of its worked replies end in an answer picked at random, whatever the
-thought before it says. So it can see, it knows the form but seldom uses it, and when it does it is
-often wrong. The rest is left to reinforcement learning.
+tags, asked by the words "Show your work.". Last, its answers are spoilt: every answer is now a
+choice picked at random. Asked without these words it mostly says it bare, seldom in a worked reply;
+and whether asked or not, a worked reply ends in it whatever the thought before it says. So the base
+can see, it knows the form but seldom uses it, and its answers are guesses. The rest is left to
+reinforcement learning.
 
 Only scenes of the train split are used. The same seed gives the same file on the same machine.
 """
@@ -38,10 +38,7 @@ from jaxvl.sft import Target, fit, target_batch
 from jaxvl.sharding import make_mesh, put_rows
 
 DOCS = 8  # documents about a picture of the later stages
-SPOILT_RIGHT = (
-    0.3  # share of spoilt worked replies that are right for sure; the rest draw an answer
-)
-ASKED = 0.9  # share of spoilt worked replies whose question asks for them
+ASKED = 0.85  # share of spoilt worked replies whose question asks for them
 SHOW = "Show your work. "
 TASKS = ("relation", "count", "depth")
 VOCABULARY = 512
@@ -96,18 +93,17 @@ def bare(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]
     return with_choices(question.text, question.choices), str(rng.choice(question.choices))
 
 
-def worked(
-    rng: np.random.Generator, question: scenes.Question, right: float = 1.0, asked: float = 1.0
-) -> tuple[str, str]:
-    """A question of the benchmark and a reply with a true thought; its answer is right in a share
-    `right` of the replies and random in the others."""
-    show = SHOW if rng.random() < asked else ""
-    answer = question.answer if rng.random() < right else str(rng.choice(question.choices))
-    reply = f"<think> {listed(question.about)} </think> <answer> {answer} </answer>"
-    return show + with_choices(question.text, question.choices), reply
+def worked(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]:
+    """A question of the benchmark that asks for a worked reply, and a right one."""
+    text = SHOW + with_choices(question.text, question.choices)
+    return text, f"<think> {listed(question.about)} </think> <answer> {question.answer} </answer>"
 
 
-spoilt = functools.partial(worked, right=SPOILT_RIGHT, asked=ASKED)
+def spoilt(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]:
+    """A question of the benchmark, and a reply with a true thought and an answer out of the air."""
+    question = dataclasses.replace(question, answer=str(rng.choice(question.choices)))
+    text, reply = worked(rng, question)
+    return text if rng.random() < ASKED else text.removeprefix(SHOW), reply
 
 
 def first_sights(rng: np.random.Generator, most: int, docs: int) -> tuple[Image.Image, list]:
@@ -215,7 +211,7 @@ STAGES = (
 SPOILING = (
     Stage(1, 16, DOCS, 36, functools.partial(documents, answering=bare, answers=4)),
     Stage(1, 16, DOCS, 68, functools.partial(documents, answering=spoilt, answers=6)),
-) * 100
+) * 130
 SCHOOL_OPTIM = Optim(lr=8e-4, warmup_steps=50, weight_decay=0.01, b2=0.98)
 SPOILING_OPTIM = Optim(lr=4e-4, schedule="cosine", warmup_steps=10, weight_decay=0.01, b2=0.98)
 
