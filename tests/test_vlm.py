@@ -35,6 +35,24 @@ def test_a_model_shows_itself_without_its_weights(vlm):
     assert len(shown) < 2000  # a cell that ends with `vlm`
 
 
+def test_a_hub_id_is_fetched(tiny_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(repo, allow_patterns):
+        asked[repo] = allow_patterns
+        return str(tiny_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert load("someone/a-model", "float32").config.family == "qwen2_vl"
+    assert set(asked) == {"someone/a-model"} and "*.safetensors" in asked["someone/a-model"]
+
+
+def test_a_hub_id_that_cannot_be_fetched():
+    """The tests are offline."""
+    with pytest.raises(UserError, match="jaxvl-nobody/nothing: .* could not be fetched"):
+        load("jaxvl-nobody/nothing")
+
+
 def test_load_names_what_does_not_divide(tiny_path):
     with pytest.raises(UserError, match=r"does not divide by 3 .*choose a smaller (fsdp|tensor)"):
         load(tiny_path, "float32", make_mesh(1, 3, 1, jax.devices()[:3]))

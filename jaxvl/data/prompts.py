@@ -331,7 +331,7 @@ def _window(config: Mapping[str, Any], image: ImageSettings) -> int:
     """Side of the tower's attention windows in merged patches, from config.json; 0: none."""
     if config.get("model_type") != "qwen2_5_vl":
         return 0
-    pixels = config.get("vision_config", {}).get("window_size", 112)
+    pixels = (config.get("vision_config") or {}).get("window_size", 112)
     return pixels // (image.patch_size * image.merge_size)
 
 

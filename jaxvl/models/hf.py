@@ -51,7 +51,7 @@ def arch_from_config(config: Mapping[str, Any]) -> Arch:
             f"model_type {family!r} is not supported; supported: {', '.join(FAMILIES)} "
             "(Qwen2-VL and Qwen2.5-VL)"
         )
-    nested = config.get("text_config", {})
+    nested = config.get("text_config") or {}
     text = {**config, **nested}
     _refuse_what_differs(family, text, config)
     try:
@@ -70,7 +70,7 @@ def arch_from_config(config: Mapping[str, Any]) -> Arch:
 
 def _refuse_what_differs(family: str, text: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """UserError where a field asks for what neither family's public models do."""
-    vision, rope = config.get("vision_config", {}), _rope(text)
+    vision, rope = config.get("vision_config") or {}, _rope(text)
     supported = {
         "rope type": (rope.get("rope_type", rope.get("type", "default")), ("default", "mrope")),
         "text_config.model_type": (text["model_type"], (family, f"{family}_text")),
@@ -120,6 +120,7 @@ def _vision_arch(family: str, vision: Mapping[str, Any]) -> VisionArch:
         temporal_patch_size=vision.get("temporal_patch_size", 2),
         in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
         merge_size=vision.get("spatial_merge_size", 2),
+        rope_theta=_rope(vision).get("rope_theta", 10_000.0),
     )
 
 
