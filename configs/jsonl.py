@@ -15,7 +15,7 @@ def config() -> Config:
         model=Model(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16", max_pixels=512 * 28 * 28),
         data=Data(
             source=Records(path="questions.jsonl"),
-            template=VisualThinker(),
+            template=VisualThinker(base=False),
             prompt_buckets=(1024,),
             patch_buckets=(2048,),
         ),

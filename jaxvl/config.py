@@ -15,25 +15,46 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 from jaxvl.fields import check_types, set_field
 
+Part = Literal["tower", "merger", "text"]
+Projection = Literal["q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters, x w + (alpha / rank) x a b, beside those of `targets` that `parts` have.
+
+    `dropout` is of x, in updates alone.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[Projection, ...] = get_args(Projection)
+    parts: tuple[Part, ...] = ("text",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype; masters are float32.
+    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype.
 
+    The parts in `train` train, with float32 masters; the others are frozen and held in `dtype`.
     The limits on pixels hold for the whole run and are exported with the model.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    float32_head: bool = False  # logits by a float32 product whatever `dtype` is
     remat: bool = True
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None
+    train: tuple[Part, ...] = get_args(Part)
+    lora: LoRA | None = None  # adapters that train beside frozen parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,31 +269,12 @@ def load(
     return cfg
 
 
-def to_json(value: Any) -> Any:
-    """`value` as what JSON can hold; functions and classes as "module:qualname"."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        known = type(value).__module__ == __name__
-        return fields if known else {"type": _qualname(type(value)), **fields}
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
-    if isinstance(value, functools.partial):
-        bound = {"args": to_json(value.args), "keywords": to_json(value.keywords)}
-        return {"partial": to_json(value.func), **bound}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return _qualname(value) if callable(value) else str(value)
-
-
 def validate(cfg: Config | SFTConfig) -> None:
     """Raise UserError for a field of the wrong type or range, and for fields that disagree."""
     check_types(cfg)
     _check_ranges(cfg)
     _check_sizes(cfg)
+    _check_parts(cfg.model)
     if cfg.optim.warmup_steps > cfg.run.steps:
         raise UserError(
             f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
@@ -303,6 +305,16 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
         low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
         if None not in (low, high) and low > high:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
+
+
+def _check_parts(m: Model) -> None:
+    if not m.train and m.lora is None:
+        raise UserError("model.train is empty and model.lora is none: nothing would be trained")
+    for part in set(m.train) & set(m.lora.parts if m.lora else ()):
+        raise UserError(
+            f"{part} is in model.train and in model.lora.parts: either its own weights train or "
+            "adapters beside them; take it out of one"
+        )
 
 
 def _check_grpo(cfg: Config) -> None:
@@ -372,6 +384,9 @@ _RANGES = {
     "grpo.epsilon": (0, 1),
     "grpo.epsilon_high": (0, None),
     "grpo.beta": (0, None),
+    "model.lora.alpha": (0, None),
+    "model.lora.dropout": (0, 1),
+    "model.lora.rank": (1, None),
     "model.min_pixels": (1, None),
     "model.max_pixels": (1, None),
     "optim.lr": (0, None),
@@ -398,14 +413,9 @@ _RANGES = {
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
 }
-_ABOVE = {
-    "verify.seconds",
-    "optim.eps",
-    "optim.clip_norm",
-    "sampling.temperature",
-    "sampling.top_p",
-}
-_BELOW = {"optim.b1", "optim.b2"}
+_ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
+_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
+_BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
 
 def _lookup(cfg: Config | SFTConfig, path: str) -> Any:
@@ -430,8 +440,3 @@ def _check_ranges(cfg: Config | SFTConfig) -> None:
 def _nearest_divisor(number: int, near: int) -> int:
     divisors = [size for size in range(1, number + 1) if number % size == 0]
     return min(divisors, key=lambda size: abs(size - near))
-
-
-def _qualname(thing: Any) -> str:
-    kind = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{kind.__module__}:{kind.__qualname__}"

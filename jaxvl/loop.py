@@ -24,7 +24,10 @@ from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
 from jaxvl.data.intake import Account, Gate
 from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.errors import UserError
+from jaxvl.fields import to_json
 from jaxvl.metrics import FILE, MetricsWriter, read_metrics
+from jaxvl.models import lora, parts
+from jaxvl.models.qwen_vl import for_products
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import VLM, load
 
@@ -32,10 +35,11 @@ TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits ar
 
 
 def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
-    """The model on the run's mesh in float32, the run's checkpoints, and the step to go on from.
+    """The model on the run's mesh, the run's checkpoints, and the step to go on from.
 
-    Writes config.json, and takes off the metrics and drops of steps that will be done again. A
-    directory that holds a run is an error unless `run.resume` is set.
+    Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
+    takes off the metrics and drops of steps that will be done again. A directory that holds a run
+    is an error unless `run.resume` is set.
     """
     config.validate(cfg)
     run_dir = Path(cfg.run.dir)
@@ -51,19 +55,44 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
     if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_json(cfg), indent=2)
+        text = json.dumps(to_json(cfg), indent=2)
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
         test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
     pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
-    return load(cfg.model.path, "float32", mesh, **pixels), checkpoints, start
+    wide = "float32" if cfg.model.train else cfg.model.dtype
+    vlm = load(cfg.model.path, wide, mesh, float32_head=cfg.model.float32_head, **pixels)
+    frozen = parts.split(vlm.params, cfg.model.train)[1]
+    frozen = for_products(frozen, cfg.model.dtype, vlm.config.text)
+    vlm = dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=cfg.model.dtype)
+    return vlm, checkpoints, start
 
 
-def export(vlm: VLM, run_dir: Path) -> None:
-    """Writes `hf`, which carries the run's mark where it was trained on test data."""
-    vlm.save(run_dir / "hf")
+def to_train(
+    base: VLM, cfg: Config | SFTConfig
+) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
+    """The model with the run's adapters, if it has any; what of its parameters trains; what is
+    frozen; and the key of the adapters' dropout, if they drop out."""
+    trains, adapters = set(cfg.model.train), cfg.model.lora
+    if adapters is None:
+        return base, *parts.split(base.params, trains), None
+    vlm = base.adapted(adapters, cfg.run.seed)
+    dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
+    return vlm, *parts.split(vlm.params, trains | {parts.ADAPTERS}), dropout
+
+
+def export(trained: VLM, cfg: Config | SFTConfig) -> None:
+    """The trained model in `hf`; adapters alone too, where nothing but them has changed. Both
+    carry the run's mark where it was trained on test data."""
+    run_dir = Path(cfg.run.dir)
+    trained.save(run_dir / "hf")
+    written = [run_dir / "hf"]
+    if trained.lora and not cfg.model.train:
+        trained.save_adapters(run_dir / "adapter", cfg.model.path)
+        written.append(run_dir / "adapter")
     if jax.process_index() == 0:
-        test_sets.mark(run_dir / "hf", test_sets.marks(run_dir))
+        for path in written:
+            test_sets.mark(path, test_sets.marks(run_dir))
 
 
 @dataclasses.dataclass(frozen=True)

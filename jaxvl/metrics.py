@@ -100,7 +100,10 @@ class Progress:
     """
 
     def __init__(self, steps: int, start: int = 0, console: Console | None = None):
-        self.steps, self.console = steps, console or Console()
+        console = console or Console()
+        if console.is_jupyter:  # a live line there needs another package, or scrolls
+            console = Console(force_jupyter=False, force_terminal=False)
+        self.steps, self.console = steps, console
         self._first: tuple[int, float] | None = None
         self._bar = RichProgress(
             TextColumn("step"),

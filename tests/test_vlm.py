@@ -29,6 +29,12 @@ def test_load(vlm, tiny_path):
     assert load(str(tiny_path), "float32", min_pixels=7056).processor.image.min_pixels == 7056
 
 
+def test_a_model_shows_itself_without_its_weights(vlm):
+    shown = repr(vlm)
+    assert "vocab=320" in shown and "dtype='float32'" in shown
+    assert len(shown) < 2000  # a cell that ends with `vlm`
+
+
 def test_load_names_what_does_not_divide(tiny_path):
     with pytest.raises(UserError, match=r"does not divide by 3 .*choose a smaller (fsdp|tensor)"):
         load(tiny_path, "float32", make_mesh(1, 3, 1, jax.devices()[:3]))
@@ -98,6 +104,17 @@ def test_attention_is_that_of_transformers(vlm, pictures, tiny_hf, layer):
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
     assert np.ptp(expected[:, -1]) > 0.05  # far from uniform: a wrong one would show
     np.testing.assert_array_equal(vlm.attention(prompt, images, layer - 2), found)
+
+
+def test_attention_and_streams_on_eight_devices(vlm, tiny_path, pictures):
+    """Rows over fsdp, heads over tensor, kv heads repeated."""
+    split = load(tiny_path, "float32", make_mesh(1, 2, 4))
+    prompt, images = f"{V}red?", pictures[:1]
+    found = split.attention(prompt, images)
+    np.testing.assert_allclose(found, vlm.attention(prompt, images), atol=1e-5)
+    settings = {"max_new_tokens": 11, "temperature": 0.0}
+    one, other = ("".join(v.stream(prompt, images, **settings)) for v in (vlm, split))
+    assert one == other
 
 
 def test_attention_of_a_layer_that_is_not_there(vlm):
