@@ -59,7 +59,10 @@ class Gate:
         if benchmark.never:
             return f"{found}: its licence forbids training on it, and no setting allows it"
         if not self.trial:
-            return f"{found}: train on other data; a trial on it is marked as one (run.trial=true)"
+            cure = (
+                "a trial on it is marked as one (run.trial=true; in `jaxvl data prepare` --trial)"
+            )
+            return f"{found}: train on other data; {cure}"
         self.on_trial(benchmark.name)
         return ""
 
@@ -79,10 +82,10 @@ class Account:
         lines: Sequence[Mapping[str, Any]] = (),
     ):
         self.max_bad, self.write, self.count = max_bad, write, len(examples)
-        self.bad: dict[str, Dropped] = {}
-        known = [Dropped(x["id"], x["reason"], x["found"], x["setting"]) for x in lines]
-        for row in known:
-            self._note(row)
+        self.bad: dict[Dropped, None] = {}  # in the order they were found
+        for line in lines:
+            row = {field.name: line[field.name] for field in dataclasses.fields(Dropped)}
+            self._note(Dropped(**row))
         dropped = getattr(examples, "dropped", ())
         self.wanted = [row for row in dropped if row.setting]
         self.rows = len(examples) + len(dropped) - len(self.wanted)
@@ -99,14 +102,14 @@ class Account:
 
     def _note(self, row: Dropped) -> None:
         if not row.setting:
-            self.bad[row.id] = row
+            self.bad[row] = None
 
     def check(self) -> None:
         """UserError where more than the share `max_bad` of the rows are bad."""
         if len(self.bad) > self.max_bad * self.rows:
             raise UserError(
                 f"{len(self.bad)} of {self.rows} rows cannot be used, more than the share "
-                f"data.max_bad = {self.max_bad}: {summary(list(self.bad.values()))}"
+                f"data.max_bad = {self.max_bad}: {summary(list(self.bad))}"
             )
 
     def notes(self) -> list[str]:
@@ -115,5 +118,5 @@ class Account:
         if self.wanted:
             notes.append(f"{len(self.wanted)} left out by settings: {summary(self.wanted, 0)}")
         if self.bad:
-            notes.append(f"{len(self.bad)} cannot be used: {summary(list(self.bad.values()))}")
+            notes.append(f"{len(self.bad)} cannot be used: {summary(list(self.bad))}")
         return notes

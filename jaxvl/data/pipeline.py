@@ -51,7 +51,7 @@ def batches(
     whole stream: it fits any number of processes.
     """
     if not len(examples):
-        raise UserError("the source has no examples; look at what its load() warned about")
+        raise UserError("the source has no examples")
     parts = examples.parts if isinstance(examples, Mixed) else (examples,)
 
     def draw(place: tuple[int, tuple[int, int]]) -> Any:

@@ -40,8 +40,8 @@ SIDE, BATCH = 448, 8
 def photo(rng: np.random.Generator) -> bytes:
     """A JPEG that is as hard to decode as a photograph: detail at all scales, quality 90."""
     pixels = np.zeros((SIDE, SIDE, 3))
-    for step in (4, 8, 16, 32, 64):
-        cells = rng.normal(size=(SIDE // step, SIDE // step, 3)) * step
+    for step in (1, 2, 4, 8, 16, 32, 64):
+        cells = rng.normal(size=(SIDE // step, SIDE // step, 3)) * step**0.7
         pixels += cells.repeat(step, 0).repeat(step, 1)
     pixels = (pixels - pixels.min()) / np.ptp(pixels) * 255
     file = io.BytesIO()

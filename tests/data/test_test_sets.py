@@ -118,7 +118,9 @@ def test_what_comes_with_jaxvl_is_read():
     assert found.name == "MOSSBench" and found.never
 
 
-@pytest.mark.parametrize("text", ["", "i0\n", "# A\nz000000000000\n", "# A\nq00\n"])
+@pytest.mark.parametrize(
+    "text", ["", "i0\n", "# A\nz000000000000\n", "# A\nq00\n", "# A\ni000000000000\n"]
+)
 def test_another_file_is_no_file_of_digests(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(UserError, match="a.txt is no file of digests"):
