@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jaxvl import data_cli
 from jaxvl.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reinforcement learning for vision-language models in JAX.",
 )
+
+app.add_typer(data_cli.app, name="data")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
 Overrides = Annotated[

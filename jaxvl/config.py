@@ -15,25 +15,46 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 from jaxvl.fields import check_types, set_field
 
+Part = Literal["tower", "merger", "text"]
+Projection = Literal["q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters, x w + (alpha / rank) x a b, beside those of `targets` that `parts` have.
+
+    `dropout` is of x, in updates alone.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[Projection, ...] = get_args(Projection)
+    parts: tuple[Part, ...] = ("text",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype; masters are float32.
+    """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype.
 
+    The parts in `train` train, with float32 masters; the others are frozen and held in `dtype`.
     The limits on pixels hold for the whole run and are exported with the model.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    float32_head: bool = False  # logits by a float32 product whatever `dtype` is
     remat: bool = True
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None
+    train: tuple[Part, ...] = get_args(Part)
+    lora: LoRA | None = None  # adapters that train beside frozen parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +70,11 @@ class Mesh:
 class Data:
     """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches.
 
-    A prompt that does not fit the largest buckets ends the run, or is dropped: listed in
-    `dropped.jsonl`, another example in its place. It is never cut.
+    A prompt that does not fit the largest buckets ends the run, or is dropped as a row that cannot
+    be used is: listed in `dropped.jsonl`, another example in its place. It is never cut. A run
+    stops when more than the share `max_bad` of the source's rows cannot be used. `check` takes an
+    example and says why it cannot be used ("" where it can). `digests` are files of `jaxvl data
+    digest`: rows of these test sets are kept out, beside those that jaxvl knows.
     """
 
     source: Source
@@ -62,6 +86,9 @@ class Data:
     max_pixels: int | None = None
     shuffle: bool = True
     workers: int = 2
+    max_bad: float = 0.05
+    check: Callable[..., Any] | None = None
+    digests: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +103,16 @@ class Reward:
         if not self.name:
             fn = self.fn.func if isinstance(self.fn, functools.partial) else self.fn
             object.__setattr__(self, "name", getattr(fn, "__name__", type(fn).__name__))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """The processes that compare mathematics for rewards: how many (0: one a processor, at most 8)
+    and what a comparison may cost, in seconds of processor time and in GiB of memory."""
+
+    workers: int = 0
+    seconds: float = 0.8
+    memory: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +165,11 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a run writes, how long it is, and what it keeps."""
+    """Where a run writes, how long it is, and what it keeps.
+
+    `trial` allows training on test sets (but for those whose licence forbids it), which marks the
+    run, its page and its exports.
+    """
 
     dir: str
     steps: int
@@ -138,6 +179,7 @@ class Run:
     rollout_images: int = 4  # images kept a step, for people
     resume: bool = False
     export: bool = True
+    trial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +205,7 @@ class Config:
     data: Data
     rewards: tuple[Reward, ...]
     run: Run
+    verify: Verify = Verify()
     sampling: Sampling = Sampling()
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
@@ -226,31 +269,12 @@ def load(
     return cfg
 
 
-def to_json(value: Any) -> Any:
-    """`value` as what JSON can hold; functions and classes as "module:qualname"."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        known = type(value).__module__ == __name__
-        return fields if known else {"type": _qualname(type(value)), **fields}
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
-    if isinstance(value, functools.partial):
-        bound = {"args": to_json(value.args), "keywords": to_json(value.keywords)}
-        return {"partial": to_json(value.func), **bound}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return _qualname(value) if callable(value) else str(value)
-
-
 def validate(cfg: Config | SFTConfig) -> None:
     """Raise UserError for a field of the wrong type or range, and for fields that disagree."""
     check_types(cfg)
     _check_ranges(cfg)
     _check_sizes(cfg)
+    _check_parts(cfg.model)
     if cfg.optim.warmup_steps > cfg.run.steps:
         raise UserError(
             f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
@@ -281,6 +305,16 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
         low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
         if None not in (low, high) and low > high:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
+
+
+def _check_parts(m: Model) -> None:
+    if not m.train and m.lora is None:
+        raise UserError("model.train is empty and model.lora is none: nothing would be trained")
+    for part in set(m.train) & set(m.lora.parts if m.lora else ()):
+        raise UserError(
+            f"{part} is in model.train and in model.lora.parts: either its own weights train or "
+            "adapters beside them; take it out of one"
+        )
 
 
 def _check_grpo(cfg: Config) -> None:
@@ -335,6 +369,7 @@ _RANGES = {
     "data.min_pixels": (1, None),
     "data.max_pixels": (1, None),
     "data.workers": (0, None),
+    "data.max_bad": (0, 1),
     "eval.samples": (1, None),
     "eval.every": (0, None),
     "eval.seed": (0, 2**31 - 1),
@@ -349,6 +384,9 @@ _RANGES = {
     "grpo.epsilon": (0, 1),
     "grpo.epsilon_high": (0, None),
     "grpo.beta": (0, None),
+    "model.lora.alpha": (0, None),
+    "model.lora.dropout": (0, 1),
+    "model.lora.rank": (1, None),
     "model.min_pixels": (1, None),
     "model.max_pixels": (1, None),
     "optim.lr": (0, None),
@@ -367,13 +405,17 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "verify.workers": (0, 64),
+    "verify.seconds": (0, 60),
+    "verify.memory": (0.5, 64),
     "sampling.max_new_tokens": (1, None),
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
 }
-_ABOVE = {"optim.eps", "optim.clip_norm", "sampling.temperature", "sampling.top_p"}
-_BELOW = {"optim.b1", "optim.b2"}
+_ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
+_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
+_BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
 
 def _lookup(cfg: Config | SFTConfig, path: str) -> Any:
@@ -398,8 +440,3 @@ def _check_ranges(cfg: Config | SFTConfig) -> None:
 def _nearest_divisor(number: int, near: int) -> int:
     divisors = [size for size in range(1, number + 1) if number % size == 0]
     return min(divisors, key=lambda size: abs(size - near))
-
-
-def _qualname(thing: Any) -> str:
-    kind = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{kind.__module__}:{kind.__qualname__}"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of nested frozen dataclasses: set by a dotted path from text, checked by annotation.
+"""Fields of nested frozen dataclasses: set by a dotted path from text, checked by annotation,
+written as JSON.
 
 Text is parsed by the annotation of the field it is for and never evaluated.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -39,8 +41,34 @@ def check_types(node: Any, path: str = "") -> None:
             for index, item in enumerate(value):
                 if dataclasses.is_dataclass(item):
                     check_types(item, f"{where}.{index}.")
-        elif dataclasses.is_dataclass(hints[field.name]):
-            check_types(value, f"{where}.")
+        elif type(value) in (hints[field.name], *typing.get_args(hints[field.name])):
+            if dataclasses.is_dataclass(value):
+                check_types(value, f"{where}.")
+
+
+def to_json(value: Any) -> Any:
+    """`value` as what JSON can hold; functions and classes as "module:qualname"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        known = type(value).__module__ == "jaxvl.config"  # by its place; a source says what it is
+        return fields if known else {"type": _qualname(type(value)), **fields}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, functools.partial):
+        bound = {"args": to_json(value.args), "keywords": to_json(value.keywords)}
+        return {"partial": to_json(value.func), **bound}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return _qualname(value) if callable(value) else str(value)
+
+
+def _qualname(thing: Any) -> str:
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -151,12 +151,14 @@ def rollout_metrics(
     `lengths_N` counts tokens with the end token; `finished_N` says which completions have one.
     Standard deviations are over the whole batch with ddof=1 (NaN for one value);
     `frac_reward_zero_std` is the share of groups whose rewards are all equal (to 1e-8), and lengths
-    of terminated completions are 0 where there is none.
+    of terminated completions are 0 where there is none. Masked completions count in lengths only;
+    `reward_masked` is their share, where there are any.
     """
     lengths_N = np.asarray(lengths_N, np.float64)
     finished_N = np.asarray(finished_N, bool)
     ended = lengths_N[finished_N] if finished_N.any() else np.zeros(1)
     total_PG = np.asarray(scores.total_N, np.float64).reshape(-1, group)
+    total_N = total_PG[~np.isnan(total_PG)]
     out = {}
     for prefix, values in (("", lengths_N), ("terminated_", ended)):
         for name, of in (("mean", np.mean), ("min", np.min), ("max", np.max)):
@@ -166,10 +168,12 @@ def rollout_metrics(
         applies = values_N[~np.isnan(values_N)].astype(np.float64)
         out[f"rewards/{name}/mean"] = float(applies.mean()) if applies.size else math.nan
         out[f"rewards/{name}/std"] = _std(applies)
-    out["reward"] = float(total_PG.mean())
-    out["reward_std"] = _std(total_PG)
-    std_P = total_PG.std(axis=1)
-    out["frac_reward_zero_std"] = float((std_P <= 1e-8).mean())
+    out["reward"] = float(total_N.mean()) if total_N.size else math.nan
+    out["reward_std"] = _std(total_N)
+    std_P = [row[~np.isnan(row)].std() for row in total_PG if not np.isnan(row).all()]
+    out["frac_reward_zero_std"] = float(np.mean(np.array(std_P) <= 1e-8)) if std_P else 1.0
+    if scores.masked_N.any():
+        out["reward_masked"] = float(scores.masked_N.mean())
     return out
 
 

@@ -20,9 +20,9 @@ from jaxvl import runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Optim, SFTConfig
 from jaxvl.errors import UserError
-from jaxvl.loop import Clock, Stream, micro, open_run
+from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress
-from jaxvl.models import qwen_vl
+from jaxvl.models import parts, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
@@ -70,6 +70,7 @@ def target_batch(
 def train(cfg: SFTConfig) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
     vlm, checkpoints, start = open_run(cfg)
+    vlm, fresh, frozen, dropout = to_train(vlm, cfg)
     processor, run_dir = vlm.processor, Path(cfg.run.dir)
     writer, lead = MetricsWriter(run_dir), jax.process_index() == 0
     stream = Stream(cfg, vlm, cfg.sft.rows)
@@ -80,8 +81,8 @@ def train(cfg: SFTConfig) -> VLM:
     lr = learner.schedule(cfg.optim, cfg.run.steps)
     end = processor.stop_ids[0]
     with jax.set_mesh(vlm.mesh), Progress(cfg.run.steps, start) as progress:
-        update = learner.make_update(learner.sft_objective(policy), tx, lr)
-        state = learner.init_state(vlm.params, tx)
+        update = learner.make_update(learner.sft_objective(policy), tx, lr, dropout)
+        state = learner.init_state(fresh, tx)
         if start:
             state, data_state = checkpoints.restore(start, state)
             stream.set_state(data_state)
@@ -95,7 +96,7 @@ def train(cfg: SFTConfig) -> VLM:
             )
             batch = put_rows(micro(batch, cfg.sft.micro_batches), vlm.mesh, lead=1)
             clock.lap("data")
-            state, stats = update(state, batch)
+            state, stats = update(state, batch, frozen)
             metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
             clock.lap("update")
             metrics |= stream.metrics(items)
@@ -106,9 +107,9 @@ def train(cfg: SFTConfig) -> VLM:
             if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                 checkpoints.save(step, state, stream.get_state())
     checkpoints.close()
-    trained = dataclasses.replace(vlm, params=state.params)
+    trained = dataclasses.replace(vlm, params=parts.join(frozen, state.params))
     if cfg.run.export:
-        trained.save(run_dir / "hf")
+        export(trained, cfg)
     if lead:
         runpage.write_report(run_dir)
     return trained

@@ -31,6 +31,11 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
     (r"(attn/o|down|fc2)/w$", P("tensor", "fsdp")),  # [in, out], split by input
     (r"(attn/o|down|fc2)/b$", P(None)),
     (r"(norm\d?)/(scale|bias)$", P(None)),
+    # Adapters are split as the weights they stand beside; their rank stays whole.
+    (r"(attn/[qkv]|gate|up|fc1)/lora/a$", P("fsdp", None)),  # [in, rank]
+    (r"(attn/[qkv]|gate|up|fc1)/lora/b$", P(None, "tensor")),  # [rank, out]
+    (r"(attn/o|down|fc2)/lora/a$", P("tensor", None)),
+    (r"(attn/o|down|fc2)/lora/b$", P(None, "fsdp")),
 )
 _STACKED = re.compile(r"(^|/)(blocks|layers)/")
 

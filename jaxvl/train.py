@@ -18,10 +18,12 @@ from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
 from jaxvl.eval import run as evaluation
-from jaxvl.loop import Clock, Stream, micro, open_run
+from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
-from jaxvl.models.layers import cast
-from jaxvl.rewards.mix import score
+from jaxvl.models import parts
+from jaxvl.models.qwen_vl import for_products
+from jaxvl.rewards import audit, pool
+from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
 from jaxvl.rl.sampler import make_sampler
@@ -31,10 +33,11 @@ from jaxvl.vlm import VLM
 
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
-    vlm, checkpoints, start = open_run(cfg)
-    with jax.set_mesh(vlm.mesh):
-        loop = Loop(cfg, vlm)
-        state = learner.init_state(vlm.params, loop.tx)
+    pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
+    base, checkpoints, start = open_run(cfg)
+    with jax.set_mesh(base.mesh):
+        loop = Loop(cfg, base)
+        state = learner.init_state(loop.fresh, loop.tx)
         if start:
             state, data_state = checkpoints.restore(start, state)
             loop.stream.set_state(data_state)
@@ -44,9 +47,11 @@ def train(cfg: Config) -> VLM:
 class Loop:
     """The compiled parts of a run and the order they are called in."""
 
-    def __init__(self, cfg: Config, vlm: VLM):
-        self.cfg, self.vlm, self.run_dir = cfg, vlm, Path(cfg.run.dir)
-        grpo, sampling = cfg.grpo, cfg.sampling
+    def __init__(self, cfg: Config, base: VLM):
+        self.cfg, self.base, self.run_dir = cfg, base, Path(cfg.run.dir)
+        # `fresh` is what trains, as it is before the first step.
+        self.vlm, self.fresh, self.frozen, dropout = to_train(base, cfg)
+        vlm, grpo, sampling = self.vlm, cfg.grpo, cfg.sampling
         self.per_row = grpo.group_per_row or grpo.group
         decoding = vlm.decoding(
             self.per_row,
@@ -62,10 +67,14 @@ class Loop:
         self.tx = learner.optimizer(cfg.optim, updates)
         lr = learner.schedule(cfg.optim, updates)
         self.sample = make_sampler(vlm.graphdef, decoding, cfg.model.dtype)
-        self.update = learner.make_update(learner.grpo_objective(policy, grpo), self.tx, lr)
-        self.logprobs = learner.make_logprobs(policy)
-        # The reference is what the run starts from, whether or not it is resumed.
-        self.reference = cast(vlm.params, cfg.model.dtype) if grpo.beta else None
+        objective = learner.grpo_objective(policy, grpo)
+        self.update = learner.make_update(objective, self.tx, lr, dropout)
+        # The reference is what the run starts from, whether or not it is resumed. What is frozen
+        # is shared with it: beside adapters alone it is the base, and takes no memory.
+        self.logprobs = learner.make_logprobs(dataclasses.replace(policy, graphdef=base.graphdef))
+        self.reference = None
+        if grpo.beta:
+            self.reference = for_products(base.params, cfg.model.dtype, base.config.text)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = Stream(cfg, vlm, grpo.prompts)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
@@ -73,24 +82,27 @@ class Loop:
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
-        # A resumed run answers again: vlm.params are still the base's.
-        before = self.evaluate(self.vlm.params, "before training") if cfg.eval else None
+        # A resumed run answers again, with the base.
+        before = self.evaluate(self.base, "before training") if cfg.eval else None
+        watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
             for step in range(start + 1, cfg.run.steps + 1):
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
-                    metrics |= self.evaluate(state.params, f"after step {step}").metrics()
+                    metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
                 if lead:
                     writer.write(step, metrics)
                     progress.update(step, metrics)
+                    for warning in watch.see(step, metrics):
+                        progress.console.print(warning, style="yellow")
                 if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                     checkpoints.save(step, state, self.stream.get_state())
         checkpoints.close()
-        trained = dataclasses.replace(self.vlm, params=state.params)
+        trained = self.with_state(state)
         if cfg.run.export:
-            trained.save(self.run_dir / "hf")
+            export(trained, cfg)
         if cfg.eval:
-            self._write_eval(before, self.evaluate(trained.params, "after training"))
+            self._write_eval(before, self.evaluate(trained, "after training"))
         if lead:
             runpage.write_report(self.run_dir)
         return trained
@@ -104,19 +116,22 @@ class Loop:
         prompt = put_rows(Prompt.from_arrays(arrays), mesh)
         clock.lap("data")
 
-        rollout = self.sample(state.params, prompt, jax.random.fold_in(self.key, step))
+        params = self.with_state(state).params
+        rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
         rollout = jax.tree.map(_local_rows, rollout)
         got = rollouts.answers(rollout, self.vlm.processor)
         clock.lap("generate")
 
-        scores = score(cfg.rewards, **rollouts.reward_inputs(items, got, grpo.group))
+        inputs = rollouts.reward_inputs(items, got, grpo.group)
+        scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
+        checks = audit.audit(inputs, got.lengths_N, grpo.group)
         advantages_PG = group_advantages(scores.total_N.reshape(-1, grpo.group))
         clock.lap("reward")
 
         batch = TrainBatch(
             prompt=Prompt.from_arrays(arrays),
             tokens=rollout.tokens,
-            mask=rollout.mask,
+            mask=rollout.mask & ~scores.masked_N.reshape(-1, self.per_row, 1),
             advantages=advantages_PG.reshape(-1, self.per_row),
             old_logps=rollout.logps,
             ref_logps=np.zeros_like(rollout.logps),
@@ -128,21 +143,25 @@ class Loop:
         clock.lap("logprob")
 
         for _ in range(grpo.num_iterations):
-            state, stats = self.update(state, batch)
+            state, stats = self.update(state, batch, self.frozen)
         stats = {name: float(value) for name, value in jax.device_get(stats).items()}
         clock.lap("update")
 
         images = cfg.run.rollout_images
         rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
         times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        of_rollout = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
-        return state, stats | of_rollout | self.stream.metrics(items) | times
+        found = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
+        found |= self.stream.metrics(items)
+        return state, stats | found | checks | scores.metrics | times
 
-    def evaluate(self, params, when: str) -> evaluation.Evaluation:
-        """The held-out set, answered with `params`."""
+    def with_state(self, state: learner.TrainState) -> VLM:
+        """The model as far as it is trained, what is frozen included."""
+        return dataclasses.replace(self.vlm, params=parts.join(self.frozen, state.params))
+
+    def evaluate(self, vlm: VLM, when: str) -> evaluation.Evaluation:
+        """The held-out set, answered by `vlm`."""
         cfg = self.cfg
         print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
-        vlm = dataclasses.replace(self.vlm, params=params)
         return evaluation.evaluate(
             vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )

@@ -18,15 +18,16 @@ from jax.sharding import Mesh
 
 from jaxvl import streaming
 from jaxvl.batch import Prompt, TrainBatch
+from jaxvl.config import LoRA
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded, Processor
 from jaxvl.errors import UserError
-from jaxvl.models import hf, qwen_vl
+from jaxvl.models import hf, lora, parts, peft, qwen_vl
 from jaxvl.models.arch import Arch
-from jaxvl.models.qwen_vl import QwenVL
+from jaxvl.models.layers import cast
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler, make_steps
-from jaxvl.sharding import make_mesh, param_shardings, path_name, put_rows
+from jaxvl.sharding import make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
@@ -57,10 +58,19 @@ class VLM:
     mesh: Mesh
     dtype: str  # of the products
     hf_config: dict[str, Any] = dataclasses.field(repr=False)
+    lora: LoRA | None = None  # what the adapters in `params` are, where it holds some
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
+        if self.lora:
+            return lora.graphdef(self.config, self.lora)
         return qwen_vl.graphdef(self.config)
+
+    def adapted(self, cfg: LoRA, seed: int = 0) -> VLM:
+        """This model with fresh adapters, which change nothing yet; weights are shared with it."""
+        with jax.set_mesh(self.mesh):
+            fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
+        return dataclasses.replace(self, params=parts.join(self.params, fresh), lora=cfg)
 
     def encode(self, prompts: Sequence[Any], images: Sequence[Sequence] | None) -> list[Encoded]:
         """Prompts with their images as tokens, patches and positions, on the host."""
@@ -207,10 +217,22 @@ class VLM:
         return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
-        """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files."""
-        path = Path(path)
-        hf.save_params(path, self.params, self.hf_config)
+        """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files.
+
+        Adapters are folded into the weights. All is written in the widest dtype of any parameter.
+        """
+        path, params = Path(path), self.params
+        if self.lora:
+            params = lora.merge(params, self.lora)
+        widest = jnp.result_type(*jax.tree.leaves(params))
+        hf.save_params(path, cast(params, widest), self.hf_config)
         self.processor.save(path)
+
+    def save_adapters(self, path: str | Path, base: str | None = None) -> None:
+        """The adapters alone in PEFT's format; `base` names the checkpoint that they belong to."""
+        if not self.lora:
+            raise UserError("save_adapters: this model has none; `save` writes the model")
+        peft.save(Path(path), self.params, self.lora, base)
 
     def decoding(
         self, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int
@@ -273,7 +295,7 @@ class VLM:
 def _logits(graphdef: nnx.GraphDef, dtype: str):
     @jax.jit
     def run(params, prompt: Prompt) -> jax.Array:
-        model: QwenVL = nnx.merge(graphdef, learner.cast(params, dtype))
+        model = qwen_vl.assemble(graphdef, params, dtype)
         return model.text.logits(model.hidden(prompt))
 
     return run
@@ -288,7 +310,7 @@ _steps = functools.lru_cache(maxsize=32)(make_steps)
 def _attention(graphdef: nnx.GraphDef, dtype: str):
     @jax.jit
     def run(params, prompt: Prompt, layer: jax.Array) -> jax.Array:
-        model: QwenVL = nnx.merge(graphdef, learner.cast(params, dtype))
+        model = qwen_vl.assemble(graphdef, params, dtype)
         return model.attention_weights(prompt, layer)
 
     return run
@@ -310,37 +332,32 @@ def load(
     dtype: str = "bfloat16",
     mesh: Mesh | None = None,
     *,
+    float32_head: bool = False,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VLM:
     """A model from a Hugging Face checkpoint directory or hub id.
 
-    `dtype` is that of the parameters and of products ("float32" or "bfloat16"); `mesh` (from
-    `jaxvl.sharding.make_mesh`) defaults to the first device alone; `min_pixels` and `max_pixels`
-    override the checkpoint's picture sizes.
+    `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
+    where `float32_head` is set; `mesh` (from `jaxvl.sharding.make_mesh`) defaults to the first
+    device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     path = checkpoint_dir(path_or_hub_id)
     config = hf.read_config(path)
     arch = hf.arch_from_config(config)
+    arch = dataclasses.replace(arch, text=dataclasses.replace(arch.text, float32_head=float32_head))
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     with jax.set_mesh(mesh):
         shapes = qwen_vl.abstract_params(arch)
         qwen_vl.check_mesh(arch, mesh)
-        shardings = {
-            path_name(where): sharding
-            for where, sharding in jax.tree_util.tree_leaves_with_path(
-                param_shardings(shapes, mesh)
-            )
-        }
-
-        def place(name: str, array: np.ndarray) -> jax.Array:
-            array = array.astype(jnp.dtype(dtype))
-            sharding = shardings[name]
-            return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
-
-        params = hf.load_params(path, shapes, place)
+        wanted = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(lambda p: qwen_vl.for_products(p, dtype, arch.text), shapes),
+            param_shardings(shapes, mesh),
+        )
+        params = hf.load_params(path, wanted)
     processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
     return VLM(arch, params, processor, mesh, dtype, config)
 

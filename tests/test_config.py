@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from jaxvl import config as C
+from jaxvl import fields
 from jaxvl.errors import UserError
 
 FILE = """
@@ -185,12 +186,12 @@ def test_a_file_that_is_no_config_is_refused(path, tmp_path):
 
 def test_to_json_holds_every_field_and_names_code(path):
     cfg = C.load(path)
-    out = json.loads(json.dumps(C.to_json(cfg), allow_nan=False))
+    out = json.loads(json.dumps(fields.to_json(cfg), allow_nan=False))
     assert set(out) == {field.name for field in dataclasses.fields(C.Config)}
     assert out["grpo"]["group"] == 8 and out["data"]["prompt_buckets"] == [256, 512, 1024]
     assert out["data"]["template"].endswith(":template")
     assert out["data"]["source"]["type"].endswith(":Toy") and out["data"]["source"]["count"] == 3
-    assert C.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
+    assert fields.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
 
 
 def test_a_partial_has_the_name_of_its_function():
@@ -200,3 +201,37 @@ def test_a_partial_has_the_name_of_its_function():
 def test_importing_config_loads_no_jax():
     code = "import sys, jaxvl.config; sys.exit(any(m in sys.modules for m in ('jax', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "train, lora, words",
+    [
+        (("merger", "text"), C.LoRA(), "text is in model.train and in model.lora.parts"),
+        (("tower",), C.LoRA(parts=("text", "tower")), "tower is in model.train"),
+        ((), C.LoRA(rank=0), "model.lora.rank = 0: expected a number at least 1"),
+        ((), C.LoRA(alpha=0), "model.lora.alpha = 0: expected a number above 0"),
+        ((), C.LoRA(dropout=1), "model.lora.dropout = 1: expected a number at least 0 and below 1"),
+        ((), C.LoRA(rank="8"), "model.lora.rank: expected int, found '8' (str)"),
+        ((), C.LoRA(targets=("qkv",)), "model.lora.targets: expected a tuple of one of q, k, v, o"),
+    ],
+)
+def test_adapters_that_do_not_go(path, train, lora, words):
+    cfg = C.load(path, ["model.train=merger, text"])
+    assert cfg.model.train == ("merger", "text")
+    model = dataclasses.replace(cfg.model, lora=lora, train=train)
+    with pytest.raises(UserError) as caught:
+        C.validate(dataclasses.replace(cfg, model=model))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("model.train=vision", "model.train: expected one of tower, merger, text, found `vision`"),
+        ("model.train=()", "model.train is empty and model.lora is none: nothing would be trained"),
+    ],
+)
+def test_parts_that_cannot_train(path, override, words):
+    with pytest.raises(UserError) as caught:
+        C.load(path, [override])
+    assert words in str(caught.value)

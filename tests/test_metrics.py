@@ -118,3 +118,12 @@ def test_a_notebook_gets_plain_lines(capsys):
     with Progress(2, console=console) as progress:
         progress.update(1, {"reward": 0.5})
     assert capsys.readouterr().out == "step 1/2  reward 0.500  left -\n"
+
+
+def test_masked_completions_count_in_lengths_only():
+    total_N = np.array([1, np.nan, 0, 2, np.nan, np.nan], np.float32)
+    scores = Scores(("a",), total_N[:, None], total_N)
+    metrics = rollout_metrics(scores, [4] * 6, [True] * 6, group=2)
+    assert metrics["reward"] == 1 and metrics["reward_masked"] == 0.5
+    assert metrics["frac_reward_zero_std"] == 0.5  # of the two groups that have rewards
+    assert metrics["completions/mean_length"] == 4

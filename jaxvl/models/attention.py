@@ -63,6 +63,14 @@ def causal_mask(prompt_mask_RT: jax.Array) -> jax.Array:
     return jnp.tril(jnp.ones((T, T), bool)) & prompt_mask_RT[:, None]
 
 
+def segment_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
+) -> jax.Array:
+    """Attention among the tokens of a row that have the same segment number."""
+    mask_RSS = segments_RS[:, :, None] == segments_RS[:, None, :]
+    return masked_attention(q_RSNH, k_RSKH, v_RSKH, mask_RSS)
+
+
 def keys_last(k: jax.Array) -> jax.Array:
     """[..., S, K, H] -> [..., K, H, S]: the order in which `branch_attention` reads keys."""
     return jnp.moveaxis(k, -3, -1)

@@ -15,8 +15,8 @@ from flax import nnx
 
 from jaxvl.batch import TrainBatch
 from jaxvl.config import GRPO, Optim
-from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL
+from jaxvl.models import lora, parts
+from jaxvl.models.qwen_vl import assemble
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import grpo_loss, sft_loss
 
@@ -29,7 +29,7 @@ class TrainState:
     """Everything an update changes."""
 
     step: jax.Array  # [] int32, updates done
-    params: dict[str, Any]  # float32 master weights
+    params: dict[str, Any]  # of what trains, and nothing else: float32 master weights
     opt_state: optax.OptState
 
 
@@ -43,9 +43,16 @@ class Policy:
     temperature: float
     chunk: int  # tokens of a row whose logits exist at a time
 
-    def logprobs(self, params: dict[str, Any], batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
-        """log p of the batch's completion tokens, and the entropy there: two [R, g, C]."""
-        model: QwenVL = nnx.merge(self.graphdef, cast(params, self.dtype))
+    def logprobs(
+        self, params: dict[str, Any], batch: TrainBatch, dropout: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """log p of the batch's completion tokens, and the entropy there: two [R, g, C].
+
+        With a key for `dropout` the model's adapters drop out.
+        """
+        model = assemble(self.graphdef, params, self.dtype)
+        if dropout is not None:
+            lora.drop_out(model, dropout)
         hidden = model.completion_hidden(batch.prompt, batch.tokens, self.remat)
         return token_logprobs(model.text, hidden, batch.tokens, self.temperature, self.chunk)
 
@@ -86,8 +93,8 @@ def init_state(params: dict[str, Any], tx: optax.GradientTransformation) -> Trai
 def grpo_objective(policy: Policy, cfg: GRPO) -> Callable:
     """Loss of one micro-batch, as its share of the whole batch's loss."""
 
-    def objective(params, batch: TrainBatch, whole: TrainBatch):
-        logps, entropy = policy.logprobs(params, batch)
+    def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None):
+        logps, entropy = policy.logprobs(params, batch, dropout)
         # With one update a rollout the policy that sampled is the policy that learns: ratio 1.
         old = batch.old_logps if cfg.num_iterations > 1 else jax.lax.stop_gradient(logps)
         loss, stats = grpo_loss(
@@ -116,8 +123,8 @@ def grpo_objective(policy: Policy, cfg: GRPO) -> Callable:
 def sft_objective(policy: Policy) -> Callable:
     """Negative log-likelihood, a mean over the whole batch's tokens; advantages are not read."""
 
-    def objective(params, batch: TrainBatch, whole: TrainBatch):
-        logps, entropy = policy.logprobs(params, batch)
+    def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None):
+        logps, entropy = policy.logprobs(params, batch, dropout)
         tokens = jnp.maximum(whole.mask.sum(), 1)
         loss = sft_loss(logps, batch.mask, tokens=tokens)
         return loss, {"entropy": jnp.where(batch.mask, entropy, 0.0).sum() / tokens}
@@ -126,9 +133,16 @@ def sft_objective(policy: Policy) -> Callable:
 
 
 def make_update(
-    objective: Callable, tx: optax.GradientTransformation, lr: optax.Schedule
-) -> Callable[[TrainState, TrainBatch], tuple[TrainState, Stats]]:
-    """The jitted update. `batch` has a leading axis of micro-batches on every leaf.
+    objective: Callable,
+    tx: optax.GradientTransformation,
+    lr: optax.Schedule,
+    dropout: jax.Array | None = None,
+) -> Callable[..., tuple[TrainState, Stats]]:
+    """The jitted `update(state, batch, frozen)`. Leaves of `batch` have micro-batches in front.
+
+    `frozen` holds the parameters that do not train (by default there are none): there is no
+    gradient with respect to them, and the state knows nothing of them. `dropout` is a key, from
+    which every micro-batch of every update folds its own.
 
     Micro-batches are scanned and their gradients added: every one is already divided by the counts
     of the whole batch, so the sum is the true mean whatever way the batch is cut. `state` is
@@ -136,15 +150,20 @@ def make_update(
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, batch: TrainBatch):
-        def micro(grads, piece):
-            (loss, stats), more = jax.value_and_grad(objective, has_aux=True)(
-                state.params, piece, batch
-            )
+    def update(state: TrainState, batch: TrainBatch, frozen: dict[str, Any] | None = None):
+        def loss_of(params, piece, number):
+            key = dropout
+            if key is not None:
+                key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
+            return objective(parts.join(frozen or {}, params), piece, batch, key)
+
+        def micro(grads, numbered):
+            (loss, stats), more = jax.value_and_grad(loss_of, has_aux=True)(state.params, *numbered)
             return jax.tree.map(jnp.add, grads, more), stats | {"loss": loss}
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        grads, stats = jax.lax.scan(micro, zeros, batch)
+        numbered = (batch, jnp.arange(len(batch.tokens)))
+        grads, stats = jax.lax.scan(micro, zeros, numbered)
         stats = {name: x.max(0) if name.endswith("max") else x.sum(0) for name, x in stats.items()}
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         stats |= {"grad_norm": optax.tree.norm(grads), "learning_rate": lr(state.step)}

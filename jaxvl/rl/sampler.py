@@ -19,8 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
 from jaxvl.batch import Prompt, Rollout
-from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL, prompt_mask
+from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
 from jaxvl.rl.logprobs import pick
 from jaxvl.sharding import ROWS
@@ -142,7 +141,7 @@ def prefill(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> tup
         return jnp.full(shape, value, dtype, out_sharding=P(ROWS, *(None,) * (len(shape) - 1)))
 
     state = State(
-        cache=model.text.empty_cache(R, g, C, hidden_RD.dtype),
+        cache=model.text.empty_cache(R, g, C, cache.k.dtype),
         tokens=filled(how.pad_id, R, g, C, dtype=jnp.int32),
         logps=filled(0.0, R, g, C, dtype=jnp.float32),
         last=filled(how.pad_id, R, g, dtype=jnp.int32),
@@ -204,7 +203,7 @@ def make_sampler(
 
     @jax.jit
     def run(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        return sample(nnx.merge(graphdef, cast(params, dtype)), prompt, key, how)
+        return sample(assemble(graphdef, params, dtype), prompt, key, how)
 
     return run
 
@@ -215,10 +214,10 @@ def make_steps(graphdef: nnx.GraphDef, how: Decoding, dtype: str) -> tuple[Calla
 
     @jax.jit
     def start(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> tuple[Past, State]:
-        return prefill(nnx.merge(graphdef, cast(params, dtype)), prompt, key, how)
+        return prefill(assemble(graphdef, params, dtype), prompt, key, how)
 
     @functools.partial(jax.jit, donate_argnums=2)
     def go_on(params: dict[str, Any], past: Past, state: State, until: jax.Array) -> State:
-        return decode(nnx.merge(graphdef, cast(params, dtype)), past, state, how, until)
+        return decode(assemble(graphdef, params, dtype), past, state, how, until)
 
     return start, go_on

@@ -11,6 +11,7 @@ from jaxvl.data.example import Example
 from jaxvl.data.templates import VisualThinker
 from jaxvl.data.tokenizer import train_tokenizer
 from jaxvl.errors import UserError
+from jaxvl.fields import to_json
 from scripts.bench.checkpoint import CHAT_TEMPLATE
 
 SAT = Example(
@@ -189,6 +190,6 @@ def test_the_choice_is_a_field_on_the_command_line():
 
     cfg = config.load("configs/jsonl.py", ["data.template.base=true", "data.template.form=direct"])
     assert cfg.data.template == VisualThinker(base=True, form="direct")
-    assert config.to_json(cfg)["data"]["template"]["base"] is True
+    assert to_json(cfg)["data"]["template"]["base"] is True
     forms = typing.get_type_hints(VisualThinker)["form"]
     assert typing.get_args(forms) == ("train", "eval", "direct")
