@@ -6,15 +6,21 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 from flax import traverse_util
 from safetensors import safe_open
 
 from jaxvl.checkpoint import Checkpoints
+from jaxvl.config import LoRA, Model
+from jaxvl.data import test_sets
 from jaxvl.data.image import read_json
 from jaxvl.errors import UserError
+from jaxvl.loop import start_model
+from jaxvl.models import lora, parts
 from jaxvl.models.layers import cast
-from jaxvl.sharding import param_shardings
+from jaxvl.sharding import make_mesh, param_shardings
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
 
@@ -26,19 +32,22 @@ def convert(source: str | Path, out: str | Path, dtype: str | None = None) -> Pa
     bfloat16; None keeps bfloat16 where all weights have it and is float32 elsewhere, which loses
     nothing. `out` is there when it is complete, not before.
     """
-    out = Path(out)
+    out, folder = Path(out), Path(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty directory; choose another")
-    run_dir = Path(source)
-    if (run_dir / "checkpoints").is_dir():
-        vlm = _of_run(run_dir)
-        vlm = dataclasses.replace(vlm, params=cast(vlm.params, dtype or "float32"))
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
+    if (folder / "checkpoints").is_dir():
+        vlm = _of_run(folder)
+        if dtype:
+            vlm = dataclasses.replace(vlm, params=cast(vlm.params, dtype))
     else:
-        path = checkpoint_dir(source)
-        vlm = load(path, dtype or stored_dtype(path))
+        folder = checkpoint_dir(source)
+        vlm = load(folder, dtype or stored_dtype(folder))
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     vlm.save(part)
+    test_sets.mark(part, test_sets.marks(folder))
     if out.is_dir():
         out.rmdir()
     return part.rename(out)
@@ -54,23 +63,37 @@ def stored_dtype(path: Path) -> str:
 
 
 def _of_run(run_dir: Path) -> VLM:
-    """The model that a run started from, with the parameters that it has trained since."""
-    model = read_json(run_dir / "config.json").get("model")
-    if not model:
-        raise UserError(f"{run_dir} has checkpoints but no config.json that names its model")
-    limits = {name: model[name] for name in ("min_pixels", "max_pixels")}
-    base = load(model["path"], "float32", **limits)
-    known = traverse_util.flatten_dict(base.params)
+    """The model that a run started from, with what it has trained since, adapters folded in."""
+    model = _model(run_dir)
+    base = start_model(model, make_mesh(devices=jax.devices()[:1]))
+    vlm = base.adapted(model.lora) if model.lora else base
+    known = traverse_util.flatten_dict(jax.tree.map(lambda x: x.shape, vlm.params), sep="/")
 
-    def shardings(shapes):
-        unknown = sorted(set(traverse_util.flatten_dict(shapes)) - set(known))
-        if unknown:
+    def shardings(shapes: dict[str, Any]) -> dict[str, Any]:
+        found = traverse_util.flatten_dict(shapes, sep="/")
+        wrong = [path for path, x in found.items() if known.get(path) != x.shape]
+        if wrong:
             raise UserError(
-                f"{run_dir}: {'/'.join(unknown[0])} is no parameter of {model['path']}; "
-                "is that still the model the run was started with?"
+                f"{run_dir}: {wrong[0]} is not a parameter of {model.path}, or is of another shape "
+                "there; is that still the model the run was started with?"
             )
-        return param_shardings(shapes, base.mesh)
+        return param_shardings(shapes, vlm.mesh)
 
-    trained = traverse_util.flatten_dict(Checkpoints.newest_params(run_dir, shardings))
-    params = traverse_util.unflatten_dict({**known, **trained})
-    return dataclasses.replace(base, params=params)
+    params = parts.join(vlm.params, Checkpoints.newest_params(run_dir, shardings))
+    if vlm.lora:
+        params = lora.merge(params, vlm.lora)
+    return dataclasses.replace(vlm, params=params, lora=None)
+
+
+def _model(run_dir: Path) -> Model:
+    """What the run's config.json says of its model."""
+    fields = read_json(run_dir / "config.json").get("model")
+    if not fields:
+        raise UserError(f"{run_dir} has checkpoints but no config.json that names its model")
+
+    def made(kind: type, fields: dict[str, Any]) -> Any:
+        lists = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
+        return kind(**{**fields, **lists})
+
+    adapters = fields.get("lora")
+    return made(Model, {**fields, "lora": made(LoRA, adapters) if adapters else None})

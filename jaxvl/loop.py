@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from jaxvl import config
 from jaxvl.checkpoint import Checkpoints
-from jaxvl.config import Config, SFTConfig
+from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
@@ -59,13 +60,17 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
         test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
-    pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
-    wide = "float32" if cfg.model.train else cfg.model.dtype
-    vlm = load(cfg.model.path, wide, mesh, float32_head=cfg.model.float32_head, **pixels)
-    frozen = parts.split(vlm.params, cfg.model.train)[1]
-    frozen = for_products(frozen, cfg.model.dtype, vlm.config.text)
-    vlm = dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=cfg.model.dtype)
-    return vlm, checkpoints, start
+    return start_model(cfg.model, mesh), checkpoints, start
+
+
+def start_model(model: Model, mesh: Mesh) -> VLM:
+    """The model that a run starts from, without its adapters."""
+    wide = "float32" if model.train else model.dtype
+    pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
+    vlm = load(model.path, wide, mesh, float32_head=model.float32_head, **pixels)
+    frozen = parts.split(vlm.params, model.train)[1]
+    frozen = for_products(frozen, model.dtype, vlm.config.text)
+    return dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=model.dtype)
 
 
 def to_train(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models written anew: every weight as it was, from directories and from runs."""
 
+import dataclasses
 import json
 import re
 
@@ -12,8 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from jaxvl import convert as module
 from jaxvl.checkpoint import Checkpoints
+from jaxvl.config import LoRA, Model
 from jaxvl.convert import convert, stored_dtype
+from jaxvl.data import test_sets
 from jaxvl.errors import UserError
+from jaxvl.fields import to_json
+from jaxvl.models import parts
+from jaxvl.models.layers import cast
 from jaxvl.rl.learner import TrainState
 from jaxvl.vlm import load
 
@@ -81,12 +87,14 @@ def test_a_conversion_that_was_cut_short_leaves_no_directory(tiny_path, tmp_path
     assert not (convert(tiny_path, tmp_path / "out") / "half").exists()
 
 
+def write_config(run_dir, model):
+    (run_dir / "config.json").write_text(json.dumps({"model": to_json(model)}))
+
+
 @pytest.fixture
 def run_dir(tiny_path, tmp_path, vlm):
     """A run of three steps: a checkpoint of 2 and one of 3, in which every weight is negated."""
-    limits = {"min_pixels": None, "max_pixels": 7056}
-    model = {"path": str(tiny_path), **limits}
-    (tmp_path / "config.json").write_text(json.dumps({"model": model}))
+    write_config(tmp_path, Model(str(tiny_path), max_pixels=7056))
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, sign in ((2, 1.0), (3, -1.0)):
         params = jax.tree.map(lambda x, sign=sign: sign * x, vlm.params)
@@ -102,16 +110,39 @@ def test_a_runs_newest_checkpoint_becomes_a_model(run_dir, vlm):
     assert stored_dtype(convert(run_dir, run_dir / "small", "bfloat16")) == "bfloat16"
 
 
-def test_what_a_run_has_not_trained_is_the_base_models(run_dir, vlm, monkeypatch):
-    saved = Checkpoints.newest_params
+def test_what_a_run_has_frozen_is_the_base_models(run_dir, tiny_path, vlm):
+    """In the dtype that the run held it in."""
+    write_config(run_dir, Model(str(tiny_path), dtype="bfloat16", train=("text",)))
+    checkpoints = Checkpoints(run_dir, keep=1)
+    trained = {"text": jax.tree.map(lambda x: 2 * x, vlm.params["text"])}
+    checkpoints.save(4, TrainState(jnp.int32(4), trained, ()), {})
+    checkpoints.close()
+    found = load(convert(run_dir, run_dir / "out"), "float32").params
+    same(found["text"], trained["text"])
+    same(found["vision"], cast(cast(vlm.params["vision"], "bfloat16"), "float32"))
 
-    def without_the_tower(run_dir, shardings):
-        return {"text": saved(run_dir, shardings)["text"]}
 
-    monkeypatch.setattr(Checkpoints, "newest_params", without_the_tower)
-    trained = load(convert(run_dir, run_dir / "out"), "float32")
-    same(trained.params["vision"], vlm.params["vision"])
-    same(trained.params["text"], jax.tree.map(lambda x: -x, vlm.params["text"]))
+def test_a_run_of_adapters_is_folded_into_the_base(run_dir, tiny_path, vlm):
+    settings = LoRA(rank=3, alpha=6.0, targets=("q", "down"))
+    write_config(run_dir, Model(str(tiny_path), train=(), lora=settings))
+    adapted = vlm.adapted(settings)
+    _, adapters = parts.split(adapted.params, ("text", "tower", "merger"))
+    adapters = jax.tree.map(lambda x: x + 0.1, adapters)  # b is 0 in a fresh one
+    checkpoints = Checkpoints(run_dir, keep=1)
+    checkpoints.save(4, TrainState(jnp.int32(4), adapters, ()), {})
+    checkpoints.close()
+    found = load(convert(run_dir, run_dir / "out"), "float32")
+    expected = dataclasses.replace(adapted, params=parts.join(adapted.params, adapters))
+    ours, theirs = (model.logits(["How many?"])[0] for model in (found, expected))
+    assert np.abs(theirs - vlm.logits(["How many?"])[0]).max() > 0.1
+    # float32: x (w + a b) against x w + (x a) b, over two layers
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_the_mark_of_test_data_stays(run_dir):
+    test_sets.mark(run_dir, ["MathVista"])
+    out = convert(run_dir, run_dir / "out")
+    assert test_sets.marks(out) == test_sets.marks(convert(out, run_dir / "again")) == ["MathVista"]
 
 
 def test_runs_that_cannot_be_converted_say_why(run_dir, vlm, tmp_path_factory):
@@ -123,7 +154,7 @@ def test_runs_that_cannot_be_converted_say_why(run_dir, vlm, tmp_path_factory):
     params = {"adapter": {"w": jnp.zeros(3)}}
     other.save(1, TrainState(jnp.int32(1), params, params), {})
     other.close()
-    with pytest.raises(UserError, match="adapter/w is no parameter of .*started with"):
+    with pytest.raises(UserError, match="adapter/w is not a parameter of .*started with"):
         convert(folder, folder / "out")
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="no config.json that names its model"):

@@ -29,7 +29,7 @@ def test_the_tour(monkeypatch):
     nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 4  # the scene, all heads, one head, the curve
+    assert len(pictures) == 4  # the scene, one head, all heads, the curve
     told = "".join(output.get("text", "") for output in outputs)
     said = dict(re.findall(r"^Where is the (\w+)\? (.*)$", told, re.M))
     true = dict(thing.split() for thing in told.splitlines()[1].split(", "))
@@ -37,6 +37,9 @@ def test_the_tour(monkeypatch):
     assert (
         sum(said[name].endswith(true[name]) for name in true) >= 2
     )  # of three; one in 16 by chance
+    looked = re.findall(r"^asked for the (\w+), (\d+)% of the attention is on the \1$", told, re.M)
+    assert [name for name, _ in looked] == list(true)
+    assert min(int(share) for _, share in looked) > 50  # 100 with the base of the checkout
     assert re.findall(r"^step (\d+)/10 ", told, re.M) == [str(step) for step in range(1, 11)]
     before, after = map(float, re.search(r"before (.*), after (.*)", told).groups())
-    assert after > before + 0.1  # 0.54 and 0.92 with the base of the checkout
+    assert after > before + 0.1  # 0.54 and 0.97 with it
