@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from jaxvl import config
 from jaxvl.config import LoRA
 from jaxvl.errors import UserError
 from jaxvl.models import hf, lora, parts, qwen_vl
 from jaxvl.rl import learner
-from jaxvl.sharding import check_divisible, make_mesh
+from jaxvl.sharding import PARAM_RULES, check_divisible, make_mesh, param_spec
 from jaxvl.vlm import load
 from tests.rl.adapted import Update, adapted, flat, some_rows
 from tests.rl.rows import V, assert_trees_close, grpo_step, policy
@@ -257,3 +258,6 @@ def test_public_models_with_adapters_fit_the_rules():
         with jax.set_mesh(mesh):
             fresh = jax.eval_shape(lambda s=shapes: lora.init(s, EVERYWHERE, jax.random.key(0)))
         check_divisible(fresh, mesh)
+        used = {param_spec(path, x.ndim) for path, x in flat(fresh).items() if x.ndim == 3}
+    rules = {P(None, *spec) for rule, spec in PARAM_RULES if "/lora/" in rule}
+    assert used == rules and len(rules) == 4
