@@ -5,8 +5,8 @@ jaxvl grpo configs/jsonl.py model.path=Qwen/Qwen2-VL-2B-Instruct data.source.pat
 """
 
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
-from jaxvl.data.tasks.jsonl import Jsonl
-from jaxvl.data.templates import visualthinker_instruct
+from jaxvl.data.tasks.records import Records
+from jaxvl.data.templates import VisualThinker
 from jaxvl.rewards import accuracy, think_format
 
 
@@ -14,8 +14,8 @@ def config() -> Config:
     return Config(
         model=Model(path="Qwen/Qwen2-VL-2B-Instruct", dtype="bfloat16", max_pixels=512 * 28 * 28),
         data=Data(
-            source=Jsonl(path="questions.jsonl"),
-            template=visualthinker_instruct,
+            source=Records(path="questions.jsonl"),
+            template=VisualThinker(base=False),
             prompt_buckets=(1024,),
             patch_buckets=(2048,),
         ),

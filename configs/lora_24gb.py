@@ -24,8 +24,8 @@ Adapters do not drop out: the policy that sampled is then the policy that learns
 """
 
 from jaxvl.config import GRPO, Config, Data, LoRA, Model, Optim, Reward, Run, Sampling
-from jaxvl.data.tasks.jsonl import Jsonl
-from jaxvl.data.templates import visualthinker_instruct
+from jaxvl.data.tasks.records import Records
+from jaxvl.data.templates import VisualThinker
 from jaxvl.rewards import accuracy, think_format
 
 
@@ -39,8 +39,8 @@ def config() -> Config:
             lora=LoRA(rank=16, alpha=32),
         ),
         data=Data(
-            source=Jsonl(path="questions.jsonl"),
-            template=visualthinker_instruct,
+            source=Records(path="questions.jsonl"),
+            template=VisualThinker(base=False),
             prompt_buckets=(1024,),
             patch_buckets=(2048,),
         ),

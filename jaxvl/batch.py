@@ -22,6 +22,7 @@ class Vision:
     patches: jax.Array  # [R, P, E] float32, zeros on padding
     coords: jax.Array  # [R, P, 2] int32, (h, w) of a patch in its picture
     segments: jax.Array  # [R, P] int32, 1, 2, .. the picture of a patch; 0 on padding
+    windows: jax.Array  # [R, P] int32, 1, 2, .. its attention window, in order; 0 on padding
 
 
 @jax.tree_util.register_dataclass

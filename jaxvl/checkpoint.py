@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,33 @@ class Checkpoints:
                 "resume with the model and optimizer the run was started with"
             ) from error
         return found.state, found.data
+
+    @staticmethod
+    def newest_params(run_dir: Path, shardings: Callable[[Any], Any]) -> dict[str, Any]:
+        """The parameters of a run's newest whole checkpoint; all else stays on the disk.
+
+        `shardings(shapes)` says where they go. The run may be under way: nothing is written.
+        """
+        path = (run_dir / "checkpoints").absolute()
+        steps = ocp.utils.checkpoint_steps(path)
+        if not steps:
+            raise UserError(
+                f"{path} holds no checkpoint yet; a run writes one every run.save_every"
+            )
+        state, reader = path / str(max(steps)) / "state", ocp.PyTreeCheckpointHandler()
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), reader.metadata(state).tree["params"]
+        )
+        wanted = {
+            "params": jax.tree.map(
+                lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
+                shapes,
+                shardings(shapes),
+            )
+        }
+        how = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
+        return reader.restore(state, args=args)["params"]
 
     def close(self) -> None:
         """Waits for writes under way."""

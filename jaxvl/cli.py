@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from jaxvl import data_cli
 from jaxvl.errors import UserError
 
 app = typer.Typer(
@@ -17,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reinforcement learning for vision-language models in JAX.",
 )
+
+app.add_typer(data_cli.app, name="data")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
 Overrides = Annotated[
@@ -55,29 +59,60 @@ def generate(
     model: Annotated[str, typer.Option(help="Checkpoint directory or hub id.")],
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[list[Path] | None, typer.Option(help="A picture; may be repeated.")] = None,
-    n: Annotated[int, typer.Option(help="How many answers.")] = 1,
+    system: Annotated[str, typer.Option(help="A system prompt, instead of the model's own.")] = "",
+    plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    n: Annotated[int, typer.Option(help="How many answers.", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy.", show_default="0, for several answers 1")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
-    """Ask a model about pictures."""
+    """Ask a model about pictures, and see the answer as it comes."""
     _use_compilation_cache()
+    from jaxvl.data.templates import IMAGE
     from jaxvl.vlm import load
 
-    vlm = load(model, dtype=dtype)
     images = list(image or [])
-    content = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
-    answers = vlm.generate(
-        [[{"role": "user", "content": content}]],
-        [images],
-        n=n,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    for answer in answers[0]:
-        typer.echo(answer.text)
+    asked: Any = IMAGE * len(images) + prompt
+    if not plain:
+        parts = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
+        asked = [{"role": "system", "content": system}] if system else []
+        asked.append({"role": "user", "content": parts})
+    elif system:
+        raise UserError("--plain has no chat template, and so no place for --system")
+    vlm = load(model, dtype=dtype)
+    for number in range(n):
+        typer.echo(f"[{number + 1}] " if n > 1 else "", nl=False)
+        for piece in vlm.stream(
+            asked,
+            images,
+            max_new_tokens=max_new_tokens,
+            temperature=float(n > 1) if temperature is None else temperature,
+            seed=seed,
+            number=number,
+        ):
+            typer.echo(piece, nl=False)
+        typer.echo()
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Checkpoint directory, hub id, or a run directory.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16.", show_default="the narrower that loses nothing"),
+    ] = None,
+) -> None:
+    """Write a model, or a run's newest checkpoint, in the form that transformers loads."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is first imported: no accelerator is needed
+    from jaxvl.convert import convert
+
+    typer.echo(convert(source, out, dtype))
 
 
 @app.command()

@@ -44,10 +44,12 @@ class Model:
     """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype.
 
     The parts in `train` train, with float32 masters; the others are frozen and held in `dtype`.
+    The limits on pixels hold for the whole run and are exported with the model.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    float32_head: bool = False  # logits by a float32 product whatever `dtype` is
     remat: bool = True
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None
@@ -66,14 +68,27 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches."""
+    """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches.
+
+    A prompt that does not fit the largest buckets ends the run, or is dropped as a row that cannot
+    be used is: listed in `dropped.jsonl`, another example in its place. It is never cut. A run
+    stops when more than the share `max_bad` of the source's rows cannot be used. `check` takes an
+    example and says why it cannot be used ("" where it can). `digests` are files of `jaxvl data
+    digest`: rows of these test sets are kept out, beside those that jaxvl knows.
+    """
 
     source: Source
     template: Callable[..., Any]
     prompt_buckets: tuple[int, ...] = (256, 512, 1024)
     patch_buckets: tuple[int, ...] = (256, 1024, 2048)
+    too_long: Literal["error", "drop"] = "error"
+    min_pixels: int | None = None  # of this dataset alone; None: the model's
+    max_pixels: int | None = None
     shuffle: bool = True
     workers: int = 2
+    max_bad: float = 0.05
+    check: Callable[..., Any] | None = None
+    digests: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +103,16 @@ class Reward:
         if not self.name:
             fn = self.fn.func if isinstance(self.fn, functools.partial) else self.fn
             object.__setattr__(self, "name", getattr(fn, "__name__", type(fn).__name__))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """The processes that compare mathematics for rewards: how many (0: one a processor, at most 8)
+    and what a comparison may cost, in seconds of processor time and in GiB of memory."""
+
+    workers: int = 0
+    seconds: float = 0.8
+    memory: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +165,11 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a run writes, how long it is, and what it keeps."""
+    """Where a run writes, how long it is, and what it keeps.
+
+    `trial` allows training on test sets (but for those whose licence forbids it), which marks the
+    run, its page and its exports.
+    """
 
     dir: str
     steps: int
@@ -150,6 +179,7 @@ class Run:
     rollout_images: int = 4  # images kept a step, for people
     resume: bool = False
     export: bool = True
+    trial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +193,8 @@ class Eval:
     samples: int = 4
     every: int = 0
     seed: int = 0
+    min_pixels: int | None = None  # of this dataset alone; None: the model's
+    max_pixels: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +205,7 @@ class Config:
     data: Data
     rewards: tuple[Reward, ...]
     run: Run
+    verify: Verify = Verify()
     sampling: Sampling = Sampling()
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
@@ -267,9 +300,11 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
         raise UserError(
             f"data.patch_buckets = {patches}: patches are merged by 2x2, use multiples of 4"
         )
-    m = cfg.model
-    if None not in (m.min_pixels, m.max_pixels) and m.min_pixels > m.max_pixels:
-        raise UserError(f"model.min_pixels = {m.min_pixels} is above max_pixels = {m.max_pixels}")
+    for name in ("model", "data", "eval"):
+        part = getattr(cfg, name, None)
+        low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
+        if None not in (low, high) and low > high:
+            raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
 
 
 def _check_parts(m: Model) -> None:
@@ -331,10 +366,15 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
 
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
+    "data.min_pixels": (1, None),
+    "data.max_pixels": (1, None),
     "data.workers": (0, None),
+    "data.max_bad": (0, 1),
     "eval.samples": (1, None),
     "eval.every": (0, None),
     "eval.seed": (0, 2**31 - 1),
+    "eval.min_pixels": (1, None),
+    "eval.max_pixels": (1, None),
     "grpo.prompts": (1, None),
     "grpo.group": (2, None),  # one completion has no advantage over its group
     "grpo.group_per_row": (0, None),
@@ -365,13 +405,16 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "verify.workers": (0, 64),
+    "verify.seconds": (0, 60),
+    "verify.memory": (0.5, 64),
     "sampling.max_new_tokens": (1, None),
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
 }
 _ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
-_ABOVE |= {"sampling.temperature", "sampling.top_p"}
+_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
 _BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
 

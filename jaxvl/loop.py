@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,30 @@ from jax.experimental import multihost_utils
 from jaxvl import config
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config, SFTConfig
-from jaxvl.data import pipeline
+from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
-from jaxvl.data.example import Example
-from jaxvl.data.prompts import Encoded
+from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
+from jaxvl.data.intake import Account, Gate
+from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.errors import UserError
 from jaxvl.fields import to_json
-from jaxvl.metrics import FILE, MetricsWriter
+from jaxvl.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.models import lora, parts
-from jaxvl.models.layers import cast
+from jaxvl.models.qwen_vl import for_products
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import VLM, load
+
+TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
 
 
 def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     """The model on the run's mesh, the run's checkpoints, and the step to go on from.
 
     Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
-    drops the metrics of steps that will be done again. A directory that holds a run is an error
-    unless `run.resume` is set.
+    takes off the metrics and drops of steps that will be done again. A directory that holds a run
+    is an error unless `run.resume` is set.
     """
+    config.validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     batch = cfg.grpo if isinstance(cfg, Config) else cfg.sft
@@ -47,15 +52,18 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         )
     checkpoints = Checkpoints(run_dir, cfg.run.keep)
     start = checkpoints.latest() or 0
+    drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
     if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(to_json(cfg), indent=2)
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
+        test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
     pixels = {"min_pixels": cfg.model.min_pixels, "max_pixels": cfg.model.max_pixels}
     wide = "float32" if cfg.model.train else cfg.model.dtype
-    vlm = load(cfg.model.path, wide, mesh, **pixels)
-    frozen = cast(parts.split(vlm.params, cfg.model.train)[1], cfg.model.dtype)
+    vlm = load(cfg.model.path, wide, mesh, float32_head=cfg.model.float32_head, **pixels)
+    frozen = parts.split(vlm.params, cfg.model.train)[1]
+    frozen = for_products(frozen, cfg.model.dtype, vlm.config.text)
     vlm = dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=cfg.model.dtype)
     return vlm, checkpoints, start
 
@@ -74,11 +82,17 @@ def to_train(
 
 
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:
-    """The trained model in `hf`; adapters alone too, where nothing but them has changed."""
+    """The trained model in `hf`; adapters alone too, where nothing but them has changed. Both
+    carry the run's mark where it was trained on test data."""
     run_dir = Path(cfg.run.dir)
     trained.save(run_dir / "hf")
+    written = [run_dir / "hf"]
     if trained.lora and not cfg.model.train:
         trained.save_adapters(run_dir / "adapter", cfg.model.path)
+        written.append(run_dir / "adapter")
+    if jax.process_index() == 0:
+        for path in written:
+            test_sets.mark(path, test_sets.marks(run_dir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +103,28 @@ class Item:
     example: Example
     prompt: Any  # what the template made: a string or chat messages
     encoded: Encoded
+    dropped: tuple[Dropped, ...] = ()  # what could not be used at this position
+
+
+def drops(run_dir: Path) -> MetricsWriter:
+    """The list of the rows that this process could not use."""
+    process = jax.process_index()
+    return MetricsWriter(run_dir, f"dropped.{process}.jsonl" if process else "dropped.jsonl")
 
 
 class Stream:
     """The prompts of this process, `prompts` a step over all processes, in reading threads."""
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
-        self.data, self.processor = cfg.data, vlm.processor
+        self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+        self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
+        self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
+        self.gate.admit(cfg.data.source)
+        examples = cfg.data.source.load()
+        self.account = self._account(examples)
         self.batches = pipeline.batches(
-            cfg.data.source.load(),
+            examples,
             self._item,
             prompts=prompts // jax.process_count(),
             seed=cfg.run.seed,
@@ -107,14 +134,72 @@ class Stream:
             process_count=jax.process_count(),
         )
 
-    def _item(self, position: int, example: Example) -> Item:
-        """Called in reading threads: pictures are opened and prompts tokenized here."""
-        prompt = self.data.template(example)
-        encoded = self.processor.encode(prompt, list(example.images))
-        return Item(position, example, prompt, encoded)
+    def _account(self, examples: Sequence[Example]) -> Account:
+        """The rows that cannot be used, of which a run that goes on knows some already."""
+        writer = drops(Path(self.cfg.run.dir))
+        lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
+        account = Account(examples, self.data.max_bad, writer.write, lines)
+        if jax.process_index() == 0:
+            print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
+        return account
+
+    def _mark(self, benchmark: str) -> None:
+        """The run is a trial on a test set, and says so from now on."""
+        run_dir = Path(self.cfg.run.dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        test_sets.mark(run_dir, [benchmark])
+
+    def _item(self, position: int, candidates: Iterator[Example]) -> Item:
+        """The first candidate that can be used, and why those before it cannot.
+
+        Called in reading threads: pictures are opened and prompts tokenized here.
+        """
+        dropped: list[Dropped] = []
+        for candidate in itertools.islice(candidates, TRIES + 1):
+            try:
+                example = self.gate.open(candidate)
+                prompt = self.template(example)
+                encoded = self.processor.encode(prompt, list(example.images))
+                self._check_fits(position, example, encoded)
+                return Item(position, example, prompt, encoded, tuple(dropped))
+            except BadRow as why:
+                dropped.append(Dropped.of(candidate.id, why))
+        raise UserError(
+            f"prompt {position}: the example and the {TRIES} drawn in its place cannot be used: "
+            f"{summary(dropped)}"
+        )
+
+    def _check_fits(self, position: int, example: Example, encoded: Encoded) -> None:
+        """PromptTooLong, or where the policy is to drop such prompts, LeftOut."""
+        tokens, patches = len(encoded.tokens), len(encoded.segments)
+        limits = max(self.data.prompt_buckets), max(self.data.patch_buckets)
+        if tokens <= limits[0] and patches <= limits[1]:
+            return
+        found = f"{tokens} tokens and {patches} patches, the limits are {limits[0]} and {limits[1]}"
+        if self.data.too_long == "drop":
+            raise LeftOut("prompt too long", found)
+        raise PromptTooLong(
+            f"prompt {position} (example {example.id}) has {found}; raise data.prompt_buckets or "
+            "data.patch_buckets, or lower data.max_pixels, or leave such prompts out with "
+            "data.too_long=drop"
+        )
 
     def __next__(self) -> list[Item]:
-        return next(self.batches)
+        """The prompts of the next step. What was dropped on the way to them is listed."""
+        items = next(self.batches)
+        for item in items:
+            step = item.position // self.prompts + 1
+            for row in item.dropped:
+                self.account.add(step, row, item.position)
+        self.account.check()
+        return items
+
+    def metrics(self, items: list[Item]) -> dict[str, int]:
+        """How many rows could not be used on the way to `items`, over all processes."""
+        count = sum(len(item.dropped) for item in items)
+        if jax.process_count() > 1:
+            count = multihost_utils.process_allgather(np.array(count)).sum()
+        return {"data/dropped": int(count)}
 
     def get_state(self) -> dict[str, Any]:
         return self.batches.get_state()

@@ -35,15 +35,15 @@ _COLUMNS = (  # what the console shows: its name there, the metric, its format
 
 
 class MetricsWriter:
-    """Appends a JSON object a step to `metrics.jsonl`.
+    """Appends a JSON object a step to `metrics.jsonl`, or any number of them to another `file`.
 
     JSON has no NaN and no infinity: such a value is written as null, and the key "nonfinite" of the
     line says which it was ({"kl": "nan"}), so that every reader can parse the file and nothing is
     lost.
     """
 
-    def __init__(self, run_dir: str | Path):
-        self.path = Path(run_dir) / FILE
+    def __init__(self, run_dir: str | Path, file: str = FILE):
+        self.path = Path(run_dir) / file
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -67,7 +67,8 @@ class MetricsWriter:
         """
         if not self.path.exists():
             return
-        lines = [line for line in read_metrics(self.path.parent) if line["step"] <= step]
+        lines = read_metrics(self.path.parent, self.path.name)
+        lines = [line for line in lines if line["step"] <= step]
         shorter = self.path.with_suffix(".tmp")
         with open(shorter, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -76,9 +77,9 @@ class MetricsWriter:
         os.replace(shorter, self.path)
 
 
-def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
+def read_metrics(run_dir: str | Path, file: str = FILE) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a last line that a killed run left half written is ignored."""
-    path = Path(run_dir) / FILE
+    path = Path(run_dir) / file
     if not path.is_file():
         raise UserError(f"no {path}; expected the directory of a run")
     lines = path.read_bytes().split(b"\n")  # what follows the last newline is empty or torn
@@ -99,7 +100,10 @@ class Progress:
     """
 
     def __init__(self, steps: int, start: int = 0, console: Console | None = None):
-        self.steps, self.console = steps, console or Console()
+        console = console or Console()
+        if console.is_jupyter:  # a live line there needs another package, or scrolls
+            console = Console(force_jupyter=False, force_terminal=False)
+        self.steps, self.console = steps, console
         self._first: tuple[int, float] | None = None
         self._bar = RichProgress(
             TextColumn("step"),
@@ -147,12 +151,14 @@ def rollout_metrics(
     `lengths_N` counts tokens with the end token; `finished_N` says which completions have one.
     Standard deviations are over the whole batch with ddof=1 (NaN for one value);
     `frac_reward_zero_std` is the share of groups whose rewards are all equal (to 1e-8), and lengths
-    of terminated completions are 0 where there is none.
+    of terminated completions are 0 where there is none. Masked completions count in lengths only;
+    `reward_masked` is their share, where there are any.
     """
     lengths_N = np.asarray(lengths_N, np.float64)
     finished_N = np.asarray(finished_N, bool)
     ended = lengths_N[finished_N] if finished_N.any() else np.zeros(1)
     total_PG = np.asarray(scores.total_N, np.float64).reshape(-1, group)
+    total_N = total_PG[~np.isnan(total_PG)]
     out = {}
     for prefix, values in (("", lengths_N), ("terminated_", ended)):
         for name, of in (("mean", np.mean), ("min", np.min), ("max", np.max)):
@@ -162,10 +168,12 @@ def rollout_metrics(
         applies = values_N[~np.isnan(values_N)].astype(np.float64)
         out[f"rewards/{name}/mean"] = float(applies.mean()) if applies.size else math.nan
         out[f"rewards/{name}/std"] = _std(applies)
-    out["reward"] = float(total_PG.mean())
-    out["reward_std"] = _std(total_PG)
-    std_P = total_PG.std(axis=1)
-    out["frac_reward_zero_std"] = float((std_P <= 1e-8).mean())
+    out["reward"] = float(total_N.mean()) if total_N.size else math.nan
+    out["reward_std"] = _std(total_N)
+    std_P = [row[~np.isnan(row)].std() for row in total_PG if not np.isnan(row).all()]
+    out["frac_reward_zero_std"] = float(np.mean(np.array(std_P) <= 1e-8)) if std_P else 1.0
+    if scores.masked_N.any():
+        out["reward_masked"] = float(scores.masked_N.mean())
     return out
 
 

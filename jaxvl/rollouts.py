@@ -43,7 +43,9 @@ def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, 
     """What `rewards.score` takes: TRL's three arguments and a column for every field of the data.
 
     A completion is a string where the prompt is one, else a list with an assistant's message, as
-    in TRL. A field that only some examples have is None in the others.
+    in TRL. A field that only some examples have is None in the others. `image_sizes` and
+    `processed_sizes` hold (width, height) for each picture, as it was given and as the model sees
+    it.
     """
     prompts = [item.prompt for item in items for _ in range(group)]
     completions = [
@@ -57,6 +59,8 @@ def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, 
     }
     for name in ("id", "question", "answer", "choices", "task", "images"):
         columns[name] = [getattr(item.example, name) for item in items for _ in range(group)]
+    for name in ("image_sizes", "processed_sizes"):
+        columns[name] = [getattr(item.encoded, name) for item in items for _ in range(group)]
     return {
         "prompts": prompts,
         "completions": completions,
@@ -95,9 +99,14 @@ def write(
                     "text": got.texts[n],
                     "tokens": len(got.ids[n]),
                     "rewards": dict(zip(scores.names, values, strict=True)),
-                    "reward": float(scores.total_N[n]),
+                    "reward": None if scores.masked_N[n] else float(scores.total_N[n]),
                     "advantage": float(advantages_PG.reshape(-1)[n]),
                     "finish_reason": "stop" if got.finished_N[n] else "length",
+                    **(
+                        {"extra": {k: v[n] for k, v in scores.extra.items()}}
+                        if scores.extra
+                        else {}
+                    ),
                 }
             )
         lines.append(
@@ -112,5 +121,5 @@ def write(
                 "completions": completions,
             }
         )
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
     (folder / f"step_{step}.jsonl").write_text(text, encoding="utf-8")

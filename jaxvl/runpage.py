@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from jaxvl import charts
 from jaxvl.charts import Chart, line_chart, show
+from jaxvl.data import test_sets
 from jaxvl.errors import UserError
 from jaxvl.metrics import NONFINITE, read_metrics
 
@@ -55,7 +57,8 @@ def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` from what the run directory holds, and return its path.
 
     Read are `metrics.jsonl` and, where they exist, `config.json`, `eval.json` (a table
-    {"title", "columns", "rows"} or an object of tables) and `rollouts/step_N.jsonl`.
+    {"title", "columns", "rows"} or an object of tables), `rollouts/step_N.jsonl`, the lists of bad
+    rows and the mark of training on test data.
     """
     import jinja2
 
@@ -71,6 +74,8 @@ def write_report(run_dir: str | Path) -> Path:
         model=(config or {}).get("model", {}).get("path", ""),
         steps=metrics[-1]["step"] if metrics else 0,
         planned=(config or {}).get("run", {}).get("steps"),
+        test_data=test_sets.marks(run_dir),
+        bad_rows=_bad_rows(run_dir),
         nonfinite=[line["step"] for line in metrics if NONFINITE in line],
         tiles=_tiles(metrics),
         tables=_tables(_read_json(run_dir / "eval.json")),
@@ -93,6 +98,14 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
+
+
+def _bad_rows(run_dir: Path) -> list[tuple[str, int]]:
+    """(reason, count) of the rows that were not used, over all processes."""
+    rows = set()
+    for file in run_dir.glob("dropped*.jsonl"):
+        rows |= {(line["id"], line["reason"]) for line in read_metrics(run_dir, file.name)}
+    return Counter(reason for _, reason in rows).most_common()
 
 
 def _charts(metrics: Sequence[dict[str, Any]]) -> tuple[list[Chart], list[Chart]]:

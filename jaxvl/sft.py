@@ -99,6 +99,7 @@ def train(cfg: SFTConfig) -> VLM:
             state, stats = update(state, batch, frozen)
             metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
             clock.lap("update")
+            metrics |= stream.metrics(items)
             metrics |= clock.metrics(sum(len(text) + 1 for text in texts), update)
             if lead:
                 writer.write(step, metrics)

@@ -21,8 +21,9 @@ from jaxvl.eval import run as evaluation
 from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
 from jaxvl.models import parts
-from jaxvl.models.layers import cast
-from jaxvl.rewards.mix import score
+from jaxvl.models.qwen_vl import for_products
+from jaxvl.rewards import audit, pool
+from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
 from jaxvl.rl.sampler import make_sampler
@@ -32,6 +33,7 @@ from jaxvl.vlm import VLM
 
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
+    pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
     base, checkpoints, start = open_run(cfg)
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
@@ -70,7 +72,9 @@ class Loop:
         # The reference is what the run starts from, whether or not it is resumed. What is frozen
         # is shared with it: beside adapters alone it is the base, and takes no memory.
         self.logprobs = learner.make_logprobs(dataclasses.replace(policy, graphdef=base.graphdef))
-        self.reference = cast(base.params, cfg.model.dtype) if grpo.beta else None
+        self.reference = None
+        if grpo.beta:
+            self.reference = for_products(base.params, cfg.model.dtype, base.config.text)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = Stream(cfg, vlm, grpo.prompts)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
@@ -80,6 +84,7 @@ class Loop:
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
         # A resumed run answers again, with the base.
         before = self.evaluate(self.base, "before training") if cfg.eval else None
+        watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
             for step in range(start + 1, cfg.run.steps + 1):
                 state, metrics = self.step(step, state)
@@ -88,6 +93,8 @@ class Loop:
                 if lead:
                     writer.write(step, metrics)
                     progress.update(step, metrics)
+                    for warning in watch.see(step, metrics):
+                        progress.console.print(warning, style="yellow")
                 if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                     checkpoints.save(step, state, self.stream.get_state())
         checkpoints.close()
@@ -115,14 +122,16 @@ class Loop:
         got = rollouts.answers(rollout, self.vlm.processor)
         clock.lap("generate")
 
-        scores = score(cfg.rewards, **rollouts.reward_inputs(items, got, grpo.group))
+        inputs = rollouts.reward_inputs(items, got, grpo.group)
+        scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
+        checks = audit.audit(inputs, got.lengths_N, grpo.group)
         advantages_PG = group_advantages(scores.total_N.reshape(-1, grpo.group))
         clock.lap("reward")
 
         batch = TrainBatch(
             prompt=Prompt.from_arrays(arrays),
             tokens=rollout.tokens,
-            mask=rollout.mask,
+            mask=rollout.mask & ~scores.masked_N.reshape(-1, self.per_row, 1),
             advantages=advantages_PG.reshape(-1, self.per_row),
             old_logps=rollout.logps,
             ref_logps=np.zeros_like(rollout.logps),
@@ -141,9 +150,9 @@ class Loop:
         images = cfg.run.rollout_images
         rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
         times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        return state, stats | rollout_metrics(
-            scores, got.lengths_N, got.finished_N, grpo.group
-        ) | times
+        found = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
+        found |= self.stream.metrics(items)
+        return state, stats | found | checks | scores.metrics | times
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
@@ -154,7 +163,7 @@ class Loop:
         cfg = self.cfg
         print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
         return evaluation.evaluate(
-            vlm, self.held_out, cfg.eval, cfg.data.template, cfg.sampling.max_new_tokens
+            vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
 
     def _write_eval(self, before: evaluation.Evaluation, after: evaluation.Evaluation) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model to work with by hand: load, logits, generate, logprobs, save."""
+"""A model to work with by hand: load, logits, generate, stream, logprobs, attention, save."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxvl import streaming
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import LoRA
 from jaxvl.data import prompts as data_prompts
@@ -24,10 +25,9 @@ from jaxvl.errors import UserError
 from jaxvl.models import hf, lora, parts, peft, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import learner
-from jaxvl.rl.sampler import Decoding, make_sampler
-from jaxvl.sharding import make_mesh, param_shardings, path_name, put_rows
+from jaxvl.rl.sampler import Decoding, make_sampler, make_steps
+from jaxvl.sharding import make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
@@ -88,6 +88,12 @@ class VLM:
                 f"images: expected a list for each of the {len(prompts)} prompts, "
                 f"found {len(images)}; give [] where a prompt has none"
             )
+        for i, row in enumerate(images):
+            if not isinstance(row, (list, tuple)):
+                raise UserError(
+                    f"images: expected a list for each prompt, found a {type(row).__name__} for "
+                    f"prompt {i}; put it in []"
+                )
         pairs = zip(prompts, images, strict=True)
         return [self.processor.encode(prompt, row) for prompt, row in pairs]
 
@@ -95,9 +101,10 @@ class VLM:
         """Next-token logits at every position: float32 [T_i, V] for each prompt, padding off."""
         run = _logits(self.graphdef, self.dtype)
         results = []
-        for prompt, lengths in self._batches(self.encode(prompts, images)):
-            logits = np.asarray(run(self.params, prompt))
-            results += [logits[i, :length] for i, length in enumerate(lengths)]
+        with jax.set_mesh(self.mesh):
+            for prompt, lengths in self._batches(self.encode(prompts, images)):
+                logits = np.asarray(run(self.params, prompt))
+                results += [logits[i, :length] for i, length in enumerate(lengths)]
         return results
 
     def generate(
@@ -112,22 +119,42 @@ class VLM:
         seed: int = 0,
     ) -> list[list[Completion]]:
         """`n` completions of every prompt; temperature 0 is greedy."""
-        if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
-            raise UserError(
-                f"generate: n={n}, max_new_tokens={max_new_tokens}, temperature={temperature}, "
-                f"top_p={top_p}, top_k={top_k}; expected n and max_new_tokens of 1 or more, "
-                "temperature and top_k of 0 or more, top_p in (0, 1]"
-            )
         how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
         run = _sampler(self.graphdef, how, self.dtype)
         key = jax.random.key(seed)
         results: list[list[Completion]] = []
-        for prompt, lengths in self._batches(self.encode(prompts, images)):
-            rollout = jax.device_get(run(self.params, prompt, key))
-            results += [
-                [self._completion(rollout, row, i) for i in range(n)] for row in range(len(lengths))
-            ]
+        with jax.set_mesh(self.mesh):
+            for prompt, lengths in self._batches(self.encode(prompts, images)):
+                rollout = jax.device_get(run(self.params, prompt, key))
+                results += [
+                    [self._completion(rollout, row, i) for i in range(n)]
+                    for row in range(len(lengths))
+                ]
         return results
+
+    def stream(
+        self,
+        prompt: Any,
+        images: Sequence = (),
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        number: int = 0,
+    ) -> Iterator[str]:
+        """The answer to one prompt in pieces, while it is made.
+
+        Together they are the text that `generate` returns for the prompt (alone or first of its
+        call) with the same settings, as completion `number` of its n.
+        """
+        how = self.decoding(1, max_new_tokens, temperature, top_p, top_k)
+        with jax.set_mesh(self.mesh):
+            ((rows, _),) = self._batches(self.encode([prompt], [images]))
+        rows = dataclasses.replace(rows, completion=rows.completion + number)
+        steps = _steps(self.graphdef, how, self.dtype)
+        texts = streaming.texts(self, steps, rows, jax.random.key(seed), max_new_tokens)
+        return streaming.pieces(texts)
 
     def logprobs(
         self,
@@ -165,18 +192,35 @@ class VLM:
         policy = learner.Policy(self.graphdef, self.dtype, False, temperature, chunk=128)
         run = _logprobs(policy)
         results: list[list[np.ndarray]] = []
-        for prompt, lengths in self._batches(self.encode(prompts, images)):
-            rows = tokens[len(results) : len(results) + len(lengths)]
-            padded = np.full((prompt.tokens.shape[0], g, C), self.processor.pad_id, np.int32)
-            for r, row in enumerate(rows):
-                for i, completion in enumerate(row):
-                    padded[r, i, : len(completion)] = completion
-            logps = np.asarray(run(self.params, prompt, put_rows(padded, self.mesh)))
-            results += [
-                [logps[r, i, : len(completion)] for i, completion in enumerate(row)]
-                for r, row in enumerate(rows)
-            ]
+        with jax.set_mesh(self.mesh):
+            for prompt, lengths in self._batches(self.encode(prompts, images)):
+                rows = tokens[len(results) : len(results) + len(lengths)]
+                padded = np.full((prompt.tokens.shape[0], g, C), self.processor.pad_id, np.int32)
+                for r, row in enumerate(rows):
+                    for i, completion in enumerate(row):
+                        padded[r, i, : len(completion)] = completion
+                logps = np.asarray(run(self.params, prompt, put_rows(padded, self.mesh)))
+                results += [
+                    [logps[r, i, : len(completion)] for i, completion in enumerate(row)]
+                    for r, row in enumerate(rows)
+                ]
         return results
+
+    def attention(self, prompt: Any, images: Sequence = (), layer: int = -1) -> np.ndarray:
+        """What each token of a prompt looks at in one of the decoder's layers.
+
+        The softmax of its heads, float32 [N, T, T] (head, query, key); each row sums to 1. A
+        negative `layer` counts from the last. `encode([prompt], [images])[0]` says which tokens
+        stand for which merged patch (`slots`) and how those lie (`grids`).
+        """
+        layers = self.config.text.layers
+        if not -layers <= layer < layers:
+            raise UserError(f"layer {layer}: the decoder has {layers}, 0 to {layers - 1}")
+        run = _attention(self.graphdef, self.dtype)
+        with jax.set_mesh(self.mesh):
+            ((rows, (length,)),) = self._batches(self.encode([prompt], [images]))
+            weights = np.asarray(run(self.params, rows, jnp.int32(layer % layers)))[0]
+        return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
         """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files.
@@ -198,6 +242,12 @@ class VLM:
         self, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int
     ) -> Decoding:
         """What a sampler for this model is made for."""
+        if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+            raise UserError(
+                f"generate: n={n}, max_new_tokens={max_new_tokens}, temperature={temperature}, "
+                f"top_p={top_p}, top_k={top_k}; expected n and max_new_tokens of 1 or more, "
+                "temperature and top_k of 0 or more, top_p in (0, 1]"
+            )
         return Decoding(
             completions=n,
             max_new_tokens=max_new_tokens,
@@ -239,24 +289,35 @@ class VLM:
                 prompt_bucket=data_prompts.round_up(longest, TOKEN_STEP),
                 patch_bucket=data_prompts.round_up(max(patches, 4), PATCH_STEP),
             )
-            with jax.set_mesh(self.mesh):
-                yield (
-                    put_rows(Prompt.from_arrays(arrays), self.mesh),
-                    [len(row.tokens) for row in rows],
-                )
+            yield (
+                put_rows(Prompt.from_arrays(arrays), self.mesh),
+                [len(row.tokens) for row in rows],
+            )
 
 
 @functools.lru_cache(maxsize=32)
 def _logits(graphdef: nnx.GraphDef, dtype: str):
     @jax.jit
     def run(params, prompt: Prompt) -> jax.Array:
-        model: QwenVL = nnx.merge(graphdef, cast(params, dtype))
+        model = qwen_vl.assemble(graphdef, params, dtype)
         return model.text.logits(model.hidden(prompt))
 
     return run
 
 
-_sampler = functools.lru_cache(maxsize=32)(make_sampler)  # a second call compiles nothing
+# A second call compiles nothing.
+_sampler = functools.lru_cache(maxsize=32)(make_sampler)
+_steps = functools.lru_cache(maxsize=32)(make_steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _attention(graphdef: nnx.GraphDef, dtype: str):
+    @jax.jit
+    def run(params, prompt: Prompt, layer: jax.Array) -> jax.Array:
+        model = qwen_vl.assemble(graphdef, params, dtype)
+        return model.attention_weights(prompt, layer)
+
+    return run
 
 
 @functools.lru_cache(maxsize=32)
@@ -275,37 +336,32 @@ def load(
     dtype: str = "bfloat16",
     mesh: Mesh | None = None,
     *,
+    float32_head: bool = False,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VLM:
     """A model from a Hugging Face checkpoint directory or hub id.
 
-    `dtype` is that of the parameters and of products ("float32" or "bfloat16"); `mesh` (from
-    `jaxvl.sharding.make_mesh`) defaults to the first device alone; `min_pixels` and `max_pixels`
-    override the checkpoint's picture sizes.
+    `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
+    where `float32_head` is set; `mesh` (from `jaxvl.sharding.make_mesh`) defaults to the first
+    device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     path = checkpoint_dir(path_or_hub_id)
     config = hf.read_config(path)
     arch = hf.arch_from_config(config)
+    arch = dataclasses.replace(arch, text=dataclasses.replace(arch.text, float32_head=float32_head))
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     with jax.set_mesh(mesh):
         shapes = qwen_vl.abstract_params(arch)
         qwen_vl.check_mesh(arch, mesh)
-        shardings = {
-            path_name(where): sharding
-            for where, sharding in jax.tree_util.tree_leaves_with_path(
-                param_shardings(shapes, mesh)
-            )
-        }
-
-        def place(name: str, array: np.ndarray) -> jax.Array:
-            array = array.astype(jnp.dtype(dtype))
-            sharding = shardings[name]
-            return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
-
-        params = hf.load_params(path, shapes, place)
+        wanted = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(lambda p: qwen_vl.for_products(p, dtype, arch.text), shapes),
+            param_shardings(shapes, mesh),
+        )
+        params = hf.load_params(path, wanted)
     processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
     return VLM(arch, params, processor, mesh, dtype, config)
 

@@ -2,12 +2,12 @@
 """Makes the small base that the quickstart trains: python scripts/make_quickstart_base.py
 
 A Qwen2-VL of 1.5 million parameters learns from rendered scenes to see: to name what is in a
-picture and to say where it is. Its schooling in answering questions is poor on purpose. Asked one,
-it has mostly met a bare word picked at random among the choices. It knows how a reply is worked out
-between <think> and <answer> tags from questions that begin with "Show your work."; without these
-words it has met it seldom, and in either case a large share of the answers was picked at random,
-whatever the thought before it says. So it can see, it knows the form but seldom uses it, and when
-it does it is often wrong. The rest is left to reinforcement learning.
+picture and to say where it is. Then it learns to work out answers between <think> and <answer>
+tags, asked by the words "Show your work.". Last, its answers are spoilt. Asked without these words
+it now mostly says a bare word picked at random among the choices, seldom a worked reply, and
+whether asked or not most of its worked replies end in an answer picked at random, whatever the
+thought before it says. So it can see, it knows the form but seldom uses it, and when it does it is
+often wrong. The rest is left to reinforcement learning.
 
 Only scenes of the train split are used. The same seed gives the same file on the same machine.
 """
@@ -37,10 +37,13 @@ from jaxvl.models import hf, qwen_vl
 from jaxvl.sft import Target, fit, target_batch
 from jaxvl.sharding import make_mesh, put_rows
 
-DOCS = 8  # documents about a picture of the last stage
-WORKED_RIGHT = 0.35  # share of worked replies that are right for sure; the rest draw an answer
-ASKED = 0.85  # share of worked replies whose question asks for them
+DOCS = 8  # documents about a picture of the later stages
+SPOILT_RIGHT = (
+    0.3  # share of spoilt worked replies that are right for sure; the rest draw an answer
+)
+ASKED = 0.9  # share of spoilt worked replies whose question asks for them
 SHOW = "Show your work. "
+TASKS = ("relation", "count", "depth")
 VOCABULARY = 512
 USER = "<|im_start|>user\n"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -93,13 +96,18 @@ def bare(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]
     return with_choices(question.text, question.choices), str(rng.choice(question.choices))
 
 
-def worked(rng: np.random.Generator, question: scenes.Question) -> tuple[str, str]:
-    """A question of the benchmark with a true thought and an answer that is often random."""
-    show = SHOW if rng.random() < ASKED else ""
-    right = rng.random() < WORKED_RIGHT
-    answer = question.answer if right else str(rng.choice(question.choices))
+def worked(
+    rng: np.random.Generator, question: scenes.Question, right: float = 1.0, asked: float = 1.0
+) -> tuple[str, str]:
+    """A question of the benchmark and a reply with a true thought; its answer is right in a share
+    `right` of the replies and random in the others."""
+    show = SHOW if rng.random() < asked else ""
+    answer = question.answer if rng.random() < right else str(rng.choice(question.choices))
     reply = f"<think> {listed(question.about)} </think> <answer> {answer} </answer>"
     return show + with_choices(question.text, question.choices), reply
+
+
+spoilt = functools.partial(worked, right=SPOILT_RIGHT, asked=ASKED)
 
 
 def first_sights(rng: np.random.Generator, most: int, docs: int) -> tuple[Image.Image, list]:
@@ -114,23 +122,27 @@ def first_sights(rng: np.random.Generator, most: int, docs: int) -> tuple[Image.
 
 
 def documents(rng: np.random.Generator, answering, answers: int) -> tuple[Image.Image, list]:
-    """A picture of the benchmark and DOCS documents about it, `answers` of them `answering`."""
-    task = str(rng.choice(scenes.TASKS))
-    things, question = scenes.make_scene(task, False, rng)
-    image = scenes.draw(things, rng)
-    docs = [seeing(rng, things) for _ in range(DOCS - answers)] + [answering(rng, question)]
+    """A picture with all that the benchmark asks about and DOCS documents, `answers` of them
+    `answering(rng, question)`."""
+    while True:
+        one, other, *single = scenes.distinct_names(rng, int(rng.integers(4, 6)))
+        names = [one] * int(rng.integers(1, 5)) + [other] * int(rng.integers(0, 3)) + single
+        things = scenes.scatter(rng, names)
+        if not scenes.held_out(things):
+            break
+    docs = [seeing(rng, things) for _ in range(DOCS - answers)]
     while len(docs) < DOCS:
-        # A scene made for counting may have too few single things for the other questions.
-        other = "count" if task == "count" else str(rng.choice(["relation", "depth", "distance"]))
-        more = scenes.ask(other, rng, things)
-        if more is not None:
-            docs.append(answering(rng, more))
-    return image, docs
+        # A count is of the first thing's kind.
+        mixed = [things[i] for i in rng.permutation(len(things))]
+        question = scenes.ask(str(rng.choice(TASKS)), rng, mixed)
+        if question is not None:
+            docs.append(answering(rng, question))
+    return scenes.draw(things, rng), docs
 
 
 def vocabulary_texts() -> list[str]:
     rng = np.random.default_rng(0)
-    pairs = [doc for _ in range(400) for doc in documents(rng, worked, 4)[1]]
+    pairs = [doc for _ in range(400) for doc in documents(rng, spoilt, 4)[1]]
     return [f"user\n{question}\nassistant\n{reply}" for question, reply in pairs]
 
 
@@ -192,21 +204,24 @@ def sights(most: int, docs: int) -> Callable:
 
 
 # One thing teaches where things are, several that a name picks one; short documents about many
-# pictures do it soonest. Then come lists, and at last the questions.
+# pictures do it soonest. Then come lists, and worked replies.
 STAGES = (
     Stage(400, 32, 1, 16, sights(1, 1)),
-    Stage(800, 32, 1, 16, sights(5, 1)),
-    Stage(250, 16, DOCS, 28, sights(5, DOCS)),
+    Stage(700, 32, 1, 16, sights(5, 1)),
+    Stage(400, 16, DOCS, 28, sights(5, DOCS)),
+    Stage(600, 16, DOCS, 68, functools.partial(documents, answering=worked, answers=6)),
 )
-# In turn, without end. Worked replies are long, so they are kept to themselves.
-LAST = (
-    Stage(1, 16, DOCS, 36, functools.partial(documents, answering=bare, answers=3)),
-    Stage(1, 16, DOCS, 68, functools.partial(documents, answering=worked, answers=6)),
-)
+# Worked replies are long, so they are kept to themselves.
+SPOILING = (
+    Stage(1, 16, DOCS, 36, functools.partial(documents, answering=bare, answers=4)),
+    Stage(1, 16, DOCS, 68, functools.partial(documents, answering=spoilt, answers=6)),
+) * 100
+SCHOOL_OPTIM = Optim(lr=8e-4, warmup_steps=50, weight_decay=0.01, b2=0.98)
+SPOILING_OPTIM = Optim(lr=4e-4, schedule="cosine", warmup_steps=10, weight_decay=0.01, b2=0.98)
 
 
 class School:
-    """Batches of documents about pictures, without end."""
+    """Batches of documents about pictures."""
 
     def __init__(self, processor: Processor, seed: int):
         self.processor, self.seed = processor, seed
@@ -242,14 +257,10 @@ class School:
             arrays, [targets for _, targets in pages], stage.length, self.processor.pad_id
         )
 
-    def batches(self) -> Iterator:
-        for stage in STAGES:
+    def batches(self, stages) -> Iterator:
+        for stage in stages:
             for _ in range(stage.steps):
                 yield self.batch(stage)
-        while True:
-            for stage in LAST:
-                for _ in range(stage.steps):
-                    yield self.batch(stage)
 
 
 class Sight:
@@ -330,7 +341,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("configs/quickstart_base"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--gate", type=float, default=0.9, help="columns right, or it is no base")
     args = parser.parse_args()
     write_side_files(args.out)
@@ -348,19 +358,20 @@ def main() -> None:
 
     def on_step(step, state, stats):
         losses.append(stats["loss"])
-        if step % 100 == 0 or step == args.steps:
+        if len(losses) % 100 == 0:
             column, row = sight(state.params)
             loss = float(np.mean(jax.device_get(losses[-100:])))
             print(
-                f"step {step:5d}  {time.monotonic() - start:5.0f} s  loss {loss:.4f}  "
+                f"step {len(losses):5d}  {time.monotonic() - start:5.0f} s  loss {loss:.4f}  "
                 f"columns right {column:.3f}  rows right {row:.3f}",
                 flush=True,
             )
 
-    optim = Optim(lr=1e-3, schedule="cosine", warmup_steps=50, weight_decay=0.01, b2=0.98)
-    params = fit(
-        arch, params, school.batches(), optim, args.steps, mesh, remat=False, on_step=on_step
-    )
+    for stages, optim in ((STAGES, SCHOOL_OPTIM), (SPOILING, SPOILING_OPTIM)):
+        steps = sum(stage.steps for stage in stages)
+        params = fit(
+            arch, params, school.batches(stages), optim, steps, mesh, remat=False, on_step=on_step
+        )
     with jax.set_mesh(mesh):
         column, row = sight(params)
     hf.save_params(args.out, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), config)

@@ -119,6 +119,10 @@ def test_nnx_is_used_as_plain_pytrees():
         ("import jaxvl.rewards", ["jax", "flax", "transformers", "torch", "grain"]),
         ("import jaxvl.rewards.mix", ["jax", "flax", "transformers", "torch", "grain"]),
         ("import jaxvl.data.prompts", ["jax", "flax", "transformers", "torch"]),
+        (
+            "import jaxvl.data.intake, jaxvl.data.pipeline, jaxvl.data.prepared, jaxvl.data_cli",
+            ["jax", "flax", "transformers", "torch", "grain", "pyarrow", "tensorflow_datasets"],
+        ),
         ("import jaxvl.config", ["jax", "flax", "transformers", "torch"]),
         ("import jaxvl.vlm", ["torch", "tensorflow"]),
     ],

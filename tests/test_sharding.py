@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Eight devices are one device; every parameter, gradient and moment lies where the rules say."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt, TrainBatch, Vision
-from jaxvl.config import GRPO, Optim
+from jaxvl.config import GRPO, LoRA, Optim
 from jaxvl.errors import UserError
-from jaxvl.models import hf, qwen_vl
+from jaxvl.models import hf, lora, qwen_vl
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler
 from jaxvl.sharding import (
@@ -26,52 +27,38 @@ from jaxvl.sharding import (
     make_mesh,
     param_shardings,
     param_spec,
+    path_name,
     put_rows,
 )
 from jaxvl.vlm import load
 from tests.rl.rows import V, assert_trees_close, grpo_step, policy, prompt_arrays, random_batch
+from tests.tiny import PUBLIC, make_checkpoint, public_config
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]  # the tiny model has 2 kv heads
+# Both families; of the second what differs is in the tower, which has no use for other meshes.
+SPREAD = [("qwen2_vl", mesh) for mesh in MESHES] + [("qwen2_5_vl", mesh) for mesh in MESHES[2:]]
 PUBLIC_MESHES = [(1, 8, 1), (1, 4, 2), (2, 2, 2)]
 PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?", "Above or below?"]
 LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
 GRADIENTS = 1e-5  # of a leaf's norm
 
 
-def public_config(**changes):
-    """config.json of Qwen2-VL-2B as published, what shapes the model; `changes` to its text."""
-    text = {
-        "hidden_size": 1536,
-        "num_hidden_layers": 28,
+def small(name):
+    """A public model in the same proportions, for what has to be compiled."""
+    config = public_config(name)
+    sizes = {"embed_dim": 64, "hidden_size": 192}
+    if config["model_type"] == "qwen2_5_vl":
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "out_hidden_size": 192}
+        sizes |= {"fullatt_block_indexes": [1]}
+    return config | {
+        "hidden_size": 192,
         "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "intermediate_size": 8960,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    } | changes
-    vision = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "hidden_size": text["hidden_size"]}
-    rope = {"type": "mrope", "mrope_section": [16, 24, 24]}
-    return {"model_type": "qwen2_vl", "vision_config": vision, "rope_scaling": rope} | text
-
-
-PUBLIC = {
-    "2b": public_config(),
-    "7b": public_config(
-        hidden_size=3584,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        intermediate_size=18944,
-        vocab_size=152064,
-        tie_word_embeddings=False,
-    ),
-}
-# A small one of the same proportions, for what has to be compiled.
-SMALL = public_config(
-    hidden_size=192, num_hidden_layers=2, intermediate_size=256, vocab_size=512
-) | {
-    "vision_config": {"depth": 2, "embed_dim": 64, "num_heads": 4, "hidden_size": 192},
-    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-}
+        "num_hidden_layers": 2,
+        "intermediate_size": 256,
+        "vocab_size": 512,
+        "vision_config": config["vision_config"] | {"depth": 2, "num_heads": 4} | sizes,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +83,34 @@ def run_sampler(vlm, images, temperature):
 
 
 @pytest.fixture(scope="module")
-def one_device(vlm, images):
-    step = jax.device_get(run_step(vlm, images))
-    return step, {t: run_sampler(vlm, images, t) for t in (0.0, 1.0)}
+def paths(tiny_path, tmp_path_factory):
+    windowed = tmp_path_factory.mktemp("tiny") / "windowed"
+    make_checkpoint(windowed, family="qwen2_5_vl", depth=4, weights="old")
+    return {"qwen2_vl": tiny_path, "qwen2_5_vl": windowed}
 
 
-@pytest.fixture(scope="module", params=MESHES, ids=str)
-def spread(request, tiny_path):
-    return load(tiny_path, "float32", make_mesh(*request.param))
+@pytest.fixture(scope="module")
+def one_device(paths, images):
+    """family -> what `run_step` and `run_sampler` (at both temperatures) give on one device."""
+
+    @functools.cache
+    def run(family):
+        vlm = load(paths[family], "float32")
+        step = jax.device_get(run_step(vlm, images))
+        return step, {t: run_sampler(vlm, images, t) for t in (0.0, 1.0)}
+
+    return run
+
+
+@pytest.fixture(scope="module", params=SPREAD, ids=str)
+def spread(request, paths):
+    family, mesh = request.param
+    return load(paths[family], "float32", make_mesh(*mesh))
 
 
 def test_log_probabilities_and_gradients(spread, images, one_device):
     loss, stats, logps, grads = run_step(spread, images)
-    expected = one_device[0]
+    expected = one_device(spread.config.family)[0]
     assert len(logps.sharding.device_set) == 8
     np.testing.assert_allclose(logps, expected[2], atol=LOGPS)
     np.testing.assert_allclose(loss, expected[0], atol=LOGPS)
@@ -121,7 +123,8 @@ def test_log_probabilities_and_gradients(spread, images, one_device):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_sampling(spread, images, one_device, temperature):
     """A draw depends on neither the number of devices nor how the model is cut."""
-    rollout, expected = run_sampler(spread, images, temperature), one_device[1][temperature]
+    rollout = run_sampler(spread, images, temperature)
+    expected = one_device(spread.config.family)[1][temperature]
     np.testing.assert_array_equal(rollout.tokens, expected.tokens)
     np.testing.assert_array_equal(rollout.mask, expected.mask)
     np.testing.assert_array_equal(rollout.finished, expected.finished)
@@ -161,7 +164,8 @@ def abstract_update(config, mesh, *, R=8, T=64, patches=32, g=4, C=16):
     def floats(*dims):
         return shape(rows, 1, R, *dims)
 
-    vision = Vision(floats(patches, arch.vision.patch_values), ints(patches, 2), ints(patches))
+    patch = (floats(patches, arch.vision.patch_values), ints(patches, 2))
+    vision = Vision(*patch, segments=ints(patches), windows=ints(patches))
     prompt = Prompt(ints(T), ints(), ints(3, T), ints(), ints(T), ints(), ints(), vision)
     mask = shape(rows, 1, R, g, C, dtype=jnp.bool_)
     logps = floats(g, C)
@@ -184,11 +188,18 @@ def is_adam(x):
 
 
 @pytest.mark.parametrize("mesh", PUBLIC_MESHES, ids=str)
-@pytest.mark.parametrize("size", PUBLIC)
-def test_the_public_models_fit_the_rules(size, mesh):
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_model_can_be_cut(name, mesh):
+    """Every parameter has a rule, and the rule divides it; so are heads."""
+    qwen_vl.check_mesh(hf.arch_from_config(public_config(name)), make_mesh(*mesh))
+
+
+@pytest.mark.parametrize("mesh", PUBLIC_MESHES, ids=str)
+@pytest.mark.parametrize("name", ["qwen2_vl_2b", "qwen2_5_vl_3b", "qwen2_5_vl_72b"])
+def test_the_update_of_public_models_fits_the_rules(name, mesh):
     """Traced in Explicit mode, where an operation that does not know its output's spec raises."""
     mesh = make_mesh(*mesh)
-    update, state, batch = abstract_update(PUBLIC[size], mesh)
+    update, state, batch = abstract_update(public_config(name), mesh)
     with jax.set_mesh(mesh):
         after, _ = jax.eval_shape(update, state, batch)
     for tree in (state.params, *moments(state.opt_state), after.params, *moments(after.opt_state)):
@@ -196,16 +207,28 @@ def test_the_public_models_fit_the_rules(size, mesh):
     assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize(("size", "count"), [("2b", 2_208_985_600), ("7b", 8_291_375_616)])
-def test_number_of_parameters(size, count):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("qwen2_vl_2b", 2_208_985_600),
+        ("qwen2_vl_7b", 8_291_375_616),
+        ("qwen2_vl_72b", 73_405_560_320),
+        ("qwen2_5_vl_3b", 3_754_622_976),
+        ("qwen2_5_vl_7b", 8_292_166_656),
+        ("qwen2_5_vl_32b", 33_452_718_336),
+        ("qwen2_5_vl_72b", 73_410_777_344),
+    ],
+)
+def test_number_of_parameters(name, count):
     """Half of the bytes of the published bfloat16 checkpoints."""
-    shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC[size]))
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(public_config(name)))
     assert sum(x.size for x in jax.tree.leaves(shapes)) == count
 
 
-def test_most_of_a_public_model_is_split():
+@pytest.mark.parametrize("name", ["qwen2_vl_7b", "qwen2_5_vl_7b"])
+def test_most_of_a_public_model_is_split(name):
     """Norms, and biases of what is split by input, stay whole: a tenth of a percent."""
-    shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC["7b"]))
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(public_config(name)))
     mesh = make_mesh(1, 4, 2)
     shardings = jax.tree.leaves(param_shardings(shapes, mesh))
     here = sum(
@@ -235,7 +258,7 @@ def test_a_steady_run_on_a_mesh_compiles_once(tiny_path, images):
 
 def compile_update(mesh):
     mesh = make_mesh(*mesh)
-    update, state, batch = abstract_update(SMALL, mesh)
+    update, state, batch = abstract_update(small("qwen2_5_vl_3b"), mesh)
     with jax.set_mesh(mesh):
         update.lower(state, batch).compile()
 
@@ -270,16 +293,18 @@ def test_nothing_is_replicated_by_accident(call, warned):
 
 
 def test_every_rule_is_used():
-    shapes = qwen_vl.abstract_params(hf.arch_from_config(PUBLIC["7b"]))
+    shapes = [qwen_vl.abstract_params(hf.arch_from_config(public_config(name))) for name in PUBLIC]
+    with jax.set_mesh(make_mesh(1, 4, 2)):
+        shapes += [jax.eval_shape(lambda: lora.init(shapes[0], LoRA(), jax.random.key(0)))]
     used = set()
     for path, x in jax.tree_util.tree_leaves_with_path(shapes):
-        name = "/".join(key.key for key in path)
+        name = path_name(path[1:])
         spec = param_spec(name, x.ndim)
         assert len(spec) == x.ndim
         stacked = "blocks/" in name or "layers/" in name
         used.add(tuple(spec[1:] if stacked else spec))
         assert not stacked or spec[0] is None
-    assert used == {tuple(spec) for rule, spec in PARAM_RULES if "/lora/" not in rule}
+    assert used == {tuple(spec) for _, spec in PARAM_RULES}
 
 
 def test_a_parameter_without_a_rule():
@@ -290,7 +315,7 @@ def test_a_parameter_without_a_rule():
 
 
 def test_what_does_not_divide_is_named():
-    shapes = qwen_vl.abstract_params(hf.arch_from_config(SMALL))
+    shapes = qwen_vl.abstract_params(hf.arch_from_config(small("qwen2_vl_2b")))
     with pytest.raises(UserError, match=r"parameter \S+ \(.*\): axis \d does not divide by 7"):
         check_divisible(shapes, make_mesh(1, 7, 1, jax.devices()[:7]))
     check_divisible(shapes, make_mesh(1, 4, 2))
@@ -308,7 +333,7 @@ FEW_HEADS = {"depth": 1, "embed_dim": 1280, "num_heads": 4, "hidden_size": 1536}
     ],
 )
 def test_heads_that_do_not_divide_are_named(mesh, changes, message):
-    arch = hf.arch_from_config(public_config(**changes))
+    arch = hf.arch_from_config(public_config("qwen2_vl_2b") | changes)
     mesh = make_mesh(*mesh, jax.devices()[: mesh[2]])
     with pytest.raises(UserError, match=message):
         qwen_vl.check_mesh(arch, mesh)

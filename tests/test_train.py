@@ -16,10 +16,11 @@ import pytest
 
 import jaxvl
 from jaxvl import config, train
-from jaxvl.config import Eval
+from jaxvl.config import Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
 from jaxvl.metrics import read_metrics
+from jaxvl.rewards import MASKED
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -64,6 +65,7 @@ def test_a_run_leaves_what_the_design_says(whole):
     expected = {"loss", "reward", "reward_std", "rewards/accuracy/mean", "kl", "entropy"}
     expected |= {"completions/mean_length", "completions/clipped_ratio", "frac_reward_zero_std"}
     expected |= {"grad_norm", "learning_rate", "clip_ratio/low_mean", "step_time"}
+    expected |= {"audit/accuracy", "audit/format", "audit/repetition", "verify/timeout"}
     expected |= {f"time/{part}" for part in ("data", "generate", "reward", "logprob", "update")}
     assert expected <= set(lines[0])
     assert all(np.isfinite(line["loss"]) for line in lines)
@@ -135,6 +137,32 @@ def test_a_run_is_not_overwritten(whole):
         train.train(small(whole[0], "run.steps=6"))
 
 
+def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path):
+    seen = {}
+
+    def judge(prompts, completions, completion_ids, log_metric, log_extra, **columns):
+        seen.update(columns)
+        log_metric("half", 0.5)
+        log_extra("note", ["odd" if row % 2 else "even" for row in range(len(completions))])
+        return [MASKED if row % 2 else float(row % 4) for row in range(len(completions))]
+
+    cfg = small(tmp_path, "run.steps=1", "optim.warmup_steps=0")
+    train.train(dataclasses.replace(cfg, rewards=(Reward(judge),)))
+    [line] = read_metrics(tmp_path)
+    assert (line["reward"], line["reward_masked"], line["half"]) == (1.0, 0.5, 0.5)
+    assert line["completions/mean_length"] * 16 == pytest.approx(line["num_tokens"])
+    rows = [json.loads(row) for row in (tmp_path / "rollouts/step_1.jsonl").open()]
+    for row in rows:
+        found = [(c["reward"], c["extra"]["note"]) for c in row["completions"]]
+        assert found == [(0.0, "even"), (None, "odd"), (2.0, "even"), (None, "odd")]
+        # (r - mean) / (std + 1e-4) of the two that are left
+        spread = 1 / (2**0.5 + 1e-4)
+        advantages = [c["advantage"] for c in row["completions"]]
+        assert advantages == pytest.approx([-spread, 0, spread, 0], rel=1e-5)
+    assert seen["image_sizes"] == seen["processed_sizes"] == [((112, 112),)] * 16
+
+
 def test_the_seed_changes_the_run(whole, tmp_path):
     train.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
     assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]
+    assert values(tmp_path)[0]["data/dropped"] == values(whole[0])[0]["data/dropped"] == 0

@@ -81,6 +81,42 @@ def test_generated_logprobs_are_those_of_logprobs(vlm, pictures):
             np.testing.assert_allclose(c.logprobs, expected, atol=SAME)
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_is_that_of_transformers(vlm, pictures, tiny_hf, layer):
+    import torch
+
+    from tests.torch_reference import hf_inputs
+
+    prompt, images = f"{V}red? {V}or blue?", pictures[:2]
+    (e,) = vlm.encode([prompt], [images])
+    inputs = hf_inputs(tiny_hf, [e.tokens], e.patches_PE, np.array(e.grids))
+    with torch.no_grad():
+        expected = tiny_hf(**inputs, output_attentions=True).attentions[layer][0].numpy()
+    found = vlm.attention(prompt, images, layer)
+    assert found.shape == (4, len(e.tokens), len(e.tokens)) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # float32 weights of at most 1
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    assert np.ptp(expected[:, -1]) > 0.05  # far from uniform: a wrong one would show
+    np.testing.assert_array_equal(vlm.attention(prompt, images, layer - 2), found)
+
+
+def test_attention_and_streams_on_eight_devices(vlm, tiny_path, pictures):
+    """Rows over fsdp, heads over tensor, kv heads repeated."""
+    split = load(tiny_path, "float32", make_mesh(1, 2, 4))
+    prompt, images = f"{V}red?", pictures[:1]
+    found = split.attention(prompt, images)
+    np.testing.assert_allclose(found, vlm.attention(prompt, images), atol=1e-5)
+    settings = {"max_new_tokens": 11, "temperature": 0.0}
+    one, other = ("".join(v.stream(prompt, images, **settings)) for v in (vlm, split))
+    assert one == other
+
+
+def test_attention_of_a_layer_that_is_not_there(vlm):
+    for layer in (2, -3):
+        with pytest.raises(UserError, match=f"layer {layer}: the decoder has 2, 0 to 1"):
+            vlm.attention("a", layer=layer)
+
+
 def test_finish_reasons(vlm):
     """Any token but one family stops: most completions end, with the stop token as the last."""
     stop = tuple(range(0, 300, 3))
@@ -161,6 +197,7 @@ def test_a_second_call_compiles_nothing(vlm, caplog):
         (lambda v: v.logits("one"), "expected a list of prompts, found one string"),
         (lambda v: v.logits(["a", "b"], [[]]), "each of the 2 prompts, found 1"),
         (lambda v: v.logits([f"{V}a"], [[]]), r"1 <\|image_pad\|> for 0 images"),
+        (lambda v: v.logits([f"{V}a"], ["a.png"]), "expected a list for each prompt, found a str"),
         (lambda v: v.generate(["a"], n=0), "n=0"),
         (lambda v: v.generate(["a"], max_new_tokens=0), "max_new_tokens=0"),
         (lambda v: v.generate(["a"], temperature=-1), "temperature=-1"),

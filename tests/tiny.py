@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random Qwen2-VL checkpoints in Hugging Face format, made with torch and transformers."""
+"""Tiny random checkpoints of both families in Hugging Face format, made with torch."""
 
+import json
 import re
 from pathlib import Path
 
@@ -19,12 +20,24 @@ SHAPE = {
     "mlp_ratio": 2,
 }
 
+# Of a Qwen2.5-VL tower: windows of 2 x 2 merged patches, of which a small picture has several.
+WINDOWS = {"window_size": 56, "fullatt_block_indexes": [1, 3]}
+
 TEXTS = [
     "Which shape is to the left of the red circle? Answer with a letter.",
     "How many blue squares are there in the image? There are 12, not 3.",
     "You are a helpful assistant. Describe the image: a green triangle above a yellow cube.",
     "<think>The large sphere is behind the small cylinder.</think><answer>(B)</answer>",
 ]
+
+
+CONFIGS = Path(__file__).parent / "fixtures/configs"
+PUBLIC = sorted(file.stem for file in CONFIGS.iterdir())  # "qwen2_vl_2b", ..
+
+
+def public_config(name: str) -> dict:
+    """config.json of a published checkpoint."""
+    return json.loads((CONFIGS / f"{name}.json").read_text())
 
 
 def make_tokenizer():
@@ -37,12 +50,14 @@ def make_tokenizer():
 def make_checkpoint(
     path: str | Path,
     *,
+    family: str = "qwen2_vl",
     tied: bool = True,
     layout: str = "flat",
     weights: str = "new",
-    sharded: bool = False,
+    sharded: int = 0,
     dtype: str = "float32",
     seed: int = 0,
+    gain: float = 1.5,
     **shape,
 ) -> Path:
     """Write a checkpoint directory that depends on the arguments alone; returns its path.
@@ -50,26 +65,29 @@ def make_checkpoint(
     layout: "flat" (config.json as the public checkpoints have it) or "nested" (transformers 5's).
     weights: names as transformers 5 has them ("new": `model.visual.*`, `model.language_model.*`) or
     as the public checkpoints do ("old": `visual.*`, `model.*`). shape: fields of `SHAPE`,
-    `vocab_size` or `mrope_section`. dtype: what the weights are stored in.
+    `vocab_size` or `mrope_section`. sharded: in how many files. dtype: what the weights are stored
+    in. gain: see `randomize`.
     """
     import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     fields = {"vocab_size": -(-len(tokenizer) // 8) * 8} | SHAPE | shape
     flat = flat_config(tokenizer, tied=tied, dtype=dtype, **fields)
-    config = Qwen2VLConfig(**flat)
-    model = Qwen2VLForConditionalGeneration(config)
-    randomize(model, seed)
+    if family == "qwen2_5_vl":
+        flat = windowed(flat)
+    config = AutoConfig.for_model(**flat)
+    model = AutoModelForImageTextToText.from_config(config)
+    randomize(model, seed, gain)
 
     tensors = {k: v.to(getattr(torch, dtype)).contiguous() for k, v in model.state_dict().items()}
     if tied:
         del tensors["lm_head.weight"]
     if weights == "old":
         tensors = {old_name(name): tensor for name, tensor in tensors.items()}
-    write_weights(path, tensors, files=3 if sharded else 1)
+    write_weights(path, tensors, files=sharded or 1)
     write_side_files(path, tokenizer)
     if layout == "nested":
         config.save_pretrained(path)
@@ -78,11 +96,30 @@ def make_checkpoint(
     return path
 
 
-def randomize(model, seed: int) -> None:
+def windowed(flat: dict) -> dict:
+    """The flat config of a Qwen2.5-VL with the sizes of a Qwen2-VL's."""
+    vision = dict(flat["vision_config"])
+    width = vision.pop("embed_dim")
+    sizes = {
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "intermediate_size": width * vision.pop("mlp_ratio"),
+        "out_hidden_size": flat["hidden_size"],
+        "tokens_per_second": 2,
+    }
+    return flat | {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "vision_config": vision | sizes | WINDOWS,
+    }
+
+
+def randomize(model, seed: int, gain: float) -> None:
     """Give every parameter, biases and norms too, values that a wrong or missing one would show.
 
-    Matrices are normal with deviation 1.5 / sqrt(inputs): attention is far from uniform, logits
-    spread by 1.5 and a greedy completion does not repeat its last token, as it does at 1.
+    Matrices are normal with deviation gain / sqrt(inputs). At 1.5 attention is far from uniform,
+    logits spread by 1.5 and a greedy completion does not repeat its last token, as it does at 1,
+    where errors do not grow from layer to layer.
     """
     import torch
 
@@ -91,7 +128,7 @@ def randomize(model, seed: int) -> None:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                parameter.copy_(noise * 1.5 * parameter[0].numel() ** -0.5)
+                parameter.copy_(noise * gain * parameter[0].numel() ** -0.5)
             elif "norm" in name or "ln_q" in name:
                 parameter.copy_(noise * 0.2 + name.endswith("weight"))
             else:

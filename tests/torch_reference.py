@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' Qwen2-VL in float32 on the CPU: the truth that parity tests hold ours to.
+"""transformers' models in float32 on the CPU: the truth that parity tests hold ours to.
 
 Arrays in and out are numpy. T tokens, P patches (all images of the call, packed in order),
 E values a patch (transformers' `pixel_values`), I images, V vocabulary, B prompts, C completion.
@@ -8,12 +8,12 @@ grids_I3: (t, h, w) of each image in patches; an empty array where there is none
 
 import numpy as np
 import torch
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 
-def hf_model(path) -> Qwen2VLForConditionalGeneration:
+def hf_model(path) -> PreTrainedModel:
     """The checkpoint at `path`, in eval mode, with the plain ("eager") attention."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(
+    model = AutoModelForImageTextToText.from_pretrained(
         path, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()
@@ -45,12 +45,19 @@ def hf_padded_logits(model, tokens_BT, patches_PE, grids_I3, mask_BT=None) -> np
         return model(**hf_inputs(model, tokens_BT, patches_PE, grids_I3, mask_BT)).logits.numpy()
 
 
-def hf_greedy(model, tokens_T, patches_PE, grids_I3, max_new_tokens: int) -> np.ndarray:
-    """The greedy completion [C] of one unpadded prompt: always `max_new_tokens`, past any end."""
+def hf_greedy(model, tokens_T, patches_PE, grids_I3, max_new_tokens: int, never=()) -> np.ndarray:
+    """The greedy completion [C] of one unpadded prompt, without the tokens in `never`.
+
+    It is always of `max_new_tokens`, past any end.
+    """
     inputs = hf_inputs(model, [tokens_T], patches_PE, grids_I3)
     with torch.no_grad():
         ids = model.generate(
-            **inputs, do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=None
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=None,
+            suppress_tokens=list(never) or None,
         )
     return ids[0, len(tokens_T) :].numpy()
 

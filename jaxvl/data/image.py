@@ -7,6 +7,7 @@ Bit for bit what transformers' `Qwen2VLImageProcessorPil` computes, in one pass 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
 
 MAX_ASPECT = 200
+MAX_IMAGE_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can unpack into gigabytes
+# Pillow knows many more, of which some start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,25 +124,57 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_image(image: Image.Image | str | os.PathLike) -> Image.Image:
+def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:
     """The picture in RGB, as transformers makes it of the same argument.
 
-    A PIL image is taken as it lies, transparency over white. A path is opened, turned upright by
-    its EXIF tag, and its alpha channel is dropped. UserError names a file that cannot be read.
+    A PIL image is taken as it lies, transparency over white. A file (a path, or its bytes) is
+    opened, turned upright by its EXIF tag, and its alpha channel is dropped. BadRow says what is
+    wrong with a file that cannot be read, is no picture or unpacks to more than MAX_IMAGE_PIXELS.
     """
+    if isinstance(image, Image.Image):
+        name = getattr(image, "filename", "") or "given as a PIL image"
+    elif isinstance(image, bytes):
+        name = f"of {len(image)} bytes"
+    elif isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
+    else:
+        raise BadRow(
+            "image of a wrong type",
+            f"expected a PIL image, a path or bytes, found {type(image).__name__}",
+        )
     try:
-        if isinstance(image, str | os.PathLike):
-            with Image.open(image) as file:
-                ImageOps.exif_transpose(file, in_place=True)
-                return _to_rgb(file.convert("RGB"))
         if isinstance(image, Image.Image):
+            _check_size(image, name)
             return _to_rgb(image)
+        return _read_file(io.BytesIO(image) if isinstance(image, bytes) else image, name)
+    except BadRow:
+        raise
+    except FileNotFoundError as error:
+        raise BadRow("missing image file", f"cannot read the image {name}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise BadRow("image with too many pixels", f"the image {name}: {error}") from error
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        message = f"cannot read the image {name}: not a picture in any of the formats {known}"
+        raise BadRow("not an image", message) from error
     except Exception as error:  # decoders meet broken data with exceptions of any type
-        name = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
-        raise UserError(
-            f"cannot read the image {os.fspath(name) or 'given as a PIL image'}: {error}"
-        ) from error
-    raise UserError(f"expected a PIL image or a path, found {type(image).__name__}")
+        raise BadRow("broken image", f"cannot read the image {name}: {error}") from error
+
+
+def _read_file(file: io.BytesIO | str | os.PathLike, name: str) -> Image.Image:
+    with Image.open(file, formats=FORMATS) as opened:
+        _check_size(opened, name)
+        ImageOps.exif_transpose(opened, in_place=True)
+        return _to_rgb(opened.convert("RGB"))
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise BadRow(
+            "image with too many pixels",
+            f"the image {name} is {image.width} x {image.height}, "
+            f"more than {MAX_IMAGE_PIXELS} pixels in all",
+        )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -157,13 +194,9 @@ def smart_resize(
     """The (height, width) to which a picture is resized; transformers' function of that name.
 
     Both become multiples of `factor`, their product lies between the limits as far as that allows,
-    and the aspect ratio is nearly kept. UserError where it exceeds 200.
+    and the aspect ratio is nearly kept. BadRow where it exceeds 200.
     """
-    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
-        raise UserError(
-            f"an image is {width} wide and {height} high; expected sides of at least one pixel "
-            f"and one side at most {MAX_ASPECT} times the other: leave the image out or crop it"
-        )
+    check_shape(height, width)
     new_height = round(height / factor) * factor
     new_width = round(width / factor) * factor
     if new_height * new_width > max_pixels:
@@ -177,8 +210,18 @@ def smart_resize(
     return new_height, new_width
 
 
+def check_shape(height: int, width: int) -> None:
+    """BadRow for a picture that `smart_resize` cannot take, whatever its settings."""
+    if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
+        raise BadRow(
+            "image of an extreme shape",
+            f"an image is {width} wide and {height} high; expected sides of at least one pixel "
+            f"and one side at most {MAX_ASPECT} times the other: leave the image out or crop it",
+        )
+
+
 def pixel_patches(
-    image: Image.Image | str | os.PathLike, settings: ImageSettings
+    image: Image.Image | bytes | str | os.PathLike, settings: ImageSettings
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """`pixel_values` [P, E] float32 of one picture and its grid (1, h, w), P = h * w patches.
 

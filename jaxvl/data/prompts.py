@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.data.image import ImageSettings, pixel_patches, read_config, read_json
+from jaxvl.data import chat
+from jaxvl.data.chat import Messages
+from jaxvl.data.geometry import Grid, lay_out, mrope_positions
+from jaxvl.data.image import ImageSettings, load_image, pixel_patches, read_config, read_json
 from jaxvl.errors import UserError
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
-Grid = tuple[int, int, int]  # (1, h, w) of an image, in patches
-Messages = Sequence[Mapping[str, Any]]
+Size = tuple[int, int]  # (width, height) in pixels
 
 
 class PromptTooLong(UserError):
@@ -36,10 +38,13 @@ class Encoded:
     positions_3T: np.ndarray  # int32, (t, h, w) of M-RoPE
     next_position: int  # of the first completion token
     slots: np.ndarray  # int32 [T], index among the merged patches; -1: a text token
-    patches_PE: np.ndarray  # float32
+    patches_PE: np.ndarray  # float32, those of an attention window side by side
     coords_P2: np.ndarray  # int32, (h, w) of each patch in its image
     segments: np.ndarray  # int32 [P], 1, 2, .. the image of a patch
+    windows: np.ndarray  # int32 [P], 1, 2, .. its window; the image where there are no windows
     grids: tuple[Grid, ...]
+    image_sizes: tuple[Size, ...]  # of the pictures as they were given, upright
+    processed_sizes: tuple[Size, ...]  # of what the model sees
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +53,7 @@ class Processor:
 
     tokenizer: Any  # a transformers tokenizer
     image: ImageSettings
+    window: int  # side of the tower's attention windows in merged patches; 0: it has none
     chat_template: str | None
     image_token_id: int
     video_token_id: int
@@ -95,11 +101,13 @@ class Processor:
                 f"{path} names no end token; set eos_token_id in generation_config.json"
             )
         template = _chat_template(path, tokenizer)
+        image = ImageSettings.from_config(image_config, min_pixels, max_pixels)
         tokenizer.chat_template = template
         pad = tokenizer.pad_token_id
         return cls(
             tokenizer=tokenizer,
-            image=ImageSettings.from_config(image_config, min_pixels, max_pixels),
+            image=image,
+            window=_window(config, image),
             chat_template=template,
             pad_id=stop_ids[-1] if pad is None else pad,
             stop_ids=stop_ids,
@@ -107,6 +115,12 @@ class Processor:
             generation_config=generation,
             **ids,
         )
+
+    def with_pixels(self, min_pixels: int | None, max_pixels: int | None) -> Processor:
+        """This processor with other limits on pixels; None leaves one as it is."""
+        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        given = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self, image=dataclasses.replace(self.image, **given))
 
     def render(self, prompt: str | Messages) -> str:
         """The text of a prompt: a string as it is, messages through the chat template."""
@@ -117,17 +131,7 @@ class Processor:
                 "the checkpoint has no chat template; put a chat_template.jinja beside its "
                 "tokenizer, or give prompts as strings"
             )
-        import jinja2
-
-        try:
-            return self.tokenizer.apply_chat_template(
-                list(prompt), tokenize=False, add_generation_prompt=True
-            )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise UserError(
-                f"the chat template cannot render {prompt!r}: {error}; expected messages such as "
-                "{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': ..}]}"
-            ) from error
+        return chat.render(self.tokenizer, prompt)
 
     def encode(self, prompt: str | Messages, images: Sequence[Any]) -> Encoded:
         """Tokens, geometry and patches of a prompt; `images` are PIL images or paths, in order.
@@ -141,14 +145,17 @@ class Processor:
         if not len(tokens):
             raise UserError("the prompt is empty; expected at least one token to continue from")
         if (tokens == self.video_token_id).any():
-            raise UserError(f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r}")
+            raise UserError(
+                f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r:.400}"
+            )
         is_image = tokens == self.image_token_id
         if is_image.sum() != len(images):
             raise UserError(
                 f"the prompt has {is_image.sum()} {IMAGE_PAD} for {len(images)} images; expected "
-                f"one an image: {text!r}"
+                f"one an image, and the images in a list beside the prompt: {text!r:.400}"
             )
-        pairs = [pixel_patches(image, self.image) for image in images]
+        pictures = [load_image(image) for image in images]
+        pairs = [pixel_patches(picture, self.image) for picture in pictures]
         grids = tuple(grid for _, grid in pairs)
         merge = self.image.merge_size
         # The pad is a special token, cut out before the text is split into words: repeating its id
@@ -157,19 +164,27 @@ class Processor:
         repeats[is_image] = [h * w // merge**2 for _, h, w in grids]
         tokens, is_image = np.repeat(tokens, repeats), np.repeat(is_image, repeats)
         positions_3T, next_position = mrope_positions(tokens, grids, self.image_token_id, merge)
+        layout = lay_out(grids, merge, self.window)
         none_PE = np.zeros((0, self.image.patch_values), np.float32)
-        none_P2 = np.zeros((0, 2), np.int32)
-        counts = [h * w for _, h, w in grids]
+        patches_PE = _packed([patches_PE for patches_PE, _ in pairs], none_PE)
+        slots = np.full(len(tokens), -1, np.int32)
+        slots[is_image] = layout.slots_M
         return Encoded(
             text=text,
             tokens=tokens,
             positions_3T=positions_3T,
             next_position=next_position,
-            slots=np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32),
-            patches_PE=_packed([patches_PE for patches_PE, _ in pairs], none_PE),
-            coords_P2=_packed([patch_coords(grid, merge) for grid in grids], none_P2),
-            segments=np.repeat(np.arange(1, len(grids) + 1, dtype=np.int32), counts),
+            slots=slots,
+            # Put in order here, so that no device moves them; without windows they are in order.
+            patches_PE=patches_PE[layout.order_P] if self.window else patches_PE,
+            coords_P2=layout.coords_P2,
+            segments=layout.segments_P,
+            windows=layout.windows_P,
             grids=grids,
+            image_sizes=tuple(picture.size for picture in pictures),
+            processed_sizes=tuple(
+                (w * self.image.patch_size, h * self.image.patch_size) for _, h, w in grids
+            ),
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -207,50 +222,6 @@ class Processor:
             _write_json(path / "generation_config.json", self.generation_config)
 
 
-def mrope_positions(
-    tokens_T: np.ndarray, grids: Sequence[Grid], image_token_id: int, merge_size: int
-) -> tuple[np.ndarray, int]:
-    """M-RoPE positions [3, T] int32 (t, h, w) of a prompt, and the position that follows them.
-
-    Text counts on by one on all three axes. An image starts at the next position: t stays there, h
-    and w count its merged rows and columns; what follows starts after the larger of the two. This
-    is `Qwen2VLModel.get_rope_index` of transformers, except that images whose tokens touch are told
-    apart by their grids.
-    """
-    pads = np.flatnonzero(np.asarray(tokens_T) == image_token_id)
-    merged = [(h // merge_size, w // merge_size) for _, h, w in grids]
-    wanted = sum(h * w for h, w in merged)
-    if len(pads) != wanted:
-        raise UserError(f"{len(pads)} image tokens for grids {grids}, which make {wanted}")
-    positions_3T = np.empty((3, len(tokens_T)), np.int32)
-    index = position = used = 0
-    for h, w in merged:
-        start, end = pads[used], pads[used] + h * w
-        used += h * w
-        if pads[used - 1] != end - 1:
-            raise UserError(
-                f"the tokens of an image of {h} x {w} merged patches are not in one run"
-            )
-        positions_3T[:, index:start] = np.arange(start - index) + position
-        position += start - index
-        rows, columns = np.divmod(np.arange(h * w), w)
-        positions_3T[:, start:end] = np.stack([np.zeros_like(rows), rows, columns]) + position
-        position += max(h, w)
-        index = end
-    positions_3T[:, index:] = np.arange(len(tokens_T) - index) + position
-    return positions_3T, int(position + len(tokens_T) - index)
-
-
-def patch_coords(grid: Grid, merge_size: int) -> np.ndarray:
-    """(h, w) of every patch of an image, [P, 2] int32, in merge order: block by block of merge_size
-    x merge_size, as `get_vision_position_ids` of transformers has them."""
-    _, h, w = grid
-    blocks = np.indices((h, w), np.int32).reshape(
-        2, h // merge_size, merge_size, w // merge_size, merge_size
-    )
-    return blocks.transpose(1, 3, 2, 4, 0).reshape(h * w, 2)
-
-
 def collate(
     encoded: Sequence[Encoded],
     prompt_ids: Sequence[int],
@@ -267,7 +238,8 @@ def collate(
     its completions from j * completions_per_row on. PromptTooLong where a prompt does not fit.
 
         tokens [R, T], length [R], positions [R, 3, T], next_position [R], slots [R, T],
-        prompt_id [R], completion [R], coords [R, P, 2], segments [R, P]    int32
+        prompt_id [R], completion [R], coords [R, P, 2],                    int32
+        segments [R, P], windows [R, P]
         patches [R, P, E]                                                   float32
 
     Padding is on the right: pad_id in tokens, -1 in slots, 0 elsewhere.
@@ -293,6 +265,7 @@ def collate(
         "patches": np.zeros((R, P, encoded[0].patches_PE.shape[1]), np.float32),
         "coords": np.zeros((R, P, 2), np.int32),
         "segments": np.zeros((R, P), np.int32),
+        "windows": np.zeros((R, P), np.int32),
     }
     for i, e in enumerate(encoded):
         rows = slice(i * rows_per_prompt, (i + 1) * rows_per_prompt)
@@ -305,6 +278,7 @@ def collate(
         batch["patches"][rows, :patches] = e.patches_PE
         batch["coords"][rows, :patches] = e.coords_P2
         batch["segments"][rows, :patches] = e.segments
+        batch["windows"][rows, :patches] = e.windows
     return batch
 
 
@@ -351,6 +325,14 @@ def _token_id(path: Path, tokenizer: Any, config: Mapping[str, Any], key: str, t
             f"{found}; one of the two is from another checkpoint"
         )
     return found
+
+
+def _window(config: Mapping[str, Any], image: ImageSettings) -> int:
+    """Side of the tower's attention windows in merged patches, from config.json; 0: none."""
+    if config.get("model_type") != "qwen2_5_vl":
+        return 0
+    pixels = config.get("vision_config", {}).get("window_size", 112)
+    return pixels // (image.patch_size * image.merge_size)
 
 
 def _chat_template(path: Path, tokenizer: Any) -> str | None:

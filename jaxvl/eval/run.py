@@ -33,6 +33,8 @@ def evaluate(
     vlm: VLM, examples: Sequence[Example], cfg: Eval, template: Any, max_new_tokens: int
 ) -> Evaluation:
     """Greedy answers and `cfg.samples` sampled ones (temperature 1) to every example."""
+    pixels = vlm.processor.with_pixels(cfg.min_pixels, cfg.max_pixels)
+    vlm = dataclasses.replace(vlm, processor=pixels)
     prompts = [template(example) for example in examples]
     images = [list(example.images) for example in examples]
 

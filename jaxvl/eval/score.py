@@ -16,14 +16,16 @@ from jaxvl.rewards.visualthinker import accuracy, think_format
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share of `count` questions with its 95% interval."""
+    """A share of `count` answers with its 95% interval; of none there is no share."""
 
-    value: float
+    value: float | None
     low: float
     high: float
     count: int
 
     def __str__(self) -> str:
+        if self.value is None:
+            return "-"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -42,7 +44,7 @@ def rate(hits_QN: np.ndarray, counted_QN: np.ndarray | None = None) -> Rate:
     independent samples that would give the standard error seen between questions (the linearised
     one of cluster samples), at most all of them. Where every sample agrees that error says nothing,
     and a question counts as one sample. Samples not `counted` are left out; without any the value
-    is NaN and the interval [0, 1].
+    is None and the interval [0, 1].
     """
     counted_QN = np.ones(hits_QN.shape, bool) if counted_QN is None else counted_QN
     count_Q = counted_QN.sum(1)
@@ -50,7 +52,7 @@ def rate(hits_QN: np.ndarray, counted_QN: np.ndarray | None = None) -> Rate:
     count_Q = count_Q[count_Q > 0]
     questions, total = len(count_Q), int(count_Q.sum())
     if not total:
-        return Rate(math.nan, 0.0, 1.0, 0)
+        return Rate(None, 0.0, 1.0, 0)
     p = float(hits_Q.sum() / total)
     independent = float(questions)
     if questions > 1 and 0 < p < 1:

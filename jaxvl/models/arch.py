@@ -8,13 +8,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class VisionArch:
-    """Qwen2-VL's vision tower."""
+    """A vision tower: Qwen2-VL's, or Qwen2.5-VL's with RMS norms, gated MLPs and windows."""
 
     depth: int
     dim: int
     heads: int
     hidden: int  # width of the blocks' MLP
     out_dim: int  # width of the text model
+    gated: bool  # RMS norms and SwiGLU; else layer norms and quick GELU
+    sees_whole: tuple[bool, ...]  # of each block: a patch attends to its picture, or to its window
     patch_size: int = 14
     temporal_patch_size: int = 2
     in_channels: int = 3
@@ -40,8 +42,9 @@ class TextArch:
     hidden: int
     rope_theta: float
     mrope_section: tuple[int, int, int]
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-5
     tied: bool = False
+    float32_head: bool = False  # the head's product in float32 whatever the others are in
 
     @property
     def head_dim(self) -> int:

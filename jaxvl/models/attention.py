@@ -46,10 +46,29 @@ def masked_attention(
     q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RSS: jax.Array
 ) -> jax.Array:
     """Softmax attention under a boolean mask [R, query, key] (or [1, query, key])."""
+    weights = masked_weights(q_RSNH, k_RSKH, mask_RSS).astype(v_RSKH.dtype)
+    return _ungroup(jnp.einsum("RKGQS,RSKH->RQKGH", weights, v_RSKH))
+
+
+def masked_weights(q_RSNH: jax.Array, k_RSKH: jax.Array, mask_RSS: jax.Array) -> jax.Array:
+    """The weights of that softmax, float32 [R, K, G, query, key]."""
     q = _group(q_RSNH, k_RSKH.shape[2])
     scores = _scores("RQKGH,RSKH->RKGQS", q, k_RSKH, mask_RSS[:, None, None])
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_RSKH.dtype)
-    return _ungroup(jnp.einsum("RKGQS,RSKH->RQKGH", weights, v_RSKH))
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def causal_mask(prompt_mask_RT: jax.Array) -> jax.Array:
+    """[R, query, key]: a prompt's token sees the real tokens up to itself."""
+    T = prompt_mask_RT.shape[1]
+    return jnp.tril(jnp.ones((T, T), bool)) & prompt_mask_RT[:, None]
+
+
+def segment_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
+) -> jax.Array:
+    """Attention among the tokens of a row that have the same segment number."""
+    mask_RSS = segments_RS[:, :, None] == segments_RS[:, None, :]
+    return masked_attention(q_RSNH, k_RSKH, v_RSKH, mask_RSS)
 
 
 def keys_last(k: jax.Array) -> jax.Array:
@@ -129,9 +148,9 @@ def tree_attention(
     """
     R, S, N, H = q_RSNH.shape
     T = prompt_mask_RT.shape[1]
-    causal_TT = jnp.tril(jnp.ones((T, T), bool))
-    mask_RTT = causal_TT & prompt_mask_RT[:, None]
-    prompt = masked_attention(q_RSNH[:, :T], k_RSKH[:, :T], v_RSKH[:, :T], mask_RTT)
+    prompt = masked_attention(
+        q_RSNH[:, :T], k_RSKH[:, :T], v_RSKH[:, :T], causal_mask(prompt_mask_RT)
+    )
     if completions == 0:
         return prompt
     C = (S - T) // completions

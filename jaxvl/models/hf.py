@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face checkpoints in and out: config, weight names, safetensors."""
+"""Hugging Face checkpoints in and out: config and safetensors."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,63 +16,20 @@ from safetensors.numpy import save_file
 
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch, VisionArch
-
-SUPPORTED = "qwen2_vl"
-
-# ours -> theirs (the names of the public checkpoints; `{}` is the layer) and how the array is laid
-# out there: "T" transposed, "=" as it is, "conv" a 3-D convolution, "q", "k", "v" a third of a
-# fused projection, transposed.
-_BLOCK, _LAYER = "visual.blocks.{}.", "model.layers.{}."
-NAMES: tuple[tuple[str, str, str], ...] = (
-    ("vision/patch_embed/w", "visual.patch_embed.proj.weight", "conv"),
-    *(
-        (f"vision/blocks/{ours}", _BLOCK + theirs, kind)
-        for ours, theirs, kind in (
-            ("norm1/scale", "norm1.weight", "="),
-            ("norm1/bias", "norm1.bias", "="),
-            ("attn/q/w", "attn.qkv.weight", "q"),
-            ("attn/k/w", "attn.qkv.weight", "k"),
-            ("attn/v/w", "attn.qkv.weight", "v"),
-            ("attn/q/b", "attn.qkv.bias", "q"),
-            ("attn/k/b", "attn.qkv.bias", "k"),
-            ("attn/v/b", "attn.qkv.bias", "v"),
-            ("attn/o/w", "attn.proj.weight", "T"),
-            ("attn/o/b", "attn.proj.bias", "="),
-            ("norm2/scale", "norm2.weight", "="),
-            ("norm2/bias", "norm2.bias", "="),
-            ("mlp/fc1/w", "mlp.fc1.weight", "T"),
-            ("mlp/fc1/b", "mlp.fc1.bias", "="),
-            ("mlp/fc2/w", "mlp.fc2.weight", "T"),
-            ("mlp/fc2/b", "mlp.fc2.bias", "="),
-        )
-    ),
-    ("vision/merger/norm/scale", "visual.merger.ln_q.weight", "="),
-    ("vision/merger/norm/bias", "visual.merger.ln_q.bias", "="),
-    ("vision/merger/mlp/fc1/w", "visual.merger.mlp.0.weight", "T"),
-    ("vision/merger/mlp/fc1/b", "visual.merger.mlp.0.bias", "="),
-    ("vision/merger/mlp/fc2/w", "visual.merger.mlp.2.weight", "T"),
-    ("vision/merger/mlp/fc2/b", "visual.merger.mlp.2.bias", "="),
-    ("text/embed/w", "model.embed_tokens.weight", "="),
-    *(
-        (f"text/layers/{ours}", _LAYER + theirs, kind)
-        for ours, theirs, kind in (
-            ("norm1/scale", "input_layernorm.weight", "="),
-            ("attn/q/w", "self_attn.q_proj.weight", "T"),
-            ("attn/q/b", "self_attn.q_proj.bias", "="),
-            ("attn/k/w", "self_attn.k_proj.weight", "T"),
-            ("attn/k/b", "self_attn.k_proj.bias", "="),
-            ("attn/v/w", "self_attn.v_proj.weight", "T"),
-            ("attn/v/b", "self_attn.v_proj.bias", "="),
-            ("attn/o/w", "self_attn.o_proj.weight", "T"),
-            ("norm2/scale", "post_attention_layernorm.weight", "="),
-            ("mlp/gate/w", "mlp.gate_proj.weight", "T"),
-            ("mlp/up/w", "mlp.up_proj.weight", "T"),
-            ("mlp/down/w", "mlp.down_proj.weight", "T"),
-        )
-    ),
-    ("text/norm/scale", "model.norm.weight", "="),
-    ("text/head/w", "lm_head.weight", "="),
+from jaxvl.models.names import (
+    entries,
+    export_tensors,
+    is_stacked,
+    public_name,
+    read_part,
+    stored_shape,
 )
+
+# Of each family: the activation of the tower's MLPs.
+FAMILIES = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
+FLOATS = ("BF16", "F16", "F32", "F64")
+ALIGNMENT = 64  # bytes; an array that begins so becomes a CPU device's without a copy
+ROWS_AT_ONCE = 4096
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -90,42 +46,19 @@ def read_config(path: Path) -> dict[str, Any]:
 def arch_from_config(config: Mapping[str, Any]) -> Arch:
     """The model's shape from a config: flat (public checkpoints) or nested (transformers 5)."""
     family = config.get("model_type")
-    if family != SUPPORTED:
-        raise UserError(f"model_type {family!r} is not supported; supported: {SUPPORTED}")
-    text = {**config, **config.get("text_config", {})}
-    vision = config["vision_config"]
-    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in ("default", "mrope"):
-        raise UserError(f"rope type {rope_type!r} is not supported; supported: default, mrope")
-    if text.get("use_sliding_window"):
-        raise UserError("use_sliding_window: true is not supported; no public Qwen2-VL uses it")
+    if family not in FAMILIES:
+        raise UserError(
+            f"model_type {family!r} is not supported; supported: {', '.join(FAMILIES)} "
+            "(Qwen2-VL and Qwen2.5-VL)"
+        )
+    nested = config.get("text_config", {})
+    text = {**config, **nested}
+    _refuse_what_differs(family, text, config)
     try:
         return Arch(
             family=family,
-            vision=VisionArch(
-                depth=vision["depth"],
-                dim=vision["embed_dim"],
-                heads=vision["num_heads"],
-                hidden=int(vision["embed_dim"] * vision.get("mlp_ratio", 4)),
-                out_dim=vision["hidden_size"],
-                patch_size=vision.get("patch_size", 14),
-                temporal_patch_size=vision.get("temporal_patch_size", 2),
-                in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-                merge_size=vision.get("spatial_merge_size", 2),
-            ),
-            text=TextArch(
-                vocab=text["vocab_size"],
-                dim=text["hidden_size"],
-                layers=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
-                hidden=text["intermediate_size"],
-                rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
-                mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
-                norm_eps=text.get("rms_norm_eps", 1e-6),
-                tied=bool(text.get("tie_word_embeddings", False)),
-            ),
+            vision=_vision_arch(family, config["vision_config"]),
+            text=_text_arch(text, tied=any(c.get("tie_word_embeddings") for c in (config, nested))),
             image_token_id=config.get("image_token_id", 151655),
             video_token_id=config.get("video_token_id", 151656),
             vision_start_token_id=config.get("vision_start_token_id", 151652),
@@ -135,69 +68,151 @@ def arch_from_config(config: Mapping[str, Any]) -> Arch:
         raise UserError(f"config.json: field {error} is missing") from error
 
 
-def _public_name(name: str) -> str:
-    """Weight names of transformers >= 4.52 as the public checkpoints have them."""
-    if name.startswith("model.visual."):
-        return name.removeprefix("model.")
-    if name.startswith("model.language_model."):
-        return "model." + name.removeprefix("model.language_model.")
-    return name
+def _refuse_what_differs(family: str, text: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """UserError where a field asks for what neither family's public models do."""
+    vision, rope = config.get("vision_config", {}), _rope(text)
+    supported = {
+        "rope type": (rope.get("rope_type", rope.get("type", "default")), ("default", "mrope")),
+        "text_config.model_type": (text["model_type"], (family, f"{family}_text")),
+        "hidden_act": (text.get("hidden_act", "silu"), ("silu",)),
+        "vision_config.hidden_act": (
+            vision.get("hidden_act", FAMILIES[family]),
+            (FAMILIES[family],),
+        ),
+        "use_sliding_window": (bool(text.get("use_sliding_window")), (False,)),
+        "quantization_config": (config.get("quantization_config"), (None,)),
+    }
+    for name, (found, expected) in supported.items():
+        if found not in expected:
+            raise UserError(
+                f"config.json: {name} {found!r} is not supported for {family}; supported: "
+                + ", ".join(str(value).lower() for value in expected)
+            )
 
 
-def _to_ours(tensor: np.ndarray, kind: str) -> np.ndarray:
-    if kind in ("q", "k", "v"):
-        tensor = np.split(tensor, 3)["qkv".index(kind)]
-        return tensor.T
-    if kind == "conv":
-        return tensor.reshape(tensor.shape[0], -1).T
-    return tensor.T if kind == "T" else tensor
+def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    return text.get("rope_scaling") or text.get("rope_parameters") or {}
 
 
-def _is_stacked(theirs: str) -> bool:
-    return "{}" in theirs
+def _vision_arch(family: str, vision: Mapping[str, Any]) -> VisionArch:
+    depth = vision["depth"]
+    if family == "qwen2_vl":
+        sizes = {
+            "dim": vision["embed_dim"],
+            "hidden": int(vision["embed_dim"] * vision.get("mlp_ratio", 4)),
+            "out_dim": vision["hidden_size"],
+        }
+        full = range(depth)
+    else:
+        sizes = {
+            "dim": vision["hidden_size"],
+            "hidden": vision["intermediate_size"],
+            "out_dim": vision["out_hidden_size"],
+        }
+        full = vision["fullatt_block_indexes"]
+    return VisionArch(
+        **sizes,
+        depth=depth,
+        heads=vision["num_heads"],
+        gated=family != "qwen2_vl",
+        sees_whole=tuple(block in full for block in range(depth)),
+        patch_size=vision.get("patch_size", 14),
+        temporal_patch_size=vision.get("temporal_patch_size", 2),
+        in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
+        merge_size=vision.get("spatial_merge_size", 2),
+    )
 
 
-def _leaf(tree: Mapping[str, Any], path: str) -> Any:
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
+def _text_arch(text: Mapping[str, Any], tied: bool) -> TextArch:
+    rope = _rope(text)
+    return TextArch(
+        vocab=text["vocab_size"],
+        dim=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
+        hidden=text["intermediate_size"],
+        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
+        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
+        norm_eps=text.get("rms_norm_eps", 1e-5),
+        tied=tied,
+    )
 
 
-def _entries(params: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
-    """The rows of NAMES that this model has, with its leaf."""
-    for ours, theirs, kind in NAMES:
-        try:
-            yield ours, theirs, kind, _leaf(params, ours)
-        except KeyError:  # a tied model has no head
-            continue
+class Stored(NamedTuple):
+    """Where a tensor lies, and what it is."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors has it: "BF16"
 
 
-def load_params(
-    path: Path, shapes: dict[str, Any], place: Callable[[str, np.ndarray], jax.Array]
-) -> dict[str, Any]:
-    """Parameters of a checkpoint directory as our tree.
+def load_params(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a checkpoint directory as a tree like `wanted`.
 
-    `shapes` is `abstract_params(arch)`; `place(path, array)` puts one (stacked) array where it
-    belongs, so that no more than one is on the host at a time. Missing or misshapen tensors are an
-    error that names each; tensors that are not used are listed in a warning.
+    Its leaves (`jax.ShapeDtypeStruct`) say the shape, dtype and sharding of each. What a device
+    does not hold is not read for it, and beside what has been placed no more than one (stacked)
+    parameter is on the host. Missing or misshapen tensors are an error that names each; those that
+    are not used are listed in a warning.
     """
-    with ExitStack() as stack:
-        files = {}
-        for file in _weight_files(path):
-            handle = stack.enter_context(safe_open(file, framework="numpy"))
-            files |= {_public_name(name): (handle, name) for name in handle.keys()}  # noqa: SIM118
-        _check(files, shapes, path)
-        params: dict[str, Any] = {}
-        for ours, theirs, kind, leaf in _entries(shapes):
-            names = [theirs.format(i) for i in range(leaf.shape[0] if _is_stacked(theirs) else 1)]
-            tensors = [_to_ours(files[n][0].get_tensor(files[n][1]), kind) for n in names]
-            array = np.stack(tensors) if _is_stacked(theirs) else np.ascontiguousarray(tensors[0])
-            *parents, last = ours.split("/")
-            node = params
-            for key in parents:
-                node = node.setdefault(key, {})
-            node[last] = place(ours, array)
+    tensors = _find_tensors(path)
+    _check(tensors, wanted, path)
+    params: dict[str, Any] = {}
+    for ours, theirs, kind, leaf in entries(wanted):
+        count = leaf.shape[0] if is_stacked(theirs) else 1
+        stored = [tensors[theirs.format(i)] for i in range(count)]
+        read = _reader(stored, is_stacked(theirs), kind, leaf.shape, leaf.dtype)
+        array = jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
+        *parents, last = ours.split("/")
+        node = params
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = jax.block_until_ready(array)  # or the next would be read beside it
     return params
+
+
+def _reader(
+    stored: Sequence[Stored], stacked: bool, kind: str, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """Reads parts of a parameter; a part that several devices hold is read once."""
+    done: dict[tuple, np.ndarray] = {}
+
+    def read(at: tuple[slice, ...]) -> np.ndarray:
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(at, shape, strict=True))
+        if bounds not in done:
+            array = _empty([stop - start for start, stop in bounds], dtype)
+            rows, inner = (array, 1) if stacked else (array[None], 0)
+            for row, tensor in zip(rows, stored[at[0]] if stacked else stored, strict=True):
+                # Opened for each tensor: what was read does not stay mapped.
+                with safe_open(tensor.file, framework="numpy") as file:
+                    part = file.get_slice(tensor.name)
+                    # In another dtype before another order: it is faster so.
+                    part = read_part(part, kind, shape[inner:], at[inner:])
+                    row[...] = part.astype(dtype, copy=False)
+            done[bounds] = array
+        return done[bounds]
+
+    return read
+
+
+def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape)) * dtype.itemsize
+    space = np.empty(size + ALIGNMENT, np.uint8)
+    start = -space.ctypes.data % ALIGNMENT
+    return space[start : start + size].view(dtype).reshape(shape)
+
+
+def _find_tensors(path: Path) -> dict[str, Stored]:
+    """Every tensor of a checkpoint directory by its public name."""
+    found = {}
+    for file in _weight_files(path):
+        with safe_open(file, framework="numpy") as handle:
+            for name in handle.keys():  # noqa: SIM118
+                part = handle.get_slice(name)
+                shape = tuple(part.get_shape())
+                found[public_name(name)] = Stored(file, name, shape, part.get_dtype())
+    return found
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -213,53 +228,54 @@ def _weight_files(path: Path) -> list[Path]:
     return files
 
 
-def _expected_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the checkpoint's tensor (one layer) from ours; "conv" with its kernel flattened."""
-    if kind in ("q", "k", "v"):
-        return (3 * shape[-1], *shape[:-1][::-1])
-    return shape[::-1] if kind in ("T", "conv") else shape
-
-
-def _check(files: Mapping[str, Any], shapes: dict[str, Any], path: Path) -> None:
+def _check(tensors: Mapping[str, Stored], wanted: dict[str, Any], path: Path) -> None:
+    """UserError unless every tensor that `wanted` needs is there as it should be."""
     wrong, used = [], set()
-    for _, theirs, kind, leaf in _entries(shapes):
-        stacked = _is_stacked(theirs)
-        expected = _expected_shape(kind, leaf.shape[1:] if stacked else leaf.shape)
+    for _, theirs, kind, leaf in entries(wanted):
+        stacked = is_stacked(theirs)
+        expected = stored_shape(kind, leaf.shape[1:] if stacked else leaf.shape)
         for i in range(leaf.shape[0] if stacked else 1):
             name = theirs.format(i)
             used.add(name)
-            if name not in files:
+            if name not in tensors:
                 wrong.append(f"{name}: missing (expected {list(expected)})")
                 continue
-            found = tuple(files[name][0].get_slice(files[name][1]).get_shape())
-            flat = (found[0], int(np.prod(found[1:]))) if kind == "conv" else found
+            found = tensors[name]
+            flat = found.shape
+            if kind == "conv":
+                flat = (flat[0], int(np.prod(flat[1:])))
             if flat != expected:
-                wrong.append(f"{name}: shape {list(found)}, expected {list(expected)}")
+                wrong.append(f"{name}: shape {list(found.shape)}, expected {list(expected)}")
+            if found.dtype not in FLOATS:
+                wrong.append(f"{name}: stored as {found.dtype}, expected {', '.join(FLOATS)}")
     if wrong:
         lines = "\n  ".join(dict.fromkeys(wrong))
         raise UserError(f"{path}: the weights do not fit config.json:\n  {lines}")
-    unused = sorted(set(files) - used)
-    if unused and unused != ["lm_head.weight"]:  # a tied head saved twice is the same tensor
-        shown = ", ".join(unused[:10]) + (", .." if len(unused) > 10 else "")
-        warnings.warn(f"{path}: {len(unused)} tensors are not used: {shown}", stacklevel=3)
+    unused = set(tensors) - used
+    if "lm_head.weight" in unused:
+        _check_tied(tensors, path)
+        unused.remove("lm_head.weight")
+    if unused:
+        shown = ", ".join(sorted(unused))
+        warnings.warn(f"{path}: {len(unused)} tensors are not used: {shown}", stacklevel=4)
 
 
-def export_tensors(params: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of every tensor under the public names, one stacked parameter at a time."""
-    for ours, theirs, kind, leaf in _entries(params):
-        if kind in ("k", "v"):
-            continue  # written with q
-        parts = [np.asarray(jax.device_get(leaf))]
-        if kind == "q":
-            parent, last = ours.rsplit("q/", 1)
-            parts += [np.asarray(_leaf(params, f"{parent}{x}/{last}")) for x in "kv"]
-        if not _is_stacked(theirs):
-            parts = [part[None] for part in parts]
-        for i in range(parts[0].shape[0]):
-            tensor = np.concatenate([part[i].T for part in parts])
-            if kind == "=":
-                tensor = parts[0][i]
-            yield theirs.format(i), np.ascontiguousarray(tensor)
+def _check_tied(tensors: Mapping[str, Stored], path: Path) -> None:
+    """UserError unless a tied head that was saved all the same is the embedding."""
+    embed, head = (tensors[name] for name in ("model.embed_tokens.weight", "lm_head.weight"))
+    with (
+        safe_open(embed.file, framework="numpy") as one,
+        safe_open(head.file, framework="numpy") as other,
+    ):
+        a, b = one.get_slice(embed.name), other.get_slice(head.name)
+        vocab = embed.shape[0]
+        pieces = (slice(i, min(i + ROWS_AT_ONCE, vocab)) for i in range(0, vocab, ROWS_AT_ONCE))
+        same = embed.shape == head.shape and all(np.array_equal(a[at], b[at]) for at in pieces)
+    if not same:
+        raise UserError(
+            f"{path}: config.json says tie_word_embeddings, but lm_head.weight is not "
+            "model.embed_tokens.weight; set it to false to use both, or take the head out"
+        )
 
 
 def save_params(
@@ -293,8 +309,19 @@ def save_params(
         total += tensor.nbytes
     flush()
     _name_shards(path, shards, total)
-    names = {"dtype": str(dtype)} if "dtype" in config else {"torch_dtype": str(dtype)}
-    (path / "config.json").write_text(json.dumps({**config, **names}, indent=2) + "\n")
+    named = config if "dtype" in config else {"torch_dtype": ""} | config
+    saved = _with_dtype(named, str(dtype))
+    (path / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config with `dtype` wherever it or a config nested in it names one."""
+    saved = {}
+    for key, value in config.items():
+        if key in ("dtype", "torch_dtype"):
+            value = dtype
+        saved[key] = _with_dtype(value, dtype) if isinstance(value, dict) else value
+    return saved
 
 
 def _name_shards(path: Path, shards: list[list[str]], total: int) -> None:

@@ -22,7 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.sharding import ROWS
+from jaxvl.sharding import ROWS, path_name
 
 PRODUCT = "product"  # what a Linear returns before its bias, by name: see `for_backward`
 
@@ -120,10 +120,10 @@ class MLP(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))"""
 
-    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs):
-        self.gate = Linear("column", dim, hidden, bias=False, rngs=rngs)
-        self.up = Linear("column", dim, hidden, bias=False, rngs=rngs)
-        self.down = Linear("row", hidden, dim, bias=False, rngs=rngs)
+    def __init__(self, dim: int, hidden: int, *, bias: bool, rngs: nnx.Rngs):
+        self.gate = Linear("column", dim, hidden, bias=bias, rngs=rngs)
+        self.up = Linear("column", dim, hidden, bias=bias, rngs=rngs)
+        self.down = Linear("row", hidden, dim, bias=bias, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -161,6 +161,11 @@ def join_heads(x_RSNH: jax.Array) -> jax.Array:
     return jnp.reshape(x_RSNH, (R, S, N * H), out_sharding=P(ROWS, None, "tensor"))
 
 
-def cast(params: Any, dtype: Any) -> Any:
-    """A parameter tree in another dtype: master weights to the dtype of computing."""
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+def cast(params: Any, dtype: Any, keep: str = "") -> Any:
+    """A parameter tree in another dtype: master weights to the dtype of computing.
+
+    The leaf at `keep` ("text/head/w") stays as it is.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if path_name(path) == keep else x.astype(dtype), params
+    )

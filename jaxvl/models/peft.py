@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from jaxvl.config import LoRA
 from jaxvl.models import lora
-from jaxvl.models.hf import NAMES
+from jaxvl.models.names import NAMES
 
 _THEIRS = {ours: (theirs.removesuffix(".weight"), kind) for ours, theirs, kind in NAMES}
 _FUSED = "qkv"  # the tower's three projections, one module there

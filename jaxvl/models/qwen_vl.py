@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen2-VL: the tower and the decoder joined, over rows of a prompt and its completions."""
+"""Tower and decoder joined, over rows of a prompt and its completions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt
 from jaxvl.errors import UserError
-from jaxvl.models.arch import Arch
+from jaxvl.models.arch import Arch, TextArch
+from jaxvl.models.layers import cast
 from jaxvl.models.text import Decoder, KVCache
 from jaxvl.models.vision import VisionTower
 from jaxvl.sharding import ROWS, check_divisible
@@ -42,6 +43,12 @@ class QwenVL(nnx.Module):
         """Final hidden states of the prompts alone [R, T, D]."""
         x_RTD = self.embed(prompt, remat)
         return self.text(x_RTD, prompt.positions, prompt_mask(prompt), remat=remat)[0]
+
+    def attention_weights(self, prompt: Prompt, layer: jax.Array) -> jax.Array:
+        """What prompts look at in a layer of the decoder: float32 [R, K, G, query, key]."""
+        return self.text.attention_weights(
+            self.embed(prompt), prompt.positions, prompt_mask(prompt), layer
+        )
 
     def completion_hidden(
         self, prompt: Prompt, tokens_RgC: jax.Array, remat: bool = False
@@ -79,6 +86,18 @@ def last_hidden(prompt: Prompt, hidden_RTD: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden_RTD, (prompt.length - 1)[:, None, None], axis=1)[:, 0]
 
 
+def for_products(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str, Any]:
+    """Parameters (master weights) as products take them: in `dtype`, but for a float32 head."""
+    table = "text/embed/w" if arch.tied else "text/head/w"
+    return cast(params, dtype, keep=table if arch.float32_head else "")
+
+
+def assemble(graphdef: nnx.GraphDef, params: dict[str, Any], dtype: str) -> QwenVL:
+    """The model inside jit, its products in `dtype`."""
+    arch = nnx.merge(graphdef, params).text.arch
+    return nnx.merge(graphdef, for_products(params, dtype, arch))
+
+
 def init_params(arch: Arch, key: jax.Array) -> dict[str, Any]:
     """Fresh random parameters as a nested dict, float32."""
     model = QwenVL(arch, rngs=nnx.Rngs(params=key))
@@ -91,7 +110,7 @@ def abstract_params(arch: Arch) -> dict[str, Any]:
 
 
 def graphdef(arch: Arch) -> nnx.GraphDef:
-    """The model without its parameters; `nnx.merge(graphdef, params)` inside jit gives it back."""
+    """The model without its parameters; `assemble` inside jit gives it back."""
     model = jax.eval_shape(lambda: QwenVL(arch, rngs=nnx.Rngs(0)))
     return nnx.split(model, nnx.Param)[0]
 

@@ -64,7 +64,7 @@ class DecoderLayer(nnx.Module):
         self.norm1 = RMSNorm(arch.dim, arch.norm_eps)
         self.attn = Attention(arch, rngs=rngs)
         self.norm2 = RMSNorm(arch.dim, arch.norm_eps)
-        self.mlp = SwiGLU(arch.dim, arch.hidden, rngs=rngs)
+        self.mlp = SwiGLU(arch.dim, arch.hidden, bias=False, rngs=rngs)
 
     def __call__(self, x_RSD: jax.Array, angles: jax.Array, attend: Callable):
         """`attend(q, k, v)` returns the attention's output and what it wants kept."""
@@ -78,6 +78,8 @@ class Embedding(nnx.Module):
 
     def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
         self.w = normal(rngs, arch.vocab, arch.dim, fan_in=arch.dim)
+        # Of itself an accelerator multiplies float32 in fewer bits.
+        self.precision = jax.lax.Precision.HIGHEST if arch.float32_head else None
 
     def __call__(self, tokens_RS: jax.Array) -> jax.Array:
         # Looked up with the width whole: split over fsdp as well, XLA would replicate the result.
@@ -91,6 +93,7 @@ class Embedding(nnx.Module):
             "RSD,VD->RSV",
             x_RSD,
             table_VD,
+            precision=self.precision,
             preferred_element_type=jnp.float32,
             out_sharding=P(ROWS, None, "tensor"),
         )
@@ -120,6 +123,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values."""
         angles = self._angles(positions_R3S)
+        x_RSD = x_RSD.astype(self.norm.scale[...].dtype)
 
         def attend(q, k, v):
             out = attention.tree_attention(q, k, v, prompt_mask_RT, completions)
@@ -131,7 +135,25 @@ class Decoder(nnx.Module):
             return layer(x_RSD, angles, attend)
 
         x_RSD, cache = jax.lax.scan(for_backward(body, remat), x_RSD, self.layers)
-        return self.norm(x_RSD), cache
+        return self._last(x_RSD), cache
+
+    def attention_weights(
+        self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, at: jax.Array
+    ) -> jax.Array:
+        """What the tokens of prompts look at in layer `at`: float32 [R, K, G, query, key]."""
+        angles = self._angles(positions_R3S)
+
+        def attend(q, k, v):
+            return attention.tree_attention(q, k, v, prompt_mask_RT, completions=0), None
+
+        def layer(i: jax.Array) -> DecoderLayer:
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.layers
+            )
+
+        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, angles, attend)[0], x_RSD)
+        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), angles)
+        return attention.masked_weights(q, k, attention.causal_mask(prompt_mask_RT))
 
     def unstack(self, prompt: KVCache) -> list[tuple[DecoderLayer, KVCache]]:
         """Every layer with its part of the prompt's cache: sliced once, not once a token."""
@@ -149,6 +171,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, list[KVCache]]:
         """Token number `step` of every completion: hidden states [R, g, D] and the grown caches."""
         angles = self._angles(positions_R3g)
+        x_RgD = x_RgD.astype(self.norm.scale[...].dtype)  # of a float32 head the embedding is wider
         own_mask = (jnp.arange(own[0].k.shape[-1]) <= step)[None]
 
         def attend(q, k, v, prompt: KVCache, own: KVCache):
@@ -165,7 +188,11 @@ class Decoder(nnx.Module):
         for (layer, prompt), past in zip(layers, own, strict=True):
             x_RgD, now = layer(x_RgD, angles, functools.partial(attend, prompt=prompt, own=past))
             grown.append(now)
-        return self.norm(x_RgD), grown
+        return self._last(x_RgD), grown
+
+    def _last(self, x_RSD: jax.Array) -> jax.Array:
+        """The final norm; what a float32 head reads is not rounded."""
+        return self.norm(x_RSD.astype(jnp.float32) if self.arch.float32_head else x_RSD)
 
     def empty_cache(self, rows: int, completions: int, tokens: int, dtype) -> list[KVCache]:
         """Room for `tokens` tokens of every completion, a cache a layer."""

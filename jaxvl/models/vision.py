@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen2-VL's vision tower over packed patches: pictures of any size, any number in a row."""
+"""The vision tower over packed patches: pictures of any size, any number in a row.
+
+Qwen2-VL's blocks see a picture whole. Most of Qwen2.5-VL's see a window of it; patches come window
+by window, so that both are numbers that rise along a row, and one stack of blocks reads either.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,8 @@ from jaxvl.models.layers import (
     MLP,
     LayerNorm,
     Linear,
+    RMSNorm,
+    SwiGLU,
     exact_gelu,
     for_backward,
     join_heads,
@@ -50,21 +56,24 @@ class VisionAttention(nnx.Module):
         self.v = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
         self.o = Linear("row", arch.dim, arch.dim, bias=True, rngs=rngs)
 
-    def __call__(self, x_RPD: jax.Array, angles: jax.Array, mask_RPP: jax.Array) -> jax.Array:
+    def __call__(self, x_RPD: jax.Array, angles: jax.Array, segments_RP: jax.Array) -> jax.Array:
         q, k, v = (split_heads(part(x_RPD), self.heads) for part in (self.q, self.k, self.v))
         q, k = rope.rotate(q, angles), rope.rotate(k, angles)
-        return self.o(join_heads(attention.masked_attention(q, k, v, mask_RPP)))
+        return self.o(join_heads(attention.segment_attention(q, k, v, segments_RP)))
 
 
 class VisionBlock(nnx.Module):
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(arch.dim, arch.norm_eps)
+        self.norm1 = _norm(arch)
         self.attn = VisionAttention(arch, rngs=rngs)
-        self.norm2 = LayerNorm(arch.dim, arch.norm_eps)
-        self.mlp = MLP(arch.dim, arch.hidden, arch.dim, quick_gelu, rngs=rngs)
+        self.norm2 = _norm(arch)
+        if arch.gated:
+            self.mlp = SwiGLU(arch.dim, arch.hidden, bias=True, rngs=rngs)
+        else:
+            self.mlp = MLP(arch.dim, arch.hidden, arch.dim, quick_gelu, rngs=rngs)
 
-    def __call__(self, x_RPD: jax.Array, angles: jax.Array, mask_RPP: jax.Array) -> jax.Array:
-        x_RPD = x_RPD + self.attn(self.norm1(x_RPD), angles, mask_RPP)
+    def __call__(self, x_RPD: jax.Array, angles: jax.Array, segments_RP: jax.Array) -> jax.Array:
+        x_RPD = x_RPD + self.attn(self.norm1(x_RPD), angles, segments_RP)
         return x_RPD + self.mlp(self.norm2(x_RPD))
 
 
@@ -73,7 +82,7 @@ class Merger(nnx.Module):
 
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
         self.width = arch.dim * arch.merge_size**2
-        self.norm = LayerNorm(arch.dim, arch.norm_eps)
+        self.norm = _norm(arch)
         self.mlp = MLP(self.width, self.width, arch.out_dim, exact_gelu, rngs=rngs)
 
     def __call__(self, x_RPD: jax.Array) -> jax.Array:
@@ -94,11 +103,17 @@ class VisionTower(nnx.Module):
     def __call__(self, vision: Vision, remat: bool = False) -> jax.Array:
         arch = self.arch
         angles = rope.vision_angles(vision.coords, arch.dim // arch.heads, arch.rope_theta)
-        mask_RPP = vision.segments[:, :, None] == vision.segments[:, None, :]
 
-        def body(x_RPD, block):
-            return block(x_RPD, angles, mask_RPP), None
+        def body(x_RPD, layer):
+            block, whole = layer
+            segments_RP = jnp.where(whole, vision.segments, vision.windows)
+            return block(x_RPD, angles, segments_RP), None
 
+        layers = (self.blocks, jnp.array(arch.sees_whole))
         x_RPD = self.patch_embed(vision.patches)
-        x_RPD, _ = jax.lax.scan(for_backward(body, remat), x_RPD, self.blocks)
+        x_RPD, _ = jax.lax.scan(for_backward(body, remat), x_RPD, layers)
         return self.merger(x_RPD)
+
+
+def _norm(arch: VisionArch) -> RMSNorm | LayerNorm:
+    return (RMSNorm if arch.gated else LayerNorm)(arch.dim, arch.norm_eps)

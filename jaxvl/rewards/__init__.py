@@ -8,17 +8,38 @@ Names are loaded when they are first used, so that a worker process starts at on
 
 from __future__ import annotations
 
+import enum
 import importlib
 from typing import Any
 
 _HOME = {
+    "verify": "verdict",
+    "Verdict": "verdict",
+    "gold_problem": "verdict",
+    "verified": "rules",
+    "Mixed": "vlaa",
     "accuracy": "visualthinker",
     "think_format": "visualthinker",
     "length": "visualthinker",
+    "soft_overlong": "shaping",
+    "cosine": "shaping",
+    "repetition": "shaping",
+    "judged": "judge",
+    "ChatJudge": "judge",
+    "RewardEndpoint": "judge",
+    "LocalJudge": "judge",
     "score": "mix",
     "Scores": "mix",
 }
-__all__ = ["completion_text", *_HOME]
+__all__ = ["MASKED", "completion_text", *_HOME]
+
+
+class _Mark(enum.Enum):
+    MASKED = "masked"
+
+
+# What a reward function returns for a completion that the step is to be made without.
+MASKED = _Mark.MASKED
 
 
 def completion_text(completion: str | list[dict[str, str]]) -> str:

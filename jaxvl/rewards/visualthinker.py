@@ -12,8 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from jaxvl.errors import UserError
-from jaxvl.rewards import completion_text
-from jaxvl.rewards.symbolic import equal
+from jaxvl.rewards import completion_text, pool
 
 QWEN2_SPECIAL = range(151643, 151657)  # <|endoftext|> .. <|video_pad|>
 
@@ -46,15 +45,16 @@ def accuracy(
     """
     solutions = columns.get("solution") or [None] * len(completions)
     answers = columns.get("answer") or [None] * len(completions)
-    rewards = []
-    for row, (completion, solution, answer) in enumerate(
-        zip(completions, solutions, answers, strict=True)
-    ):
+    golds = []
+    for row, (solution, answer) in enumerate(zip(solutions, answers, strict=True)):
         if solution is None and answer is None:
             raise UserError(f"accuracy: row {row} has neither a column `solution` nor `answer`")
-        gold = f"<answer>{answer}</answer>" if solution is None else str(solution)
-        rewards.append(float(_accurate(completion_text(completion), gold)))
-    return rewards
+        golds.append(f"<answer>{answer}</answer>" if solution is None else str(solution))
+    return pool.map_threads(
+        lambda completion, gold: float(accurate(completion_text(completion), gold)),
+        completions,
+        golds,
+    )
 
 
 def think_format(
@@ -93,17 +93,18 @@ def length(
     return [0.001 * (count if cap is None else min(count, cap)) for count in counts]
 
 
-def _accurate(text: str, gold: str) -> bool:
-    gold_answer, answer = _answer(gold), _answer(text)
+def accurate(text: str, gold: str) -> bool:
+    """The rule of `accuracy` for one completion; `gold` stands in its tags."""
+    gold_answer, answer = answer_text(gold), answer_text(text)
     if answer == gold_answer:
         return True
     letters = _LETTER.findall(answer)
     if letters and letters[-1] == gold_answer:
         return True
-    return bool(_MATHEMATICS.search(gold)) and equal(text, gold)
+    return bool(_MATHEMATICS.search(gold)) and pool.equal(gold, text, None) == "match"
 
 
-def _answer(text: str) -> str:
+def answer_text(text: str) -> str:
     """The stripped group of `<answer>(.*?)</answer>`, found without backtracking; else the text."""
     for line in text.split("\n"):
         start = line.find("<answer>")

@@ -16,8 +16,7 @@ from flax import nnx
 from jaxvl.batch import TrainBatch
 from jaxvl.config import GRPO, Optim
 from jaxvl.models import lora, parts
-from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL
+from jaxvl.models.qwen_vl import assemble
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import grpo_loss, sft_loss
 
@@ -51,7 +50,7 @@ class Policy:
 
         With a key for `dropout` the model's adapters drop out.
         """
-        model: QwenVL = nnx.merge(self.graphdef, cast(params, self.dtype))
+        model = assemble(self.graphdef, params, self.dtype)
         if dropout is not None:
             lora.drop_out(model, dropout)
         hidden = model.completion_hidden(batch.prompt, batch.tokens, self.remat)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling: one jitted prefill and decode loop over rows of a prompt and its completions."""
+"""Sampling: prefill and a decode loop over rows of a prompt and its completions.
+
+A run compiles both into one program (`make_sampler`); whoever wants to see completions grow has the
+loop stop every few tokens (`make_steps`). The tokens are the same.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
 from jaxvl.batch import Prompt, Rollout
-from jaxvl.models.layers import cast
-from jaxvl.models.qwen_vl import QwenVL, prompt_mask
+from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
 from jaxvl.rl.logprobs import pick
 from jaxvl.sharding import ROWS
@@ -40,7 +43,20 @@ class Decoding:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _State:
+class Past:
+    """What decoding reads and never writes."""
+
+    cache: KVCache  # the prompts' keys and values, of all layers
+    mask: jax.Array  # [R, T] true on real prompt tokens
+    next_position: jax.Array  # [R] of the first completion token
+    keys: jax.Array  # [R, g] what draws are folded from
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What decoding changes: completions so far."""
+
     cache: list[KVCache]  # completions' own keys and values, a layer each
     tokens: jax.Array  # [R, g, C]
     logps: jax.Array  # [R, g, C]
@@ -110,51 +126,22 @@ def choose(
     return token_Rg, pick(scaled, token_Rg)[0]
 
 
-def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Rollout:
-    """g completions of every row: prefill once a row, then a token of every completion at a time.
+def prefill(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> tuple[Past, State]:
+    """The prompts once a row, and the first token of every completion.
 
     Draws depend on (key, prompt id, completion index, token index) and nothing else: not on the
     row, its neighbours or the number of devices.
     """
     R, g, C = prompt.tokens.shape[0], how.completions, how.max_new_tokens
-    stop = jnp.array(how.stop_ids, jnp.int32)
-    keys_Rg = fold_keys(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g))
-    mask_RT = prompt_mask(prompt)
-    hidden_RD, prompt_cache = model.prefill(prompt)
-    layers = model.text.unstack(prompt_cache)
-
-    def write(state: _State, hidden_RgD: jax.Array) -> _State:
-        token, logp = choose(model.text.logits(hidden_RgD), keys_Rg, state.step, how)
-        live = ~state.done
-        token = jnp.where(live, token, how.pad_id)
-        return dataclasses.replace(
-            state,
-            tokens=state.tokens.at[:, :, state.step].set(token),
-            logps=state.logps.at[:, :, state.step].set(jnp.where(live, logp, 0.0)),
-            last=token,
-            length=state.length + live,
-            done=state.done | (token[..., None] == stop).any(-1),
-            step=state.step + 1,
-        )
-
-    def one_token(state: _State) -> _State:
-        position = prompt.next_position[:, None] + state.step - 1
-        positions = jnp.broadcast_to(position[:, None], (R, 3, g))
-        hidden_RgD, cache = model.text.extend(
-            model.text.embed(state.last),
-            positions,
-            mask_RT,
-            layers,
-            state.cache,
-            state.step - 1,
-        )
-        return write(dataclasses.replace(state, cache=cache), hidden_RgD)
+    hidden_RD, cache = model.prefill(prompt)
+    keys = fold_keys(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g))
+    past = Past(cache, prompt_mask(prompt), prompt.next_position, keys)
 
     def filled(value, *shape, dtype):
         return jnp.full(shape, value, dtype, out_sharding=P(ROWS, *(None,) * (len(shape) - 1)))
 
-    start = _State(
-        cache=model.text.empty_cache(R, g, C, hidden_RD.dtype),
+    state = State(
+        cache=model.text.empty_cache(R, g, C, cache.k.dtype),
         tokens=filled(how.pad_id, R, g, C, dtype=jnp.int32),
         logps=filled(0.0, R, g, C, dtype=jnp.float32),
         last=filled(how.pad_id, R, g, dtype=jnp.int32),
@@ -162,9 +149,50 @@ def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Roll
         done=filled(False, R, g, dtype=bool),
         step=jnp.int32(0),
     )
-    first = write(start, jnp.broadcast_to(hidden_RD[:, None], (R, g, hidden_RD.shape[-1])))
-    end = jax.lax.while_loop(lambda state: (state.step < C) & ~state.done.all(), one_token, first)
-    mask = jnp.arange(C) < end.length[..., None]
+    hidden_RgD = jnp.broadcast_to(hidden_RD[:, None], (R, g, hidden_RD.shape[-1]))
+    return past, _write(model, past, state, hidden_RgD, how)
+
+
+def decode(model: QwenVL, past: Past, state: State, how: Decoding, until: int | jax.Array) -> State:
+    """A token of every completion at a time, until each has ended or has `until` tokens."""
+    layers = model.text.unstack(past.cache)
+    R, g = state.last.shape
+
+    def one_token(state: State) -> State:
+        position = past.next_position[:, None] + state.step - 1
+        positions = jnp.broadcast_to(position[:, None], (R, 3, g))
+        hidden_RgD, cache = model.text.extend(
+            model.text.embed(state.last), positions, past.mask, layers, state.cache, state.step - 1
+        )
+        return _write(model, past, dataclasses.replace(state, cache=cache), hidden_RgD, how)
+
+    return jax.lax.while_loop(
+        lambda state: (state.step < until) & ~state.done.all(), one_token, state
+    )
+
+
+def _write(model: QwenVL, past: Past, state: State, hidden_RgD: jax.Array, how: Decoding) -> State:
+    """`state` with the token that follows `hidden_RgD`, on completions that have not ended."""
+    token, logp = choose(model.text.logits(hidden_RgD), past.keys, state.step, how)
+    live = ~state.done
+    token = jnp.where(live, token, how.pad_id)
+    stop = jnp.array(how.stop_ids, jnp.int32)
+    return dataclasses.replace(
+        state,
+        tokens=state.tokens.at[:, :, state.step].set(token),
+        logps=state.logps.at[:, :, state.step].set(jnp.where(live, logp, 0.0)),
+        last=token,
+        length=state.length + live,
+        done=state.done | (token[..., None] == stop).any(-1),
+        step=state.step + 1,
+    )
+
+
+def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Rollout:
+    """g completions of every row: prefill once a row, then decode to the end."""
+    past, state = prefill(model, prompt, key, how)
+    end = decode(model, past, state, how, how.max_new_tokens)
+    mask = jnp.arange(how.max_new_tokens) < end.length[..., None]
     return Rollout(tokens=end.tokens, mask=mask, logps=end.logps, finished=end.done)
 
 
@@ -173,8 +201,23 @@ def make_sampler(
 ) -> Callable[[dict[str, Any], Prompt, jax.Array], Rollout]:
     """Jitted `sample(params, prompt, key)`, products in `dtype`."""
 
-    @functools.partial(jax.jit)
+    @jax.jit
     def run(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        return sample(nnx.merge(graphdef, cast(params, dtype)), prompt, key, how)
+        return sample(assemble(graphdef, params, dtype), prompt, key, how)
 
     return run
+
+
+def make_steps(graphdef: nnx.GraphDef, how: Decoding, dtype: str) -> tuple[Callable, Callable]:
+    """`sample` in steps: jitted `start(params, prompt, key)` -> (past, state), and
+    `go_on(params, past, state, until)` -> state, which is donated. One program each."""
+
+    @jax.jit
+    def start(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> tuple[Past, State]:
+        return prefill(assemble(graphdef, params, dtype), prompt, key, how)
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def go_on(params: dict[str, Any], past: Past, state: State, until: jax.Array) -> State:
+        return decode(assemble(graphdef, params, dtype), past, state, how, until)
+
+    return start, go_on

@@ -21,7 +21,7 @@ from pairs import interleave, report
 
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import GRPO, Optim
-from jaxvl.data.prompts import patch_coords
+from jaxvl.data.geometry import patch_coords
 from jaxvl.data.tokenizer import train_tokenizer
 from jaxvl.models import hf, qwen_vl
 from jaxvl.models.arch import Arch
@@ -60,6 +60,7 @@ def random_batch(arch: Arch, args: argparse.Namespace, group: int, per_row: int)
         "patches": rng.normal(size=(P, patches, arch.vision.patch_values)).astype(np.float32),
         "coords": np.tile(patch_coords((1, side, side), 2), (P, 1, 1)),
         "segments": np.ones((P, patches), np.int32),
+        "windows": np.ones((P, patches), np.int32),
     }
     rows = P * group // per_row
     shape = (1, rows, per_row, C)

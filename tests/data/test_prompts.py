@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvl.data.geometry import patch_coords
 from jaxvl.data.image import pixel_patches
 from jaxvl.data.prompts import (
     Processor,
     PromptTooLong,
     bucket,
     collate,
-    mrope_positions,
-    patch_coords,
     round_up,
 )
 from jaxvl.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
@@ -31,7 +30,6 @@ TEMPLATE = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PAD = 99  # stands for an image token where there is no tokenizer
 
 
 def write(path, **files):
@@ -39,7 +37,7 @@ def write(path, **files):
         (path / f"{name}.json").write_text(json.dumps(value))
 
 
-def make_checkpoint(path, template=TEMPLATE):
+def make_checkpoint(path, template=TEMPLATE, **config):
     path.mkdir(exist_ok=True)
     tokenizer = train_tokenizer(TEXTS, vocab_size=300)
     tokenizer.chat_template = template
@@ -47,7 +45,8 @@ def make_checkpoint(path, template=TEMPLATE):
     ids = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>", "<|endoftext|>"])
     write(
         path,
-        config={"model_type": "qwen2_vl", "image_token_id": ids[0], "eos_token_id": ids[1]},
+        config={"model_type": "qwen2_vl", "image_token_id": ids[0], "eos_token_id": ids[1]}
+        | config,
         generation_config={"eos_token_id": [ids[1], ids[2]], "temperature": 0.1},
         preprocessor_config={"min_pixels": 784, "max_pixels": 8000, "my_field": 1},
     )
@@ -154,6 +153,40 @@ def test_geometry_of_an_encoded_prompt_fits_together(processor):
     assert encoded.next_position == encoded.positions_3T.max() + 1
 
 
+def test_patches_come_window_by_window_and_tokens_know_where_theirs_went(processor, tmp_path):
+    tower = {"model_type": "qwen2_5_vl", "vision_config": {"window_size": 56}}
+    windowed = Processor.from_pretrained(make_checkpoint(tmp_path / "a", **tower))
+    prompt, images = f"a{VISION}b{VISION}", [picture(140, 112), picture(30, 120)]
+    ours, plain = windowed.encode(prompt, images), processor.encode(prompt, images)
+    for name in ("tokens", "positions_3T", "segments"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name))
+    np.testing.assert_array_equal(plain.windows, plain.segments)
+
+    # The merged patch of a token, found through its slot, is the same four patches.
+    is_image = ours.slots >= 0
+    for name in ("patches_PE", "coords_P2", "segments"):
+        a, b = (getattr(e, name).reshape(is_image.sum(), -1) for e in (ours, plain))
+        np.testing.assert_array_equal(a[ours.slots[is_image]], b[plain.slots[is_image]])
+    assert (np.diff(ours.windows) >= 0).all() and (ours.slots != plain.slots).any()
+    for window in range(1, ours.windows.max() + 1):
+        mine = ours.windows == window
+        assert len(set(map(tuple, ours.coords_P2[mine] // 4))) == 1  # of 2 x 2 merged patches
+        assert len(set(ours.segments[mine])) == 1
+    tower["vision_config"] = {}  # as transformers has it where a config says nothing
+    assert Processor.from_pretrained(make_checkpoint(tmp_path / "b", **tower)).window == 4
+
+
+def test_sizes_are_those_of_the_file_upright_and_of_what_the_model_sees(processor, tmp_path):
+    turned = picture(90, 60)
+    exif = turned.getexif()
+    exif[274] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    encoded = processor.encode(f"{VISION}{VISION}", [picture(90, 60), tmp_path / "turned.jpg"])
+    assert encoded.image_sizes == ((90, 60), (60, 90))
+    for (width, height), (_, h, w) in zip(encoded.processed_sizes, encoded.grids, strict=True):
+        assert (width, height) == (w * 14, h * 14) and not width % 28 and not height % 28
+
+
 @pytest.mark.parametrize(
     ("prompt", "images", "message"),
     [
@@ -180,7 +213,7 @@ def test_messages_go_through_the_template_and_strings_do_not(processor):
 
 def test_the_template_is_the_one_of_the_processor_before_the_tokenizers(tmp_path):
     path = make_checkpoint(tmp_path / "a", template="tokenizer")
-    turn = [{"role": "user", "content": "x"}]
+    turn = [{"role": "user", "content": ""}]
     assert Processor.from_pretrained(path).render(turn) == "tokenizer"
     write(path, chat_template={"chat_template": "processor"})
     assert Processor.from_pretrained(path).render(turn) == "processor"
@@ -257,68 +290,6 @@ def test_checkpoints_that_do_not_fit_together_are_refused(tmp_path):
         Processor.from_pretrained(tmp_path / "none")
 
 
-# --- geometry
-
-
-def tokens_with(grids, between, touching=False):
-    """`between` text tokens, then the pads of an image, and so on; text at the end."""
-    parts = []
-    for i, (_, h, w) in enumerate(grids):
-        text = 0 if touching and i else between
-        parts += [np.zeros(text, np.int32), np.full(h * w // 4, PAD, np.int32)]
-    return np.concatenate([*parts, np.zeros(between, np.int32)])
-
-
-GRIDS = [((1, 4, 6),), ((1, 2, 10), (1, 8, 2)), ((1, 2, 2), (1, 6, 4), (1, 2, 2)), ()]
-
-
-@pytest.mark.parametrize("grids", GRIDS)
-@pytest.mark.parametrize("between", [1, 5])
-def test_positions_equal_get_rope_index(grids, between):
-    torch = pytest.importorskip("torch")
-    from transformers import Qwen2VLConfig
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
-
-    text = {"vocab_size": 128, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 1}
-    with torch.device("meta"):
-        model = Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config={"depth": 1}))
-    tokens_T = tokens_with(grids, between)
-    ids = torch.from_numpy(tokens_T).long()[None]
-    expected, deltas = model.get_rope_index(
-        ids, mm_token_type_ids=(ids == PAD).int(), image_grid_thw=torch.tensor(grids)
-    )
-    positions_3T, next_position = mrope_positions(tokens_T, grids, PAD, 2)
-    np.testing.assert_array_equal(positions_3T, expected[:, 0].numpy())
-    assert next_position == len(tokens_T) + int(deltas[0])
-
-
-def test_images_that_touch_are_still_two():
-    grids = ((1, 2, 10), (1, 8, 2))
-    positions_3T, next_position = mrope_positions(tokens_with(grids, 1, True), grids, PAD, 2)
-    first, second = positions_3T[:, 1:6], positions_3T[:, 6:10]
-    assert first.tolist() == [[1] * 5, [1] * 5, [1, 2, 3, 4, 5]]
-    assert second.tolist() == [[6] * 4, [6, 7, 8, 9], [6] * 4]
-    assert next_position == 11
-
-
-@pytest.mark.parametrize(
-    ("tokens", "message"), [([PAD] * 3, "3 image tokens"), ([PAD, 0, PAD], "not in one run")]
-)
-def test_pads_that_do_not_fit_the_grids_are_refused(tokens, message):
-    with pytest.raises(UserError, match=message):
-        mrope_positions(np.array(tokens), [(1, 2, 4)], PAD, 2)
-
-
-def test_patch_coords_equal_get_vision_position_ids():
-    torch = pytest.importorskip("torch")
-    from transformers.vision_utils import get_vision_position_ids
-
-    for grid in ((1, 4, 6), (1, 2, 10), (1, 8, 2)):
-        expected = get_vision_position_ids(torch.tensor([grid]), 2)
-        np.testing.assert_array_equal(patch_coords(grid, 2), expected.numpy())
-
-
 # --- batches
 
 
@@ -342,10 +313,11 @@ def test_a_row_of_a_batch_is_its_prompt_and_padding(processor):
             "patches": (e.patches_PE, 0),
             "coords": (e.coords_P2, 0),
             "segments": (e.segments, 0),
+            "windows": (e.windows, 0),
         }
         for name, (real, pad) in rows.items():
             row = batch[name][r].T if name == "positions" else batch[name][r]
-            size = P if name in ("patches", "coords", "segments") else T
+            size = P if name in ("patches", "coords", "segments", "windows") else T
             np.testing.assert_array_equal(row[:size], real, err_msg=name)
             assert (row[size:] == pad).all(), name
     assert {name: x.dtype for name, x in batch.items()} == {

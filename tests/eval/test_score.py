@@ -54,7 +54,7 @@ def test_only_counted_samples_count_and_none_is_unknown():
     hits = np.array([[1, 1], [0, 1]])
     assert score.rate(hits, np.array([[True, False], [True, False]])).value == 0.5
     nothing = score.rate(hits, np.zeros((2, 2), bool))
-    assert math.isnan(nothing.value) and (nothing.low, nothing.high, nothing.count) == (0, 1, 0)
+    assert nothing.value is None and (nothing.low, nothing.high, nothing.count) == (0, 1, 0)
 
 
 def test_agreement_of_all_is_not_certainty():

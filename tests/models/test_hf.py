@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints in and out: every bit comes back, and what does not fit is named."""
 
+import gc
 import json
 import logging
+import tracemalloc
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from jaxvl.errors import UserError
-from jaxvl.models import hf
+from jaxvl.models import hf, names, qwen_vl
+from jaxvl.sharding import make_mesh
 from jaxvl.vlm import load
 
 pytest.importorskip("torch", reason="torch writes the tiny checkpoint")
 
-from tests.tiny import make_checkpoint, old_name  # noqa: E402
+from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config  # noqa: E402
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -59,10 +63,12 @@ def rewrite(path, change):
     "form",
     [
         {"weights": "old"},
-        {"tied": False, "layout": "nested", "weights": "new", "sharded": True},
+        {"tied": False, "layout": "nested", "weights": "new", "sharded": 3},
         {"dtype": "bfloat16", "weights": "old"},
+        {"family": "qwen2_5_vl", "weights": "old", "dtype": "bfloat16"},
+        {"family": "qwen2_5_vl", "tied": False, "layout": "nested", "sharded": 3},
     ],
-    ids=["tied", "untied_nested_sharded", "bfloat16"],
+    ids=["tied", "untied_nested_sharded", "bfloat16", "windowed", "windowed_nested"],
 )
 def test_export_is_bit_equal_and_transformers_takes_it(tmp_path, pictures, transformers_log, form):
     from tests.torch_reference import hf_logits, hf_model
@@ -124,11 +130,50 @@ def test_a_saved_model_loads_as_itself(vlm, tmp_path, pictures):
     np.testing.assert_array_equal(a, b)
 
 
-def test_saved_config_says_what_the_weights_are(tmp_path):
-    source = make_checkpoint(tmp_path / "source", dtype="bfloat16")
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_saved_config_says_what_the_weights_are(tmp_path, layout):
+    source = make_checkpoint(tmp_path / "source", dtype="bfloat16", layout=layout)
     load(source, "float32").save(tmp_path / "ours")
-    assert hf.read_config(tmp_path / "ours")["torch_dtype"] == "float32"
     assert all(array.dtype == np.float32 for array in tensors(tmp_path / "ours").values())
+    config = hf.read_config(tmp_path / "ours")
+    parts = [config] + [config[name] for name in ("text_config", "vision_config") if name in config]
+    said = [part[key] for part in parts for key in ("dtype", "torch_dtype") if key in part]
+    assert said == ["float32"] * (3 if layout == "nested" else 1)
+
+
+def test_loading_holds_the_parameters_and_little_more(tmp_path):
+    """On a CPU the parameters are host memory too; a shard is an eighth of them."""
+    path = make_checkpoint(
+        tmp_path, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, sharded=8
+    )
+    load(path, "float32")  # what is imported and cached stays out of the measure
+    shards = [file.stat().st_size for file in path.glob("*.safetensors")]
+    assert len(shards) == 8
+    for dtype, size in (("float32", sum(shards)), ("bfloat16", sum(shards) / 2)):
+        gc.collect()
+        tracemalloc.start()
+        params = load(path, dtype).params
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert abs(sum(x.nbytes for x in jax.tree.leaves(params)) - size) < 0.01 * size
+        assert size < peak < size + 2 * max(shards)
+
+
+def test_a_device_reads_its_part_alone(tmp_path, monkeypatch):
+    """Of a mesh that splits every matrix in four; what several devices hold is read once."""
+    path = make_checkpoint(tmp_path)
+    read = []
+
+    def read_part(*args):
+        read.append(part := names.read_part(*args))
+        return part
+
+    monkeypatch.setattr(hf, "read_part", read_part)
+    params = load(path, "float32", make_mesh(2, 2, 2)).params
+    assert sum(x.size for x in read) == sum(x.size for x in jax.tree.leaves(params))
+    embed = params["text"]["embed"]["w"]
+    assert {x.shape for x in read if x.shape[0] == embed.shape[0]} == set()
+    assert sum(x.shape == (embed.shape[0] // 2, embed.shape[1] // 2) for x in read) == 4
 
 
 def test_missing_and_misshapen_tensors_are_all_named(tmp_path):
@@ -149,10 +194,18 @@ def test_missing_and_misshapen_tensors_are_all_named(tmp_path):
     assert message.count("\n") == 3  # these three and no other
 
 
+def test_a_tensor_of_another_kind_is_named(tmp_path):
+    path = make_checkpoint(tmp_path, weights="old")
+    rewrite(path, lambda f: f.update({"model.norm.weight": np.ones(64, np.int8)}))
+    with pytest.raises(UserError, match=r"model\.norm\.weight: stored as I8, expected BF16"):
+        load(path, "float32")
+
+
 def test_unused_tensors_are_listed(tmp_path):
     path = make_checkpoint(tmp_path, weights="old")
-    rewrite(path, lambda found: found.update({"model.extra.weight": np.zeros(3, np.float32)}))
-    with pytest.warns(UserWarning, match=r"1 tensors are not used: model\.extra\.weight"):
+    extra = {f"model.extra.{i}.weight": np.zeros(3, np.float32) for i in range(12)}
+    rewrite(path, lambda found: found.update(extra))
+    with pytest.warns(UserWarning, match=f"12 tensors are not used: {', '.join(sorted(extra))}$"):
         load(path, "float32")
 
 
@@ -162,10 +215,13 @@ def test_a_tied_head_saved_twice_is_no_surprise(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(path, "float32")
+    rewrite(path, lambda f: f.update({"lm_head.weight": f["lm_head.weight"] * 2}))
+    with pytest.raises(UserError, match="says tie_word_embeddings, but lm_head.weight is not"):
+        load(path, "float32")
 
 
 def test_missing_shards_are_named(tmp_path):
-    path = make_checkpoint(tmp_path, sharded=True)
+    path = make_checkpoint(tmp_path, sharded=3)
     (path / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(UserError, match=r"weight files are missing: .*model-00002-of-00003"):
         load(path, "float32")
@@ -174,15 +230,62 @@ def test_missing_shards_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llava"}, "'llava' is not supported; supported: .*qwen2_vl"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"rope_scaling": {"type": "yarn"}}, "'yarn' is not supported; supported: default, mrope"),
-        ({"vision_config": {"depth": 2}}, "field 'embed_dim' is missing"),
+        ({"model_type": "llava"}, "'llava' is not supported; supported: qwen2_vl, qwen2_5_vl"),
+        ({"model_type": "qwen2_5_vl_text"}, "'qwen2_5_vl_text' is not supported; supported"),
+        ({"text_config": {"model_type": "qwen3"}}, "text_config.model_type 'qwen3' is not"),
+        ({"use_sliding_window": True}, "use_sliding_window True is not supported"),
+        ({"rope_scaling": {"type": "yarn"}}, "'yarn' is not supported .*: default, mrope"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported .*: silu"),
+        (
+            {"vision_config": {"hidden_act": "relu"}},
+            "'relu' is not supported .*: (quick_gelu|silu)",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config .* is not supported"),
+        ({"vision_config": {"depth": 2}}, "field '(embed_dim|hidden_size)' is missing"),
+        ({"vision_config": None}, "field 'vision_config' is missing"),
     ],
 )
-def test_configs_that_are_not_supported(vlm, change, message):
+@pytest.mark.parametrize("name", ["qwen2_vl_2b", "qwen2_5_vl_3b"])
+def test_configs_that_are_not_supported(name, change, message):
+    config = {**public_config(name), **change}
     with pytest.raises(UserError, match=message):
-        hf.arch_from_config({**vlm.hf_config, **change})
+        hf.arch_from_config({key: x for key, x in config.items() if x is not None})
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_nested_configs_mean_what_flat_ones_do(name):
+    """Nested: as transformers 5 writes them, and with what older versions put elsewhere."""
+    from transformers import AutoConfig
+
+    flat = public_config(name)
+    arch = hf.arch_from_config(flat)
+    nested = AutoConfig.for_model(**flat).to_dict()
+    assert "text_config" in nested and "hidden_size" not in nested
+    assert hf.arch_from_config(nested) == arch
+    nested["text_config"]["tie_word_embeddings"] = nested.pop("tie_word_embeddings")
+    nested["text_config"]["rope_scaling"] = nested["text_config"].pop("rope_parameters")
+    nested["vision_config"]["model_type"] = arch.family
+    assert hf.arch_from_config(nested) == arch
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_table_has_every_weight_of_the_public_models(name):
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    flat = public_config(name)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**flat))
+    expected = {old_name(key): tuple(x.shape) for key, x in model.state_dict().items()}
+    if flat["tie_word_embeddings"]:
+        del expected["lm_head.weight"]
+    found = {}
+    for _, theirs, kind, x in names.entries(qwen_vl.abstract_params(hf.arch_from_config(flat))):
+        stacked = names.is_stacked(theirs)
+        for i in range(x.shape[0] if stacked else 1):
+            stored = names.stored_shape(kind, x.shape[1:] if stacked else x.shape)
+            found[theirs.format(i)] = (*stored[:1], 3, 2, 14, 14) if kind == "conv" else stored
+    assert found == expected
 
 
 def test_no_checkpoint_there(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from jaxvl.config import Reward
 from jaxvl.errors import UserError
-from jaxvl.rewards.mix import score
+from jaxvl.rewards import MASKED
+from jaxvl.rewards.mix import TrainerState, score
 
 TEXTS = ["a", "bb", "ccc"]
 
@@ -41,6 +42,8 @@ def test_functions_receive_every_column_and_may_return_arrays():
         return np.array([True, False, True])
 
     scores = run(Reward(spy), gold=["x", "y", "z"])
+    services = {name: seen.pop(name) for name in ("trainer_state", "log_metric", "log_extra")}
+    assert services["trainer_state"] == TrainerState()
     assert seen == {
         "gold": ["x", "y", "z"],
         "prompts": ["p"] * 3,
@@ -99,28 +102,73 @@ def test_a_wrong_result_names_the_function_the_row_and_the_value(value, words):
     assert words in str(caught.value)
 
 
-def test_an_exception_names_the_function_and_the_line():
+def test_an_exception_names_the_function_the_line_the_row_and_the_completion():
     def broken(prompts, completions, completion_ids, **columns):
-        return [1 / 0]
+        return [1 / (len(text) - 2) for text in completions]
 
     async def late(prompts, completions, completion_ids, **columns):
-        raise ValueError("no judge")
+        if "ccc" in completions:
+            raise ValueError("no judge")
+        return [1.0] * len(completions)
+
+    def crowd(prompts, completions, completion_ids, **columns):
+        raise ValueError("too many") if len(completions) > 1 else None
 
     def narrow(completions):
         return [1.0] * 3
 
-    with pytest.raises(UserError, match=r"`broken` raised ZeroDivisionError.*test_mix\.py:\d+"):
+    where = r"`broken` raised ZeroDivisionError: .* \(test_mix\.py:\d+\), row 1, completion 'bb'"
+    with pytest.raises(UserError, match=where):
         run(Reward(broken))
-    with pytest.raises(UserError, match=r"`late` raised ValueError: no judge \(test_mix\.py"):
+    where = r"`late` raised ValueError: no judge \(test_mix\.py:\d+\), row 2, completion 'ccc'"
+    with pytest.raises(UserError, match=where):
         run(Reward(size), Reward(late))
+    with pytest.raises(UserError, match="on all rows together but on none of them alone"):
+        run(Reward(crowd))
     with pytest.raises(UserError, match=r"expected fn\(prompts, completions, completion_ids"):
         run(Reward(narrow))
+
+
+def test_functions_may_log_numbers_and_columns_of_their_own():
+    def first(prompts, completions, completion_ids, log_metric, log_extra, **columns):
+        log_metric("seen", 1)
+        log_metric("seen", 2)
+        log_extra("words", [text.upper() for text in completions])
+        return [0.0] * 3
+
+    def second(prompts, completions, completion_ids, log_metric, trainer_state, **columns):
+        log_metric("step", trainer_state.global_step / trainer_state.max_steps)
+        return [0.0] * 3
+
+    rewards = (Reward(first), Reward(second))
+    scores = score(rewards, ["p"] * 3, TEXTS, [[1]] * 3, {}, TrainerState(5, 20))
+    assert scores.metrics == {"seen": 1.5, "step": 0.25}
+    assert scores.extra == {"words": ["A", "BB", "CCC"]}
+
+    def short(prompts, completions, completion_ids, log_extra, **columns):
+        log_extra("words", ["a"])
+        return [0.0] * 3
+
+    with pytest.raises(UserError, match=r"log_extra\(`words`\) got 1 values for 3 completions"):
+        run(Reward(short))
+
+
+def test_a_masked_completion_has_no_total():
+    def judge(prompts, completions, completion_ids, **columns):
+        return [0.5, MASKED, 1.0]
+
+    scores = run(Reward(size), Reward(judge))
+    np.testing.assert_array_equal(scores.total_N, [1.5, np.nan, 4.0])
+    np.testing.assert_array_equal(scores.masked_N, [False, True, False])
+    np.testing.assert_array_equal(scores.values_NK[1], [2, np.nan])
+    assert run(Reward(judge)).masked_N.tolist() == [False, True, False]
 
 
 def test_names_and_columns_must_be_unambiguous():
     with pytest.raises(UserError, match="each with its own name"):
         run(Reward(size), Reward(size))
-    with pytest.raises(UserError, match="column `completions`"):
-        run(Reward(size), completions=["x"] * 3)
+    for name in ("completions", "log_metric"):
+        with pytest.raises(UserError, match=f"column `{name}`"):
+            run(Reward(size), **{name: ["x"] * 3})
     with pytest.raises(UserError, match="`gold` has 2 items for 3 completions"):
         run(Reward(size), gold=["x", "y"])

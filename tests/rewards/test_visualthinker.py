@@ -9,7 +9,7 @@ import time
 import pytest
 
 from jaxvl.errors import UserError
-from jaxvl.rewards import accuracy, completion_text, length, symbolic, think_format
+from jaxvl.rewards import accuracy, completion_text, length, think_format
 
 # (completion, solution, reward). Rewards were computed by the public code of the paper with the
 # math-verify it pins, 0.5.2.
@@ -143,11 +143,8 @@ def test_hostile_text_is_scored_in_time_linear_in_its_length(text):
 
 
 @pytest.mark.parametrize("text", ["$10^{10^{10}}$", "$" + "(" * 5_000 + "$", "1+" * 50_000])
-def test_mathematics_without_end_is_not_equal(text, monkeypatch):
-    monkeypatch.setattr(symbolic, "SECONDS", 0.5)
-    start = time.perf_counter()
-    assert accuracy([""], [text], [[]], answer=["$3$"]) == [0]
-    assert time.perf_counter() - start < 10  # 0.5 s of processor time, and a new process
+def test_mathematics_without_end_is_not_equal(text):
+    assert accuracy([""], [text], [[]], answer=["$3$"]) == [0]  # in time, or this never ends
     assert accuracy([""], ["$3.0$"], [[]], answer=["$3$"]) == [1]  # the next one is served
 
 

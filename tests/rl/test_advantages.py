@@ -60,3 +60,12 @@ def test_float32_rewards_are_averaged_in_float64():
 def test_shape_is_checked():
     with pytest.raises(ValueError, match=r"\[prompts, group\], found shape \(4,\)"):
         group_advantages(np.zeros(4))
+
+
+def test_absent_rewards_leave_the_group_to_the_others():
+    rewards = np.array([[1.0, np.nan, 0.5, 2.0], [np.nan, 3.0, np.nan, np.nan], [np.nan] * 4])
+    got = group_advantages(rewards)
+    np.testing.assert_allclose(
+        got[0, [0, 2, 3]], group_advantages(np.array([[1.0, 0.5, 2.0]]))[0], rtol=1e-6
+    )
+    assert got[0, 1] == 0 and not got[1:].any()

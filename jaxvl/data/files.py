@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of rows in the formats that datasets are published in, read one row at a time.
+
+Parquet, arrow (what `save_to_disk` of Hugging Face's datasets writes), JSON lines, JSON (a list of
+objects, or an object of objects), CSV and TSV. A `.json` file of JSON lines is read as such.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvl.data.example import BadRow
+from jaxvl.errors import UserError
+
+_BATCH = 32  # rows of a parquet file in memory at a time: they may hold pictures
+_LONGEST_CELL = 2**28  # of CSV and TSV, which hold pictures as text
+
+Raw = dict[str, Any] | BadRow
+
+
+def read(files: Sequence[Path], start: int = 1) -> Iterator[tuple[int, Path, Raw]]:
+    """(number, file, row) of every row from number `start` on, through all files.
+
+    Rows count from 1 over all files; an empty line is none. A row that cannot be read is a BadRow;
+    UserError names a file that cannot be.
+    """
+    number = 0
+    for file in files:
+        for row in _rows(file, start - 1 - number):
+            number += 1
+            if number >= start:
+                yield number, file, row
+
+
+def sha256(file: Path) -> str:
+    """Of the file's bytes, in hexadecimal."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _rows(file: Path, skip: int) -> Iterator[Raw | None]:
+    """Every row of a file; None for some or all of the first `skip`, where that is quicker."""
+    try:
+        if file.suffix == ".parquet":
+            yield from _parquet(file, skip)
+        elif file.suffix == ".arrow":
+            yield from _arrow(file)
+        elif file.suffix == ".jsonl":
+            yield from _json_lines(file, skip)
+        elif file.suffix == ".json":
+            yield from _json(file, skip)
+        else:
+            yield from _table(file, "\t" if file.suffix == ".tsv" else ",")
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError, csv.Error) as error:  # pyarrow's: ValueErrors
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _parquet(file: Path, skip: int) -> Iterator[Raw | None]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file, memory_map=True) as parquet:
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if skip >= rows:
+                skip -= rows
+                yield from [None] * rows
+                continue
+            skip = 0
+            for batch in parquet.iter_batches(_BATCH, row_groups=[group]):
+                yield from batch.to_pylist()
+
+
+def _arrow(file: Path) -> Iterator[Raw]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(file)) as source:
+        for batch in pyarrow.ipc.open_stream(source):
+            for start in range(0, batch.num_rows, _BATCH):
+                yield from batch.slice(start, _BATCH).to_pylist()
+
+
+def _json_lines(file: Path, skip: int) -> Iterator[Raw | None]:
+    with open(file, "rb") as opened:
+        for number, line in enumerate(line for line in opened if line.strip()):
+            yield None if number < skip else _object(line)
+
+
+def _json(file: Path, skip: int) -> Iterator[Raw | None]:
+    with open(file, "rb") as opened:
+        line = next((line for line in opened if line.strip()), b"")
+        more = any(line.strip() for line in opened)
+    first = _object(line)
+    if isinstance(first, dict) and (more or not _all_objects(first)):
+        yield from _json_lines(file, skip)
+        return
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError:
+        if not more or line.strip() in (b"{", b"["):
+            raise
+        yield from _json_lines(file, skip)  # lines of which the first is broken
+        return
+    if isinstance(value, dict) and _all_objects(value):
+        value = [{"id": key, **row} for key, row in value.items()]
+    if not isinstance(value, list):
+        raise UserError(f"{file}: expected a list of objects, or an object of objects")
+    for row in value:
+        yield row if isinstance(row, dict) else _not_an_object(row)
+
+
+def _all_objects(value: dict[str, Any]) -> bool:
+    return bool(value) and all(isinstance(row, dict) for row in value.values())
+
+
+def _table(file: Path, delimiter: str) -> Iterator[Raw]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with open(file, encoding="utf-8-sig", newline="") as opened:
+        for row in csv.DictReader(opened, delimiter=delimiter, strict=True):
+            if None in row or None in row.values():
+                yield BadRow("broken row", f"a row of {len(row)} cells does not fit the header")
+            else:
+                yield {name: value if value else None for name, value in row.items()}
+
+
+def _object(line: bytes) -> Raw:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return BadRow("broken JSON", f"broken JSON: {error}")
+    return row if isinstance(row, dict) else _not_an_object(row)
+
+
+def _not_an_object(row: Any) -> BadRow:
+    return BadRow("broken JSON", f"a JSON {type(row).__name__}, expected an object")

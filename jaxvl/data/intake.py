@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run may train on: the examples of its source, test sets kept out, and the account of the
+rows that cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxvl.data import test_sets
+from jaxvl.data.example import BadRow, Dropped, Example, Source, summary
+from jaxvl.data.image import check_shape, load_image
+from jaxvl.errors import UserError
+
+Check = Callable[[Example], str]
+
+
+class Gate:
+    """Lets examples in that can be used and are not of a test set.
+
+    `check` says why an example cannot be used ("" where it can). Test data stays out, unless
+    `trial` is set and its licence allows it: then `on_trial` is called with the benchmark's name.
+    """
+
+    def __init__(
+        self,
+        check: Check | None = None,
+        trial: bool = False,
+        digests: Sequence[str] = (),
+        on_trial: Callable[[str], None] = lambda name: None,
+    ):
+        self.check, self.trial, self.on_trial = check, trial, on_trial
+        self.digests = test_sets.Digests(digests)
+
+    def admit(self, source: Source) -> None:
+        """UserError for a source that names a benchmark."""
+        for benchmark in test_sets.named(source):
+            why = self._refuse(benchmark, f"the source names the benchmark {benchmark.name}")
+            if why:
+                raise UserError(why)
+
+    def open(self, example: Example) -> Example:
+        """The example with its pictures decoded; BadRow says why it stays out."""
+        images = tuple(load_image(image) for image in example.images)
+        for image in images:
+            check_shape(image.height, image.width)
+        why = self.check(example) if self.check else ""
+        if why:
+            raise BadRow("fails the check", why)
+        benchmark = self.digests.find(example.question, images)
+        if benchmark is not None:
+            why = self._refuse(benchmark, f"the question or a picture is one of {benchmark.name}")
+            if why:
+                raise BadRow(f"of the test set {benchmark.name}", why)
+        return dataclasses.replace(example, images=images)
+
+    def _refuse(self, benchmark: test_sets.Benchmark, found: str) -> str:
+        if benchmark.never:
+            return f"{found}: its licence forbids training on it, and no setting allows it"
+        if not self.trial:
+            return f"{found}: train on other data; a trial on it is marked as one (run.trial=true)"
+        self.on_trial(benchmark.name)
+        return ""
+
+
+class Account:
+    """Which rows of a dataset could not be used: found when it was loaded, or when they were drawn.
+
+    `write(step, line)` gets a line for each, as often as it was drawn; `lines` are those that are
+    written already. Rows that a setting leaves out are listed and do not count as bad.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        max_bad: float,
+        write: Callable[[int, dict[str, Any]], None],
+        lines: Sequence[Mapping[str, Any]] = (),
+    ):
+        self.max_bad, self.write, self.count = max_bad, write, len(examples)
+        self.bad: dict[str, Dropped] = {}
+        known = [Dropped(x["id"], x["reason"], x["found"], x["setting"]) for x in lines]
+        for row in known:
+            self._note(row)
+        dropped = getattr(examples, "dropped", ())
+        self.wanted = [row for row in dropped if row.setting]
+        self.rows = len(examples) + len(dropped) - len(self.wanted)
+        if not lines:
+            for row in dropped:
+                if not row.setting:
+                    self.add(0, row)
+        self.check()
+
+    def add(self, step: int, row: Dropped, position: int | None = None) -> None:
+        """List a row that was left out in a step (0: before the first)."""
+        self._note(row)
+        self.write(step, {"position": position, **dataclasses.asdict(row)})
+
+    def _note(self, row: Dropped) -> None:
+        if not row.setting:
+            self.bad[row.id] = row
+
+    def check(self) -> None:
+        """UserError where more than the share `max_bad` of the rows are bad."""
+        if len(self.bad) > self.max_bad * self.rows:
+            raise UserError(
+                f"{len(self.bad)} of {self.rows} rows cannot be used, more than the share "
+                f"data.max_bad = {self.max_bad}: {summary(list(self.bad.values()))}"
+            )
+
+    def notes(self) -> list[str]:
+        """What to tell a person before the first step."""
+        notes = [f"{self.count} examples"]
+        if self.wanted:
+            notes.append(f"{len(self.wanted)} left out by settings: {summary(self.wanted, 0)}")
+        if self.bad:
+            notes.append(f"{len(self.bad)} cannot be used: {summary(list(self.bad.values()))}")
+        return notes

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations in TRL's format: a list of turns {"role", "content"}, content being text or a list
+of parts, and the pictures beside them or in the parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxvl.data.example import BadRow, Example
+from jaxvl.data.tasks.fields import plain, shown
+
+_MARKER = re.compile(r"<image>")
+_ROLES = ("system", "user", "assistant", "tool")
+Turn = dict[str, Any]
+
+
+def as_given(example: Example) -> list[Turn]:
+    """The template for such data: the turns up to the answer, as they are in the file."""
+    return list(example.columns["messages"])
+
+
+def turns(value: Any, name: str) -> tuple[list[Turn], list[Any]]:
+    """The turns with their content as a list of parts {"type": "image"} and {"type": "text",
+    "text"}, and the pictures that stood in the parts.
+
+    Plain text is a user's turn. `<image>` in a text is where a picture stands.
+    """
+    if isinstance(value, str) and value.strip():
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise BadRow("no conversation", f"`{name}` is {shown(value)}, expected a list of turns")
+    pictures: list[Any] = []
+    found = []
+    for turn in value:
+        if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
+            raise BadRow(
+                "broken conversation",
+                f"`{name}` has the turn {shown(turn)}, expected a role of {', '.join(_ROLES)}",
+            )
+        found.append({"role": turn["role"], "content": _parts(turn.get("content"), name, pictures)})
+    return found, pictures
+
+
+def _parts(content: Any, name: str, pictures: list[Any]) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        first, *others = _MARKER.split(content)
+        parts = _text(first, name)
+        for piece in others:
+            parts += [{"type": "image"}, *_text(piece, name)]
+        return parts
+    parts = []
+    for part in content if isinstance(content, Sequence) else [content]:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts += _text(part["text"], name)
+        elif kind == "image":
+            parts.append({"type": "image"})
+            if part.get("image") is not None:
+                pictures.append(part["image"])
+        else:
+            raise BadRow(
+                "broken conversation",
+                f"`{name}` has the part {shown(part)}, expected a text or an image",
+            )
+    return parts
+
+
+def _text(value: str, name: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": plain(value, name)}] if value else []
+
+
+def said(turn: Turn) -> str:
+    """The text of a turn."""
+    return "".join(part.get("text", "") for part in turn["content"])
+
+
+def prompt_and_reply(found: list[Turn], name: str) -> tuple[list[Turn], str]:
+    """The turns up to the last user's, and what the assistant then says ("" where nothing)."""
+    users = [place for place, turn in enumerate(found) if turn["role"] == "user"]
+    if not users:
+        raise BadRow("broken conversation", f"`{name}` has no turn of a user")
+    end = users[-1] + 1
+    return found[:end], "".join(said(turn) for turn in found[end:] if turn["role"] == "assistant")
+
+
+def place_images(prompt: list[Turn], count: int, name: str) -> list[Turn]:
+    """The prompt with `count` image parts: where none is marked, all stand before the first user's
+    text, as in TRL."""
+    marked = sum(part["type"] == "image" for turn in prompt for part in turn["content"])
+    if not marked and count:
+        first = next(turn for turn in prompt if turn["role"] == "user")
+        first["content"] = [{"type": "image"}] * count + first["content"]
+    elif marked != count:
+        raise BadRow(
+            "images do not fit the text", f"`{name}` has {marked} places for {count} images"
+        )
+    return prompt

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data of one's own: JSON lines, JSON, parquet, arrow, CSV, TSV, or a dataset of the Hugging Face
+hub, with the fields named in the config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxvl.data import files, hub
+from jaxvl.data.example import BadRow, Example, Row, RowSource
+from jaxvl.data.tasks import conversations, fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Records(RowSource):
+    """Examples from `path`: a file, a folder, or `hf://datasets/OWNER/NAME[@REVISION][/FOLDER]`.
+
+    `question`, `answer`, `choices`, `image` and `id` are the names of the fields to read; all the
+    others become columns, but for bytes. A question and an answer (text or a number) are needed;
+    with choices the answer is one of them or the letter of one. `choices` is one field that holds a
+    list, or several that hold one each; `image` is the fields that hold pictures (paths, bytes,
+    Hugging Face's {"bytes", "path"}, base64 text, or a list of these), of which a row may lack some
+    or all. Paths are relative to the folder `images` (default: that of the file, or `path`).
+    A row without an id has its number. `<image>` and `<image1>` markers are taken out of the
+    question unless `keep_markers`.
+
+    With `conversation`, the name of a field that holds turns in TRL's format ("messages" or
+    "prompt"), the question is the last user's turn and the answer, where there is no field of that
+    name, what the assistant replies in it or in `completion`; the turns become the column
+    `messages` and the template is `jaxvl.data.tasks.conversations.as_given`.
+
+    `limit` takes only the first so many rows (0: all).
+    """
+
+    path: str
+    split: str = "train"
+    subset: str = ""
+    images: str = ""
+    question: str = "question"
+    answer: str = "answer"
+    choices: tuple[str, ...] = ("choices",)
+    image: tuple[str, ...] = ("image", "images")
+    id: str = "id"
+    conversation: str = ""
+    task: str = ""  # default: the name of the file or dataset
+    keep_markers: bool = False
+    limit: int = 0
+
+    def files(self) -> list[Path]:
+        return hub.find(self.path, self.split, self.subset)
+
+    def folders(self, file: Path) -> list[Path]:
+        """Where relative paths of pictures in a file may start: its own folder, or where that is
+        the `data` of a hub dataset, the one above."""
+        if self.images:
+            return [Path(self.images)]
+        return [file.parent, file.parent.parent] if file.parent.name == "data" else [file.parent]
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        task = self.task or Path(self.path).stem
+        for number, file, raw in files.read(self.files(), start + 1):
+            if self.limit and number > self.limit:
+                return
+            if isinstance(raw, BadRow):
+                yield str(number), raw
+                continue
+            id = str(raw.get(self.id, number))
+            try:
+                yield id, self._example(raw, id, task, self.folders(file))
+            except BadRow as why:
+                yield id, why
+
+    def _example(self, raw: Mapping[str, Any], id: str, task: str, folders: list[Path]) -> Example:
+        read = {self.question, self.answer, *self.choices, *self.image, self.id, self.conversation}
+        columns = {name: value for name, value in raw.items() if name not in read and _kept(value)}
+        pictures = [raw.get(name) for name in self.image]
+        if self.conversation:
+            question, gold, inside = self._conversation(raw, columns)
+            pictures = [inside] if inside else pictures
+        else:
+            question, gold = fields.text(raw, self.question), fields.answer(raw, self.answer)
+            if not self.keep_markers:
+                question = fields.MARKER.sub("", question).strip()
+        images = tuple(image for item in pictures for image in fields.pictures(item, folders))
+        if self.conversation:
+            conversations.place_images(columns["messages"], len(images), self.conversation)
+        choices = self._choices(raw)
+        return Example(
+            id=id,
+            question=question,
+            answer=fields.one_of(gold, choices),
+            images=images,
+            choices=choices,
+            task=task,
+            columns=columns,
+        )
+
+    def _conversation(self, raw: Mapping[str, Any], columns: dict) -> tuple[str, str, list[Any]]:
+        """The question, the answer, and the pictures in the turns, which become a column."""
+        turns, inside = conversations.turns(raw.get(self.conversation), self.conversation)
+        prompt, reply = conversations.prompt_and_reply(turns, self.conversation)
+        if raw.get("completion"):
+            said, _ = conversations.turns(raw["completion"], "completion")
+            reply = "".join(conversations.said(turn) for turn in said)
+        columns["messages"] = prompt
+        gold = raw if self.answer in raw else {self.answer: reply}
+        return conversations.said(prompt[-1]).strip(), fields.answer(gold, self.answer), inside
+
+    def _choices(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
+        if len(self.choices) > 1:
+            values = [raw.get(name) for name in self.choices]
+            values = [value for value in values if value not in (None, "")]
+        else:
+            values = next((raw.get(name) for name in self.choices), None) or []
+        if not isinstance(values, list):
+            found = f"`{self.choices[0]}` is {fields.shown(values)}, expected a list"
+            raise BadRow("choices of a wrong type", found)
+        return tuple(fields.plain(str(value), "choices") for value in values)
+
+
+def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
+    """The question ("" where there is none) and the pictures of every row, or the BadRow that says
+    why a row's pictures cannot be had: what tells a test set, which may come without answers."""
+    for _, file, raw in files.read(source.files()):
+        if isinstance(raw, BadRow):
+            yield "", raw
+            continue
+        question = raw.get(source.question)
+        try:
+            values = [raw.get(name) for name in source.image]
+            images = tuple(
+                image for item in values for image in fields.pictures(item, source.folders(file))
+            )
+        except BadRow as why:
+            images = why
+        yield question if isinstance(question, str) else "", images
+
+
+def _kept(value: Any) -> bool:
+    """Whether a value is kept as a column: pictures that are not read are not carried along."""
+    if isinstance(value, Mapping):
+        return all(_kept(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_kept(item) for item in value)
+    return not isinstance(value, bytes)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SAT, spatial questions in simulated rooms (Ray et al., arXiv 2412.07755; MIT licence): the data
+of VisualThinker-R1-Zero.
+
+As published: `array/SAT` (SAT_train.parquet, pictures in `image_bytes`) and `array/SAT-v2`
+(data/train-*.parquet, pictures in `images`). The JSON that VisualThinker's scripts make of the
+former (SAT_train_15000.json, with its folder of pictures) is read too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvl.data import files, hub
+from jaxvl.data.example import BadRow, Example, LeftOut, Row, RowSource
+from jaxvl.data.tasks import conversations, fields
+
+_ASKED = "Answer in natural language. "
+_OPTIONS = " Choose between the following options: "
+
+
+@dataclasses.dataclass(frozen=True)
+class SAT(RowSource):
+    """The rows of a split at `path` (a file, a folder or hf://datasets/array/SAT).
+
+    Choices stand in an order drawn from (seed, row): as published the answer is often the first.
+    `first` takes only the first so many rows of the file (0: all), and `single_image` leaves out
+    questions about two pictures. Ids are the split and the row, counted from 0: "train-17".
+    """
+
+    path: str
+    split: str = "train"
+    first: int = 0
+    single_image: bool = True
+    seed: int = 0
+
+    def files(self) -> list[Path]:
+        return hub.find(self.path, self.split)
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        for number, file, raw in files.read(self.files(), start + 1):
+            if self.first and number > self.first:
+                return
+            id = f"{self.split}-{number - 1}"
+            try:
+                if isinstance(raw, BadRow):
+                    raise raw
+                yield id, self._example(raw, id, number - 1, file.parent)
+            except BadRow as why:
+                yield id, why
+
+    def _example(self, raw: Mapping[str, Any], id: str, row: int, folder: Path) -> Example:
+        pictures = raw.get("image_bytes", raw.get("images"))
+        if self.single_image and isinstance(pictures, Sequence) and len(pictures) > 1:
+            raise LeftOut("several images", f"the question is about {len(pictures)} images")
+        if "messages" in raw:
+            question, gold, choices = _spoken(raw["messages"])
+        else:
+            question, gold = fields.text(raw, "question"), fields.answer(raw, "correct_answer")
+            choices = self._shuffled(raw.get("answers"), row)
+        if gold not in [choice.strip() for choice in choices]:
+            raise BadRow(
+                "answer is none of the choices",
+                f"the answer {fields.shown(gold)} is none of {fields.shown(choices)}",
+            )
+        images = fields.pictures(pictures, [folder])
+        if not images:
+            raise BadRow("no image", "the row has no image")
+        return Example(
+            id=id,
+            question=question,
+            answer=gold,
+            images=images,
+            choices=tuple(choices),
+            task="sat",
+            columns={"question_type": raw.get("question_type") or ""},
+        )
+
+    def _shuffled(self, choices: Any, row: int) -> list[str]:
+        if not isinstance(choices, list) or not choices:
+            raise BadRow(
+                "choices of a wrong type",
+                f"`answers` is {fields.shown(choices)}, expected a list of texts",
+            )
+        order = np.random.default_rng([self.seed, row]).permutation(len(choices))
+        return [fields.plain(str(choices[place]), "answers") for place in order]
+
+
+def paper(path: str, seed: int = 0) -> SAT:
+    """What VisualThinker-R1-Zero was trained on: of the first 15,000 rows of the train split those
+    with one picture. Its order of choices was drawn without a seed and cannot be had again."""
+    return SAT(path, "train", first=15_000, seed=seed)
+
+
+def static(path: str, seed: int = 0) -> SAT:
+    """The static split: about 127,000 questions, each about one picture."""
+    return SAT(path, "static", seed=seed)
+
+
+def _spoken(messages: Any) -> tuple[str, str, list[str]]:
+    """Question, answer and choices of a conversation in VisualThinker's JSON.
+
+    Its sentence lists the choices as `a, b or c`. Where a choice has a comma or an "or" of its own,
+    the answer tells how to cut; joined again, the choices always give the same sentence.
+    """
+    turns, _ = conversations.turns(messages, "messages")
+    prompt, gold = conversations.prompt_and_reply(turns, "messages")
+    said = conversations.said(prompt[-1]).strip().removeprefix(_ASKED)
+    question, found, listed = said.rpartition(_OPTIONS)
+    if not found:
+        raise BadRow("no choices", f"the user's turn {fields.shown(said)} lists no options")
+    return question, gold, _cut(listed, gold)
+
+
+def _cut(listed: str, gold: str) -> list[str]:
+    """The choices in `a, b or c`, of which `gold` is one where the text allows it."""
+    pieces = listed.split(" or ")
+    ways = []
+    for end in range(len(pieces) - 1, 0, -1):
+        first, last = " or ".join(pieces[:end]), " or ".join(pieces[end:])
+        ways.append([*first.split(", "), last])
+        if f", {gold}, " in f", {first}, ":  # the answer may hold commas
+            before, _, after = f", {first}, ".partition(f", {gold}, ")
+            others = [part.strip(", ") for part in (before, after)]
+            cut = [other.split(", ") if other else [] for other in others]
+            ways.append([*cut[0], gold, *cut[1], last])
+    return next((way for way in ways if gold in way), ways[0] if ways else [listed])

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the reward still measuring what it should? Numbers of a step that no reward can move, and a
+warning when they part from it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxvl.rewards import completion_text, extract
+from jaxvl.rewards.kinds import number
+from jaxvl.rewards.rules import judge_rows, log_rates, rows_of
+from jaxvl.rewards.shaping import repeated
+
+NGRAM, REPETITIVE = 4, 0.5  # a completion is repetitive where half of its 4-grams stood before
+WINDOW = 20  # steps
+
+_KINDS = {"digit": "number", "mcq": "mcq", "math": "math"}
+
+
+def audit(inputs: Mapping[str, Any], lengths_N: np.ndarray, group: int) -> dict[str, float]:
+    """Metrics of a step from what its rewards were given, whatever the rewards are.
+
+    audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
+    audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
+    audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
+    groups with nothing but one of them; verify/*: shares of comparisons that came to no result.
+    """
+    texts = [completion_text(item) for item in inputs["completions"]]
+    rows = rows_of(inputs["columns"], len(texts))
+    kinds = [kind_of(row) for row in rows]
+    judged = [i for i, kind in enumerate(kinds) if kind]
+    verdicts = judge_rows(
+        *([column[i] for i in judged] for column in (kinds, texts, rows)), mode="lenient"
+    )
+    right_N = np.full(len(texts), np.nan)
+    right_N[judged] = [verdict.reward == 1.0 for verdict in verdicts]
+    valid = [bool(extract.blocks(extract.reply(text))) for text in texts]
+    repeats = [repeated(ids, NGRAM) > REPETITIVE for ids in inputs["completion_ids"]]
+    out = {
+        "audit/accuracy": _mean(right_N[judged]),
+        "audit/format": _mean(valid),
+        "audit/repetition": _mean(repeats),
+        "audit/length_right": _mean(lengths_N[right_N == 1]),
+        "audit/length_wrong": _mean(lengths_N[right_N == 0]),
+        "audit/groups_right": _mean((right_N.reshape(-1, group) == 1).all(axis=1)),
+        "audit/groups_wrong": _mean((right_N.reshape(-1, group) == 0).all(axis=1)),
+    }
+    log_rates(verdicts, out.__setitem__)
+    return out
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """The kind by which a row's answer can be verified, "" for boxes and open questions.
+
+    A declared `verifier_type` decides; else choices, and then the form of the answer.
+    """
+    declared = str(row.get("verifier_type") or "").lower()
+    gold = str(row["answer"])
+    if declared:
+        return _KINDS.get(declared, "")
+    if row.get("choices"):
+        return "mcq"
+    if not isinstance(number.read(gold), str):
+        return "number"
+    if gold.lstrip().startswith("["):
+        return ""
+    return "math" if set("\\=^$") & set(gold) else "text"
+
+
+class Watch:
+    """Compares the last WINDOW steps with the WINDOW before them."""
+
+    def __init__(self):
+        self.seen: deque[Mapping[str, float]] = deque(maxlen=2 * WINDOW)
+        self.quiet_until = 0
+
+    def see(self, step: int, metrics: Mapping[str, float]) -> list[str]:
+        """Warnings after a step; after one there is none for WINDOW steps."""
+        self.seen.append(metrics)
+        if len(self.seen) < 2 * WINDOW or step < self.quiet_until:
+            return []
+        warnings = []
+        reward, accuracy = self._change("reward"), self._change("audit/accuracy")
+        if reward and accuracy and reward[2] > 4 and accuracy[2] < 1:
+            warnings.append(
+                f"reward rose from {reward[0]:.3f} to {reward[1]:.3f} while accuracy went from "
+                f"{accuracy[0]:.3f} to {accuracy[1]:.3f}"
+            )
+        repetition = self._change("audit/repetition")
+        if repetition and repetition[2] > 4 and repetition[1] - repetition[0] > 0.1:
+            warnings.append(
+                f"the share of repetitive completions rose from {repetition[0]:.2f} to "
+                f"{repetition[1]:.2f}"
+            )
+        if warnings:
+            self.quiet_until = step + WINDOW
+        since = f"warning, steps {step - 2 * WINDOW + 1} to {step}: "
+        advice = f"; the model may be gaming a reward, look at rollouts/step_{step}.jsonl"
+        return [since + warning + advice for warning in warnings]
+
+    def _change(self, name: str) -> tuple[float, float, float] | None:
+        """Mean of the earlier and of the later window, and their difference in standard errors.
+
+        None where a step lacks the metric.
+        """
+        values = np.array([line.get(name, math.nan) for line in self.seen], float)
+        if not np.isfinite(values).all():
+            return None
+        early, late = values[:WINDOW], values[WINDOW:]
+        error = math.sqrt((early.var(ddof=1) + late.var(ddof=1)) / WINDOW)
+        rise = late.mean() - early.mean()
+        return early.mean(), late.mean(), rise / max(error, 1e-9)
+
+
+def _mean(values: Sequence[Any] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mathematics: equal in shape, and in every part as numbers, as text, or by computer algebra.
+
+Plain numbers and equal texts are decided here. The rest is looked at by a static guard
+(`latex.problem`), and only what passes goes to math-verify in a worker process (`pool`).
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from jaxvl.rewards import pool
+from jaxvl.rewards.kinds import latex, number, phrase, structure
+from jaxvl.rewards.reasons import BAD_GOLD, CRASH, MATCH, MISMATCH, REFUSED, TIMEOUT
+
+_TEXT_ONLY = re.compile(r"[^\d=+\-*/^\\<>|()\[\]{}]*")
+_GLUED = re.compile(r"\d[a-zA-Z]\Z")
+_LABEL = re.compile(r"[a-zA-Z\s\\{}_'°∠△]+(?:\(\s*[a-z]\s*\))?\s*|[\d\s+\-*/.,()×÷·]+|")
+_SINGLE = re.compile(r"(?<![a-zA-Z0-9])[a-zA-Z](?![a-zA-Z0-9])")
+
+
+class _NoAnswer(Exception):
+    """A comparison that came to no result; its only argument is the verdict's reason."""
+
+
+def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
+    """Reward, normal form and reason."""
+    right, found = _number(gold), _number(answer)
+    if right and found and not _named_apart(answer, gold):
+        equal = number.matches(found, right)
+        return float(equal), str(found), MATCH if equal else MISMATCH
+    gold_latex, gold_unit = latex.split_unit(latex.to_latex(gold))
+    if _TEXT_ONLY.fullmatch(gold_latex):
+        return phrase.judge(answer, gold, choices)
+    found_latex, found_unit = latex.split_unit(latex.to_latex(answer))
+    canonical = latex.compact(found_latex)
+    if latex.problem(gold_latex, gold_latex):
+        return 0.0, "", BAD_GOLD
+    if latex.problem(found_latex, gold_latex):
+        return 0.0, "", REFUSED
+    if gold_unit and found_unit and gold_unit != found_unit:
+        return 0.0, canonical, MISMATCH
+    shapes = [structure.parse(latex.degrees(text)) for text in (gold_latex, found_latex)]
+    try:
+        equal = structure.equal(*shapes, _same)
+    except _NoAnswer as reason:
+        return 0.0, canonical, reason.args[0]
+    return float(equal), canonical, MATCH if equal else MISMATCH
+
+
+def _number(text: str) -> number.Number | None:
+    """The plain number that a text is, perhaps with what it is of ("x = 5", "2 + 3 = 5").
+
+    None where a letter may be a variable, and for an equation between expressions.
+    """
+    left, _, value = text.rpartition("=")
+    variables = [letter for letter in _SINGLE.findall(value) if letter not in number.UNITS]
+    if variables or _GLUED.search(text.strip().rstrip("$ ")) or not _LABEL.fullmatch(left):
+        return None
+    read = number.read(text)
+    return None if isinstance(read, str) else read
+
+
+def _named_apart(answer: str, gold: str) -> bool:
+    """x = 5 and y = 5 are two different answers."""
+    names = [
+        re.sub(r"[\s${}\\()]", "", text.partition("=")[0]) for text in (answer, gold) if "=" in text
+    ]
+    return len(names) == 2 and names[0] != names[1]
+
+
+def _same(gold: str, found: str) -> bool:
+    """Whether two expressions are equal; raises _NoAnswer."""
+    if latex.compact(gold) == latex.compact(found):
+        return True
+    right, read = _number(gold), _number(found)
+    if right and read:
+        return number.matches(read, right)
+    # Against a decimal an exact expression is rounded, as a number is; never the other way round.
+    places = right.places if right else 0
+    tolerance = float(Fraction(1, 2 * 10**places)) if places else 0.0
+    outcome = pool.equal(gold, found, tolerance)
+    if outcome in (TIMEOUT, CRASH, BAD_GOLD, REFUSED):
+        raise _NoAnswer(outcome)
+    return outcome == MATCH

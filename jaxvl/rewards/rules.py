@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewards by rule: `verify` as a reward function, and boxes in declared frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxvl.errors import UserError
+from jaxvl.rewards import completion_text, pool
+from jaxvl.rewards.kinds import box
+from jaxvl.rewards.reasons import CRASH, MATCH, MISMATCH, NO_ANSWER, REFUSED, TIMEOUT
+from jaxvl.rewards.verdict import Verdict, verify
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """In which frame the model writes a box and in which the dataset does: "unit" (0 to 1),
+    "thousand" (0 to 1000, Qwen2-VL), "processed" (pixels of the resized picture, Qwen2.5-VL) or
+    "original" (pixels of the file)."""
+
+    model: str = "unit"
+    gold: str = "unit"
+
+    def __post_init__(self):
+        for frame in (self.model, self.gold):
+            if frame not in box.FRAMES:
+                raise UserError(f"box frame is {frame!r}; expected one of {', '.join(box.FRAMES)}")
+
+
+def verified(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    kind: str,
+    mode: str = "strict",
+    frames: Frames = Frames(),
+    log_metric: Callable[[str, float], None] | None = None,
+    **columns: Sequence[Any],
+) -> list[float]:
+    """The reward of `verify` for each completion, against the columns `answer` and `choices`.
+
+    `kind`, `mode` and `frames` are set with `functools.partial`. Logs the shares of completions
+    without an answer, refused, timed out and crashed.
+    """
+    count = len(completions)
+    verdicts = judge_rows([kind] * count, completions, rows_of(columns, count), mode, frames)
+    log_rates(verdicts, log_metric)
+    return [verdict.reward for verdict in verdicts]
+
+
+def rows_of(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    """The columns of a batch as a dict a row."""
+    return [{name: values[i] for name, values in columns.items()} for i in range(count)]
+
+
+def judge_rows(
+    kinds: Sequence[str],
+    completions: Sequence[Any],
+    rows: Sequence[Mapping[str, Any]],
+    mode: str = "strict",
+    frames: Frames = Frames(),
+) -> list[Verdict]:
+    """`verify` on each completion by its row's `answer` and `choices`, several at a time."""
+
+    def judge(kind: str, completion: Any, row: Mapping[str, Any]) -> Verdict:
+        text, choices = completion_text(completion), row.get("choices") or None
+        verdict = verify(kind, text, row["answer"], choices, mode)
+        moved = kind == "bbox" and frames.model != frames.gold and verdict.canonical
+        return _in_gold_frame(verdict, row, frames) if moved else verdict
+
+    return pool.map_threads(judge, kinds, completions, rows)
+
+
+def _in_gold_frame(verdict: Verdict, row: Mapping[str, Any], frames: Frames) -> Verdict:
+    """The verdict on a box, with the answer brought into the gold's frame first."""
+    sizes = {"original": row.get("image_sizes"), "processed": row.get("processed_sizes")}
+    for frame in (frames.model, frames.gold):
+        if frame in sizes and len(sizes[frame] or ()) != 1:
+            raise UserError(
+                f"row {row.get('id', '?')}: a box in the frame {frame!r} needs one picture, found "
+                f"{len(sizes[frame] or ())}"
+            )
+    original, processed = (tuple(of[0]) if of else None for of in sizes.values())
+    found = box.read(verdict.canonical)
+    found = box.convert(found, frames.model, frames.gold, original, processed)
+    value = box.iou(found, box.read(str(row["answer"])))
+    return dataclasses.replace(verdict, reward=value, reason=MATCH if value > 0 else MISMATCH)
+
+
+def log_rates(verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
+    """The shares of verdicts that came to no comparison, as metrics."""
+    if log_metric is None or not verdicts:
+        return
+    reasons = Counter(verdict.reason for verdict in verdicts)
+    for reason in (NO_ANSWER, REFUSED, TIMEOUT, CRASH):
+        log_metric(f"verify/{reason}", reasons[reason] / len(verdicts))

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VLAA-Thinking's mixed reward (arXiv 2504.11468, Sec. 4.1): five verifiers, one for each sample.
+
+There is no separate reward for the format: where no valid answer can be extracted, every one of
+the five gives 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxvl.errors import UserError
+from jaxvl.rewards import completion_text, extract
+from jaxvl.rewards.judge import OnFailure, Scorer, scored, settled
+from jaxvl.rewards.rules import Frames, judge_rows, log_rates, rows_of
+
+VERIFIERS = ("digit", "mcq", "math", "iou", "open")
+
+_KINDS = {"digit": "number", "mcq": "mcq", "math": "math", "iou": "bbox"}
+_ALIASES = {"bbox": "iou", "open-ended": "open", "open_ended": "open"}
+# By the folder of a sample's image, which is how the released files name their sources.
+_SOURCES = {
+    "clevr_math": "digit",
+    "geoqa170k": "mcq",
+    "arxivqa": "mcq",
+    "synthesis": "math",
+    "coco": "iou",
+    "vg": "iou",
+    "docvqa": "open",
+    "vizwiz": "open",
+    "allava_laion": "open",
+}
+
+
+def verifier_of(row: Mapping[str, Any]) -> str:
+    """Which of VERIFIERS a row asks for: by its `verifier_type`, else by its `source`.
+
+    UserError where it names neither or an unknown one. For use when data is loaded.
+    """
+    where = f"row {row.get('id', '?')}"
+    kind, source = row.get("verifier_type"), row.get("source")
+    if kind:
+        known = str(kind).strip().lower()
+        known = _ALIASES.get(known, known)
+        if known not in VERIFIERS:
+            raise UserError(
+                f"{where}: verifier_type is {kind!r}; expected one of {', '.join(VERIFIERS)}"
+            )
+        return known
+    folder = str(source or "").strip().lower().split("/")[0]
+    if folder not in _SOURCES:
+        raise UserError(
+            f"{where}: no `verifier_type`, and source is {source!r}; expected one of "
+            f"{', '.join(_SOURCES)}"
+        )
+    return _SOURCES[folder]
+
+
+@dataclasses.dataclass
+class Mixed:
+    """The reward function. `only` leaves out verifiers, for ablations: rows of the others get None,
+    so leave those rows out of the data or give them another reward.
+
+    Open-ended rows need a `scorer` S: with the gold answer as reference,
+
+        R = 1 - exp(-beta (S(answer) - S(reference)))  where S(answer) > S(reference), else 0
+
+    The paper does not give its beta. References are scored once. What happens where the scorer
+    fails is `on_failure`: "fail" the run, "mask" the completion, or a fixed reward.
+    """
+
+    scorer: Scorer | None = None
+    beta: float = 1.0
+    only: tuple[str, ...] = VERIFIERS
+    frames: Frames = Frames()
+    on_failure: OnFailure = "fail"
+    _references: dict[tuple, float] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self):
+        unknown = set(self.only) - set(VERIFIERS)
+        if unknown or not self.only:
+            raise UserError(f"Mixed.only is {self.only}; expected some of {', '.join(VERIFIERS)}")
+        if not (self.beta > 0 and math.isfinite(self.beta)):
+            raise UserError(f"Mixed.beta is {self.beta}; expected a positive number")
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Sequence[Any],
+    ) -> list[Any]:
+        """A reward in [0, 1] for each completion, None for rows of other verifiers.
+
+        Columns: `answer`, `verifier_type` or `source`; `choices`, `image_sizes` and
+        `processed_sizes` where there are any; `images`, `question` and `id` for a scorer.
+        """
+        rows = rows_of(columns, len(completions))
+        kinds = [verifier_of(row) for row in rows]
+        rewards: list[Any] = [None] * len(completions)
+        ruled = [i for i, kind in enumerate(kinds) if kind in self.only and kind != "open"]
+        verdicts = judge_rows(
+            [_KINDS[kinds[i]] for i in ruled],
+            [completions[i] for i in ruled],
+            [rows[i] for i in ruled],
+            frames=self.frames,
+        )
+        log_rates(verdicts, log_metric)
+        for i, verdict in zip(ruled, verdicts, strict=True):
+            rewards[i] = verdict.reward
+        asked = [i for i, kind in enumerate(kinds) if kind == "open" and "open" in self.only]
+        answers = [extract.single(completion_text(completions[i])) for i in asked]
+        values = self._open([rows[i] for i in asked], answers, log_metric)
+        for i, value in zip(asked, values, strict=True):
+            rewards[i] = value
+        return rewards
+
+    def _open(
+        self,
+        rows: list[Mapping[str, Any]],
+        answers: list[str],
+        log_metric: Callable[[str, float], None] | None,
+    ) -> list[Any]:
+        """Rewards of answers to open questions; 0, without a look, for one that is empty."""
+        if not rows:
+            return []
+        if self.scorer is None:
+            raise UserError(
+                f"row {rows[0].get('id', '?')} is open-ended: give Mixed a scorer, or leave such "
+                f"rows out (only={tuple(name for name in self.only if name != 'open')})"
+            )
+        answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer]
+        references = self._scored_references([row for row, _ in answered])
+        scores = scored(self.scorer, *_columns(answered), self.on_failure)
+        gains = [
+            None if None in (score, reference) else open_reward(score, reference, self.beta)
+            for score, reference in zip(scores, references, strict=True)
+        ]
+        settled_ = iter(settled(gains, self.on_failure, self.scorer, log_metric))
+        return [next(settled_) if answer else 0.0 for answer in answers]
+
+    def _scored_references(self, rows: list[Mapping[str, Any]]) -> list[float | None]:
+        """S(reference) of each row; asked for once and kept."""
+        keys = [(row.get("id"), row.get("question"), str(row["answer"])) for row in rows]
+        new = {key: (row, key[2]) for key, row in zip(keys, rows, strict=True)}
+        new = {key: pair for key, pair in new.items() if key not in self._references}
+        values = scored(self.scorer, *_columns(list(new.values())), self.on_failure)
+        for key, value in zip(new, values, strict=True):
+            if value is not None:
+                self._references[key] = value
+        return [self._references.get(key) for key in keys]
+
+
+def _columns(pairs: list[tuple[Mapping[str, Any], str]]) -> tuple[list[Any], list[str]]:
+    return [row for row, _ in pairs], [text for _, text in pairs]
+
+
+def open_reward(score: float, reference: float, beta: float) -> float:
+    """1 - exp(-beta (score - reference)) where that is above 0, else 0; in [0, 1], no overflow."""
+    return -math.expm1(-min(beta * max(0.0, score - reference), 700.0))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit's numbers on a small batch, and its warnings on made-up runs."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxvl.rewards.audit import WINDOW, Watch, audit, kind_of
+
+
+def test_numbers_of_a_step():
+    texts = [
+        "<answer>3</answer>",
+        "the answer is 3",
+        "<answer>4</answer>",
+        "no idea",
+        "<answer>left</answer>",
+        "<answer>left</answer>",
+    ]
+    completion_ids = [[1, 2, 3, 4, 5], [7] * 40, [1] * 3, list(range(20)), [1], [2]]
+    inputs = {
+        "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "completion_ids": completion_ids,
+        "columns": {
+            "answer": ["3"] * 4 + ["left"] * 2,
+            "choices": [()] * 4 + [("left", "right")] * 2,
+        },
+    }
+    lengths_N = np.array([len(ids) for ids in completion_ids])
+    got = audit(inputs, lengths_N, group=2)
+    expected = {
+        "audit/accuracy": 4 / 6,
+        "audit/format": 4 / 6,
+        "audit/repetition": 1 / 6,
+        "audit/length_right": (5 + 40 + 1 + 1) / 4,
+        "audit/length_wrong": (3 + 20) / 2,
+        "audit/groups_right": 2 / 3,
+        "audit/groups_wrong": 1 / 3,
+        "verify/no_answer": 0.0,
+        "verify/refused": 0.0,
+        "verify/timeout": 0.0,
+        "verify/crash": 0.0,
+    }
+    assert got == pytest.approx(expected)
+
+
+def test_rows_that_no_rule_can_judge_count_for_nothing():
+    inputs = {
+        "completions": ["<answer>3</answer>", "<answer>a dog</answer>"],
+        "completion_ids": [[1], [1]],
+        "columns": {"answer": ["3", "a cat"], "verifier_type": ["digit", "open"]},
+    }
+    got = audit(inputs, np.array([1, 1]), group=1)
+    assert got["audit/accuracy"] == 1 and math.isnan(got["audit/length_wrong"])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"answer": "3"}, "number"),
+        ({"answer": "3 cm"}, "number"),
+        ({"answer": "left", "choices": ("left", "right")}, "mcq"),
+        ({"answer": "y = 2x"}, "math"),
+        ({"answer": "2\\sqrt{3}"}, "math"),
+        ({"answer": "a dog"}, "text"),
+        ({"answer": "[0, 0, 1, 1]"}, ""),
+        ({"answer": "3", "verifier_type": "math"}, "math"),
+        ({"answer": "3", "verifier_type": "open"}, ""),
+    ],
+)
+def test_kind_of_a_row(row, kind):
+    assert kind_of(row) == kind
+
+
+def warnings_of(reward, accuracy, repetition):
+    """All warnings of a run of 3 windows whose metrics are functions of the share done."""
+    draw = np.random.default_rng(0)
+    watch, found = Watch(), []
+    for step in range(1, 3 * WINDOW + 1):
+        done = step / (3 * WINDOW)
+        noise = draw.normal(0, 0.01, 3)
+        values = (reward(done), accuracy(done), repetition(done))
+        names = ("reward", "audit/accuracy", "audit/repetition")
+        found += watch.see(step, dict(zip(names, np.add(values, noise), strict=True)))
+    return found
+
+
+def test_a_healthy_run_is_not_warned_about():
+    assert warnings_of(lambda t: t, lambda t: t, lambda t: 0.0) == []
+    assert warnings_of(lambda t: 0.5, lambda t: 0.5, lambda t: 0.3) == []
+    assert warnings_of(lambda t: 1 - t, lambda t: 1 - t, lambda t: 0.0) == []
+
+
+def test_reward_that_rises_without_accuracy_is_told_once_a_window():
+    found = warnings_of(lambda t: t, lambda t: 0.3, lambda t: 0.0)
+    assert len(found) == 2
+    assert "reward rose from" in found[0] and "accuracy went from 0.30" in found[0]
+    assert f"rollouts/step_{2 * WINDOW}.jsonl" in found[0]
+
+
+def test_repetition_that_rises_is_told():
+    found = warnings_of(lambda t: 0.5, lambda t: 0.5, lambda t: t)
+    assert found and "repetitive completions rose" in found[0]
+
+
+def test_without_an_accuracy_nothing_is_said_of_it():
+    watch = Watch()
+    lines = [{"reward": float(step), "audit/accuracy": math.nan} for step in range(2 * WINDOW)]
+    assert [warning for step, line in enumerate(lines) for warning in watch.see(step, line)] == []

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workers: what runs away is ended, what dies is replaced, and nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from jaxvl.config import Verify
+from jaxvl.rewards import pool, verify
+from jaxvl.rewards.pool import Limits, Pool, _Worker
+
+# Whole texts go to math-verify without a guard in front, for VisualThinker's reward.
+ENDLESS = ("$3$", "$9^{9^{9^{9}}}$", None)
+
+
+@pytest.fixture(scope="module")
+def one():
+    """A pool of one worker with little time."""
+    made = Pool(Limits(workers=1, seconds=0.3))
+    yield made
+    made.close()
+
+
+def pid(one):
+    return one._idle[0].process.pid
+
+
+def test_a_comparison_that_takes_too_long_is_a_timeout_and_the_next_is_served(one):
+    assert one.equal("x+1", "1+x") == "match"
+    before = pid(one)
+    assert one.equal(*ENDLESS) == "timeout"
+    assert one.counts["timeout"] == 1
+    assert one.equal("x+2", "2+x") == "match"
+    assert pid(one) != before and not psutil.pid_exists(before)
+
+
+def test_a_worker_that_dies_at_work_is_a_crash(one):
+    assert one.equal("x+3", "3+x") == "match"
+    os.kill(pid(one), signal.SIGKILL)
+    assert one.equal("x+4", "4+x") == "crash"
+    assert one.equal("x+5", "5+x") == "match"
+
+
+def test_answers_are_remembered(one):
+    one.equal("x+6", "6+x")
+    before = one.counts["remembered"]
+    assert one.equal("x+6", "6+x") == "match"
+    assert one.equal("x+6", "6+x", None) == "mismatch"  # another question: whole texts, no LaTeX
+    assert one.counts["remembered"] == before + 1
+
+
+def test_memory_is_bounded_from_within():
+    made = Pool(Limits(workers=1, memory=1 << 30))
+    assert made.equal("x+1", "1+x") == "match"
+    assert psutil.Process(pid(made)).rlimit(psutil.RLIMIT_AS) == (1 << 30, 1 << 30)
+    made.close()
+
+
+def test_memory_is_bounded_from_outside():
+    worker = _Worker(memory=2 << 30)
+    request = b'{"gold": "$3$", "found": "$9^{9^{9^{9}}}$"}\n'
+    assert worker.ask(request, Limits(seconds=20, memory=1 << 20)) == "crash"
+    assert not worker.alive
+
+
+def test_workers_are_replaced_after_their_share():
+    few = Pool(Limits(workers=1, recycle=2))
+    pids = []
+    for number in range(4):
+        assert few.equal("x+1", f"x+1+{number}-{number}") == "match"
+        pids.append(pid(few))
+    few.close()
+    assert pids[0] != pids[1] == pids[2] != pids[3]
+    assert not any(psutil.pid_exists(each) for each in pids)
+
+
+def test_settings_of_a_run_reach_the_pool():
+    limits = Limits.of(Verify(workers=3, seconds=1.5, memory=0.5))
+    assert limits == Limits(workers=3, seconds=1.5, memory=1 << 29)
+
+
+def test_workers_know_nothing_of_jax_and_end_with_their_parent():
+    code = (
+        "import sys, time; from jaxvl.rewards import pool, verify;"
+        "pool.start(pool.Limits(workers=2));"
+        "verify('math', '<answer>1+x</answer>', 'x+1');"
+        "print(*(one.process.pid for one in pool._pool._idle), flush=True);"
+        "print('jax' in sys.modules, flush=True); time.sleep(100)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert parent.stdout.readline() == "False\n"
+    maps = [psutil.Process(each).memory_maps() for each in pids]
+    assert not any("jaxlib" in entry.path for entries in maps for entry in entries)
+    parent.kill()  # without warning
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(each) for each in pids):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def test_a_pool_is_made_when_it_is_first_needed():
+    pool.stop()
+    assert verify("number", "<answer>3</answer>", "3").reward == 1
+    assert verify("math", "<answer>$\\frac12$</answer>", "0.5").reward == 1
+    assert pool._pool is None  # plain numbers need none
+    assert verify("math", "<answer>1+x</answer>", "x+1").reward == 1
+    assert pool._pool.counts["started"] == 1

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VLAA-Thinking's mixed reward: routing, the open-ended formula, no answer no reward."""
+
+import math
+
+import pytest
+
+from jaxvl.errors import UserError
+from jaxvl.rewards import MASKED, Mixed
+from jaxvl.rewards.rules import Frames
+from jaxvl.rewards.vlaa import open_reward, verifier_of
+
+
+def run(fn, completions, rows, **services):
+    names = {name for row in rows for name in row}
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    count = len(completions)
+    return fn(["p"] * count, completions, [[]] * count, **services, **columns)
+
+
+def row(kind, answer, **other):
+    return {"id": "7", "verifier_type": kind, "answer": answer, "question": "what?", **other}
+
+
+def length_scorer(images, prompts, texts):
+    return [float(len(text)) for text in texts]
+
+
+def test_each_verifier_judges_its_rows():
+    rows = [
+        row("digit", "3"),
+        row("mcq", "B"),
+        row("math", "y=|x+9|"),
+        row("iou", "[0.1, 0.2, 0.7, 0.5]"),
+        row("open", "abc"),
+    ]
+    texts = ["3", "B: right", "|9+x|", "[0.1, 0.2, 0.4, 0.5]", "abcde"]
+    completions = [f"<think>so</think> <answer>{text}</answer>" for text in texts]
+    got = run(Mixed(scorer=length_scorer, beta=0.5), completions, rows)
+    assert got == pytest.approx([1, 1, 1, 0.5, 1 - math.exp(-0.5 * 2)])
+
+
+@pytest.mark.parametrize("kind", ["digit", "mcq", "math", "iou", "open"])
+@pytest.mark.parametrize("text", ["3", "<answer>3", "<answer></answer>", ""])
+def test_no_valid_answer_is_no_reward(kind, text):
+    answer = "[0, 0, 1, 1]" if kind == "iou" else "A" if kind == "mcq" else "3"
+
+    def untouched(images, prompts, texts):
+        raise AssertionError("nothing is asked about an answer that is not there")
+
+    assert run(Mixed(scorer=untouched), [text], [row(kind, answer)]) == [0]
+
+
+def test_the_source_decides_where_no_type_is_given():
+    sources = {
+        "clevr_math/images/1.png": "digit",
+        "geoqa170k": "mcq",
+        "arxivqa": "mcq",
+        "synthesis/3.png": "math",
+        "coco/train2017/5.jpg": "iou",
+        "vg/VG_100K": "iou",
+        "docvqa": "open",
+        "VizWiz": "open",
+        "allava_laion": "open",
+    }
+    for source, verifier in sources.items():
+        assert verifier_of({"source": source}) == verifier
+    assert verifier_of({"source": "docvqa", "verifier_type": "mcq"}) == "mcq"
+    assert verifier_of({"verifier_type": "Open-Ended"}) == "open"
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"id": "a1", "verifier_type": "vibes"}, "row a1: verifier_type is 'vibes'"),
+        ({"id": "a1", "source": "imagenet"}, "source is 'imagenet'"),
+        ({"id": "a1"}, "no `verifier_type`, and source is None"),
+    ],
+)
+def test_an_unknown_type_is_an_error(found, words):
+    with pytest.raises(UserError, match=words):
+        verifier_of(found)
+
+
+def test_the_open_formula_is_bounded_and_cannot_overflow():
+    assert open_reward(2.0, 1.5, 3.0) == pytest.approx(1 - math.exp(-1.5))
+    assert open_reward(1.5, 2.0, 3.0) == open_reward(2.0, 2.0, 3.0) == 0
+    assert open_reward(1e308, -1e308, 1e308) == 1
+    assert open_reward(1 + 1e-12, 1.0, 1.0) == pytest.approx(1e-12, rel=1e-3)
+
+
+def test_references_are_scored_once():
+    asked = []
+
+    def scorer(images, prompts, texts):
+        asked.extend(texts)
+        return length_scorer(images, prompts, texts)
+
+    fn = Mixed(scorer=scorer)
+    group = [f"<answer>{'x' * n}</answer>" for n in (1, 4, 9)]
+    for _ in range(2):
+        got = run(fn, group, [row("open", "abcd")] * 3)
+    assert got == pytest.approx([0, 0, 1 - math.exp(-5)])
+    assert asked.count("abcd") == 1
+
+
+def test_a_subset_leaves_the_others_out():
+    rows = [row("digit", "3"), row("open", "abc")]
+    assert run(Mixed(only=("digit",)), ["<answer>3</answer>"] * 2, rows) == [1, None]
+    with pytest.raises(UserError, match="row 7 is open-ended: give Mixed a scorer"):
+        run(Mixed(), ["<answer>3</answer>"] * 2, rows)
+    with pytest.raises(UserError, match="expected some of digit"):
+        Mixed(only=("digits",))
+    with pytest.raises(UserError, match="expected a positive number"):
+        Mixed(beta=0.0)
+
+
+def test_a_scorer_that_fails_does_what_the_setting_says():
+    def scorer(images, prompts, texts):
+        return [None if text == "bad" else math.nan if text == "nan" else 1.0 for text in texts]
+
+    rows = [row("open", "ref")] * 3
+    texts = [f"<answer>{text}</answer>" for text in ("good", "bad", "nan")]
+    logged = {}
+    assert run(Mixed(scorer=scorer, on_failure="mask"), texts, rows) == [0, MASKED, MASKED]
+    got = run(Mixed(scorer=scorer, on_failure=0.25), texts, rows, log_metric=logged.__setitem__)
+    assert got == [0, 0.25, 0.25]
+    assert logged["judge/failed"] == pytest.approx(2 / 3)
+    with pytest.raises(UserError, match="failed on 2 of 3 answers"):
+        run(Mixed(scorer=scorer), texts, rows)
+
+
+def test_boxes_are_read_in_the_models_frame():
+    rows = [row("iou", "[0.25, 0.5, 0.5, 0.75]", processed_sizes=((448, 336),))]
+    fn = Mixed(frames=Frames("processed", "unit"))
+    assert run(fn, ["<answer>[112, 168, 224, 252]</answer>"], rows) == pytest.approx([1])
+    fn = Mixed(frames=Frames("thousand", "unit"))
+    assert run(fn, ["<answer>[250, 500, 500, 750]</answer>"], rows) == pytest.approx([1])

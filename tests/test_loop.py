@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What loops start from: the stream of prompts, those that are too long, a run taken up again."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Sequence
+
+import jax
+import pytest
+from PIL import Image
+
+from jaxvl import loop
+from jaxvl.config import GRPO, Config, Data, Model, Reward, Run
+from jaxvl.data.example import Example
+from jaxvl.data.prompts import Processor, PromptTooLong
+from jaxvl.data.templates import VisualThinker, chat_question
+from jaxvl.errors import UserError
+from jaxvl.metrics import MetricsWriter, read_metrics
+from jaxvl.rewards import accuracy
+from tests.test_train import ROOT
+
+BASE = str(ROOT / "configs/quickstart_base")
+LONG = {3, 4, 8}  # examples whose prompts do not fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """Short questions; those in `long` say much, and example 5 shows a picture of 16 patches."""
+
+    size: int = 10
+    long: tuple[int, ...] = tuple(LONG)
+
+    def load(self) -> Sequence[Example]:
+        picture = (Image.new("RGB", (56, 56)),)
+        return [
+            Example(
+                id=f"e{i}",
+                question="left or right " * (30 if i in self.long else 1),
+                answer="left",
+                images=picture if i == 5 else (),
+            )
+            for i in range(self.size)
+        ]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return Processor.from_pretrained(BASE)
+
+
+def make_config(run_dir, *, source=None, run=None, model=None, **data):
+    settings = {"prompt_buckets": (32, 64), "patch_buckets": (16, 64), **data}
+    return Config(
+        model=Model(**{"path": BASE, **(model or {})}),
+        data=Data(source=source or Mixed(), **{"template": chat_question, **settings}),
+        rewards=(Reward(accuracy),),
+        grpo=GRPO(prompts=4, group=2),
+        run=Run(dir=str(run_dir), steps=2, **(run or {})),
+    )
+
+
+@pytest.fixture
+def make_stream(processor):
+    def make(cfg):
+        return loop.Stream(cfg, types.SimpleNamespace(processor=processor), cfg.grpo.prompts)
+
+    return make
+
+
+def places(items):
+    return [(item.position, item.example.id) for item in items]
+
+
+def test_a_prompt_too_long_ends_the_run_and_says_what_to_do(make_stream, tmp_path):
+    stream = make_stream(make_config(tmp_path, shuffle=False))
+    with pytest.raises(
+        PromptTooLong,
+        match=r"prompt 3 \(example e3\) has \d\d+ tokens and 0 patches, the limits are 64 and 64; "
+        r"raise data.prompt_buckets .*data.too_long=drop",
+    ):
+        next(stream)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_too_large_counts_too(make_stream, tmp_path):
+    cfg = make_config(tmp_path, source=Mixed(long=()), shuffle=False, patch_buckets=(12,))
+    stream = make_stream(cfg)
+    next(stream)
+    with pytest.raises(PromptTooLong, match=r"prompt 5 .* and 16 patches, the limits are 64 and 1"):
+        next(stream)
+
+
+def test_a_dropped_prompt_is_replaced_and_all_others_stay(make_stream, tmp_path):
+    """The same positions and examples as without long ones, but for the places of these."""
+    drop, whole = (
+        make_stream(make_config(tmp_path, source=Mixed(long=long), too_long="drop"))
+        for long in (tuple(LONG), ())
+    )
+    replaced = 0
+    for _ in range(10):
+        for item, expected in zip(next(drop), next(whole), strict=True):
+            assert item.position == expected.position
+            long = int(expected.example.id[1:]) in LONG
+            assert bool(item.dropped) == long
+            if long:
+                replaced += 1
+                assert item.dropped[0].id == expected.example.id
+                assert item.dropped[0].reason == "prompt too long"
+                assert int(item.example.id[1:]) not in LONG
+            else:
+                assert item.example.id == expected.example.id
+    assert replaced == 4 * len(LONG)  # 40 prompts are four epochs
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_processes_takes_the_same_stand_ins(
+    make_stream, tmp_path, monkeypatch, count
+):
+    cfg = make_config(tmp_path, too_long="drop")
+    alone = make_stream(cfg)
+    whole = [places(next(alone)) for _ in range(6)]
+    assert any(item.dropped for item in next(make_stream(cfg)))
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    shards = []
+    for index in range(count):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        stream = make_stream(cfg)
+        shards.append([places(next(stream)) for _ in range(6)])
+    assert (tmp_path / "dropped.1.jsonl").is_file()  # each process lists its own
+    assert [sorted(sum(step, [])) for step in zip(*shards, strict=True)] == whole
+
+
+def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
+    cfg = make_config(tmp_path, too_long="drop")
+    stream = make_stream(cfg)
+    whole, states = [], []
+    for _ in range(6):
+        states.append(json.loads(json.dumps(stream.get_state())))
+        items = next(stream)
+        whole.append([(*place, i.dropped) for place, i in zip(places(items), items, strict=True)])
+    assert any(dropped for step in whole[3:] for *_, dropped in step)
+    resumed = make_stream(cfg)
+    resumed.set_state(states[3])
+    for expected in whole[3:]:
+        items = next(resumed)
+        found = [(*place, i.dropped) for place, i in zip(places(items), items, strict=True)]
+        assert found == expected
+
+
+def test_every_drop_is_listed_and_counted(make_stream, tmp_path):
+    stream = make_stream(make_config(tmp_path, too_long="drop", shuffle=False))
+    first, second, third = (next(stream) for _ in range(3))
+    assert [stream.metrics(items)["data/dropped"] for items in (first, second, third)] == [
+        sum(len(item.dropped) for item in items) for items in (first, second, third)
+    ]
+    lines = read_metrics(tmp_path, "dropped.jsonl")
+    assert {line["position"] for line in lines} == LONG
+    for line in lines:
+        assert line["step"] == line["position"] // 4 + 1
+        assert int(line["id"][1:]) in LONG
+        assert line["reason"] == "prompt too long"
+        assert line["found"].endswith("tokens and 0 patches, the limits are 64 and 64")
+    assert lines[0]["id"] == "e3"
+
+
+def test_where_no_prompt_fits_the_run_ends(make_stream, tmp_path):
+    source = Mixed(long=tuple(range(10)))
+    stream = make_stream(make_config(tmp_path, source=source, too_long="drop"))
+    with pytest.raises(UserError, match="the 100 drawn in its place .* 101 prompt too long"):
+        next(stream)
+
+
+def test_pixels_of_the_dataset_win_over_the_models(make_stream, processor, tmp_path):
+    """Example 5's picture of 56 x 56 pixels is 16 patches as it is and 4 when it is shrunk."""
+
+    def patches(**data):
+        cfg = make_config(tmp_path, source=Mixed(long=()), shuffle=False, **data)
+        stream = make_stream(cfg)
+        next(stream)
+        return len(next(stream)[1].encoded.segments)
+
+    assert processor.image.min_pixels == 3136
+    assert patches() == 16
+    assert patches(min_pixels=784, max_pixels=784) == 4
+    assert patches(min_pixels=12544) == 64
+    assert processor.image.min_pixels == 3136  # the model's own stay
+
+
+def test_the_template_is_chosen_for_the_checkpoint(make_stream, tmp_path):
+    def prompt(path):
+        cfg = make_config(
+            tmp_path, source=Mixed(long=()), model={"path": path}, template=VisualThinker()
+        )
+        return next(make_stream(dataclasses.replace(cfg, data=wide(cfg.data))))[0].prompt
+
+    def wide(data):
+        return dataclasses.replace(data, prompt_buckets=(512,))
+
+    assert isinstance(prompt("Qwen/Qwen2-VL-2B"), str)
+    assert isinstance(prompt("Qwen/Qwen2-VL-2B-Instruct"), list)
+
+
+def test_a_resumed_run_lists_no_drop_twice(tmp_path):
+    """Without a checkpoint the run begins again, and so do its lists."""
+    for file in ("metrics.jsonl", "dropped.jsonl"):
+        for step in (1, 2):
+            MetricsWriter(tmp_path, file).write(step, {"id": "e3"})
+    loop.open_run(make_config(tmp_path, run={"resume": True}))
+    assert read_metrics(tmp_path) == read_metrics(tmp_path, "dropped.jsonl") == []
+
+
+def test_a_config_made_in_python_is_checked_as_one_from_a_file(tmp_path):
+    with pytest.raises(UserError, match="data.min_pixels = 9 is above data.max_pixels = 8"):
+        loop.open_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
+    with pytest.raises(UserError, match="data.too_long: expected one of error, drop"):
+        loop.open_run(make_config(tmp_path, too_long="cut"))

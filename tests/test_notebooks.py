@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notebook runs from its first cell to its last, and shows what it says."""
+
+import os
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).parents[1]
+TOUR = ROOT / "notebooks/tour.ipynb"
+
+
+def test_it_is_kept_without_outputs():
+    cells = [cell for cell in nbformat.read(TOUR, 4).cells if cell.cell_type == "code"]
+    assert len(cells) > 5
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+
+
+def test_the_tour(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    notebook = nbformat.read(TOUR, 4)
+    place = {"metadata": {"path": str(TOUR.parent)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 4  # the scene, all heads, one head, the curve
+    told = "".join(output.get("text", "") for output in outputs)
+    assert "Where is the plum? a2\n" in told  # greedy, and true
+    assert re.findall(r"^step (\d+)/10 ", told, re.M) == [str(step) for step in range(1, 11)]
+    before, after = map(float, re.search(r"before (.*), after (.*)", told).groups())
+    assert after > before + 0.1  # 0.54 and 0.92 with the base of the checkout
