@@ -22,19 +22,21 @@ from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
 from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
-from jaxvl.rewards import audit, pool
+from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
 from jaxvl.rl.sampler import make_sampler
 from jaxvl.sharding import put_rows
-from jaxvl.vlm import VLM
+from jaxvl.vlm import VLM, load
 
 
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
     pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
     base, checkpoints, start = open_run(cfg)
+    for local in judge.local_judges(cfg.rewards):
+        local.logprobs = load(local.model, cfg.model.dtype, base.mesh).logprobs
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
         state = learner.init_state(loop.fresh, loop.tx)

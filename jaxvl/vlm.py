@@ -53,11 +53,11 @@ class VLM:
     """
 
     config: Arch
-    params: dict[str, Any]
-    processor: Processor
+    params: dict[str, Any] = dataclasses.field(repr=False)
+    processor: Processor = dataclasses.field(repr=False)
     mesh: Mesh
     dtype: str  # of the products
-    hf_config: dict[str, Any]
+    hf_config: dict[str, Any] = dataclasses.field(repr=False)
     lora: LoRA | None = None  # what the adapters in `params` are, where it holds some
 
     @functools.cached_property

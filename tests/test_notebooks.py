@@ -31,7 +31,12 @@ def test_the_tour(monkeypatch):
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == 4  # the scene, all heads, one head, the curve
     told = "".join(output.get("text", "") for output in outputs)
-    assert "Where is the plum? a2\n" in told  # greedy, and true
+    said = dict(re.findall(r"^Where is the (\w+)\? (.*)$", told, re.M))
+    true = dict(thing.split() for thing in told.splitlines()[1].split(", "))
+    assert said.keys() == true.keys()
+    assert (
+        sum(said[name].endswith(true[name]) for name in true) >= 2
+    )  # of three; one in 16 by chance
     assert re.findall(r"^step (\d+)/10 ", told, re.M) == [str(step) for step in range(1, 11)]
     before, after = map(float, re.search(r"before (.*), after (.*)", told).groups())
     assert after > before + 0.1  # 0.54 and 0.92 with the base of the checkout

@@ -29,6 +29,12 @@ def test_load(vlm, tiny_path):
     assert load(str(tiny_path), "float32", min_pixels=7056).processor.image.min_pixels == 7056
 
 
+def test_a_model_shows_itself_without_its_weights(vlm):
+    shown = repr(vlm)
+    assert "vocab=320" in shown and "dtype='float32'" in shown
+    assert len(shown) < 2000  # a cell that ends with `vlm`
+
+
 def test_load_names_what_does_not_divide(tiny_path):
     with pytest.raises(UserError, match=r"does not divide by 3 .*choose a smaller (fsdp|tensor)"):
         load(tiny_path, "float32", make_mesh(1, 3, 1, jax.devices()[:3]))

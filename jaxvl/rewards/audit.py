@@ -28,7 +28,8 @@ def audit(inputs: Mapping[str, Any], lengths_N: np.ndarray, group: int) -> dict[
     audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
     audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
     audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
-    groups with nothing but one of them; verify/*: shares of comparisons that came to no result.
+    groups with nothing but one of them; verify/no_answer: share without a valid answer block;
+    verify/*: shares of comparisons that came to no result.
     """
     texts = [completion_text(item) for item in inputs["completions"]]
     rows = rows_of(inputs["columns"], len(texts))
@@ -51,7 +52,7 @@ def audit(inputs: Mapping[str, Any], lengths_N: np.ndarray, group: int) -> dict[
         "audit/groups_wrong": _mean((right_N.reshape(-1, group) == 0).all(axis=1)),
     }
     log_rates(verdicts, out.__setitem__)
-    return out
+    return out | {"verify/no_answer": 1 - out["audit/format"]}
 
 
 def kind_of(row: Mapping[str, Any]) -> str:

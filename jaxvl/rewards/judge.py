@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxvl.config import Reward
 from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, completion_text, extract
@@ -108,15 +109,19 @@ class RewardEndpoint:
 class LocalJudge:
     """A scorer by a model of one's own: the log-odds of "Yes" against "No" as its reply.
 
-    `logprobs(prompts, images, completions)` is `VLM.logprobs`, or any function like it.
+    A run loads `model` (a checkpoint directory or hub id) and hands over its `VLM.logprobs`, a
+    function logprobs(prompts, images, completions); give one yourself elsewhere.
     """
 
-    logprobs: Callable[..., Any]
+    model: str = ""
     template: str = QUESTION
+    logprobs: Callable[..., Any] | None = None
 
     def __call__(
         self, images: Sequence[Sequence[Any]], prompts: Sequence[str], texts: Sequence[str]
     ) -> list[float | None]:
+        if self.logprobs is None:
+            raise UserError("the local judge has no model yet: give it `logprobs`, as VLM.logprobs")
         messages = []
         for pictures, prompt, text in zip(images, prompts, texts, strict=True):
             question = self.template.format(question=prompt, answer=text)
@@ -125,6 +130,18 @@ class LocalJudge:
         replies = [["Yes", "No"]] * len(messages)
         pairs = self.logprobs(messages, [list(pictures) for pictures in images], replies)
         return [_number(float(sum(yes)) - float(sum(no))) for yes, no in pairs]
+
+
+def local_judges(rewards: Sequence[Reward]) -> list[LocalJudge]:
+    """The local judges that score for these rewards and still want their function."""
+    found = []
+    for reward in rewards:
+        bound = getattr(reward.fn, "keywords", {})  # of a functools.partial
+        scorer = bound.get("scorer", getattr(reward.fn, "scorer", None))
+        wants = isinstance(scorer, LocalJudge) and scorer.logprobs is None
+        if wants and not any(scorer is other for other in found):
+            found.append(scorer)
+    return found
 
 
 def probability(log_odds: float) -> float:

@@ -7,16 +7,20 @@ import json
 import math
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxvl
+from jaxvl.config import Reward
 from jaxvl.errors import UserError
-from jaxvl.rewards import MASKED, ChatJudge, LocalJudge, RewardEndpoint, judged
+from jaxvl.rewards import MASKED, ChatJudge, LocalJudge, Mixed, RewardEndpoint, judged
 from jaxvl.rewards.endpoint import Endpoint
-from jaxvl.rewards.judge import probability, yes_or_no
+from jaxvl.rewards.judge import local_judges, probability, yes_or_no
 
 PICTURE = Image.fromarray(np.full((40, 60, 3), 200, np.uint8))
 
@@ -197,12 +201,36 @@ def test_a_local_judge_is_the_log_odds_of_a_yes():
         seen.extend(zip(prompts, images, completions, strict=True))
         return [[[-1.0, -0.5], [-2.0]] for _ in prompts]
 
-    assert LocalJudge(logprobs)([[PICTURE]], ["q"], ["a"]) == [0.5]
+    assert LocalJudge(logprobs=logprobs)([[PICTURE]], ["q"], ["a"]) == [0.5]
     [(messages, images, completions)] = seen
     assert [part["type"] for part in messages[0]["content"]] == ["image", "text"]
     assert images == [PICTURE] and completions == ["Yes", "No"]
     assert probability(0.0) == 0.5 and probability(1e9) == 1 and probability(-1e9) == 0
     assert probability(1.3) == pytest.approx(1 / (1 + math.exp(-1.3)))
+
+
+def test_a_run_finds_the_local_judges_that_want_a_model():
+    waiting, ready = LocalJudge("a"), LocalJudge(logprobs=len)
+    rewards = [
+        Reward(partial(judged, scorer=waiting)),
+        Reward(Mixed(scorer=waiting)),
+        Reward(partial(judged, scorer=ready)),
+        Reward(judged),
+    ]
+    assert local_judges(rewards) == [waiting]
+    with pytest.raises(UserError, match="has no model yet"):
+        waiting([[]], ["q"], ["a"])
+
+
+def test_a_local_judge_asks_the_model_itself():
+    path = Path(__file__).parents[2] / "configs/quickstart_base"
+    vlm = jaxvl.load(path, dtype="float32")
+    scorer = LocalJudge(logprobs=vlm.logprobs, template="{question} {answer}?")
+    [got] = scorer([[PICTURE]], ["Is it"], ["red"])
+    content = [{"type": "image"}, {"type": "text", "text": "Is it red?"}]
+    prompt = [{"role": "user", "content": content}]
+    [[yes, no]] = vlm.logprobs([prompt], [[PICTURE]], [["Yes", "No"]])
+    assert got == pytest.approx(float(yes.sum() - no.sum()), abs=1e-4)  # float32 sums
 
 
 def columns(count):

@@ -94,7 +94,8 @@ _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?P<currency>[$€£¥]?)"
     r"(?:(?P<top>\d+)/(?P<bottom>\d+)"
     r"|(?P<whole>\d{1,3}(?:,\d{3})+|\d*)(?P<decimals>\.\d+)?(?:[eE](?P<exponent>[+-]?\d{1,12}))?)"
-    r"(?P<suffix>[^\d\s.,/+-][^\s]*)?"
+    r"(?P<suffix>[^\d\s.,/+-][^\s]*)?",
+    re.ASCII,
 )
 _LATEX = (
     (re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}"), r" \1 "),
