@@ -13,6 +13,7 @@ import pytest
 import jaxvl
 from jaxvl import config, sft, train
 from jaxvl.config import LoRA, SFTConfig
+from jaxvl.convert import convert
 from jaxvl.errors import UserError
 from jaxvl.loop import export, open_run
 from jaxvl.metrics import read_metrics
@@ -94,6 +95,18 @@ def test_a_resumed_run_is_the_same_to_the_bit(run, tmp_path):
     assert values(again) == values(run_dir)
     for path, x in flat(trained.params).items():
         np.testing.assert_array_equal(flat(resumed.params)[path], x)
+
+
+def test_a_converted_checkpoint_is_the_export(run, base, tmp_path):
+    """Its changes, to be exact: a run in bfloat16 has rounded what is frozen, the base has not."""
+    _, _, run_dir, trained = run
+    files = (run_dir / "hf", convert(run_dir, tmp_path / "out"))
+    exported, found = (flat(jaxvl.load(file, dtype="float32").params) for file in files)
+    for path, x in flat(base.params).items():
+        frozen = parts.part(path) not in trained_whole(trained)
+        start = x.astype(jnp.bfloat16) if trained.lora and frozen else x
+        # float32's last bit of weights of up to a few
+        np.testing.assert_allclose(found[path] - x, exported[path] - start, rtol=0, atol=1e-6)
 
 
 def test_checkpoints_hold_what_trains_and_its_moments(run, base):
