@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark is: items made of published files, a rule for replies, and its own metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvl.data.example import Dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One question of a benchmark, as it is put to the model.
+
+    `prompt` is chat messages or plain text, as `VLM.generate` takes them; `images` holds PIL
+    images, paths or bytes of image files, in order. `kind` is one of `jaxvl.rewards.verify`.
+    Items of one `cluster` are resampled together ("": the item alone). `groups` is what a report
+    breaks down by ({"task": "Count"}); `extra` is what the rule and the metrics need besides. Both
+    are JSON.
+    """
+
+    id: str
+    prompt: Any
+    images: tuple[Any, ...]
+    gold: str
+    choices: tuple[str, ...] = ()
+    kind: str = "mcq"
+    cluster: str = ""
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """What a reply is worth, in [0, 1]: None where nobody can say (no usable gold). `extracted` is
+    the text that was judged, `canonical` equal for answers that say the same, `reason` a few words
+    that are the same for every mark of their kind."""
+
+    value: float | None
+    extracted: str = ""
+    canonical: str = ""
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """An item with the mark of one sampled reply (number `sample`)."""
+
+    item: Item
+    sample: int
+    mark: Mark
+
+
+Metric = Callable[[Sequence[Scored]], float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: one of these a file under `benchmarks/`.
+
+    `read(source, protocol)` finds the files under the directory (or file) `source` by their layout
+    and gives the items and what was left out; UserError where there is nothing of this benchmark.
+    `protocol` is one of `protocols` (name to what it is, the first is the default): it decides the
+    prompts. `mark(item, reply, mode)` is pure and total; `mode` is "strict" or "lenient".
+    `metrics` are named figures over the scored replies, the headline first.
+    """
+
+    name: str
+    title: str
+    protocols: Mapping[str, str]
+    read: Callable[[Path, str], tuple[list[Item], list[Dropped]]]
+    mark: Callable[[Item, str, str], Mark]
+    metrics: Mapping[str, Metric]
+    max_new_tokens: int = 1024
