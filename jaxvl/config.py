@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any, Literal, get_args
 
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
-from jaxvl.fields import check_types, set_field
+from jaxvl.fields import set_field
+from jaxvl.validate import validate
 
 Part = Literal["tower", "merger", "text"]
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2"]
@@ -267,176 +267,3 @@ def load(
         cfg = set_field(cfg, override)
     validate(cfg)
     return cfg
-
-
-def validate(cfg: Config | SFTConfig) -> None:
-    """Raise UserError for a field of the wrong type or range, and for fields that disagree."""
-    check_types(cfg)
-    _check_ranges(cfg)
-    _check_sizes(cfg)
-    _check_parts(cfg.model)
-    if cfg.optim.warmup_steps > cfg.run.steps:
-        raise UserError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
-        )
-    if isinstance(cfg, Config):
-        _check_grpo(cfg)
-    mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    if mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
-        raise UserError(
-            f"mesh (data, fsdp, tensor) = {mesh}: sizes are positive, and at most one is -1"
-        )
-    if -1 not in mesh[:2]:
-        check_rows(cfg.grpo if isinstance(cfg, Config) else cfg.sft, mesh[0] * mesh[1])
-
-
-def _check_sizes(cfg: Config | SFTConfig) -> None:
-    for name in ("prompt_buckets", "patch_buckets"):
-        buckets = getattr(cfg.data, name)
-        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
-            raise UserError(f"data.{name} = {buckets}: expected sizes that grow, as (256, 512)")
-    patches = cfg.data.patch_buckets
-    if any(size % 4 for size in patches):
-        raise UserError(
-            f"data.patch_buckets = {patches}: patches are merged by 2x2, use multiples of 4"
-        )
-    for name in ("model", "data", "eval"):
-        part = getattr(cfg, name, None)
-        low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
-        if None not in (low, high) and low > high:
-            raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
-
-
-def _check_parts(m: Model) -> None:
-    if not m.train and m.lora is None:
-        raise UserError("model.train is empty and model.lora is none: nothing would be trained")
-    for part in set(m.train) & set(m.lora.parts if m.lora else ()):
-        raise UserError(
-            f"{part} is in model.train and in model.lora.parts: either its own weights train or "
-            "adapters beside them; take it out of one"
-        )
-
-
-def _check_grpo(cfg: Config) -> None:
-    g = cfg.grpo
-    if g.group_per_row and g.group % g.group_per_row:
-        raise UserError(
-            f"grpo.group_per_row = {g.group_per_row} does not divide grpo.group = {g.group}; "
-            f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
-        )
-    names = [reward.name for reward in cfg.rewards]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
-    for reward in cfg.rewards:
-        if not math.isfinite(reward.weight):
-            raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
-
-
-def check_rows(batch: GRPO | SFT, shards: int) -> None:
-    """Raise UserError unless every micro batch splits evenly over `shards` = data * fsdp devices.
-
-    Called by `validate` where the mesh is written out, and again once a -1 is known.
-    """
-    parts = shards * batch.micro_batches
-    if batch.rows % parts == 0:
-        return
-    if isinstance(batch, SFT):
-        raise UserError(
-            f"sft.rows = {batch.rows} is not a multiple of {parts} = mesh.data * mesh.fsdp "
-            f"({shards}) * sft.micro_batches ({batch.micro_batches}); "
-            f"try sft.rows={-(-batch.rows // parts) * parts}"
-        )
-    grpo = batch
-    per_row = grpo.group_per_row or grpo.group
-    fitting = [
-        size
-        for size in range(1, grpo.group + 1)
-        if grpo.group % size == 0 and grpo.prompts * grpo.group // size % parts == 0
-    ]
-    step = parts // math.gcd(parts, grpo.group // per_row)
-    cures = [f"grpo.prompts={-(-grpo.prompts // step) * step}"]
-    if fitting:
-        cures.append(f"grpo.group_per_row={min(fitting, key=lambda size: abs(size - per_row))}")
-    raise UserError(
-        f"a step has {grpo.rows} rows ({grpo.prompts} prompts, groups of {grpo.group} in rows of "
-        f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
-        f"grpo.micro_batches ({grpo.micro_batches}); try {' or '.join(cures)}"
-    )
-
-
-# Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
-_RANGES = {
-    "data.min_pixels": (1, None),
-    "data.max_pixels": (1, None),
-    "data.workers": (0, None),
-    "data.max_bad": (0, 1),
-    "eval.samples": (1, None),
-    "eval.every": (0, None),
-    "eval.seed": (0, 2**31 - 1),
-    "eval.min_pixels": (1, None),
-    "eval.max_pixels": (1, None),
-    "grpo.prompts": (1, None),
-    "grpo.group": (2, None),  # one completion has no advantage over its group
-    "grpo.group_per_row": (0, None),
-    "grpo.micro_batches": (1, None),
-    "grpo.num_iterations": (1, None),
-    "grpo.logprob_chunk": (1, None),
-    "grpo.epsilon": (0, 1),
-    "grpo.epsilon_high": (0, None),
-    "grpo.beta": (0, None),
-    "model.lora.alpha": (0, None),
-    "model.lora.dropout": (0, 1),
-    "model.lora.rank": (1, None),
-    "model.min_pixels": (1, None),
-    "model.max_pixels": (1, None),
-    "optim.lr": (0, None),
-    "optim.warmup_steps": (0, None),
-    "optim.weight_decay": (0, None),
-    "optim.b1": (0, 1),
-    "optim.b2": (0, 1),
-    "optim.eps": (0, None),
-    "optim.clip_norm": (0, None),
-    "sft.rows": (1, None),
-    "sft.micro_batches": (1, None),
-    "sft.target_length": (1, None),
-    "sft.logprob_chunk": (1, None),
-    "run.steps": (1, None),
-    "run.seed": (0, 2**31 - 1),
-    "run.save_every": (1, None),
-    "run.keep": (1, None),
-    "run.rollout_images": (0, None),
-    "verify.workers": (0, 64),
-    "verify.seconds": (0, 60),
-    "verify.memory": (0.5, 64),
-    "sampling.max_new_tokens": (1, None),
-    "sampling.temperature": (0, None),
-    "sampling.top_p": (0, 1),
-    "sampling.top_k": (0, None),
-}
-_ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
-_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
-_BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
-
-
-def _lookup(cfg: Config | SFTConfig, path: str) -> Any:
-    """The field at a dotted path, None where there is no such part in this config."""
-    return functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), cfg)
-
-
-def _check_ranges(cfg: Config | SFTConfig) -> None:
-    for path, (low, high) in _RANGES.items():
-        value = _lookup(cfg, path)
-        if value is None:
-            continue
-        above = value > low if path in _ABOVE else value >= low
-        below = high is None or (value < high if path in _BELOW else value <= high)
-        if not (above and below and math.isfinite(value)):
-            low_text = f"{'above' if path in _ABOVE else 'at least'} {low}"
-            high_text = f" and {'below' if path in _BELOW else 'at most'} {high}"
-            expected = low_text + (high_text if high is not None else "")
-            raise UserError(f"{path} = {value}: expected a number {expected}")
-
-
-def _nearest_divisor(number: int, near: int) -> int:
-    divisors = [size for size in range(1, number + 1) if number % size == 0]
-    return min(divisors, key=lambda size: abs(size - near))

@@ -16,7 +16,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxvl import config
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.data import pipeline, templates, test_sets
@@ -30,6 +29,7 @@ from jaxvl.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.models import lora, parts
 from jaxvl.models.qwen_vl import for_products
 from jaxvl.sharding import make_mesh
+from jaxvl.validate import check_rows, validate
 from jaxvl.vlm import VLM, load
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
@@ -42,11 +42,11 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     takes off the metrics and drops of steps that will be done again. A directory that holds a run
     is an error unless `run.resume` is set.
     """
-    config.validate(cfg)
+    validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     batch = cfg.grpo if isinstance(cfg, Config) else cfg.sft
-    config.check_rows(batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_rows(batch, mesh.shape["data"] * mesh.shape["fsdp"])
     if (run_dir / FILE).exists() and not cfg.run.resume:
         raise UserError(
             f"{run_dir} holds a run already: go on with run.resume=true, or choose another run.dir"

@@ -12,6 +12,7 @@ import pytest
 from jaxvl import config as C
 from jaxvl import fields
 from jaxvl.errors import UserError
+from jaxvl.validate import check_rows
 
 FILE = """
 from __future__ import annotations
@@ -150,10 +151,10 @@ def test_the_cures_that_check_rows_names_are_cures():
     ]:
         grpo = C.GRPO(prompts=prompts, group=group, group_per_row=per_row, micro_batches=micro)
         with pytest.raises(UserError) as caught:
-            C.check_rows(grpo, shards)
+            check_rows(grpo, shards)
         for cure in str(caught.value).split("; try ")[1].split(" or "):
             name, value = cure.removeprefix("grpo.").split("=")
-            C.check_rows(dataclasses.replace(grpo, **{name: int(value)}), shards)
+            check_rows(dataclasses.replace(grpo, **{name: int(value)}), shards)
 
 
 def test_types_are_checked_in_the_file_too(path):

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 from checkpoint import questions
 from pairs import serve
 
-from jaxvl import config
 from jaxvl.batch import Prompt
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.example import Example
@@ -37,6 +36,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
 from jaxvl.train import Loop
+from jaxvl.validate import validate
 from jaxvl.vlm import VLM, load
 
 
@@ -95,7 +95,7 @@ class Ours:
             grpo=GRPO(prompts, group, beta=beta, micro_batches=micro_batches),
             optim=Optim(lr=1e-6),
         )
-        config.validate(cfg)
+        validate(cfg)
         with jax.set_mesh(vlm.mesh):
             self.loop = Loop(cfg, vlm)
             self.state = learner.init_state(vlm.params, self.loop.tx)
