@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from jaxvl import flops
 from jaxvl.errors import UserError
 
 GB, GiB = 1e9, 2.0**30
@@ -18,13 +19,18 @@ class Chip:
     v5p)."""
 
     name: str
+    kind: str  # what jax calls the device
     hbm: float  # bytes of memory
-    flops: float  # FLOP/s of bfloat16 products
     bandwidth: float  # bytes/s of HBM
     link: float  # bytes/s one way of one link between neighbours
     axes: int  # a slice is a torus or a grid of so many axes; two links on each
     ring: int  # an axis whose length is a multiple of this has its ends joined
     source: str
+
+    @property
+    def flops(self) -> float:
+        """FLOP/s of bfloat16 products."""
+        return flops.peak(self.kind, "bfloat16")
 
 
 _DOCS = "https://cloud.google.com/tpu/docs"
@@ -32,12 +38,24 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # Links: the bandwidth that the page gives for a chip, both ways, over its ports and by two.
-        Chip("v4", 32 * GiB, 275e12, 1200 * GB, 50 * GB, 3, 4, f"{_DOCS}/v4"),
-        Chip("v5e", 16 * GiB, 197e12, 819 * GB, 50 * GB, 2, 16, f"{_DOCS}/v5e"),
-        Chip("v5p", 95 * GiB, 459e12, 2765 * GB, 100 * GB, 3, 4, f"{_DOCS}/v5p"),
-        Chip("v6e", 32 * GiB, 918e12, 1600 * GB, 100 * GB, 2, 16, f"{_DOCS}/v6e"),
+        Chip("v4", "TPU v4", 32 * GiB, 1200 * GB, 50 * GB, 3, 4, f"{_DOCS}/v4"),
+        Chip("v5e", "TPU v5 lite", 16 * GiB, 819 * GB, 50 * GB, 2, 16, f"{_DOCS}/v5e"),
+        Chip("v5p", "TPU v5", 95 * GiB, 2765 * GB, 100 * GB, 3, 4, f"{_DOCS}/v5p"),
+        Chip("v6e", "TPU v6 lite", 32 * GiB, 1600 * GB, 100 * GB, 2, 16, f"{_DOCS}/v6e"),
     )
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU, of which a plan counts the memory alone."""
+
+    name: str
+    hbm: float
+    source: str
+
+
+GPU = Gpu("GPU of 80 GB", 80 * GB, "the makers' 80 GB, as of an A100 or H100")
 
 
 @dataclasses.dataclass(frozen=True)

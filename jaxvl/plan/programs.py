@@ -14,9 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl import flops
 from jaxvl.batch import Prompt, TrainBatch, Vision
 from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.models import hf, lora, parts, public, qwen_vl
@@ -54,17 +56,27 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Work:
+    """What a program computes of its batch, all chips together, padding included."""
+
+    model_flops: float  # what no implementation can avoid (`jaxvl.flops`)
+    attention: float  # of attention, executed: what a kernel takes, which HLO does not show
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
-    """One jitted function and the shapes it is called with. `name` is what people call it."""
+    """One jitted function and the shapes it is called with."""
 
     name: str
     function: Callable
-    args: tuple[Any, ...]
-    labels: tuple[str, ...]  # of each argument: "state", "batch", ..
+    args: dict[str, Any]  # by what they are, in order
     beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
+    work: Work  # of one call
+    calls: int = 1  # in a step
+    turns: int = 1  # of the loop whose length the program does not say
 
     def lower(self) -> jax.stages.Lowered:
-        return self.function.lower(*self.args)
+        return self.function.lower(*self.args.values())
 
 
 def read_arch(model: Model) -> Arch:
@@ -83,46 +95,95 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
     UserError where model or batch cannot be cut as the mesh asks. Call it under `jax.set_mesh`.
     """
     qwen_vl.check_mesh(arch, mesh)
-    grpo = getattr(cfg, "grpo", None)
+    grpo = cfg.grpo if isinstance(cfg, Config) else None
     check_rows(grpo or cfg.sft, mesh.shape["data"] * mesh.shape["fsdp"])
-    sizes, model = Sizes.of(cfg), cfg.model
-    base = abstract_params(cfg.model, arch, mesh)
-    params, graph = base, qwen_vl.graphdef(arch)
-    trains = set(model.train)
-    if model.lora:
-        fresh = jax.eval_shape(lambda: lora.init(base, model.lora, lora.keys(0)[0]))
-        params, graph = parts.join(base, fresh), lora.graphdef(arch, model.lora)
-        trains |= {parts.ADAPTERS}
-    learns, frozen = parts.split(params, trains)
-    tx = learner.optimizer(cfg.optim, cfg.run.steps)
-    state = jax.eval_shape(lambda p: learner.init_state(p, tx), learns)
-    temperature, chunk = (
-        (cfg.sampling.temperature, grpo.logprob_chunk) if grpo else (1.0, cfg.sft.logprob_chunk)
-    )
-    policy = learner.Policy(graph, model.dtype, model.remat, temperature, chunk)
-    objective = learner.grpo_objective(policy, grpo) if grpo else learner.sft_objective(policy)
-    dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
-    update = learner.make_update(objective, tx, learner.schedule(cfg.optim, cfg.run.steps), dropout)
-    batch = train_batch(arch, sizes, mesh)
-    reference = {}
-    if grpo and grpo.beta:
-        reference = jax.eval_shape(lambda p: qwen_vl.for_products(p, model.dtype, arch.text), base)
-    beside = {"reference": parts.split(reference, model.train)[0]}  # what is frozen is shared
-    found = [Program("update", update, (state, batch, frozen), ("state", "batch", "frozen"), beside)]
-    if not grpo:
-        return found
+    sizes, held = Sizes.of(cfg), Held.of(cfg, arch, mesh)
+    update = _update(cfg, arch, sizes, held, mesh)
+    if grpo is None:
+        return [update]
+    found = _sampling(cfg, arch, sizes, held, mesh)
     if grpo.beta:
-        score = learner.make_logprobs(dataclasses.replace(policy, graphdef=qwen_vl.graphdef(arch)))
-        found.insert(
-            0,
-            Program("logprobs", score, (reference, batch), ("reference", "batch"), {"state": state}),
+        policy = dataclasses.replace(_policy(cfg, held), graphdef=qwen_vl.graphdef(arch))
+        found.append(
+            Program(
+                "logprobs",
+                learner.make_logprobs(policy),
+                {"reference": held.reference, "batch": train_batch(arch, sizes, mesh)},
+                {"state": held.state},
+                work(arch, sizes, "forward"),
+            )
         )
-    sampling = _sampling(cfg, arch, graph, sizes, mesh, parts.join(frozen, state.params))
-    beside = {"optimizer": state.opt_state, **beside}
-    return [dataclasses.replace(p, beside=p.beside | beside) for p in sampling] + found
+    return [*found, update]
 
 
-def _sampling(cfg: Config, arch: Arch, graph, sizes: Sizes, mesh: Mesh, params) -> list[Program]:
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a run holds all the time, as shapes with shardings."""
+
+    graphdef: Any
+    params: dict[str, Any]  # all that the policy is made of
+    state: learner.TrainState
+    frozen: dict[str, Any]
+    reference: dict[str, Any]  # {} where there is none
+    tx: Any
+
+    @classmethod
+    def of(cls, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> Held:
+        model = cfg.model
+        base, graph = base_params(model, arch, mesh), qwen_vl.graphdef(arch)
+        params, trains = base, set(model.train)
+        if model.lora:
+            fresh = jax.eval_shape(lambda: lora.init(base, model.lora, lora.keys(0)[0]))
+            params, graph = parts.join(base, fresh), lora.graphdef(arch, model.lora)
+            trains |= {parts.ADAPTERS}
+        learns, frozen = parts.split(params, trains)
+        tx = learner.optimizer(cfg.optim, cfg.run.steps)
+        state = jax.eval_shape(lambda p: learner.init_state(p, tx), learns)
+        reference = {}
+        if isinstance(cfg, Config) and cfg.grpo.beta:
+            reference = jax.eval_shape(
+                lambda p: qwen_vl.for_products(p, model.dtype, arch.text), base
+            )
+        return cls(graph, parts.join(frozen, state.params), state, frozen, reference, tx)
+
+    def own_reference(self) -> dict[str, Any]:
+        """What of the reference is no other array: frozen parameters are shared with it."""
+        flat = traverse_util.flatten_dict(self.frozen, sep="/")
+        mine = traverse_util.flatten_dict(self.reference, sep="/")
+        return {path: x for path, x in mine.items() if path not in flat}
+
+
+def _policy(cfg: Config | SFTConfig, held: Held) -> learner.Policy:
+    if isinstance(cfg, Config):
+        temperature, chunk = cfg.sampling.temperature, cfg.grpo.logprob_chunk
+    else:
+        temperature, chunk = 1.0, cfg.sft.logprob_chunk
+    return learner.Policy(held.graphdef, cfg.model.dtype, cfg.model.remat, temperature, chunk)
+
+
+def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+    policy, model = _policy(cfg, held), cfg.model
+    objective = learner.sft_objective(policy)
+    if isinstance(cfg, Config):
+        objective = learner.grpo_objective(policy, cfg.grpo)
+    dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
+    rate = learner.schedule(cfg.optim, cfg.run.steps)
+    return Program(
+        "update",
+        learner.make_update(objective, held.tx, rate, dropout),
+        {
+            "state": held.state,
+            "batch": train_batch(arch, sizes, mesh),
+            "frozen": held.frozen,
+        },
+        {"reference": held.own_reference()},
+        work(arch, sizes, "update", model),
+        calls=cfg.grpo.num_iterations if isinstance(cfg, Config) else 1,
+        turns=sizes.micro_batches,
+    )
+
+
+def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> list[Program]:
     """Prefill and decoding, which a run compiles into one program, apart."""
     how = Decoding(
         completions=sizes.completions,
@@ -134,24 +195,53 @@ def _sampling(cfg: Config, arch: Arch, graph, sizes: Sizes, mesh: Mesh, params) 
         top_p=cfg.sampling.top_p,
         top_k=cfg.sampling.top_k,
     )
-    start, go_on = make_steps(graph, how, cfg.model.dtype)
+    start, go_on = make_steps(held.graphdef, how, cfg.model.dtype)
     asked = prompt(arch, sizes, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    past, state = jax.eval_shape(start, params, asked, key)
+    past, state = jax.eval_shape(start, held.params, asked, key)
     until = jax.ShapeDtypeStruct((), jnp.int32)
+    beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
+    caches = {"prompt cache": past, "own cache": state}
     return [
-        Program("prefill", start, (params, asked, key), ("parameters", "batch", "key"), {}),
+        Program(
+            "prefill",
+            start,
+            {"parameters": held.params, "batch": asked, "key": key},
+            beside,
+            work(arch, sizes, "prefill"),
+        ),
         Program(
             "decode",
             go_on,
-            (params, past, state, until),
-            ("parameters", "prompt cache", "own cache", "until"),
-            {},
+            {"parameters": held.params, **caches, "until": until},
+            beside,
+            work(arch, sizes, "decode"),
+            turns=sizes.length,
         ),
     ]
 
 
-def abstract_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
+def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> Work:
+    """FLOPs of "prefill", "decode", "forward" or "update" (of `model`) on a batch of `sizes`."""
+    rows = flops.Work.full(sizes.rows, sizes.tokens, sizes.patches, sizes.completions, sizes.length)
+    if arch.vision.gated:  # windows of 8 x 8 patches
+        rows = dataclasses.replace(rows, windows=[64] * (sizes.rows * sizes.patches // 64))
+    tower, prompts = flops.tower(arch.vision, rows), flops.prefill(arch.text, rows)
+    if kind == "decode":
+        return Work(flops.decode(arch.text, rows).total, 0.0)
+    if kind == "prefill":
+        total = tower.total + flops.merger(arch.vision, rows).total + prompts.total
+        return Work(total, tower.attention + prompts.attention)
+    attention = tower.attention + prompts.attention + flops.decode(arch.text, rows).attention
+    if kind == "forward":
+        return Work(flops.forward(arch, rows), attention)
+    adapted = model.lora.parts if model.lora else ()
+    # Forward, again to save memory, and five products backward where forward has two.
+    executed = attention * (1 + model.remat + 2.5)
+    return Work(flops.update(arch, rows, model.train, adapted), executed)
+
+
+def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
     """The checkpoint's parameters as a run holds them: float32 where they train, else in the dtype
     of computing."""
     shapes = qwen_vl.abstract_params(arch)

@@ -21,7 +21,7 @@ def config(name: str) -> dict[str, Any]:
     plain = plain.replace("-", "_").replace(".", "_")
     if plain not in NAMES:
         raise UserError(
-            f"model.path = {name}: neither a directory with config.json nor a published model whose "
+            f"model.path = {name}: no directory with config.json, nor a published model whose "
             f"shape is known here ({', '.join(NAMES)})"
         )
     return json.loads((Path(__file__).parent / f"{plain}.json").read_text())
