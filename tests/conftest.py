@@ -27,7 +27,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory):
     """A random Qwen2-VL of two layers in the form of the public checkpoints (flat, tied, old)."""
-    pytest.importorskip("torch", reason="torch writes the tiny checkpoint")
     from tests.tiny import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("tiny") / "tied", weights="old")
@@ -44,6 +43,7 @@ def vlm(tiny_path):
 @pytest.fixture(scope="session")
 def tiny_hf(tiny_path):
     """It, in transformers."""
+    pytest.importorskip("torch", reason="transformers' model is the reference")
     from tests.torch_reference import hf_model
 
     return hf_model(tiny_path)

@@ -16,10 +16,7 @@ from jaxvl.errors import UserError
 from jaxvl.models import hf, names, qwen_vl
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import load
-
-pytest.importorskip("torch", reason="torch writes the tiny checkpoint")
-
-from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config  # noqa: E402
+from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
 
