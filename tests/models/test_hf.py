@@ -68,6 +68,7 @@ def rewrite(path, change):
     ids=["tied", "untied_nested_sharded", "bfloat16", "windowed", "windowed_nested"],
 )
 def test_export_is_bit_equal_and_transformers_takes_it(tmp_path, pictures, transformers_log, form):
+    pytest.importorskip("torch", reason="transformers' model is the reference")
     from tests.torch_reference import hf_logits, hf_model
 
     source = make_checkpoint(tmp_path / "source", seed=5, **form)
@@ -86,6 +87,7 @@ def test_export_is_bit_equal_and_transformers_takes_it(tmp_path, pictures, trans
 
 def test_transformers_does_warn_of_a_missing_weight(tmp_path, transformers_log):
     """The check of the test above: that the messages it forbids would be seen."""
+    pytest.importorskip("torch", reason="transformers' model is the reference")
     from tests.torch_reference import hf_model
 
     path = make_checkpoint(tmp_path)
@@ -267,7 +269,7 @@ def test_nested_configs_mean_what_flat_ones_do(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_table_has_every_weight_of_the_public_models(name):
-    import torch
+    torch = pytest.importorskip("torch", reason="transformers' model is the reference")
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     flat = public_config(name)
