@@ -170,10 +170,11 @@ class VLM:
         """
         if temperature <= 0:
             raise UserError(f"logprobs: temperature={temperature}; expected more than 0")
-        if len(completions) != len(prompts):
+        if len(completions) != len(prompts) or any(isinstance(row, str) for row in completions):
+            found = [f"{type(row).__name__} of {len(row)}" for row in completions]
             raise UserError(
                 f"completions: expected a list for each of the {len(prompts)} prompts, "
-                f"found {len(completions)}"
+                f"found {found}"
             )
         tokens = [
             [self.processor.tokenize(c) if isinstance(c, str) else list(c) for c in row]
