@@ -24,7 +24,9 @@ from jax.sharding import reshard
 
 from jaxvl.sharding import ROWS, path_name
 
-PRODUCT = "product"  # what a Linear returns before its bias, by name: see `for_backward`
+# Names of what a policy may keep for the backward pass: see `for_backward`.
+PRODUCT = "product"  # what a Linear returns before its bias
+KERNEL = "kernel"  # what an attention kernel's backward pass reads beside its inputs
 
 
 def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
