@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl.models.attention import (
+from jaxvl.models.attention.reference import (
     branch_attention,
     heads_first,
     keys_last,

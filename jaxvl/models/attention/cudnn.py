@@ -8,6 +8,8 @@ behind a copy of its prompt's keys. Elsewhere than on a GPU the same calls go th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -30,12 +32,12 @@ def tree_attention(
     and one on a completion's own would take their log-sum-exps, whose gradient cuDNN does not have.
     The price is T * (T + 1) / 2 scores a completion for queries that do not exist.
     """
-    attend, g = _implementation(), completions
+    attend, g = _causal(), completions
 
     def local(q, k, v, prompt_mask_RT):
         R, S = q.shape[:2]
         T = prompt_mask_RT.shape[1]
-        prompt = attend(q[:, :T], k[:, :T], v[:, :T], is_causal=True)
+        prompt = attend(q[:, :T], k[:, :T], v[:, :T])
         if g == 0:
             return prompt
         length_B = jnp.repeat(prompt_mask_RT.sum(1), g)
@@ -50,7 +52,7 @@ def tree_attention(
             before = jnp.pad(before, ((0, 0), (0, (S - T) // g), (0, 0), (0, 0)))
             return jnp.where(on_prompt, before, behind(x))
 
-        own = attend(behind(q), with_prompt(k), with_prompt(v), is_causal=True)
+        own = attend(behind(q), with_prompt(k), with_prompt(v))
         own = roll(own, -length_B)[:, : (S - T) // g].reshape(R, S - T, *q.shape[2:])
         return jnp.concatenate([prompt, own], axis=1)
 
@@ -62,12 +64,12 @@ def tree_attention(
 def segment_attention(
     q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
 ) -> jax.Array:
-    """`reference.segment_attention`, with one [S, S] mask a row, which its heads share."""
-    attend = _implementation()
+    """`reference.segment_attention`, with one [S, S] mask a row, which its heads share; S even."""
+    name = _name()
 
     def local(q, k, v, segments):
         mask_RSS = segments[:, :, None] == segments[:, None, :]
-        return attend(q, k, v, mask=mask_RSS[:, None])
+        return jax.nn.dot_product_attention(q, k, v, mask=mask_RSS[:, None], implementation=name)
 
     return jax.shard_map(
         local, in_specs=(HEADS, HEADS, HEADS, P(ROWS, None)), out_specs=HEADS, check_vma=False
@@ -88,10 +90,17 @@ def roll(x_BSNH: jax.Array, by_B: jax.Array) -> jax.Array:
 roll.defvjp(lambda x, by: (roll(x, by), by), lambda by, g: (roll(g, -by), None))
 
 
-def _implementation():
-    name = "cudnn" if platform() == "nvidia" else "xla"
+def _causal() -> Callable:
+    name = _name()
 
-    def attend(q, k, v, **mask):
-        return jax.nn.dot_product_attention(q, k, v, implementation=name, **mask)
+    def attend(q, k, v):
+        S = q.shape[1]
+        even = ((0, 0), (0, S % 2), (0, 0), (0, 0))  # JAX hands cuDNN no odd row to differentiate
+        q, k, v = (jnp.pad(x, even) for x in (q, k, v))
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=name)[:, :S]
 
     return attend
+
+
+def _name() -> str:
+    return "cudnn" if platform() == "nvidia" else "xla"

@@ -128,7 +128,7 @@ def block_size(tokens: int) -> int:
 def _kernel(
     mask: masks.Mask, heads: int, block: int, interpret: bool
 ) -> kernels.SplashAttentionKernel:
-    """Attention of one row: q [N, S, H], k and v [K, S, H]; query head n reads kv head n * K // N."""
+    """Attention of one row: q [N, S, H], k and v [K, S, H]; head n reads kv head n * K // N."""
     return kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=kernels.BlockSizes(
