@@ -13,7 +13,7 @@ TASKS = ("relation", "count", "depth")
 
 def config() -> Config:
     return Config(
-        model=Model(path=str(Path(__file__).parent / "quickstart_base"), remat=False),
+        model=Model(path=str(Path(__file__).parent / "quickstart_base"), remat="products"),
         data=Data(
             source=Scenes(size=20_000, tasks=TASKS),
             template=chat_question,

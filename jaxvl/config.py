@@ -44,13 +44,15 @@ class Model:
     """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype.
 
     The parts in `train` train, with float32 masters; the others are frozen and held in `dtype`.
-    The limits on pixels hold for the whole run and are exported with the model.
+    `remat` says what a layer keeps for the backward pass: its input ("block"), or the products of
+    its weights too ("products": faster, for several times the memory). The limits on pixels hold
+    for the whole run and are exported with the model.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     float32_head: bool = False  # logits by a float32 product whatever `dtype` is
-    remat: bool = True
+    remat: Literal["block", "products"] = "block"
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None
     train: tuple[Part, ...] = get_args(Part)

@@ -170,7 +170,7 @@ def abstract_update(config, mesh, *, R=8, T=64, patches=32, g=4, C=16):
     mask = shape(rows, 1, R, g, C, dtype=jnp.bool_)
     logps = floats(g, C)
     batch = TrainBatch(prompt, ints(g, C), mask, floats(g), logps, logps)
-    policy = learner.Policy(qwen_vl.graphdef(arch), "bfloat16", True, 1.0, 32)
+    policy = learner.Policy(qwen_vl.graphdef(arch), "bfloat16", "block", 1.0, 32)
     tx = learner.optimizer(Optim(), 10)
     update = learner.make_update(learner.grpo_objective(policy, GRPO()), tx, lambda step: 1.0)
     with jax.set_mesh(mesh):

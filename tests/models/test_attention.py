@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.models.attention import (
+from jaxvl.models.attention.reference import (
     branch_attention,
     heads_first,
     keys_last,
