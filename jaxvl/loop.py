@@ -122,6 +122,9 @@ class Stream:
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        batch = cfg.grpo if isinstance(cfg, Config) else cfg.sft
+        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // jax.process_count()
+        self.parts = max(shards, 1) * batch.micro_batches  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
         self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
@@ -190,8 +193,13 @@ class Stream:
         )
 
     def __next__(self) -> list[Item]:
-        """The prompts of the next step. What was dropped on the way to them is listed."""
+        """The prompts of the next step. What was dropped on the way to them is listed.
+
+        Their order is such that no device, and no micro-batch, has all the large ones.
+        """
         items = next(self.batches)
+        costs = [len(item.encoded.tokens) + len(item.encoded.segments) for item in items]
+        items = [items[i] for i in data_prompts.balanced(costs, self.parts)]
         for item in items:
             step = item.position // self.prompts + 1
             for row in item.dropped:

@@ -26,7 +26,7 @@ from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
-from jaxvl.rl.sampler import make_sampler
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import put_rows
 from jaxvl.vlm import VLM, load
 
@@ -61,6 +61,7 @@ class Loop:
             sampling.temperature,
             sampling.top_p,
             sampling.top_k,
+            sampling.slots,
         )
         policy = learner.Policy(
             vlm.graphdef, cfg.model.dtype, cfg.model.remat, sampling.temperature, grpo.logprob_chunk
@@ -68,7 +69,7 @@ class Loop:
         updates = cfg.run.steps * grpo.num_iterations
         self.tx = learner.optimizer(cfg.optim, updates)
         lr = learner.schedule(cfg.optim, updates)
-        self.sample = make_sampler(vlm.graphdef, decoding, cfg.model.dtype)
+        self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
         objective = learner.grpo_objective(policy, grpo)
         self.update = learner.make_update(objective, self.tx, lr, dropout)
         # The reference is what the run starts from, whether or not it is resumed. What is frozen
