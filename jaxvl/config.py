@@ -119,12 +119,17 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn; top_p=1 and top_k=0 leave the distribution whole."""
+    """How completions are drawn; top_p=1 and top_k=0 leave the distribution whole.
+
+    `slots` completions, over all devices, are decoded at a time (0: all of a step); one that has
+    ended makes room for one that waits. It bounds memory and changes no completion.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    slots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

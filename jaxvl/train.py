@@ -34,7 +34,7 @@ from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.losses import next_beta
-from jaxvl.rl.sampler import make_sampler
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import local_rows, on_all_processes, on_any_process, put_rows
 from jaxvl.vlm import VLM, load
 
@@ -69,6 +69,7 @@ class Loop:
             sampling.temperature,
             sampling.top_p,
             sampling.top_k,
+            sampling.slots,
         )
         policy = learner.Policy(
             vlm.graphdef, cfg.model.dtype, cfg.model.remat, sampling.temperature, grpo.logprob_chunk
@@ -76,7 +77,7 @@ class Loop:
         updates = cfg.run.steps * grpo.updates
         self.tx = learner.optimizer(cfg.optim, updates)
         lr = learner.schedule(cfg.optim, updates)
-        self.sample = make_sampler(vlm.graphdef, decoding, cfg.model.dtype)
+        self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
         objective = learner.grpo_objective(policy, grpo, sampling.max_new_tokens)
         live = functools.partial(learner.live_sequences, beta=grpo.beta)
         self.update = learner.make_update(objective, self.tx, lr, dropout, live)

@@ -179,6 +179,7 @@ _RANGES = {
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
+    "sampling.slots": (0, None),
 }
 _ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
 _ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds", "run.peak_tflops"}
