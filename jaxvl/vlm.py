@@ -191,7 +191,7 @@ class VLM:
         if not longest:
             return [[np.zeros(0, np.float32) for _ in row] for row in tokens]
         C = data_prompts.round_up(longest, 16)
-        policy = learner.Policy(self.graphdef, self.dtype, False, temperature, chunk=128)
+        policy = learner.Policy(self.graphdef, self.dtype, "block", temperature, chunk=128)
         run = _logprobs(policy)
         results: list[list[np.ndarray]] = [[] for _ in tokens]
         with jax.set_mesh(self.mesh):
