@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxvl.eval.benchmark import Item
 LETTERS = string.ascii_uppercase
 # Where pictures lie beside a file of rows, below its folder or the ones above it.
 _IMAGE_FOLDERS = ("", "images", "image", "img", "trainval2017", "train2017", "val2017")
+_OPTION = re.compile(r"(?:\(|\b)([A-J])\)")
 _REFERENCE = 64  # an `image` of a TSV that is no longer than this is the index of another row
 
 Layout = str | tuple[str, ...]  # globs of files that belong together
@@ -68,18 +70,19 @@ class Row:
         return "" if value is None else str(value)
 
     def picture(self, *names: str) -> tuple[str | bytes, ...]:
-        """What the first of these fields that holds something shows: one picture or a list of them;
-        () where none does. A picture that is named but not there is a BadRow."""
+        """The picture, or the list of them, in the first of these fields that holds something;
+        BadRow where none does, and where a picture is named but not there."""
         value = self.get(*names)
         value = listed(value) if isinstance(value, str) and value[:1] == "[" else value
-        return fields.pictures(value, self.folders)
-
-    def pictures(self, *names: str) -> tuple[str | bytes, ...]:
-        """The pictures of all of these fields, in order; BadRow where there is none."""
-        found = tuple(picture for name in names for picture in self.picture(name))
+        found = fields.pictures(value, self.folders)
         if not found:
             raise BadRow("no image", f"the row has no image in {' or '.join(names)}")
         return found
+
+    def pictures(self, *names: str) -> tuple[str | bytes, ...]:
+        """The pictures of all of these fields that hold some, in order; BadRow where none does."""
+        filled = [name for name in names if self.get(name) is not None]
+        return tuple(picture for name in filled or names[:1] for picture in self.picture(name))
 
     def choices(self, *names: str) -> tuple[str, ...]:
         """The options: a list in one of these fields (perhaps as its text, as Python writes it), or
@@ -146,6 +149,17 @@ def listed(text: str) -> list[Any]:
     if not isinstance(value, list):
         raise BadRow("broken list", f"{fields.shown(text)} is not a list")
     return value
+
+
+def inline(text: str) -> tuple[str, ...]:
+    """The texts of the options that stand in a question as "(A) .. (B) .." or "A) .. B) ..", in
+    order from A; () where there are not at least two such."""
+    pieces = _OPTION.split(text)
+    letters, texts = "".join(pieces[1::2]), [piece.strip(" ,;.\n\t") for piece in pieces[2::2]]
+    start = letters.rfind("A")
+    letters, texts = letters[start:], texts[start:]
+    whole = start >= 0 and len(letters) > 1 and letters == LETTERS[: len(letters)] and all(texts)
+    return tuple(texts) if whole else ()
 
 
 def letter(gold: Any, choices: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
-from jaxvl.eval.formats import LETTERS, Row
+from jaxvl.eval.formats import Row
 from jaxvl.eval.protocols import KIT, QWEN, REASONING
 from jaxvl.rewards import extract
 
@@ -39,8 +39,6 @@ _INST = {
     "text": "Float numbers in the answer should be formatted as three-digit floating-point "
     "numbers.",
 }
-_CHOICES = re.compile(r"\bchoices?\s*:(?!.*\bchoices?\s*:)(.*)", re.IGNORECASE | re.DOTALL)
-_OPTION = re.compile(r"\(([A-H])\)")
 _SHORT = re.compile(r'"short answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([-+\d.eE/]+))', re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\])')
 _number = marks.within(Fraction(1, 1000))
@@ -54,7 +52,7 @@ def _item(row: Row, protocol: str) -> Item:
     question, answer_type = row.text("question"), row.text("answer_type")
     if answer_type not in _KINDS:
         raise BadRow("unknown answer type", f"`answer_type` is {answer_type}")
-    choices = _choices(question) if answer_type == "multiple choice" else ()
+    choices = formats.inline(question) if answer_type == "multiple choice" else ()
     number, variant = row.text("qid", "id"), _variant(row)
     asked = f"## Question\n {question}"
     gold = row.text("ground_truth", "answer")
@@ -87,14 +85,6 @@ def _variant(row: Row) -> str:
     """The number of the variant: a field, or in the name of the file or of its folder."""
     named = re.search(r"(?:variant|trial)_?(\d+)", f"{row.file.parent.name}/{row.file.name}")
     return row.word("varid") or (named[1] if named else "1")
-
-
-def _choices(question: str) -> tuple[str, ...]:
-    """The options "(A) .. (B) .." behind the question's last "choices:", () where none are."""
-    listed = _CHOICES.search(question)
-    pieces = _OPTION.split(listed[1]) if listed else []
-    letters, texts = "".join(pieces[1::2]), tuple(text.strip() for text in pieces[2::2])
-    return texts if letters == LETTERS[: len(letters)] else ()
 
 
 def mark(item: Item, reply: str, mode: str) -> Mark:

@@ -19,9 +19,9 @@ from jaxvl.eval.protocols import KIT, QWEN, REASONING
 
 _FILES = ("test*.parquet", "LogicVista.tsv", "dataset.json")
 _ANSWER = re.compile(r"[A-J](?:,[A-J])*|[0-9]")
-# "A-D", "A to F", "(A, B, C, or D)", "1-5": the last of them is the last option.
+# "A-D", "A to F", "1-5", and "A, B, C, or D": the last of them is the last option.
 _RANGE = re.compile(r"\b(A|1)\s*(?:-|–|to|through)\s*([B-J]|[2-9])\b")
-_LIST = re.compile(r"\bA\s*,\s*B\s*(?:,\s*[C-J]\s*)*(?:,?\s*(?:or|and)\s+([C-J]))?\b")
+_LIST = re.compile(r"\bA\s*,\s*B(?:\s*,\s*[C-J])*(?:\s*,?\s*(?:or|and)\s+[C-J])?\b")
 
 
 def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
@@ -46,20 +46,22 @@ def _item(row: Row, protocol: str) -> Item:
                 QWEN: protocols.qwen_open(question),
                 REASONING: question.strip(),
             },
-            row.pictures("image") if row.get("image") else row.pictures("imagename"),
+            row.picture("image", "imagename"),
         ),
     )
 
 
 def _choices(question: str, gold: str) -> tuple[str, ...]:
-    """The labels of the options where the question says which they are ("A-D"), else ()."""
-    said, listed = _RANGE.search(question), _LIST.search(question)
-    last = said[2] if said else listed[1] if listed else None
-    labels = LETTERS if not said or said[1] == "A" else "123456789"
-    if not last or last not in labels or any(label not in labels for label in gold.split(",")):
+    """The options where the question has them or says how they are called ("A-D"), else ()."""
+    given = formats.inline(question)
+    if given and set(gold.split(",")) <= set(LETTERS[: len(given)]):
+        return given
+    said = _RANGE.search(question) or _LIST.search(question)
+    if not said:
         return ()
-    found = tuple(labels[: labels.index(last) + 1])
-    return found if set(gold.split(",")) <= set(found) else ()
+    labels = "123456789" if said[0][0] == "1" else LETTERS
+    called = tuple(labels[: labels.index(said[0][-1]) + 1])
+    return called if set(gold.split(",")) <= set(called) else ()
 
 
 def _plain(skill: str | None) -> str:

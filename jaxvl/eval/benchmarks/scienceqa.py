@@ -8,6 +8,7 @@ problems.json with images/test/ID/image.png, and VLMEvalKit's ScienceQA_TEST.tsv
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -65,11 +66,13 @@ def _letter(answer: object) -> object:
 
 
 def _images(row: Row) -> tuple[str | bytes, ...]:
+    """The picture, where there is one; the repository names it by its file in a folder by id."""
     image = row.get("image")
-    if row.file.name == "problems.json" and image:
-        return Row({"image": f"test/{row.text('id')}/{image}"}, 0, row.file, row.folders).picture(
-            "image"
-        )
+    if image is None:
+        return ()
+    if row.file.name == "problems.json":
+        named = {"image": f"test/{row.text('id')}/{image}"}
+        row = dataclasses.replace(row, values=named)
     return row.picture("image")
 
 

@@ -37,7 +37,7 @@ def _item(row: Row, protocol: str) -> Item:
         choices=_CHOICES,
         kind="text",
         groups={"relation": row.word("relation")},
-        **protocols.asked(protocol, wordings, row.pictures("image")),
+        **protocols.asked(protocol, wordings, row.picture("image")),
     )
 
 

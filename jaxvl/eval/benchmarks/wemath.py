@@ -72,14 +72,17 @@ def _item(row: Row, protocol: str) -> Item:
 
 def _options(text: str) -> tuple[str, ...]:
     """The options in "A. 8;B. 6; C. No correct answer"; BadRow where they are not such."""
-    starts, end = [], 0
+    text = text.replace("\uff0e", ".")
+    starts: list[re.Match[str]] = []
     for letter in LETTERS:
-        head = rf"\s*{letter}\s*\.(?!\s*;)" if letter == "A" else rf";\s*{letter}\s*\.(?!\s*;)"
-        found = re.compile(head).search(text, end) if starts else re.match(head, text)
+        # Some options run on with only a space between. "; C.;" ends a sentence about a point C.
+        head = rf"\s*{letter}\s*\.(?!\s*;)"
+        end = starts[-1].end() if starts else 0
+        found = re.compile(f";{head}" if starts else head).search(text, end)
+        found = found or re.compile(rf"\s{letter}\.\s").search(text, end)
         if not found:
             break
         starts.append(found)
-        end = found.end()
     if len(starts) < 2:
         raise BadRow("no choices", f"`option` is {text!r:.60}, expected A. ..; B. ..")
     ends = [found.start() for found in starts[1:]] + [len(text)]
