@@ -64,7 +64,7 @@ class Benchmark:
     `read(source, protocol)` finds the files under the directory (or file) `source` by their layout
     and gives the items and what was left out; UserError where there is nothing of this benchmark.
     `protocol` is one of `protocols` (name to what it is, the first is the default): it decides the
-    prompts. `mark(item, reply, mode)` is pure and total; `mode` is "strict" or "lenient".
+    prompts. `mark(item, reply, mode)` is pure and total; `mode` is one of `modes`.
     `metrics` are named figures over the scored replies, the headline first.
     """
 
@@ -75,3 +75,4 @@ class Benchmark:
     mark: Callable[[Item, str, str], Mark]
     metrics: Mapping[str, Metric]
     max_new_tokens: int = 1024
+    modes: tuple[str, ...] = ("strict", "lenient")
