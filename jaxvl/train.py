@@ -17,7 +17,7 @@ from jaxvl import rollouts, runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
-from jaxvl.eval import run as evaluation
+from jaxvl.eval import heldout, tables
 from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
 from jaxvl.models import parts
@@ -160,19 +160,19 @@ class Loop:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=parts.join(self.frozen, state.params))
 
-    def evaluate(self, vlm: VLM, when: str) -> evaluation.Evaluation:
+    def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
         """The held-out set, answered by `vlm`."""
         cfg = self.cfg
         print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
-        return evaluation.evaluate(
+        return heldout.evaluate(
             vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
 
-    def _write_eval(self, before: evaluation.Evaluation, after: evaluation.Evaluation) -> None:
-        table = evaluation.table(self.held_out, before, after)
+    def _write_eval(self, before: heldout.Evaluation, after: heldout.Evaluation) -> None:
+        table = heldout.table(self.held_out, before, after)
         found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **table}
         (self.run_dir / "eval.json").write_text(json.dumps(found, indent=2) + "\n")
-        evaluation.show(table)
+        tables.show(table)
 
 
 def _local_rows(x: jax.Array) -> np.ndarray:
