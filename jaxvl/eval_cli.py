@@ -199,7 +199,7 @@ def score(
         scored.append(scoring.plain(one))
         for note in notes:
             typer.echo(f"{folder.name}: {note}")
-    tables.show(reports.overview(scored))
+    tables.show(reports.overview(scored, columns=9))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
 from jaxvl.eval import heldout, tables
+from jaxvl.eval.during import During
 from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
 from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
 from jaxvl.models import parts
@@ -80,6 +81,7 @@ class Loop:
         self.key = jax.random.key(cfg.run.seed)
         self.stream = Stream(cfg, vlm, grpo.prompts)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
+        self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
@@ -92,6 +94,8 @@ class Loop:
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                     metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
+                if self.during and self.during.due(step, cfg.run.steps):
+                    metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                 if lead:
                     writer.write(step, metrics)
                     progress.update(step, metrics)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -83,7 +84,7 @@ def lengths(scored: Sequence[Scored], lines: Sequence[Line]) -> dict[str, Any]:
         "wrong": _spread([tokens for tokens, _, value in rows if value < 0.5]),
         "thinking": _spread([part for _, part, _ in thinking]),
         "answer": _spread([tokens - part for tokens, part, _ in thinking]),
-        "tenths": _tenths(sorted((tokens, value) for tokens, _, value in rows)),
+        "tenths": _tenths([(tokens, value) for tokens, _, value in rows]),
     }
 
 
@@ -96,16 +97,19 @@ def _spread(counts: Sequence[int]) -> dict[str, float] | None:
 
 
 def _tenths(rows: Sequence[tuple[int, float]]) -> list[dict[str, float]]:
-    parts = min(10, len(rows))
-    edges = [len(rows) * i // parts for i in range(parts + 1)]
+    """Replies of one length are in one part, which may take the place of several."""
+    tokens = sorted(count for count, _ in rows)
+    parts: dict[int, list[tuple[int, float]]] = {}
+    for row in rows:
+        parts.setdefault(bisect.bisect_left(tokens, row[0]) * 10 // len(rows), []).append(row)
     return [
         {
-            "from": rows[start][0],
-            "to": rows[stop - 1][0],
-            "count": stop - start,
-            "accuracy": float(np.mean([value for _, value in rows[start:stop]])),
+            "from": min(count for count, _ in part),
+            "to": max(count for count, _ in part),
+            "count": len(part),
+            "accuracy": float(np.mean([value for _, value in part])),
         }
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for _, part in sorted(parts.items())
     ]
 
 

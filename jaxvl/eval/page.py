@@ -89,8 +89,10 @@ def _charts(one: Results) -> Iterator[BarChart]:
         drawn.append(bar_chart("Letters said; the mark is how often it is right", rows))
     tenths = one["length"].get("tenths", [])
     if len(tenths) > 1:
-        rows = [(f"{of['from']} to {of['to']} tokens", of["accuracy"], None, None) for of in tenths]
-        drawn.append(bar_chart("Lenient by length, in tenths of the replies", rows, top=1.0))
+        rows = [(report.span(of), of["accuracy"], None, None) for of in tenths]
+        drawn.append(
+            bar_chart("Lenient by length in tokens, in tenths of the replies", rows, top=1.0)
+        )
     yield from (chart for chart in drawn if chart)
 
 

@@ -61,8 +61,8 @@ def heading(one: Results) -> str:
 def notes(found: Sequence[Results]) -> list[str]:
     """What has to be said beside the figures."""
     said = [
-        "Accuracies are rule-scored, in per cent, with 95% intervals (Wilson's, for clusters; "
-        "those of named metrics from a cluster bootstrap)."
+        "Figures are rule-scored, in per cent, with 95% intervals: Wilson's, clusters heeded, for "
+        "plain means, those of a cluster bootstrap for other metrics."
     ]
     for one in found:
         if one["partial"]:
@@ -81,10 +81,10 @@ def headline(one: Results, mode: str) -> tuple[str, dict[str, Any]]:
     return next(iter(one["modes"][mode]["metrics"].items()))
 
 
-def overview(found: Sequence[Results]) -> Table:
-    """A row a benchmark."""
-    columns = ["task", "protocol", "n", "figure", "lenient", "strict", "format", "unparsed"]
-    columns += ["truncated", "unscorable", "time-outs", "chance", "majority", "detectable"]
+def overview(found: Sequence[Results], columns: int | None = None) -> Table:
+    """A row a benchmark; the first `columns` alone are for a console."""
+    names = ["task", "protocol", "n", "figure", "lenient", "strict", "format", "unparsed"]
+    names += ["truncated", "unscorable", "time-outs", "chance", "majority", "detectable"]
     rows = []
     for one in found:
         lenient = one["modes"]["lenient"]
@@ -96,8 +96,8 @@ def overview(found: Sequence[Results]) -> Table:
         row += [share(one["truncated"]["value"]), share(lenient["unscorable"])]
         row += [lenient["timeouts"], share(one["chance"])]
         row += [share((one["majority"] or {}).get("value")), share(one["detectable"])]
-        rows.append(row)
-    return {"title": "Benchmarks", "columns": columns, "rows": rows}
+        rows.append(row[:columns])
+    return {"title": "Benchmarks", "columns": names[:columns], "rows": rows}
 
 
 def details(one: Results, paper: bool = False) -> Iterator[Table]:
@@ -170,10 +170,7 @@ def _behaviour(one: Results) -> Iterator[Table]:
         ]
         columns = ["replies", "number", "mean", "median", "p95"]
         yield {"title": "Length in tokens", "columns": columns, "rows": rows}
-        rows = [
-            [f"{of['from']} to {of['to']}", of["count"], share(of["accuracy"])]
-            for of in one["length"]["tenths"]
-        ]
+        rows = [[span(of), of["count"], share(of["accuracy"])] for of in one["length"]["tenths"]]
         columns = ["tokens", "replies", "lenient"]
         yield {"title": "Accuracy by length", "columns": columns, "rows": rows}
     rows = [
@@ -184,6 +181,12 @@ def _behaviour(one: Results) -> Iterator[Table]:
     rows.append(["replies that end in a loop", share(one["repetitive"]), "", ""])
     columns = ["list", "anywhere", "as a whole word", "each, anywhere"]
     yield {"title": "Words of reflection, share of replies", "columns": columns, "rows": rows}
+
+
+def span(part: dict[str, Any]) -> str:
+    """The lengths in a part of the replies."""
+    low, high = part["from"], part["to"]
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _figures(one: Results) -> Iterator[list[Any]]:

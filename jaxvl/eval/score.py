@@ -10,6 +10,7 @@ The same replies give the same bytes.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -20,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jaxvl.rewards
+import jaxvl
 from jaxvl.errors import UserError
-from jaxvl.eval import benchmarks, judged, predictions, summary
+from jaxvl.eval import judged, predictions, summary
 from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
 from jaxvl.eval.predictions import Line
 from jaxvl.eval.tasks import Task, cluster, prompt_digest, reopen
@@ -63,7 +64,7 @@ def score(folder: Path, source: str = "", force: bool = False) -> tuple[dict[str
         "protocol": task.protocol,
         "protocol_is": task.benchmark.protocols[task.protocol],
         "scored_by": "rules",
-        "verifier": verifier(task.benchmark),
+        "verifier": verifier(task.benchmark.name),
         "dataset": task.dataset_digest,
         "settings": settings["decides"],
         "about": settings["about"],
@@ -89,14 +90,31 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def verifier(benchmark: Benchmark) -> str:
-    """The version of the rules that mark a benchmark: a digest of their source."""
-    files = [*Path(jaxvl.rewards.__file__).parent.rglob("*.py")]
-    files += Path(benchmarks.__file__).parent.rglob("*.py")
+def verifier(name: str) -> str:
+    """The version of the rules that mark a benchmark: a digest of the source of all rules of
+    `jaxvl.rewards`, of the benchmark's module, and of what that imports of `jaxvl.eval`."""
+    root = Path(jaxvl.__file__).parent
+    files = set((root / "rewards").rglob("*.py"))
+    todo = [f"eval/benchmarks/{name}"]
+    while todo:
+        file = root / f"{todo.pop()}.py"
+        if file.is_file() and file not in files:
+            files.add(file)
+            todo += _imports(file)
     digest = hashlib.sha256()
     for file in sorted(files):
-        digest.update(file.name.encode() + b"\n" + file.read_bytes())
+        digest.update(str(file.relative_to(root)).encode() + b"\n" + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _imports(file: Path) -> list[str]:
+    """Paths, without suffix, of what may be modules of `jaxvl.eval` that a file imports."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxvl.eval"):
+            inner = node.module.removeprefix("jaxvl.").replace(".", "/")
+            found += [inner, *(f"{inner}/{alias.name}" for alias in node.names)]
+    return found
 
 
 def _check_same(task: Task, known: dict[str, Item], found: dict, folder: Path, force: bool) -> None:

@@ -73,6 +73,15 @@ def rate(values_N: Sequence[float], clusters_N: Sequence[Hashable]) -> Estimate:
     return Estimate(p, *wilson(p, independent), total)
 
 
+def proportion(values_N: Sequence[float], clusters_N: Sequence[Hashable]) -> Estimate:
+    """`rate`, and Wilson's own interval where values are 0 or 1 and each is a cluster."""
+    found = rate(values_N, clusters_N)
+    alone = len(set(clusters_N)) == found.count and set(values_N) <= {0, 1}
+    if found.value is None or not alone:
+        return found
+    return Estimate(found.value, *wilson(found.value, found.count), found.count)
+
+
 def influence_of_mean(
     values_N: Sequence[float], clusters_N: Sequence[Hashable]
 ) -> tuple[float, np.ndarray]:

@@ -48,8 +48,8 @@ def results(
         "samples": samples,
         "missing": expected - len(first),
         "partial": len(first) < expected,
-        "format": stats.rate(valid, clusters),
-        "truncated": stats.rate(truncated, clusters),
+        "format": stats.proportion(valid, clusters),
+        "truncated": stats.proportion(truncated, clusters),
         "chance": chance,
         "majority": constant,
         "detectable": stats.detectable_pairs(len(set(clusters))),
@@ -80,8 +80,8 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
-    """A metric with its interval: that of `stats.rate` where it is the mean of all marks, or of all
-    marks that are known; else from a cluster bootstrap.
+    """A metric with its interval: that of `stats.proportion` where it is the mean of all marks, or
+    of all marks that are known; else from a cluster bootstrap.
 
     It has no value where it is None, and where it refuses incomplete data (UserError).
     """
@@ -103,7 +103,7 @@ def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
 def _rate(scored: Sequence[Scored]) -> stats.Estimate:
     """The mean mark; one that nobody could give counts as 0."""
     values = [one.mark.value or 0.0 for one in scored]
-    return stats.rate(values, [cluster(one.item) for one in scored])
+    return stats.proportion(values, [cluster(one.item) for one in scored])
 
 
 def _alike(members: Sequence[Scored]) -> str:
@@ -213,6 +213,7 @@ def _judge(
     found = {}
     for name, rows in _by(judged, lambda row: row["judge"]).items():
         values = {(row["id"], row["sample"]): row["value"] for row in rows}
+        values = {key: value for key, value in values.items() if key in rules}
         agreed = [
             float(((rules[key].mark.value or 0.0) >= 0.5) == (value >= 0.5))
             for key, value in values.items()
@@ -221,8 +222,8 @@ def _judge(
         found[name] = {
             "replies": len(values),
             "missing": len(scored) - len(values),
-            "accuracy": stats.rate(list(values.values()), clusters),
-            "agreement": stats.rate(agreed, clusters),
+            "accuracy": stats.proportion(list(values.values()), clusters),
+            "agreement": stats.proportion(agreed, clusters),
         }
     return found
 
