@@ -293,6 +293,35 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of `jaxvl eval list`, its files at `source`, asked by `protocol` ("": its own).
+
+    About `limit` of its items are asked, evenly spaced (0: all).
+    """
+
+    name: str
+    source: str = ""
+    protocol: str = ""
+    limit: int = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmarks:
+    """Benchmarks answered greedily after every `every` steps and after the last.
+
+    Their figures are metrics of the step: eval/<name>/accuracy (lenient), eval/<name>/strict,
+    eval/<name>/<metric> and others. `best` names a metric of any kind: the model for which it was
+    highest is kept in `best/`, beside the checkpoints. `max_new_tokens` 0 is each benchmark's own.
+    """
+
+    tasks: tuple[Benchmark, ...]
+    every: int = 100
+    best: str = ""
+    max_new_tokens: int = 0
+    batch: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A GRPO run."""
 
@@ -306,6 +335,7 @@ class Config:
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
     eval: Eval | None = None
+    benchmarks: Benchmarks | None = None
 
 
 @dataclasses.dataclass(frozen=True)

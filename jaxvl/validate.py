@@ -126,6 +126,9 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
 
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
+    "benchmarks.every": (1, None),
+    "benchmarks.max_new_tokens": (0, None),
+    "benchmarks.batch": (1, None),
     "data.min_pixels": (1, None),
     "data.max_pixels": (1, None),
     "data.workers": (0, None),
