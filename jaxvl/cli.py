@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxvl import data_cli
+from jaxvl import data_cli, eval_cli
 from jaxvl.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_cli.app, name="data")
+app.add_typer(eval_cli.app, name="eval")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
 Overrides = Annotated[
@@ -36,7 +37,7 @@ def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from jaxvl import config
 
     cfg = config.load(config_file, overrides or [])
-    _use_compilation_cache()
+    use_compilation_cache()
     from jaxvl.train import train
 
     train(cfg)
@@ -49,7 +50,7 @@ def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from jaxvl import config
 
     cfg = config.load(config_file, overrides or [], config.SFTConfig)
-    _use_compilation_cache()
+    use_compilation_cache()
     from jaxvl.sft import train
 
     train(cfg)
@@ -72,7 +73,7 @@ def generate(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
     """Ask a model about pictures, and see the answer as it comes."""
-    _use_compilation_cache()
+    use_compilation_cache()
     from jaxvl.data.templates import IMAGE
     from jaxvl.vlm import load
 
@@ -162,7 +163,7 @@ def plan(
         raise typer.Exit(1)
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Programs compiled once are kept, unless JAX_COMPILATION_CACHE_DIR already says where."""
     import jax
 
