@@ -57,6 +57,7 @@ def update_temporaries(
     by what they are, where the backward pass needs most. With `kernels` attention keeps no scores.
     """
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
+    sizes = sizes.mini_batch()
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
     R = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * mesh.shape["fsdp"])
     S = sizes.tokens + sizes.completions * sizes.length

@@ -88,7 +88,8 @@ def _counted(program: Program, cfg, arch: Arch, mesh) -> dict[str, float]:
     if "state" in held:
         state = held.pop("state")
         held |= {"parameters": state.params, "moments": state.opt_state}
-    names = ("parameters", "frozen", "moments", "reference", "batch", "prompt cache", "own cache")
+    names = ("parameters", "frozen", "moments", "reference", "batch")
+    names += ("weights and prompts", "completions")
     memory = {name: estimate.shard_bytes(held.get(name, {})) for name in names}
     made = estimate.temporaries(program.name, cfg, arch, mesh, Held.of(cfg, arch, mesh))
     return memory | {"temporaries (estimate)": made}

@@ -8,6 +8,7 @@ the largest buckets, and every completion is as long as it may be.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.models import hf, lora, parts, public, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
-from jaxvl.rl.sampler import Decoding, make_steps
+from jaxvl.rl.draw import Decoding
+from jaxvl.rl.sampler import Sampler, resize
 from jaxvl.sharding import ROWS, param_shardings
 from jaxvl.validate import check_rows
 
@@ -36,7 +38,8 @@ class Sizes:
     """Of a step's batch: rows, and what is in a row."""
 
     rows: int  # R of the whole mesh
-    micro_batches: int
+    micro_batches: int  # that its log-probabilities are made in; of all updates together
+    mini_batches: int  # of each of which an update learns
     tokens: int  # T
     patches: int  # P
     completions: int  # g
@@ -48,11 +51,20 @@ class Sizes:
         size = {"tokens": max(data.prompt_buckets), "patches": max(data.patch_buckets)}
         if isinstance(cfg, SFTConfig):
             sft = cfg.sft
-            return cls(sft.rows, sft.micro_batches, **size, completions=1, length=sft.target_length)
+            return cls(
+                sft.rows, sft.micro_batches, 1, **size, completions=1, length=sft.target_length
+            )
         grpo = cfg.grpo
         g = grpo.group_per_row or grpo.group
         C = cfg.sampling.max_new_tokens
-        return cls(grpo.rows, grpo.micro_batches, **size, completions=g, length=C)
+        return cls(grpo.rows, grpo.pieces, grpo.mini_batches, **size, completions=g, length=C)
+
+    def mini_batch(self) -> Sizes:
+        """Of what one update learns from."""
+        parts = self.mini_batches
+        return dataclasses.replace(
+            self, rows=self.rows // parts, micro_batches=self.micro_batches // parts, mini_batches=1
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,29 +174,32 @@ def _policy(cfg: Config | SFTConfig, held: Held) -> learner.Policy:
 
 
 def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
-    policy, model = _policy(cfg, held), cfg.model
-    objective = learner.sft_objective(policy)
-    if isinstance(cfg, Config):
-        objective = learner.grpo_objective(policy, cfg.grpo)
+    policy, model, sizes = _policy(cfg, held), cfg.model, sizes.mini_batch()
     dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
+    objective, calls = learner.sft_objective(policy), 1
+    args = {
+        "state": held.state,
+        "batch": train_batch(arch, sizes, mesh),
+        "frozen": held.frozen,
+    }
+    if isinstance(cfg, Config):
+        objective = learner.grpo_objective(policy, cfg.grpo, sizes.length)
+        calls = cfg.grpo.updates
+        args["beta"] = jax.ShapeDtypeStruct((), jnp.float32)
     rate = learner.schedule(cfg.optim, cfg.run.steps)
     return Program(
         "update",
         learner.make_update(objective, held.tx, rate, dropout),
-        {
-            "state": held.state,
-            "batch": train_batch(arch, sizes, mesh),
-            "frozen": held.frozen,
-        },
+        args,
         {"reference": held.own_reference()},
         work(arch, sizes, "update", model),
-        calls=cfg.grpo.num_iterations if isinstance(cfg, Config) else 1,
+        calls=calls,
         turns=sizes.micro_batches,
     )
 
 
 def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> list[Program]:
-    """Prefill and decoding, which a run compiles into one program, apart."""
+    """Prefill, and the loop of decoding at its largest: all slots, room for whole completions."""
     how = Decoding(
         completions=sizes.completions,
         max_new_tokens=sizes.length,
@@ -194,29 +209,36 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
         temperature=cfg.sampling.temperature,
         top_p=cfg.sampling.top_p,
         top_k=cfg.sampling.top_k,
+        slots=cfg.sampling.slots,
     )
-    start, go_on = make_steps(held.graphdef, how, cfg.model.dtype)
+    sampler = Sampler(held.graphdef, how, cfg.model.dtype)
     asked = prompt(arch, sizes, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    past, state = jax.eval_shape(start, held.params, asked, key)
-    until = jax.ShapeDtypeStruct((), jnp.int32)
+    past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
+    room = functools.partial(resize, slots=state.slots, columns=sizes.length)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
     beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
-    caches = {"prompt cache": past, "own cache": state}
+    cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
     return [
         Program(
             "prefill",
-            start,
+            sampler.start,
             {"parameters": held.params, "batch": asked, "key": key},
             beside,
             work(arch, sizes, "prefill"),
         ),
         Program(
             "decode",
-            go_on,
-            {"parameters": held.params, **caches, "until": until},
-            beside,
+            sampler.go_on,
+            {
+                "weights and prompts": past,
+                "completions": jax.eval_shape(room, state),
+                "until": number,
+                "enough": number,
+            },
+            beside | {"parameters": held.params},
             work(arch, sizes, "decode"),
-            turns=sizes.length,
+            turns=sizes.length * -(-cells // state.slots),
         ),
     ]
 
@@ -237,7 +259,7 @@ def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> Wor
         return Work(flops.forward(arch, rows), attention)
     adapted = model.lora.parts if model.lora else ()
     # Forward, again to save memory, and five products backward where forward has two.
-    executed = attention * (1 + model.remat + 2.5)
+    executed = attention * (1 + (model.remat == "block") + 2.5)
     return Work(flops.update(arch, rows, model.train, adapted), executed)
 
 
