@@ -183,6 +183,21 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Profile:
+    """Which steps are traced for xprof or TensorBoard: "10:12" are the tenth to the twelfth, ""
+    none. Process 0 writes the trace to `profile` in the run's directory."""
+
+    steps: str = ""
+
+    def span(self) -> range:
+        """The numbers of the steps; ValueError where `steps` does not say them."""
+        if not self.steps:
+            return range(0)
+        first, last = (int(number) for number in self.steps.split(":"))
+        return range(first, last + 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Eval:
     """A held-out set, answered before the first and after the last step, and every `every` steps.
 
@@ -210,6 +225,7 @@ class Config:
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
     eval: Eval | None = None
 
 
@@ -238,6 +254,7 @@ class SFTConfig:
     run: Run
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
 
 
 def load(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's completions on the host: their text, their rewards, and the file that keeps them."""
+"""A step's completions on the host: their text, their rewards, and the file that keeps them.
+
+Texts stay with the process that sampled them; numbers go to all.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from jaxvl.batch import Rollout
 from jaxvl.data.image import load_image
 from jaxvl.data.prompts import Processor
 from jaxvl.loop import Item
+from jaxvl.metrics import rollout_metrics
+from jaxvl.rewards import audit
 from jaxvl.rewards.mix import Scores
+from jaxvl.sharding import RowShare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,65 @@ def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, 
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Numbers of N completions: rewards, columns of `audit.examine`, tokens, and who ended."""
+
+    scores: Scores
+    checks: dict[str, np.ndarray]
+    lengths_N: np.ndarray
+    finished_N: np.ndarray
+
+    def metrics(self, group: int) -> dict[str, float]:
+        """The metrics of a step with these completions."""
+        found = rollout_metrics(self.scores, self.lengths_N, self.finished_N, group)
+        found |= audit.metrics(self.checks, self.lengths_N, group)
+        return found | self.scores.metrics
+
+
+def exchange(own: Results, share: RowShare) -> tuple[Results, Results]:
+    """(what all hold this process's completions to be, those of all processes).
+
+    Processes with the same completions take the rewards of one, should a judge or a clock have
+    made them differ. All processes must call it.
+    """
+    parts = share.exchange(
+        {
+            "values": own.scores.values_NK.tolist(),
+            "total": own.scores.total_N.tolist(),
+            "logged": own.scores.logged,
+            "checks": {name: column.tolist() for name, column in own.checks.items()},
+            "lengths": own.lengths_N.tolist(),
+            "finished": own.finished_N.tolist(),
+        }
+    )
+    mine = dataclasses.replace(
+        own.scores,
+        values_NK=np.array(parts[share.index]["values"], np.float32),
+        total_N=np.array(parts[share.index]["total"], np.float32),
+    )
+
+    def every(name: str) -> list[Any]:
+        return [value for part in parts for value in part[name]]
+
+    logged: dict[str, list[float]] = {}
+    for part in parts:
+        for name, values in part["logged"].items():
+            logged[name] = [*logged.get(name, ()), *values]
+    scores = Scores(
+        own.scores.names,
+        np.array(every("values"), np.float32),
+        np.array(every("total"), np.float32),
+        logged,
+    )
+    checks = {
+        name: np.concatenate([np.array(part["checks"][name], float) for part in parts])
+        for name in own.checks
+    }
+    whole = Results(scores, checks, np.array(every("lengths")), np.array(every("finished")))
+    return dataclasses.replace(own, scores=mine), whole
+
+
 def write(
     run_dir: Path,
     step: int,
@@ -77,16 +142,22 @@ def write(
     scores: Scores,
     advantages_PG: np.ndarray,
     images: int,
+    share: RowShare,
 ) -> None:
-    """`rollouts/step_N.jsonl`, a prompt a line, with the pictures of the first `images` prompts."""
+    """`rollouts/step_N.jsonl`, a prompt a line, with the pictures of the first `images` prompts.
+
+    Every share of the rows has a file, those after the first `step_N.SHARE.jsonl`.
+    """
+    if not share.leading:
+        return
     folder = run_dir / "rollouts"
     (folder / "images").mkdir(parents=True, exist_ok=True)
     group = advantages_PG.shape[1]
     lines = []
     for p, item in enumerate(items):
-        files = []
-        for i, image in enumerate(item.example.images if p < images else ()):
-            file = folder / "images" / f"step_{step}_{p}_{i}.png"
+        files, number = [], share.index * len(items) + p
+        for i, image in enumerate(item.example.images if number < images else ()):
+            file = folder / "images" / f"step_{step}_{number}_{i}.png"
             picture = load_image(image)
             picture.thumbnail((512, 512))
             picture.save(file)
@@ -122,4 +193,5 @@ def write(
             }
         )
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    (folder / f"step_{step}.jsonl").write_text(text, encoding="utf-8")
+    name = f"step_{step}.{share.index}.jsonl" if share.index else f"step_{step}.jsonl"
+    (folder / name).write_text(text, encoding="utf-8")

@@ -13,13 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxvl import rollouts, runpage
+from jaxvl import processes, rollouts, runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
 from jaxvl.eval import run as evaluation
-from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
-from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
+from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train, traced
+from jaxvl.metrics import MetricsWriter, Progress
 from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
 from jaxvl.rewards import audit, judge, pool
@@ -27,16 +27,18 @@ from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages
 from jaxvl.rl.sampler import make_sampler
-from jaxvl.sharding import put_rows
+from jaxvl.sharding import own_mesh, own_rows, put_rows
 from jaxvl.vlm import VLM, load
 
 
+@processes.together()
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
-    pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
+    pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
+    processes.start()
     base, checkpoints, start = open_run(cfg)
     for local in judge.local_judges(cfg.rewards):
-        local.logprobs = load(local.model, cfg.model.dtype, base.mesh).logprobs
+        local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
         state = learner.init_state(loop.fresh, loop.tx)
@@ -88,7 +90,7 @@ class Loop:
         before = self.evaluate(self.base, "before training") if cfg.eval else None
         watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
-            for step in range(start + 1, cfg.run.steps + 1):
+            for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir):
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                     metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
@@ -103,9 +105,10 @@ class Loop:
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
-        if cfg.eval:
-            self._write_eval(before, self.evaluate(trained, "after training"))
+        after = self.evaluate(trained, "after training") if cfg.eval else None
         if lead:
+            if after:
+                self._write_eval(before, after)
             runpage.write_report(self.run_dir)
         return trained
 
@@ -120,13 +123,15 @@ class Loop:
 
         params = self.with_state(state).params
         rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
-        rollout = jax.tree.map(_local_rows, rollout)
+        rollout = jax.tree.map(own_rows, rollout)
         got = rollouts.answers(rollout, self.vlm.processor)
         clock.lap("generate")
 
         inputs = rollouts.reward_inputs(items, got, grpo.group)
         scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
-        checks = audit.audit(inputs, got.lengths_N, grpo.group)
+        own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
+        own, whole = rollouts.exchange(own, self.stream.share)
+        scores = own.scores
         advantages_PG = group_advantages(scores.total_N.reshape(-1, grpo.group))
         clock.lap("reward")
 
@@ -150,11 +155,11 @@ class Loop:
         clock.lap("update")
 
         images = cfg.run.rollout_images
-        rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
-        times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        found = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
-        found |= self.stream.metrics(items)
-        return state, stats | found | checks | scores.metrics | times
+        share = self.stream.share
+        rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images, share)
+        times = clock.metrics(int(whole.lengths_N.sum()), self.sample, self.update, self.logprobs)
+        found = self.stream.metrics(items) | whole.metrics(grpo.group)
+        return state, stats | found | times
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
@@ -163,7 +168,8 @@ class Loop:
     def evaluate(self, vlm: VLM, when: str) -> evaluation.Evaluation:
         """The held-out set, answered by `vlm`."""
         cfg = self.cfg
-        print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
+        if jax.process_index() == 0:
+            print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
         return evaluation.evaluate(
             vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
@@ -173,11 +179,3 @@ class Loop:
         found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **table}
         (self.run_dir / "eval.json").write_text(json.dumps(found, indent=2) + "\n")
         evaluation.show(table)
-
-
-def _local_rows(x: jax.Array) -> np.ndarray:
-    """This process's rows of an array whose rows are split over the mesh."""
-    if x.is_fully_addressable:
-        return np.asarray(x)
-    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)])

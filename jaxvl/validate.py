@@ -24,6 +24,7 @@ def validate(cfg: Config | SFTConfig) -> None:
         raise UserError(
             f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
         )
+    _check_profile(cfg)
     if hasattr(cfg, "grpo"):
         _check_grpo(cfg)
     mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
@@ -50,6 +51,19 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
         low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
         if None not in (low, high) and low > high:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
+
+
+def _check_profile(cfg: Config | SFTConfig) -> None:
+    try:
+        span = cfg.profile.span()
+        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= cfg.run.steps
+    except (ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"profile.steps = {cfg.profile.steps!r}: expected first:last, from 1 to run.steps = "
+            f"{cfg.run.steps}, as 3:5"
+        )
 
 
 def _check_parts(m: Model) -> None:
@@ -107,6 +121,17 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
         f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
         f"grpo.micro_batches ({grpo.micro_batches}); try {' or '.join(cures)}"
     )
+
+
+def check_share(batch: GRPO | SFT, count: int) -> None:
+    """Raise UserError unless the prompts of a step can be dealt out evenly to `count` processes."""
+    name = "grpo.prompts" if hasattr(batch, "group") else "sft.rows"
+    prompts = batch.prompts if hasattr(batch, "group") else batch.rows
+    if prompts % count:
+        raise UserError(
+            f"{name} = {prompts} is not a multiple of the {count} processes that get prompts of "
+            f"their own; try {name}={-(-prompts // count) * count}"
+        )
 
 
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.

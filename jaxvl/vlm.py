@@ -27,7 +27,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.models.layers import cast
 from jaxvl.rl import learner
 from jaxvl.rl.sampler import Decoding, make_sampler, make_steps
-from jaxvl.sharding import make_mesh, param_shardings, put_rows
+from jaxvl.sharding import fetch, make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
@@ -50,6 +50,9 @@ class VLM:
     Prompts are strings, rendered as they are (one <|image_pad|> an image), or lists of chat
     messages (rendered by the checkpoint's template). `images` holds a list of PIL images or paths
     for every prompt, [] where there is none; None means no images at all.
+
+    Where the mesh lies on several processes, all of them call the same with the same arguments and
+    get the same.
     """
 
     config: Arch
@@ -103,7 +106,7 @@ class VLM:
         results = []
         with jax.set_mesh(self.mesh):
             for prompt, lengths in self._batches(self.encode(prompts, images)):
-                logits = np.asarray(run(self.params, prompt))
+                logits = fetch(run(self.params, prompt))
                 results += [logits[i, :length] for i, length in enumerate(lengths)]
         return results
 
@@ -125,7 +128,7 @@ class VLM:
         results: list[list[Completion]] = []
         with jax.set_mesh(self.mesh):
             for prompt, lengths in self._batches(self.encode(prompts, images)):
-                rollout = jax.device_get(run(self.params, prompt, key))
+                rollout = jax.tree.map(fetch, run(self.params, prompt, key))
                 results += [
                     [self._completion(rollout, row, i) for i in range(n)]
                     for row in range(len(lengths))
@@ -199,7 +202,8 @@ class VLM:
                 for r, row in enumerate(rows):
                     for i, completion in enumerate(row):
                         padded[r, i, : len(completion)] = completion
-                logps = np.asarray(run(self.params, prompt, put_rows(padded, self.mesh)))
+                padded = put_rows(padded, self.mesh, whole=True)
+                logps = fetch(run(self.params, prompt, padded))
                 results += [
                     [logps[r, i, : len(completion)] for i, completion in enumerate(row)]
                     for r, row in enumerate(rows)
@@ -219,7 +223,7 @@ class VLM:
         run = _attention(self.graphdef, self.dtype)
         with jax.set_mesh(self.mesh):
             ((rows, (length,)),) = self._batches(self.encode([prompt], [images]))
-            weights = np.asarray(run(self.params, rows, jnp.int32(layer % layers)))[0]
+            weights = fetch(run(self.params, rows, jnp.int32(layer % layers)))[0]
         return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
@@ -230,7 +234,8 @@ class VLM:
         path, params = Path(path), self.merged().params
         widest = jnp.result_type(*jax.tree.leaves(params))
         hf.save_params(path, cast(params, widest), self.hf_config)
-        self.processor.save(path)
+        if jax.process_index() == 0:
+            self.processor.save(path)
 
     def save_adapters(self, path: str | Path, base: str | None = None) -> None:
         """The adapters alone in PEFT's format; `base` names the checkpoint that they belong to."""
@@ -290,7 +295,7 @@ class VLM:
                 patch_bucket=data_prompts.round_up(max(patches, 4), PATCH_STEP),
             )
             yield (
-                put_rows(Prompt.from_arrays(arrays), self.mesh),
+                put_rows(Prompt.from_arrays(arrays), self.mesh, whole=True),
                 [len(row.tokens) for row in rows],
             )
 
