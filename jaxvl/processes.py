@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ START_SECONDS = 600  # for all processes to come: machines of a pod start at dif
 _LOOK_SECONDS = 1.0  # between two looks at whether another process has failed
 _LAST_SECONDS = 5.0  # that a failing process stays, so that all others can read why
 _FAILED = "jaxvl/failed"
+_LOST = re.compile("Gloo|[Cc]onnection|UNAVAILABLE|heartbeat")  # an error of what joins processes
 
 
 def start() -> None:
@@ -124,32 +126,32 @@ def _watch() -> None:
 
 def _reason() -> str:
     """Why another process ended, as it told; "" where none did."""
+    own = f"{_FAILED}/{distributed.global_state.process_id}"
     try:
-        told = distributed.global_state.client.key_value_dir_get(_FAILED)
+        told = dict(distributed.global_state.client.key_value_dir_get(_FAILED))
     except (jax.errors.JaxRuntimeError, AttributeError):
         return ""  # the store is gone: the run is over, or process 0 is, of which jax tells
-    return told[0][1] if told else ""
+    return next((why for key, why in told.items() if key != own), "")
 
 
 def _fail(error: BaseException) -> None:
     """Tell the others, and end."""
     index, count = distributed.global_state.process_id, distributed.global_state.num_processes
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        # Perhaps a connection broke because another process failed: its reason is the reason.
-        for _ in range(int(_LAST_SECONDS)):
-            time.sleep(1)
-            why = _reason()
-            if why:
+    me, what = f"process {index} of {count}", f"{type(error).__name__}: {error}"
+    if isinstance(error, UserError):
+        why = f"{me} failed: {error}"
+    elif _LOST.search(str(error)):
+        for _ in range(int(_LAST_SECONDS / _LOOK_SECONDS)):  # perhaps it told why
+            if why := _reason():
                 _exit(why)
-    if not isinstance(error, UserError):
+            time.sleep(_LOOK_SECONDS)
+        why = f"{me} lost another one, which was killed or cut off: its log may say more ({what})"
+    else:
         traceback.print_exception(error)
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    why = f"process {index} of {count} failed: {kind}{error}"
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        why += "\nif this is a broken connection, another process was killed: see its log"
+        why = f"{me} failed: {what}"
+    print(f"error: {why}", file=sys.stderr, flush=True)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", why)
-    print(f"error: {why}", file=sys.stderr, flush=True)
     time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
     os._exit(1)
 

@@ -135,6 +135,16 @@ def axis_size(name: str) -> int:
     return jax.sharding.get_abstract_mesh().shape[name]
 
 
+def platform() -> str:
+    """What the mesh in force is made of: "tpu", "nvidia", or the platform as JAX names it.
+
+    Of a mesh of devices that are not here (a topology to compile for) it is their platform, not
+    this machine's.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return "nvidia" if device.device_kind.startswith("NVIDIA") else device.platform
+
+
 def param_spec(path: str, rank: int) -> P:
     """The spec of the parameter at `path` ("text/layers/attn/q/w"), padded to its rank."""
     for pattern, spec in PARAM_RULES:
@@ -196,12 +206,12 @@ def own_mesh(mesh: Mesh) -> Mesh:
     return make_mesh(fsdp=-1, devices=jax.local_devices())
 
 
-def own_rows(x: jax.Array) -> np.ndarray:
-    """This process's rows of an array whose leading axis is split over the mesh."""
+def local_rows(x: jax.Array, axis: int = 0) -> np.ndarray:
+    """This process's rows of an array whose rows (on `axis`) are split over the mesh."""
     if x.is_fully_addressable:
         return np.asarray(x)
-    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)])
+    shards = {shard.index[axis].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)], axis)
 
 
 def fetch(x: jax.Array | np.ndarray) -> np.ndarray:

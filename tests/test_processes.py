@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -162,11 +163,9 @@ def results(total_N, logged):
 
 def test_numbers_of_all_processes_are_joined():
     said = [None]
-    rollouts.exchange(results([0.1, np.nan], {"seen": [1.0, 2.0]}), Shares(0, said))
+    rollouts.of_all(results([0.1, np.nan], {"seen": [1.0, 2.0]}), Shares(0, said))
     said.append(None)
-    own, whole = rollouts.exchange(results([0.5, 1.0], {"late": [4.0]}), Shares(1, said))
-    np.testing.assert_array_equal(own.scores.total_N, np.array([0.5, 1.0], np.float32))
-    assert own.scores.extra == {"note": ["x", "x"]}
+    whole = rollouts.of_all(results([0.5, 1.0], {"late": [4.0]}), Shares(1, said))
     expected = np.array([0.1, np.nan, 0.5, 1.0], np.float32)
     np.testing.assert_array_equal(whole.scores.total_N, expected)
     np.testing.assert_array_equal(whole.scores.values_NK[:, 0], expected)
@@ -178,14 +177,35 @@ def test_numbers_of_all_processes_are_joined():
     assert whole.finished_N.dtype == bool
 
 
-def test_processes_with_the_same_rows_take_the_rewards_of_one():
+def test_processes_with_the_same_rows_take_the_rewards_of_one(monkeypatch):
     """A judge or a clock may have made theirs differ: the lead's count."""
-    lead = [None]
-    rollouts.exchange(results([0.0, 1.0], {}), Shares(0, lead))
+    lead, own = (results(total_N, {}).scores for total_N in ([0.0, 1.0], [1.0, 1.0]))
+    said = [[lead.values_NK.tolist(), lead.total_N.tolist()]]
+    share = types.SimpleNamespace(index=0, count=1, exchange=lambda value: said)
+    assert rollouts.agreed(own, share) is own  # there is no other process
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    agreed = rollouts.agreed(own, share)
+    np.testing.assert_array_equal(agreed.total_N, lead.total_N)
+    np.testing.assert_array_equal(agreed.values_NK, lead.values_NK)
+    assert agreed.extra == own.extra
 
-    class Follower(Shares):
-        def exchange(self, value):
-            return self.said
 
-    own, _ = rollouts.exchange(results([1.0, 1.0], {}), Follower(0, lead))
-    np.testing.assert_array_equal(own.scores.total_N, [0, 1])
+@pytest.mark.parametrize("told", ["process 1 of 2 failed: no more rewards", ""])
+def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
+    """By what another process has said, or by what it means that it has said nothing."""
+    state = types.SimpleNamespace(process_id=1, num_processes=2, client=types.SimpleNamespace())
+    said = [("jaxvl/failed/1", "this is I")] + [("jaxvl/failed/0", told)] * bool(told)
+    state.client.key_value_dir_get = lambda folder: said
+    state.client.key_value_set = lambda key, value: said.append((key, value))
+    monkeypatch.setattr(processes.distributed, "global_state", state)
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(processes.os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        processes._fail(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {told or 'process 1 of 2 lost another one, which was killed'}")
+    assert (told in error) and "Traceback" not in error

@@ -71,9 +71,9 @@ def batches(
 def share(prompts: int, index: int, count: int, blocks: int = 1) -> np.ndarray:
     """Which of a step's `prompts` prompts process `index` of `count` gets, in order.
 
-    They are cut into `blocks` (one a micro-batch) and every block among the processes. So the rows
-    of a micro-batch are the same, in the same order, for any number of processes whose prompts
-    `blocks` divides; where it does not divide them, fewer blocks are made.
+    They are cut into `blocks` (one a mini-batch) and every block among the processes. So the
+    prompts of a block are the same for any number of processes whose prompts `blocks` divides;
+    where it does not divide them, fewer blocks are made.
     """
     blocks = math.gcd(blocks, prompts // count)
     return np.arange(prompts).reshape(blocks, count, -1)[:, index].reshape(-1)

@@ -50,6 +50,27 @@ class Scores:
         return {name: sum(values) / len(values) for name, values in self.logged.items()}
 
 
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """The scores of several batches as those of one; a value that was logged for some of them
+    alone is None in the others."""
+    columns = {name for part in parts for name in part.extra}
+    logged: dict[str, list[float]] = {}
+    for part in parts:
+        for name, values in part.logged.items():
+            logged[name] = [*logged.get(name, ()), *values]
+    extra = {
+        name: [x for p in parts for x in p.extra.get(name, [None] * len(p.total_N))]
+        for name in columns
+    }
+    return Scores(
+        parts[0].names,
+        np.concatenate([part.values_NK for part in parts]),
+        np.concatenate([part.total_N for part in parts]),
+        logged,
+        dict(sorted(extra.items())),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainerState:
     """Where the run is, under TRL's names."""

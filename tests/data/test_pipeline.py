@@ -53,7 +53,7 @@ def test_shards_are_disjoint_and_together_the_whole_stream(count):
 
 @pytest.mark.parametrize(("count", "blocks"), [(1, 3), (2, 1), (2, 3), (4, 3), (4, 2)])
 def test_every_block_of_a_step_is_cut_among_the_processes(count, blocks):
-    """So micro-batches hold the same prompts in the same order, whatever the count."""
+    """So mini-batches hold the same prompts in the same order, whatever the count."""
     shares = [share(24, index, count, blocks).reshape(-1, 24 // blocks // count)
               for index in range(count)]  # fmt: skip
     assert len(shares[0]) == blocks
