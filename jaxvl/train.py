@@ -144,7 +144,8 @@ class Loop:
         images = self.cfg.run.rollout_images
         rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images)
         metrics = self.rollout_metrics(sampled)
-        metrics["frac_live_rows"] = float(learner.live_rows(batch, grpo.beta).mean())
+        live_R = learner.live_rows(batch, grpo.beta)
+        metrics["frac_live_rows"] = float(live_R.mean())
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
         metrics |= over_updates(jax.device_get(found))
@@ -155,8 +156,9 @@ class Loop:
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
         metrics |= clock.metrics(int(lengths_N.sum()), *compiled)
+        learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
         encoded = [item.encoded for item in sampled.items]
-        return state, metrics | self.meter.metrics(encoded, lengths_N, chosen, metrics)
+        return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
 
     def sample_round(self, step: int, state: learner.TrainState, clock: Clock) -> rollouts.Sampled:
         """The next prompts of the stream, their completions and what these are worth."""
