@@ -44,13 +44,15 @@ class Model:
     """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype.
 
     The parts in `train` train, with float32 masters; the others are frozen and held in `dtype`.
-    The limits on pixels hold for the whole run and are exported with the model.
+    `remat` says what a layer keeps for the backward pass: its input ("block"), or the products of
+    its weights too ("products": faster, for several times the memory). The limits on pixels hold
+    for the whole run and are exported with the model.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     float32_head: bool = False  # logits by a float32 product whatever `dtype` is
-    remat: bool = True
+    remat: Literal["block", "products"] = "block"
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None
     train: tuple[Part, ...] = get_args(Part)
@@ -117,12 +119,17 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn; top_p=1 and top_k=0 leave the distribution whole."""
+    """How completions are drawn; top_p=1 and top_k=0 leave the distribution whole.
+
+    `slots` completions, over all devices, are decoded at a time (0: all of a step); one that has
+    ended makes room for one that waits. It bounds memory and changes no completion.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    slots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +298,35 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of `jaxvl eval list`, its files at `source`, asked by `protocol` ("": its own).
+
+    About `limit` of its items are asked, evenly spaced (0: all).
+    """
+
+    name: str
+    source: str = ""
+    protocol: str = ""
+    limit: int = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmarks:
+    """Benchmarks answered greedily after every `every` steps and after the last.
+
+    Their figures are metrics of the step: eval/<name>/accuracy (lenient), eval/<name>/strict,
+    eval/<name>/<metric> and others. `best` names a metric of any kind: the model for which it was
+    highest is kept in `best/`, beside the checkpoints. `max_new_tokens` 0 is each benchmark's own.
+    """
+
+    tasks: tuple[Benchmark, ...]
+    every: int = 100
+    best: str = ""
+    max_new_tokens: int = 0
+    batch: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A GRPO run."""
 
@@ -304,6 +340,7 @@ class Config:
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
     eval: Eval | None = None
+    benchmarks: Benchmarks | None = None
 
 
 @dataclasses.dataclass(frozen=True)

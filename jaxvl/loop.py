@@ -122,6 +122,9 @@ class Stream:
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        pieces = cfg.grpo.pieces if isinstance(cfg, Config) else cfg.sft.micro_batches
+        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // jax.process_count()
+        self.parts = max(shards, 1) * pieces  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
         self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
@@ -190,8 +193,11 @@ class Stream:
         )
 
     def draw(self) -> list[Item]:
-        """The next prompts."""
-        return next(self.batches)
+        """The next prompts, in an order such that no device and no micro-batch has all the large
+        ones."""
+        items = next(self.batches)
+        costs = [len(item.encoded.tokens) + len(item.encoded.segments) for item in items]
+        return [items[i] for i in data_prompts.balanced(costs, self.parts)]
 
     def use(self, step: int, items: list[Item]) -> None:
         """`items` are part of `step`: what was dropped on the way to them is listed."""

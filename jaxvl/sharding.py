@@ -67,6 +67,16 @@ def axis_size(name: str) -> int:
     return jax.sharding.get_abstract_mesh().shape[name]
 
 
+def platform() -> str:
+    """What the mesh in force is made of: "tpu", "nvidia", or the platform as JAX names it.
+
+    Of a mesh of devices that are not here (a topology to compile for) it is their platform, not
+    this machine's.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return "nvidia" if device.device_kind.startswith("NVIDIA") else device.platform
+
+
 def param_spec(path: str, rank: int) -> P:
     """The spec of the parameter at `path` ("text/layers/attn/q/w"), padded to its rank."""
     for pattern, spec in PARAM_RULES:

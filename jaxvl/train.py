@@ -23,7 +23,8 @@ from jaxvl import rollouts, runpage
 from jaxvl.batch import Prompt, Rollout, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
-from jaxvl.eval import run as evaluation
+from jaxvl.eval import heldout, tables
+from jaxvl.eval.during import During
 from jaxvl.loop import Ahead, Clock, Stream, export, micro, open_run, to_train
 from jaxvl.meter import Meter
 from jaxvl.metrics import MetricsWriter, Progress, over_updates, rollout_metrics
@@ -34,7 +35,7 @@ from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.losses import next_beta
-from jaxvl.rl.sampler import make_sampler
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import local_rows, on_all_processes, on_any_process, put_rows
 from jaxvl.vlm import VLM, load
 
@@ -69,6 +70,7 @@ class Loop:
             sampling.temperature,
             sampling.top_p,
             sampling.top_k,
+            sampling.slots,
         )
         policy = learner.Policy(
             vlm.graphdef, cfg.model.dtype, cfg.model.remat, sampling.temperature, grpo.logprob_chunk
@@ -76,7 +78,7 @@ class Loop:
         updates = cfg.run.steps * grpo.updates
         self.tx = learner.optimizer(cfg.optim, updates)
         lr = learner.schedule(cfg.optim, updates)
-        self.sample = make_sampler(vlm.graphdef, decoding, cfg.model.dtype)
+        self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
         objective = learner.grpo_objective(policy, grpo, sampling.max_new_tokens)
         live = functools.partial(learner.live_sequences, beta=grpo.beta)
         self.update = learner.make_update(objective, self.tx, lr, dropout, live)
@@ -96,6 +98,7 @@ class Loop:
         self.ahead = Ahead(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg, vlm.config, vlm.mesh.devices.flat)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
+        self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
@@ -108,6 +111,8 @@ class Loop:
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                     metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
+                if self.during and self.during.due(step, cfg.run.steps):
+                    metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                 if lead:
                     writer.write(step, metrics)
                     progress.update(step, metrics)
@@ -258,16 +263,16 @@ class Loop:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=parts.join(self.frozen, state.params))
 
-    def evaluate(self, vlm: VLM, when: str) -> evaluation.Evaluation:
+    def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
         """The held-out set, answered by `vlm`."""
         cfg = self.cfg
         print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
-        return evaluation.evaluate(
+        return heldout.evaluate(
             vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
 
-    def _write_eval(self, before: evaluation.Evaluation, after: evaluation.Evaluation) -> None:
-        table = evaluation.table(self.held_out, before, after)
+    def _write_eval(self, before: heldout.Evaluation, after: heldout.Evaluation) -> None:
+        table = heldout.table(self.held_out, before, after)
         found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **table}
         (self.run_dir / "eval.json").write_text(json.dumps(found, indent=2) + "\n")
-        evaluation.show(table)
+        tables.show(table)

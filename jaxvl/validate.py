@@ -133,6 +133,9 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
 
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
+    "benchmarks.every": (1, None),
+    "benchmarks.max_new_tokens": (0, None),
+    "benchmarks.batch": (1, None),
     "data.min_pixels": (1, None),
     "data.max_pixels": (1, None),
     "data.workers": (0, None),
@@ -187,6 +190,7 @@ _RANGES = {
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
+    "sampling.slots": (0, None),
 }
 _ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
 _ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds", "run.peak_tflops"}

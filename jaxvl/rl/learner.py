@@ -40,7 +40,7 @@ class Policy:
 
     graphdef: nnx.GraphDef
     dtype: str  # of the products
-    remat: bool
+    remat: str  # see `layers.for_backward`
     temperature: float
     chunk: int  # tokens of a row whose logits exist at a time
 

@@ -46,7 +46,7 @@ class Update:
     trains: tuple[str, ...]
     dropout: Any = None
     micro: int = 1
-    remat: bool = False
+    remat: str = "products"
 
     def __post_init__(self):
         trained, self.frozen = parts.split(self.vlm.params, self.trains)

@@ -69,7 +69,7 @@ def random_batch(vlm, images, g, prompts=PROMPTS) -> TrainBatch:
     return train_batch(arrays, tokens, mask=mask, advantages=advantages, old=old, ref=ref)
 
 
-def policy(vlm, *, temperature=1.0, chunk=5, remat=False) -> Policy:
+def policy(vlm, *, temperature=1.0, chunk=5, remat="products") -> Policy:
     return Policy(vlm.graphdef, "float32", remat, temperature, chunk)
 
 
