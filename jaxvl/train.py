@@ -173,10 +173,9 @@ class Loop:
         clock.lap("data")
 
         params = self.with_state(state).params
-        rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
-        if step < cfg.run.steps:
-            self.ahead.prepare()
-        rollout = jax.tree.map(local_rows, rollout)
+        key = jax.random.fold_in(self.key, step)
+        meanwhile = self.ahead.prepare if step < cfg.run.steps else None
+        rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)
