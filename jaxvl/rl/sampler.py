@@ -281,7 +281,7 @@ class Sampler:
         key: jax.Array,
         meanwhile: Callable[[], None] | None = None,
     ) -> Rollout:
-        for number, state in enumerate(self.states(params, prompt, key)):
+        for number, state in enumerate(self.states(params, prompt, key)):  # noqa: B007 (the last)
             if number == 1 and meanwhile is not None:  # the first state is the prefill's
                 meanwhile()
         return self.read(prompt, state)
