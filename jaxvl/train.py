@@ -153,8 +153,8 @@ class Loop:
         share = self.stream.share
         rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
         metrics = self.rollout_metrics(sampled)
-        live = float(learner.live_rows(batch, grpo.beta).mean())
-        metrics["frac_live_rows"] = float(np.mean(share.exchange(live)))
+        live_R = learner.live_rows(batch, grpo.beta)
+        metrics["frac_live_rows"] = float(np.mean(share.exchange(float(live_R.mean()))))
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
         metrics |= over_updates(jax.device_get(found))
@@ -165,8 +165,9 @@ class Loop:
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
         metrics |= clock.metrics(sum(share.exchange(int(lengths_N.sum()))), *compiled)
+        learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
         encoded = [item.encoded for item in sampled.items]
-        return state, metrics | self.meter.metrics(encoded, lengths_N, chosen, metrics)
+        return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
 
     def sample_round(self, step: int, state: learner.TrainState, clock: Clock) -> rollouts.Sampled:
         """The next prompts of the stream, their completions and what these are worth."""
@@ -176,10 +177,9 @@ class Loop:
         clock.lap("data")
 
         params = self.with_state(state).params
-        rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
-        if step < cfg.run.steps:
-            self.ahead.prepare()
-        rollout = jax.tree.map(local_rows, rollout)
+        key = jax.random.fold_in(self.key, step)
+        meanwhile = self.ahead.prepare if step < cfg.run.steps else None
+        rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -253,6 +253,8 @@ def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:
 class Sampler:
     """`sampler(params, prompt, key)` -> Rollout, its products in `dtype`.
 
+    A function `meanwhile` is called once while the device decodes.
+
     A few compiled programs: one to start with for every shape of prompts, and a loop for every
     number of slots and columns in their ladders.
     """
@@ -272,9 +274,16 @@ class Sampler:
         self.resize = jax.jit(resize, static_argnums=(1, 2))
         self.rollout = jax.jit(rollout, static_argnums=(1, 2))
 
-    def __call__(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        for state in self.states(params, prompt, key):  # noqa: B007 (the last is what is wanted)
-            pass
+    def __call__(
+        self,
+        params: dict[str, Any],
+        prompt: Prompt,
+        key: jax.Array,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Rollout:
+        for number, state in enumerate(self.states(params, prompt, key)):  # noqa: B007 (the last)
+            if number == 1 and meanwhile is not None:  # the first state is the prefill's
+                meanwhile()
         return self.read(prompt, state)
 
     def read(self, prompt: Prompt, state: State) -> Rollout:
