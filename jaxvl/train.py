@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxvl import rollouts, runpage
+from jaxvl import programs, rollouts, runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
@@ -82,11 +82,32 @@ class Loop:
         self.stream = Stream(cfg, vlm, grpo.prompts)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
 
+    def compile(self, state: learner.TrainState) -> None:
+        """All that the steps will call, for every pair of buckets that a batch may have.
+
+        What does not fit the device's memory shows before the first step, and none waits later.
+        """
+        cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
+        params, key = self.with_state(state).params, jax.random.fold_in(self.key, 0)
+        values = self.vlm.config.vision.patch_values
+        for prompt in programs.prompts(cfg.data, grpo.rows, values, mesh):
+            T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
+            print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
+            self.sample.compile(params, prompt, key)
+            sizes = self.per_row, cfg.sampling.max_new_tokens, grpo.micro_batches
+            batch = programs.batch(prompt, *sizes, mesh)
+            if grpo.beta:
+                self.logprobs.lower(self.reference, batch).compile()
+                ref_logps = jax.eval_shape(self.logprobs, self.reference, batch)
+                batch = dataclasses.replace(batch, ref_logps=ref_logps)
+            self.update.lower(state, batch, self.frozen).compile()
+
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
         # A resumed run answers again, with the base.
         before = self.evaluate(self.base, "before training") if cfg.eval else None
+        self.compile(state)
         watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
             for step in range(start + 1, cfg.run.steps + 1):
