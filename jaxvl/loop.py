@@ -122,6 +122,9 @@ class Stream:
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        pieces = cfg.grpo.pieces if isinstance(cfg, Config) else cfg.sft.micro_batches
+        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // jax.process_count()
+        self.parts = max(shards, 1) * pieces  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
         self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
@@ -189,14 +192,24 @@ class Stream:
             "data.too_long=drop"
         )
 
-    def __next__(self) -> list[Item]:
-        """The prompts of the next step. What was dropped on the way to them is listed."""
+    def draw(self) -> list[Item]:
+        """The next prompts, in an order such that no device and no micro-batch has all the large
+        ones."""
         items = next(self.batches)
+        costs = [len(item.encoded.tokens) + len(item.encoded.segments) for item in items]
+        return [items[i] for i in data_prompts.balanced(costs, self.parts)]
+
+    def use(self, step: int, items: list[Item]) -> None:
+        """`items` are part of `step`: what was dropped on the way to them is listed."""
         for item in items:
-            step = item.position // self.prompts + 1
             for row in item.dropped:
                 self.account.add(step, row, item.position)
         self.account.check()
+
+    def __next__(self) -> list[Item]:
+        """The prompts of the next step, of a run whose every step draws once."""
+        items = self.draw()
+        self.use(items[0].position // self.prompts + 1, items)
         return items
 
     def metrics(self, items: list[Item]) -> dict[str, int]:
@@ -239,13 +252,44 @@ class Stream:
         )
 
 
+class Ahead:
+    """A stream whose next prompts are made ready while the device is busy: drawn and collated."""
+
+    def __init__(self, stream: Stream, rows_per_prompt: int, per_row: int):
+        self.stream, self.form = stream, (rows_per_prompt, per_row)
+        self._ready: tuple[dict[str, Any], list[Item], dict[str, np.ndarray]] | None = None
+
+    def prepare(self) -> None:
+        """Make the next prompts ready, if they are not."""
+        if self._ready is None:
+            before = self.stream.get_state()
+            items = self.stream.draw()
+            self._ready = before, items, self.collate(items)
+
+    def collate(self, items: list[Item]) -> dict[str, np.ndarray]:
+        """Their batch."""
+        return self.stream.collate(items, *self.form)
+
+    def take(self, step: int) -> tuple[list[Item], dict[str, np.ndarray]]:
+        """The next prompts, used in `step`, and their batch."""
+        self.prepare()
+        (_, items, arrays), self._ready = self._ready, None
+        self.stream.use(step, items)
+        return items, arrays
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of the next prompts that nobody has taken."""
+        return self._ready[0] if self._ready else self.stream.get_state()
+
+
 def micro(batch: Any, count: int) -> Any:
     """[R, ..] -> [count, R/count, ..] on the host, for every leaf."""
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
 
 
 class Clock:
-    """Seconds of a step by part."""
+    """Seconds of a step by part: of the host, so that what the device does while the host does
+    something else is no part's."""
 
     def __init__(self):
         self.start = self.last = time.perf_counter()
@@ -254,7 +298,8 @@ class Clock:
     def lap(self, part: str) -> None:
         """What has passed since the last lap was `part`."""
         now = time.perf_counter()
-        self.parts[f"time/{part}"] = now - self.last
+        name = f"time/{part}"
+        self.parts[name] = self.parts.get(name, 0.0) + now - self.last
         self.last = now
 
     def metrics(self, tokens: int, *compiled: Callable) -> dict[str, float]:

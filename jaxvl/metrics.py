@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,22 @@ class Progress:
                 left = str(timedelta(seconds=round(seconds)))
             line = f"{self.unit} {step}/{self.steps}  {shown}  left {left}"
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def over_updates(stats: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The stats of a step's updates as those of the step: their means, but for the learning rate,
+    which is the last, names that end in "max", and what compares the sampler with the learner,
+    which later updates change: it is the first update's."""
+    found = {}
+    for name in stats[0]:
+        values = [float(each[name]) for each in stats]
+        if name.startswith("sampling/"):
+            found[name] = values[0]
+        elif name == "learning_rate":
+            found[name] = values[-1]
+        else:
+            found[name] = max(values) if name.endswith("max") else sum(values) / len(values)
+    return found
 
 
 def rollout_metrics(

@@ -124,7 +124,7 @@ def fit(
     mesh: Mesh,
     *,
     dtype: str = "float32",
-    remat: bool = True,
+    remat: str = "block",
     on_step: Callable[[int, learner.TrainState, dict[str, jax.Array]], None] | None = None,
 ) -> dict[str, Any]:
     """`steps` updates on host batches, one micro-batch each; returns the trained parameters.

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -66,6 +67,16 @@ def axis_size(name: str) -> int:
     return jax.sharding.get_abstract_mesh().shape[name]
 
 
+def platform() -> str:
+    """What the mesh in force is made of: "tpu", "nvidia", or the platform as JAX names it.
+
+    Of a mesh of devices that are not here (a topology to compile for) it is their platform, not
+    this machine's.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return "nvidia" if device.device_kind.startswith("NVIDIA") else device.platform
+
+
 def param_spec(path: str, rank: int) -> P:
     """The spec of the parameter at `path` ("text/layers/attn/q/w"), padded to its rank."""
     for pattern, spec in PARAM_RULES:
@@ -116,3 +127,23 @@ def put_rows(tree: Any, mesh: Mesh, lead: int = 0) -> Any:
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x)
 
     return jax.tree.map(put, tree)
+
+
+def local_rows(x: jax.Array, axis: int = 0) -> np.ndarray:
+    """This process's rows of an array whose rows (on `axis`) are split over the mesh."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    shards = {shard.index[axis].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)], axis)
+
+
+def on_all_processes(x: np.ndarray) -> np.ndarray:
+    """The arrays that every process has, one after the other."""
+    if jax.process_count() == 1:
+        return x
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def on_any_process(flag: bool) -> bool:
+    """Whether `flag` is true on some process, which all of them then know."""
+    return bool(on_all_processes(np.array([flag])).any())

@@ -69,6 +69,7 @@ def _check_grpo(cfg: Config) -> None:
             f"grpo.group_per_row = {g.group_per_row} does not divide grpo.group = {g.group}; "
             f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
         )
+    _check_loss(g)
     names = [reward.name for reward in cfg.rewards]
     if not names or len(set(names)) < len(names):
         raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
@@ -77,12 +78,25 @@ def _check_grpo(cfg: Config) -> None:
             raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
 
 
+def _check_loss(g: GRPO) -> None:
+    delta = getattr(g.loss, "delta", None)
+    if delta is not None:
+        high = g.loss.epsilon if g.loss.epsilon_high is None else g.loss.epsilon_high
+        if delta <= 1 + high:
+            raise UserError(
+                f"grpo.loss.delta = {delta} is not above {1 + high}, where the upper clip is "
+                "(1 + grpo.loss.epsilon_high): ratios within the clip would be bounded"
+            )
+    if g.adaptive_kl is not None and not g.beta:
+        raise UserError("grpo.adaptive_kl needs a grpo.beta above 0 to start from, as 1e-3")
+
+
 def check_rows(batch: GRPO | SFT, shards: int) -> None:
-    """Raise UserError unless every micro batch splits evenly over `shards` = data * fsdp devices.
+    """Raise UserError unless every micro-batch splits evenly over `shards` = data * fsdp devices.
 
     Called by `validate` where the mesh is written out, and again once a -1 is known.
     """
-    parts = shards * batch.micro_batches
+    parts = shards * batch.micro_batches * getattr(batch, "mini_batches", 1)
     if batch.rows % parts == 0:
         return
     if not hasattr(batch, "group"):
@@ -105,7 +119,8 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
     raise UserError(
         f"a step has {grpo.rows} rows ({grpo.prompts} prompts, groups of {grpo.group} in rows of "
         f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
-        f"grpo.micro_batches ({grpo.micro_batches}); try {' or '.join(cures)}"
+        f"grpo.mini_batches ({grpo.mini_batches}) * grpo.micro_batches ({grpo.micro_batches}); "
+        f"try {' or '.join(cures)}"
     )
 
 
@@ -126,12 +141,18 @@ _RANGES = {
     "grpo.prompts": (1, None),
     "grpo.group": (2, None),  # one completion has no advantage over its group
     "grpo.group_per_row": (0, None),
+    "grpo.mini_batches": (1, None),
     "grpo.micro_batches": (1, None),
     "grpo.num_iterations": (1, None),
     "grpo.logprob_chunk": (1, None),
-    "grpo.epsilon": (0, 1),
-    "grpo.epsilon_high": (0, None),
+    "grpo.loss.epsilon": (0, 1),
+    "grpo.loss.epsilon_high": (0, None),
+    "grpo.loss.delta": (1, None),
     "grpo.beta": (0, None),
+    "grpo.adaptive_kl.target": (0, None),
+    "grpo.adaptive_kl.horizon": (1, None),
+    "grpo.dynamic_sampling": (0, None),
+    "grpo.importance_sampling_cap": (0, None),
     "model.lora.alpha": (0, None),
     "model.lora.dropout": (0, 1),
     "model.lora.rank": (1, None),
@@ -153,6 +174,7 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "run.peak_tflops": (0, None),
     "verify.workers": (0, 64),
     "verify.seconds": (0, 60),
     "verify.memory": (0.5, 64),
@@ -160,9 +182,11 @@ _RANGES = {
     "sampling.temperature": (0, None),
     "sampling.top_p": (0, 1),
     "sampling.top_k": (0, None),
+    "sampling.slots": (0, None),
 }
 _ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
-_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
+_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds", "run.peak_tflops"}
+_ABOVE |= {"grpo.loss.delta", "grpo.adaptive_kl.target", "grpo.importance_sampling_cap"}
 _BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
 

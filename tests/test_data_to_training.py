@@ -26,7 +26,7 @@ from tests.data.test_intake import BAD_IMAGES
 from tests.test_loop import make_config
 from tests.test_train import ROOT
 
-MODEL = Model(path=str(ROOT / "configs/quickstart_base"), remat=False)
+MODEL = Model(path=str(ROOT / "configs/quickstart_base"), remat="products")
 
 
 def make_data(source, template: Callable, **fields) -> Data:

@@ -19,7 +19,8 @@ from jaxvl.config import GRPO, LoRA, Optim
 from jaxvl.errors import UserError
 from jaxvl.models import hf, lora, qwen_vl
 from jaxvl.rl import learner
-from jaxvl.rl.sampler import Decoding, make_sampler
+from jaxvl.rl.draw import Decoding
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import (
     PARAM_RULES,
     ROWS,
@@ -39,6 +40,7 @@ MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]  # the tiny model has 2 kv
 SPREAD = [("qwen2_vl", mesh) for mesh in MESHES] + [("qwen2_5_vl", mesh) for mesh in MESHES[2:]]
 PUBLIC_MESHES = [(1, 8, 1), (1, 4, 2), (2, 2, 2)]
 PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?", "Above or below?"]
+STOP = tuple(range(0, 300, 6))  # so many that lengths differ
 LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
 GRADIENTS = 1e-5  # of a leaf's norm
 
@@ -73,12 +75,12 @@ def run_step(vlm, images):
         return grpo_step(policy(vlm))(vlm.params, put_rows(batch, vlm.mesh))
 
 
-def run_sampler(vlm, images, temperature):
+def run_sampler(vlm, images, temperature, slots=0):
     arrays = prompt_arrays(vlm, PROMPTS, images, group=4, g=2)
-    how = Decoding(2, 8, (7, 8), 0, vlm.config.never_sampled, temperature=temperature)
+    how = Decoding(2, 8, STOP, 0, vlm.config.never_sampled, temperature=temperature, slots=slots)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
-        sample = make_sampler(vlm.graphdef, how, "float32")
+        sample = Sampler(vlm.graphdef, how, "float32")
         return jax.device_get(sample(vlm.params, prompt, jax.random.key(3)))
 
 
@@ -122,8 +124,8 @@ def test_log_probabilities_and_gradients(spread, images, one_device):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_sampling(spread, images, one_device, temperature):
-    """A draw depends on neither the number of devices nor how the model is cut."""
-    rollout = run_sampler(spread, images, temperature)
+    """A draw depends on neither the devices, nor how the model is cut, nor the slots."""
+    rollout = run_sampler(spread, images, temperature, slots=8)
     expected = one_device(spread.config.family)[1][temperature]
     np.testing.assert_array_equal(rollout.tokens, expected.tokens)
     np.testing.assert_array_equal(rollout.mask, expected.mask)
@@ -170,7 +172,7 @@ def abstract_update(config, mesh, *, R=8, T=64, patches=32, g=4, C=16):
     mask = shape(rows, 1, R, g, C, dtype=jnp.bool_)
     logps = floats(g, C)
     batch = TrainBatch(prompt, ints(g, C), mask, floats(g), logps, logps)
-    policy = learner.Policy(qwen_vl.graphdef(arch), "bfloat16", True, 1.0, 32)
+    policy = learner.Policy(qwen_vl.graphdef(arch), "bfloat16", "block", 1.0, 32)
     tx = learner.optimizer(Optim(), 10)
     update = learner.make_update(learner.grpo_objective(policy, GRPO()), tx, lambda step: 1.0)
     with jax.set_mesh(mesh):

@@ -32,7 +32,7 @@ from jaxvl.data.prompts import Encoded
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.replies import Reply, Sampling, fingerprint, number_of
 from jaxvl.models.qwen_vl import for_products
-from jaxvl.rl.sampler import make_sampler
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import ROWS
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
@@ -84,7 +84,7 @@ class Local:
         decoding = vlm.decoding(
             self.per_row, how.max_new_tokens, how.temperature, how.top_p, how.top_k
         )
-        self.sample = make_sampler(vlm.graphdef, decoding, vlm.dtype)
+        self.sample = Sampler(vlm.graphdef, decoding, vlm.dtype)
         self.key = jax.random.key(how.seed)
         self.dropped: list[Dropped] = []  # items whose pictures or prompts cannot be used
 

@@ -44,6 +44,27 @@ class Scores:
         return np.isnan(self.total_N)
 
 
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """The scores of several batches as those of one: metrics are averaged, and a value that was
+    logged for some of them alone is None in the others."""
+    metrics = {name for part in parts for name in part.metrics}
+    columns = {name for part in parts for name in part.extra}
+    logged = {
+        name: [part.metrics[name] for part in parts if name in part.metrics] for name in metrics
+    }
+    extra = {
+        name: [x for p in parts for x in p.extra.get(name, [None] * len(p.total_N))]
+        for name in columns
+    }
+    return Scores(
+        parts[0].names,
+        np.concatenate([part.values_NK for part in parts]),
+        np.concatenate([part.total_N for part in parts]),
+        {name: sum(values) / len(values) for name, values in sorted(logged.items())},
+        dict(sorted(extra.items())),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainerState:
     """Where the run is, under TRL's names."""

@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvl.config import GRPO, Optim
+from jaxvl.config import GRPO, Grpo, Optim
 from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
 from tests.rl.rows import V, assert_trees_close, completions, policy, random_batch
 
-CFG = GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3)
+CFG = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))
 PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?", "Above or below?"]
 
 

@@ -75,10 +75,11 @@ def read(answer: str, labels: str, choices: list[str]) -> frozenset[str] | str:
     ]
     if len(same) == 1:
         return frozenset(same)
-    listed = _listed(plain, labels)
-    if listed:
-        return listed
-    return _named(plain, labels, texts)
+    head = _BRACKETED.match(plain) or _HEAD.match(plain)
+    label = head[head.lastindex] if head else ""
+    if label and label in labels and _is_own(plain[head.end() :], label, labels, texts):
+        return frozenset(label)  # before "D. E" is two letters: option D may be called E
+    return _listed(plain, labels) or _named(plain, labels, texts)
 
 
 def _listed(plain: str, labels: str) -> frozenset[str] | None:
