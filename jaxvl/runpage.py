@@ -30,6 +30,7 @@ _CHARTS = (  # title, metrics (with * for any part)
         "Completion length (tokens)",
         tuple(f"completions/{of}_length" for of in ("mean", "min", "max")),
     ),
+    ("Benchmarks, lenient", ("eval/*/accuracy",)),
     ("KL to the reference", ("kl",)),
     ("Weight of the KL", ("beta",)),
     ("Entropy", ("entropy",)),

@@ -124,6 +124,11 @@ def test_nnx_is_used_as_plain_pytrees():
             "import jaxvl.data.intake, jaxvl.data.pipeline, jaxvl.data.prepared, jaxvl.data_cli",
             ["jax", "flax", "transformers", "torch", "grain", "pyarrow", "tensorflow_datasets"],
         ),
+        (
+            "import jaxvl.eval_cli, jaxvl.eval.run, jaxvl.eval.score, jaxvl.eval.page, "
+            "jaxvl.eval.compare, jaxvl.eval.export",
+            ["jax", "flax", "transformers", "torch", "grain"],
+        ),
         ("import jaxvl.config", ["jax", "flax", "transformers", "torch"]),
         ("import jaxvl.vlm", ["torch", "tensorflow"]),
     ],
