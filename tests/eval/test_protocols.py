@@ -144,9 +144,9 @@ EXACT = [
         0,
         "You are a helpful assistant. When the user asks a question, your response must include "
         "two parts: first, the reasoning process enclosed in <think>...</think> tags, then the "
-        "final answer enclosed in <answer>...</answer> tags.Please provide a clear, concise response "
-        "within <answer> </answer> tags that directly addresses the question. | []What is the "
-        f"area, 1?\n{published.WE_OPTION}",
+        "final answer enclosed in <answer>...</answer> tags.Please provide a clear, concise "
+        "response within <answer> </answer> tags that directly addresses the question. | []What is "
+        f"the area, 1?\n{published.WE_OPTION}",
     ),
     (
         "mmmu",
