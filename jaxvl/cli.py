@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxvl import data_cli
+from jaxvl import data_cli, eval_cli
 from jaxvl.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_cli.app, name="data")
+app.add_typer(eval_cli.app, name="eval")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
 Overrides = Annotated[
@@ -34,7 +35,7 @@ def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from jaxvl import config
 
     cfg = config.load(config_file, overrides or [])
-    _use_compilation_cache()
+    use_compilation_cache()
     from jaxvl.train import train
 
     train(cfg)
@@ -47,7 +48,7 @@ def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from jaxvl import config
 
     cfg = config.load(config_file, overrides or [], config.SFTConfig)
-    _use_compilation_cache()
+    use_compilation_cache()
     from jaxvl.sft import train
 
     train(cfg)
@@ -70,7 +71,7 @@ def generate(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
     """Ask a model about pictures, and see the answer as it comes."""
-    _use_compilation_cache()
+    use_compilation_cache()
     from jaxvl.data.templates import IMAGE
     from jaxvl.vlm import load
 
@@ -123,7 +124,7 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
     typer.echo(write_report(run_dir))
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Programs compiled once are kept, unless JAX_COMPILATION_CACHE_DIR already says where."""
     import jax
 

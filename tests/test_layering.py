@@ -23,6 +23,7 @@ FORBIDDEN = {
     "sharding": {
         f"jaxvl.{name}" for name in ("batch", "models", "rl", "vlm", "train", "sft", "eval")
     },
+    "processes": {f"jaxvl.{name}" for name in ("config", "sharding", "batch", "models", "vlm")},
     "batch": {f"jaxvl.{name}" for name in ("models", "rl", "vlm", "train", "sft", "eval")},
     "models": {f"jaxvl.{name}" for name in ("rl", "vlm", "train", "sft", "eval")},
     "rl": {f"jaxvl.{name}" for name in ("vlm", "train", "sft", "eval")},

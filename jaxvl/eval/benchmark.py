@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.data.example import Dropped
+from jaxvl.rewards import extract
+from jaxvl.rewards.judge import QUESTION, yes_or_no
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,37 @@ class Scored:
 Metric = Callable[[Sequence[Scored]], float | None]
 
 
+def prompt_text(item: Item) -> str:
+    """The words of an item's prompt; of a conversation those of its last turn."""
+    content = item.prompt if isinstance(item.prompt, str) else item.prompt[-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def question(item: Item) -> str:
+    """What a judge is told of an item: its prompt's words, and the reference where it has one."""
+    reference = f"\nReference: {item.gold}" if item.gold else ""
+    return f"Question: {prompt_text(item)}{reference}"
+
+
+def answer(reply: str) -> str:
+    """What a judge sees of a reply: its answer block, else all that follows the thinking."""
+    return extract.single(reply) or extract.reply(reply)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How a judge model is asked about a reply, beside the rules: `template` with {question} and
+    {answer}, and `parse`, which turns what it says into a value in [0, 1], or None."""
+
+    template: str = QUESTION
+    parse: Callable[[str], float | None] = yes_or_no
+    question: Callable[[Item], str] = question
+    answer: Callable[[str], str] = answer
+    max_tokens: int = 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """A benchmark: one of these a file under `benchmarks/`.
@@ -65,7 +98,8 @@ class Benchmark:
     and gives the items and what was left out; UserError where there is nothing of this benchmark.
     `protocol` is one of `protocols` (name to what it is, the first is the default): it decides the
     prompts. `mark(item, reply, mode)` is pure and total; `mode` is one of `modes`.
-    `metrics` are named figures over the scored replies, the headline first.
+    `metrics` are named figures over the scored replies, the headline first; they are computed with
+    whole clusters left out, too. A benchmark that draws its own items needs no source.
     """
 
     name: str
@@ -76,3 +110,5 @@ class Benchmark:
     metrics: Mapping[str, Metric]
     max_new_tokens: int = 1024
     modes: tuple[str, ...] = ("strict", "lenient")
+    judging: Judging = Judging()
+    needs_source: bool = True

@@ -24,7 +24,10 @@ from jax.sharding import reshard
 
 from jaxvl.sharding import ROWS, path_name
 
-PRODUCT = "product"  # what a Linear returns before its bias, by name: see `for_backward`
+# Names of what a policy may keep for the backward pass: see `for_backward`.
+PRODUCT = "product"  # what a Linear returns before its bias
+KERNEL = "kernel"  # what splash attention's backward pass reads beside its inputs
+CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive whose outputs cuDNN's reads
 
 
 def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
@@ -142,11 +145,20 @@ def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Modu
     return jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), num))
 
 
-def for_backward(body: Callable, remat: bool) -> Callable:
-    """A layer of a scan as the backward pass wants it: with its input alone kept (remat), or the
-    products of its weights too, so that only what is cheap is computed again."""
-    keep = None if remat else jax.checkpoint_policies.save_only_these_names(PRODUCT)
+def for_backward(body: Callable, remat: str) -> Callable:
+    """A layer of a scan that keeps for its backward pass what `remat` says; the rest is made again.
+
+    "block": its input alone. "products": the products of its weights too, and the output of an
+    attention kernel with its log-sum-exp, so that only what is cheap is computed again.
+    """
+    keep = {"block": None, "products": _is_kept}[remat]
     return jax.checkpoint(body, prevent_cse=False, policy=keep)  # a scan needs no barriers
+
+
+def _is_kept(primitive, *operands, **parameters) -> bool:
+    # What cuDNN's backward pass reads has no name to be kept by: its primitive stands for it.
+    named = jax.checkpoint_policies.save_only_these_names(PRODUCT, KERNEL)
+    return primitive.name == CUDNN or named(primitive, *operands, **parameters)
 
 
 def split_heads(x_RSF: jax.Array, heads: int) -> jax.Array:

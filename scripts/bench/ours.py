@@ -78,7 +78,7 @@ class Ours:
         image_size: int,
         beta: float = 0.04,
         dtype: str = "float32",
-        remat: bool = False,
+        remat: str = "products",
         micro_batches: int = 1,
     ):
         vlm = without_stops(path)

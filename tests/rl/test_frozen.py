@@ -114,19 +114,20 @@ def test_no_optimizer_state(vlm, some):
 def test_every_micro_batch_of_every_update_drops_others():
     """The key that an objective gets, by a draw from it: the largest and the smallest of two."""
 
-    def draw(params, piece, whole, key):
+    def draw(params, piece, whole, key, beta):
         u = jax.random.uniform(key)
-        return params["x"], {"max": u, "minus_min_max": -u}
+        return params["x"], {"max": u, "minus_min_max": 1 - u}
 
     tx = learner.optimizer(Optim(), 1)
-    batch = TrainBatch(None, jnp.zeros((2, 1, 1, 1)), None, None, None, None)
+    mask = jnp.ones((2, 1, 1, 1), bool)
+    batch = TrainBatch(None, mask, mask, None, None, None)
 
     def draws(seed):
         update = learner.make_update(draw, tx, lambda step: 0.0, jax.random.key(seed))
         state, found = learner.init_state({"x": jnp.float32(0)}, tx), []
         for _ in range(2):
             state, stats = update(state, batch)
-            found += [float(stats["max"]), -float(stats["minus_min_max"])]
+            found += [float(stats["max"]), 1 - float(stats["minus_min_max"])]
         return found
 
     assert len({*draws(0), *draws(1)}) == 8

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of a row: pictures, prompt, and completions that branch off the prompt.
+"""Attention in plain JAX: what the kernels are held to, and what runs where there is none.
 
 Scores, softmax and its sums are float32. Query heads are grouped by kv head: N = K * G.
 """
@@ -66,7 +66,7 @@ def causal_mask(prompt_mask_RT: jax.Array) -> jax.Array:
 def segment_attention(
     q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
 ) -> jax.Array:
-    """Attention among the tokens of a row that have the same segment number."""
+    """See `attention.segment_attention`."""
     mask_RSS = segments_RS[:, :, None] == segments_RS[:, None, :]
     return masked_attention(q_RSNH, k_RSKH, v_RSKH, mask_RSS)
 
@@ -134,18 +134,7 @@ def tree_attention(
     prompt_mask_RT: jax.Array,
     completions: int,
 ) -> jax.Array:
-    """A whole row [ prompt | c_1 | .. | c_g ]: the prompt is causal, completions branch off it.
-
-    A completion sees the prompt's real tokens and its own past, never a sibling:
-
-        T=2, g=2, C=2      p p | a a | b b
-                     p     1 0   0 0   0 0
-                     p     1 1   0 0   0 0
-                     a     1 1   1 0   0 0
-                     a     1 1   1 1   0 0
-                     b     1 1   0 0   1 0
-                     b     1 1   0 0   1 1
-    """
+    """See `attention.tree_attention`: no mask is larger than [T, T] or [C, C]."""
     R, S, N, H = q_RSNH.shape
     T = prompt_mask_RT.shape[1]
     prompt = masked_attention(
