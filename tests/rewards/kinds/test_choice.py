@@ -112,6 +112,7 @@ LETTERS = [
 FOUR = ["left", "right", "above", "below"]
 COUNTS = ["2", "3", "13", "0.5"]
 POINTS = ["Point B", "Point A", "Both points", "A"]
+LETTERED = ["B", "C", "D", "E", "No correct answer"]  # options that are called by letters
 # (answer, gold, choices, reward)
 TEXTS = [
     ("right", "B", FOUR, 1),
@@ -153,6 +154,11 @@ TEXTS = [
     ("B -5", "B", ["5", "-5"], 1),
     ("C or D", "B", ["C", "C or D"], 1),
     ("(B) C or D.", "B", ["C", "C or D"], 1),
+    ("D. E", "D", LETTERED, 1),
+    ("(A) B", "A", LETTERED, 1),
+    ("D. E", "E", LETTERED, 0),
+    ("D, E", "D", LETTERED, 0),
+    ("D. C", "D", LETTERED, 0),
 ]
 
 
