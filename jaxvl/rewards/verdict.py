@@ -106,12 +106,12 @@ def _judged(judge: Judge, answer: str, gold: str, choices: list[str]) -> Verdict
     if len(answer) > extract.LIMIT:
         return Verdict(0.0, shown, "", TOO_LONG)
     answer, gold = extract.normalize(answer), extract.unwrap(gold)
-    plain, whole = extract.unwrap(answer), extract.unwrap(answer, prefix=False)
+    plain = extract.unwrap(answer)
     if not plain:
         return Verdict(0.0, shown, "", NO_ANSWER)
     reward, canonical, reason = judge(plain, gold, choices)
-    if reason == UNREAD and whole != plain:  # "the answer is B because .." says what B is
-        reward, canonical, reason = judge(whole, gold, choices)
+    if reason == UNREAD:  # "the answer is B because .." says what the B is
+        reward, canonical, reason = judge(extract.unwrap(answer, prefix=False), gold, choices)
     return Verdict(reward, shown, canonical, reason)
 
 
