@@ -244,10 +244,15 @@ class GRPO:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW with a schedule over run.steps and clipping by global norm."""
+    """AdamW with a schedule over all updates of run.steps, and clipping by global norm.
+
+    The learning rate rises over the first `warmup_steps` updates to `lr`; linear and cosine
+    schedules end at `min_lr`.
+    """
 
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    min_lr: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.0
     b1: float = 0.9

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl import processes, rollouts, runpage
+from jaxvl import processes, programs, rollouts, runpage
 from jaxvl.batch import Prompt, Rollout, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
@@ -102,11 +102,37 @@ class Loop:
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
+    def compile(self, state: learner.TrainState) -> None:
+        """All that the steps will call, for every pair of buckets that a batch may have.
+
+        What does not fit the device's memory shows before the first step, and none waits later.
+        """
+        cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
+        params, key = self.with_state(state).params, jax.random.fold_in(self.key, 0)
+        values = self.vlm.config.vision.patch_values
+        for prompt in programs.prompts(cfg.data, grpo.rows, values, mesh):
+            T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
+            print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
+            self.sample.compile(params, prompt, key)
+            sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
+            whole = programs.batch(*sizes, grpo.pieces, mesh)
+            asked = dataclasses.replace(
+                whole, mask=None, advantages=None, old_logps=None, ref_logps=None
+            )
+            weights = {"ref_logps": self.reference, "own_logps": params}
+            for name, of in self.logprobs.items():
+                of.lower(weights[name], asked).compile()
+            batch = programs.batch(*sizes, grpo.micro_batches, mesh)
+            if "own_logps" in self.logprobs:
+                batch = dataclasses.replace(batch, own_logps=batch.old_logps)
+            self.update.lower(state, batch, self.frozen, np.float32(self.beta)).compile()
+
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
         # A resumed run answers again, with the base.
         before = self.evaluate(self.base, "before training") if cfg.eval else None
+        self.compile(state)
         watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
             for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir):
@@ -153,8 +179,8 @@ class Loop:
         share = self.stream.share
         rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
         metrics = self.rollout_metrics(sampled)
-        live = float(learner.live_rows(batch, grpo.beta).mean())
-        metrics["frac_live_rows"] = float(np.mean(share.exchange(live)))
+        live_R = learner.live_rows(batch, grpo.beta)
+        metrics["frac_live_rows"] = float(np.mean(share.exchange(float(live_R.mean()))))
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
         metrics |= over_updates(jax.device_get(found))
@@ -165,8 +191,9 @@ class Loop:
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
         metrics |= clock.metrics(sum(share.exchange(int(lengths_N.sum()))), *compiled)
+        learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
         encoded = [item.encoded for item in sampled.items]
-        return state, metrics | self.meter.metrics(encoded, lengths_N, chosen, metrics)
+        return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
 
     def sample_round(self, step: int, state: learner.TrainState, clock: Clock) -> rollouts.Sampled:
         """The next prompts of the stream, their completions and what these are worth."""
@@ -176,10 +203,9 @@ class Loop:
         clock.lap("data")
 
         params = self.with_state(state).params
-        rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
-        if step < cfg.run.steps:
-            self.ahead.prepare()
-        rollout = jax.tree.map(local_rows, rollout)
+        key = jax.random.fold_in(self.key, step)
+        meanwhile = self.ahead.prepare if step < cfg.run.steps else None
+        rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)

@@ -20,9 +20,16 @@ def validate(cfg: Config | SFTConfig) -> None:
     _check_ranges(cfg)
     _check_sizes(cfg)
     _check_parts(cfg.model)
-    if cfg.optim.warmup_steps > cfg.run.steps:
+    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
+    if cfg.optim.warmup_steps > updates:
         raise UserError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
+            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above the run's {updates} updates "
+            f"(run.steps = {cfg.run.steps})"
+        )
+    if cfg.optim.min_lr > cfg.optim.lr:
+        raise UserError(
+            f"optim.min_lr = {cfg.optim.min_lr} is above optim.lr = {cfg.optim.lr}, where the "
+            "schedule starts"
         )
     _check_profile(cfg)
     if hasattr(cfg, "grpo"):
@@ -184,6 +191,7 @@ _RANGES = {
     "model.min_pixels": (1, None),
     "model.max_pixels": (1, None),
     "optim.lr": (0, None),
+    "optim.min_lr": (0, None),
     "optim.warmup_steps": (0, None),
     "optim.weight_decay": (0, None),
     "optim.b1": (0, 1),

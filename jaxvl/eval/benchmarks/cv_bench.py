@@ -26,11 +26,8 @@ _FILES = (
     "test.jsonl",
     "CV-Bench-[23]D.tsv",
 )
-_LETTERS = "ABCDEF"
 # What the official scorer looks for beside numbers, formulas and the texts of the choices.
-_STRINGS = [form(c) for form in (str, str.lower, "({})".format) for c in _LETTERS] + [
-    f"({c.lower()})" for c in _LETTERS
-]
+_STRINGS = [*"ABCDEF", *"abcdef", *map("({})".format, "abcdef"), *map("({})".format, "ABCDEF")]
 
 
 def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
@@ -72,7 +69,7 @@ def _official(item: Item, reply: str) -> Mark:
     "left", and "Left" nothing.
     """
     answer = _first_answer(reply) or reply
-    text = item.choices[_LETTERS.index(item.gold)]
+    text = item.choices[formats.LETTERS.index(item.gold)]
     golds = [text.lower(), text, item.gold, item.gold.lower()]
     golds += [f"({item.gold.lower()})", f"({item.gold})"]
     outcome = pool.among(golds, answer, [*_STRINGS, *item.choices])

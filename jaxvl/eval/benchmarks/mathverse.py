@@ -18,7 +18,6 @@ from jaxvl.eval.protocols import KIT, LMMS, QWEN
 
 _FILES = (
     "vision_only*.parquet",
-    "*/vision_only*.parquet",
     "testmini*.parquet",
     "MathVerse_MINIVOnly.tsv",
     "MathVerse_MINI_Vision_Only*.tsv",
