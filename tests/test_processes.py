@@ -198,7 +198,8 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
     state.client.key_value_dir_get = lambda folder: said
     state.client.key_value_set = lambda key, value: said.append((key, value))
     monkeypatch.setattr(processes.distributed, "global_state", state)
-    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(processes, "_LAST_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "_LOOK_SECONDS", 0.01)
 
     def leave(code):
         raise SystemExit(code)
@@ -207,5 +208,6 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
     with pytest.raises(SystemExit):
         processes._fail(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {told or 'process 1 of 2 lost another one, which was killed'}")
-    assert (told in error) and "Traceback" not in error
+    assert error.startswith("error: process 1 of 2 lost another one, which failed or was killed: ")
+    assert error.endswith(f"error: {told}\n") == bool(told) and "Traceback" not in error
+    assert len(said) == 2
