@@ -387,13 +387,12 @@ class SFTConfig:
     profile: Profile = Profile()
 
 
-def load(
-    path: str | Path, overrides: Sequence[str] = (), kind: type = Config
-) -> Config | SFTConfig:
+def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Config | SFTConfig:
     """The config that the file at `path` returns, with `a.b=c` overrides applied, validated.
 
-    `kind` is the class it must be of.
+    `kinds` are the classes it may be of (default: Config).
     """
+    kinds = kinds or (Config,)
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file at {path}; give the path of a Python file")
@@ -407,9 +406,9 @@ def load(
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
     cfg = module.config()
-    if not isinstance(cfg, kind):
+    if not isinstance(cfg, kinds):
         found = f"config() in {path} returned a {type(cfg).__name__}"
-        raise UserError(f"{found}, expected a {kind.__name__}")
+        raise UserError(f"{found}, expected a {' or a '.join(kind.__name__ for kind in kinds)}")
     for override in overrides:
         cfg = set_field(cfg, override)
     validate(cfg)
