@@ -244,10 +244,15 @@ class GRPO:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW with a schedule over run.steps and clipping by global norm."""
+    """AdamW with a schedule over all updates of run.steps, and clipping by global norm.
+
+    The learning rate rises over the first `warmup_steps` updates to `lr`; linear and cosine
+    schedules end at `min_lr`.
+    """
 
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    min_lr: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.0
     b1: float = 0.9
@@ -275,6 +280,21 @@ class Run:
     export: bool = True
     trial: bool = False
     peak_tflops: float | None = None  # None: what is known of the device, if anything is
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Which steps are traced for xprof or TensorBoard: "10:12" are the tenth to the twelfth, ""
+    none. Process 0 writes the trace to `profile` in the run's directory."""
+
+    steps: str = ""
+
+    def span(self) -> range:
+        """The numbers of the steps; ValueError where `steps` does not say them."""
+        if not self.steps:
+            return range(0)
+        first, last = (int(number) for number in self.steps.split(":"))
+        return range(first, last + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,6 +354,7 @@ class Config:
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
     eval: Eval | None = None
     benchmarks: Benchmarks | None = None
 
@@ -363,6 +384,7 @@ class SFTConfig:
     run: Run
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Config | SFTConfig:

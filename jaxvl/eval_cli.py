@@ -49,6 +49,10 @@ def run(
         str, typer.Option(help="An endpoint with OpenAI's chat interface: its whole address.")
     ] = "",
     key: Key = "",
+    replies: Annotated[
+        Path | None,
+        typer.Option(help="A file of replies that are made already; --model names who made them."),
+    ] = None,
     n: Annotated[int, typer.Option(help="Replies to each item.", min=1)] = 1,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
     top_p: Annotated[float, typer.Option(help="The mass that is drawn from.")] = 1.0,
@@ -84,11 +88,13 @@ def run(
     part = running.parse_part(shard)
     opened = [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
     how = Sampling(n, temperature, top_p, top_k, seed)
-    make, decides, about, processes = (
-        _remote(url, key, model, max_pixels)
-        if url
-        else _local(model, dtype, mesh, min_pixels=min_pixels, max_pixels=max_pixels)
-    )
+    if replies:
+        make, decides, about, processes = _recorded(replies, model)
+    elif url:
+        make, decides, about, processes = _remote(url, key, model, max_pixels)
+    else:
+        pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        make, decides, about, processes = _local(model, dtype, mesh, **pixels)
     missing = 0
     for task in opened:
         tokens = max_new_tokens or task.benchmark.max_new_tokens
@@ -108,6 +114,15 @@ def run(
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
     typer.echo(f"done: jaxvl eval score {out}")
+
+
+def _recorded(file: Path, model: str) -> tuple[Any, ...]:
+    from jaxvl.data.files import sha256
+    from jaxvl.eval.recorded import Recorded
+    from jaxvl.eval.run import Processes
+
+    decides = {"model": model, "replies": sha256(file)}
+    return lambda how, batch: Recorded(file), decides, {"device": "none"}, Processes()
 
 
 def _remote(url: str, key: str, model: str, max_pixels: int | None) -> tuple[Any, ...]:
@@ -214,7 +229,7 @@ def report(
         Path | None, typer.Option(help="The file; default: RESULTS/report.<format>.")
     ] = None,
     export: Annotated[
-        str, typer.Option(help="vlmevalkit or lmms: the replies in that kit's form instead.")
+        str, typer.Option(help="vlmevalkit, lmms or mossbench: the replies in that form instead.")
     ] = "",
     source: Sources = None,
     items: Annotated[int, typer.Option(help="Items of each benchmark on the page.", min=0)] = 40,

@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxvl.data.example import Dropped
 from jaxvl.rewards import extract
-from jaxvl.rewards.judge import QUESTION, yes_or_no
+from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.rewards.judge import ChatJudge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Scored:
 
 
 Metric = Callable[[Sequence[Scored]], float | None]
+# (endpoint, model, items, replies) -> a value in [0, 1] for each reply, None where there is none
+Judge = Callable[[Endpoint, str, Sequence[Item], Sequence[str]], list[float | None]]
 
 
 def prompt_text(item: Item) -> str:
@@ -78,16 +81,13 @@ def answer(reply: str) -> str:
     return extract.single(reply) or extract.reply(reply)
 
 
-@dataclasses.dataclass(frozen=True)
-class Judging:
-    """How a judge model is asked about a reply, beside the rules: `template` with {question} and
-    {answer}, and `parse`, which turns what it says into a value in [0, 1], or None."""
-
-    template: str = QUESTION
-    parse: Callable[[str], float | None] = yes_or_no
-    question: Callable[[Item], str] = question
-    answer: Callable[[str], str] = answer
-    max_tokens: int = 16
+def by_reference(
+    endpoint: Endpoint, model: str, items: Sequence[Item], replies: Sequence[str]
+) -> list[float | None]:
+    """What a chat model says of replies that it is shown beside pictures, questions and golds."""
+    images = [list(item.images) for item in items]
+    judge = ChatJudge(endpoint, model)
+    return judge(images, [question(item) for item in items], [answer(text) for text in replies])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,10 @@ class Benchmark:
     and gives the items and what was left out; UserError where there is nothing of this benchmark.
     `protocol` is one of `protocols` (name to what it is, the first is the default): it decides the
     prompts. `mark(item, reply, mode)` is pure and total; `mode` is one of `modes`.
-    `metrics` are named figures over the scored replies, the headline first; they are computed with
-    whole clusters left out, too. A benchmark that draws its own items needs no source.
+    `metrics` are named figures over the scored replies, the headline first. They are computed with
+    whole clusters left out, too, and may look at values and reasons of marks, at groups and `extra`
+    of items, and at which have one cluster. `judge` has a model judge replies, beside the rules. A
+    benchmark that draws its own items needs no source.
     """
 
     name: str
@@ -110,5 +112,5 @@ class Benchmark:
     metrics: Mapping[str, Metric]
     max_new_tokens: int = 1024
     modes: tuple[str, ...] = ("strict", "lenient")
-    judging: Judging = Judging()
+    judge: Judge = by_reference
     needs_source: bool = True

@@ -8,20 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions, tables
-from jaxvl.eval.benchmark import prompt_text
+from jaxvl.eval import oversensitivity, predictions, tables
+from jaxvl.eval.benchmark import Mark, Scored, prompt_text
+from jaxvl.eval.score import read_scores
 from jaxvl.eval.tasks import reopen
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def export(results: Path, form: str, out: Path) -> list[Path]:
-    """A file a benchmark in `out`: "vlmevalkit" (TSV: index, question, options, answer, prediction)
-    or "lmms" (lmms-eval's samples_*.jsonl)."""
+    """A file a benchmark in `out`: "vlmevalkit" (TSV with a column `prediction`), "lmms"
+    (lmms-eval's samples_*.jsonl), or "mossbench" (that benchmark's results.json)."""
     if form not in _FORMS:
-        raise UserError(f"--export {form!r}: expected {' or '.join(_FORMS)}")
+        raise UserError(f"--export {form!r}: expected {', '.join(_FORMS)}")
+    found = predictions.folders(results)
+    if form == "mossbench":
+        found = [folder for folder in found if folder.name.startswith(form)]
+    if not found:
+        raise UserError(f"{results} has no replies to {form}")
     out.mkdir(parents=True, exist_ok=True)
-    return [_FORMS[form](folder, out) for folder in predictions.folders(results)]
+    return [_FORMS[form](folder, out) for folder in found]
 
 
 def _vlmevalkit(folder: Path, out: Path) -> Path:
@@ -56,9 +62,27 @@ def _lmms(folder: Path, out: Path) -> Path:
     return _write(out / f"samples_{task.benchmark.name}.jsonl", "".join(lines))
 
 
+def _mossbench(folder: Path, out: Path) -> Path:
+    """With the strict verdicts of scores.jsonl."""
+    task = reopen(predictions.read_settings(folder))
+    known = {item.id: item for item in task.items}
+    found, _ = predictions.read(folder)
+    replies = [
+        (Scored(known[row["id"]], row["sample"], Mark(**row["strict"])), line["text"])
+        for row in read_scores(folder)
+        if (line := found.get((row["id"], row["sample"]))) and row["id"] in known
+    ]
+    text = json.dumps(oversensitivity.published(replies), indent=2, ensure_ascii=False)
+    return _write(out / f"{task.benchmark.name}.json", text + "\n")
+
+
 def _write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
-_FORMS: dict[str, Callable[[Path, Path], Path]] = {"vlmevalkit": _vlmevalkit, "lmms": _lmms}
+_FORMS: dict[str, Callable[[Path, Path], Path]] = {
+    "vlmevalkit": _vlmevalkit,
+    "lmms": _lmms,
+    "mossbench": _mossbench,
+}

@@ -16,11 +16,11 @@ from jaxvl.eval import predictions
 from jaxvl.eval.predictions import Key, Line
 from jaxvl.eval.tasks import reopen
 from jaxvl.rewards.endpoint import Endpoint
-from jaxvl.rewards.judge import ChatJudge
 
 JUDGED = "judged.jsonl"
 _AT_ONCE = 64
-_IDS, _VALUES = ("id", "index", "doc_id", "question_id"), ("value", "hit", "score", "correct")
+_IDS = ("id", "index", "pid", "question_id")
+_VALUES = ("value", "hit", "score", "correct", "rejected")
 _WORDS = {"true": 1.0, "yes": 1.0, "correct": 1.0, "false": 0.0, "no": 0.0, "incorrect": 0.0}
 
 
@@ -29,10 +29,6 @@ def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
     which it gave no clear verdict included."""
     settings = predictions.read_settings(folder)
     task = reopen(settings, source)
-    judging = task.benchmark.judging
-    judge = ChatJudge(
-        endpoint, model, judging.template, judging.parse, max_tokens=judging.max_tokens
-    )
     found, _ = predictions.read(folder)
     known = {item.id: item for item in task.items}
     done = {(row["id"], row["sample"]) for row in read(folder, found) if row["judge"] == model}
@@ -41,11 +37,7 @@ def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
         part = keys[start : start + _AT_ONCE]
         items = [known[id] for id, _ in part]
         texts = [found[key]["text"] for key in part]
-        values = judge(
-            [list(item.images) for item in items],
-            [judging.question(item) for item in items],
-            [judging.answer(text) for text in texts],
-        )
+        values = task.benchmark.judge(endpoint, model, items, texts)
         # One without a verdict (no reply, or an unclear one) may be asked about again.
         rows = [
             _row(model, key, found[key], value)

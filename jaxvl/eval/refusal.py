@@ -166,3 +166,10 @@ def verdicts(scorer: Scorer, items: Sequence[Item], replies: Sequence[str]) -> l
     )
     by_row = dict(zip(asked, found, strict=True))
     return [1.0 if text == "" else by_row.get(i) for i, text in enumerate(shown)]
+
+
+def judged(
+    endpoint: Endpoint, model: str, items: Sequence[Item], replies: Sequence[str]
+) -> list[float | None]:
+    """`verdicts` of the chat model behind `endpoint`."""
+    return verdicts(judge(endpoint, model), items, replies)

@@ -107,10 +107,9 @@ def _rate(scored: Sequence[Scored]) -> stats.Estimate:
 
 
 def _alike(members: Sequence[Scored]) -> str:
-    """Equal for clusters that mean the same to a metric, which knows no item by name."""
+    """Equal for clusters that are alike to a metric, see `Benchmark`."""
     seen = [
-        (one.sample, one.mark.value, one.mark.canonical, one.mark.reason, one.item.gold)
-        + (one.item.choices, one.item.kind, dict(one.item.groups), dict(one.item.extra))
+        (one.sample, one.mark.value, one.mark.reason, dict(one.item.groups), dict(one.item.extra))
         for one in members
     ]
     return json.dumps(seen, sort_keys=True, default=str)
@@ -180,7 +179,7 @@ def baselines(benchmark: Benchmark, items: Sequence[Item]) -> tuple[float | None
     for gold, times in golds.most_common(_COMMON):
         hits[gold] = max(hits.get(gold, 0.0), float(times))
     best = max(sorted(hits), key=hits.__getitem__)
-    return (chance if lettered else None), {"answer": best, "value": hits[best] / count}
+    return (chance or None), {"answer": best, "value": hits[best] / count}
 
 
 def letters(scored: Sequence[Scored]) -> dict[str, dict[str, int]]:

@@ -14,6 +14,7 @@ import pytest
 from jaxvl.errors import UserError
 from jaxvl.eval import predictions, tasks
 from jaxvl.eval.benchmark import Item
+from jaxvl.eval.recorded import Recorded
 from jaxvl.eval.replies import Reply, Sampling, fingerprint
 from jaxvl.eval.run import parse_part, parse_sources, run
 
@@ -198,3 +199,17 @@ def test_every_module_of_a_benchmark_has_its_name():
     for benchmark in tasks.known().values():
         assert benchmark.protocols and benchmark.metrics
         assert benchmark.modes[:2] == ("strict", "lenient")
+
+
+def test_replies_that_are_made_already_are_taken_over(tmp_path):
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    file = tmp_path / "made.jsonl"
+    rows = [{"id": id, "response": f"reply {i}"} for i, id in enumerate(ids[:7])]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "x"}]))
+    made = Recorded(file)
+    assert [row.reason for row in made.dropped] == ["no id or no reply"]
+    assert answer(tmp_path / "out", made) == 1  # an item has none
+    found, _ = predictions.read(tmp_path / "out/smoke")
+    assert {key: line["text"] for key, line in found.items()} == {
+        (id, 0): f"reply {i}" for i, id in enumerate(ids[:7])
+    }

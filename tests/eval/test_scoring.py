@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From replies to scores, reports and comparisons, without a model."""
 
+import csv
 import dataclasses
 import json
 
@@ -216,14 +217,15 @@ def test_a_judge_stands_beside_the_rules(tmp_path, serve):  # noqa: F811
 def test_files_of_other_kits_go_out_and_come_back(tmp_path):
     answered(tmp_path, mostly)
     (tsv,) = export.export(tmp_path, "vlmevalkit", tmp_path / "out")
-    head, *rows = tsv.read_text().splitlines()
-    assert head.split("\t")[:3] == ["index", "question", "A"] and len(rows) == 8
+    head, *rows = csv.reader(tsv.open(newline=""), delimiter="\t")
+    assert head[:3] == ["index", "question", "A"] and len(rows) == 8
+    assert rows[1][head.index("prediction")] == mostly(1, tasks.open_task("smoke").items[1], 0)
     (lines,) = export.export(tmp_path, "lmms", tmp_path / "out")
     first = json.loads(lines.read_text().splitlines()[0])
     assert first["target"] == tasks.open_task("smoke").items[0].gold and len(first["resps"]) == 1
     verdicts = tmp_path / "judged.csv"
-    ids = [row.split("\t")[0] for row in rows]
-    verdicts.write_text("index,hit\n" + "".join(f"{id},{i % 2}\n" for i, id in enumerate(ids)))
+    hits = "".join(f"{row[0]},{i % 2}\n" for i, row in enumerate(rows))
+    verdicts.write_text("index,hit\n" + hits)
     assert judged.take(tmp_path / "smoke", verdicts) == 8
     found = score.plain(score.score(tmp_path / "smoke")[0])
     assert found["judge"]["judged.csv"]["accuracy"]["value"] == 0.5

@@ -84,11 +84,11 @@ def test_bootstraps_cover_the_truth_as_often_as_they_say():
     composite = mean = paired = 0
     clusters = np.repeat(np.arange(100), 3)
     for _ in range(SIMULATIONS):
-        hits = [("a", hit) for hit in rng.random(60) < 0.3]
-        hits += [("b", hit) for hit in rng.random(140) < 0.6]
+        hits = [("a", hit) for hit in rng.random(50) < 0.3]
+        hits += [("b", hit) for hit in rng.random(70) < 0.6]
         value, influence = stats.influence(formula, [[hit] for hit in hits], tuple)
         # 10,000 resamples would be the same to 0.2%, and take ten times as long.
-        composite += covers(stats.bootstrap(value, influence, 200, resamples=1000), 0.45)
+        composite += covers(stats.bootstrap(value, influence, 120, resamples=1000), 0.45)
         shift = rng.normal(0, 0.2, (100, 1))  # answers to one picture are kin
         a, b = (0.4 + shift + rng.normal(0, 0.3, (100, 3)) for _ in range(2))
         value, influence = stats.influence_of_mean(a.ravel(), clusters)

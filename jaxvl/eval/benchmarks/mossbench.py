@@ -283,6 +283,7 @@ BENCHMARK = Benchmark(
         **stages.METRICS,
     },
     max_new_tokens=1000,
+    judge=refusal.judged,
 )
 CONTRAST = dataclasses.replace(
     BENCHMARK,
