@@ -33,7 +33,7 @@ SMALL = [
     "optim.schedule=linear",
     "run.rollout_images=1",
 ]
-CLOCK = ("time/", "perf/", "step_time")
+CLOCK = ("time/", "perf/", "step_time", "eval/")  # benchmarks are asked in `whole` alone
 
 
 def small(run_dir, *more):
