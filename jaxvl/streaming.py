@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxvl.batch import Prompt
+from jaxvl.rl.sampler import Sampler
 
 if TYPE_CHECKING:
     from jaxvl.vlm import VLM
@@ -18,28 +18,17 @@ if TYPE_CHECKING:
 TOKENS = 8  # between two looks; at each the compiled loop ends and begins again
 
 
-def texts(
-    vlm: VLM,
-    steps: tuple[Callable, Callable],
-    prompt: Prompt,
-    key: jax.Array,
-    max_new_tokens: int,
-) -> Iterator[str]:
-    """The text of the first row's completion every few tokens, at last all of it.
-
-    `steps` are the sampler's, see `jaxvl.rl.sampler.make_steps`.
-    """
-    start, go_on = steps
-    with jax.set_mesh(vlm.mesh):
-        past, state = start(vlm.params, prompt, key)
+def texts(vlm: VLM, sampler: Sampler, prompt: Prompt, key: jax.Array) -> Iterator[str]:
+    """The text of the first row's first completion every few tokens, at last all of it."""
+    states = sampler.states(vlm.params, prompt, key, every=TOKENS)
     while True:
-        length = int(np.asarray(state.length)[0, 0])
-        yield vlm.processor.decode(np.asarray(state.tokens)[0, 0, :length])
-        if np.asarray(state.done)[0, 0] or length == max_new_tokens:
-            return
-        until = jnp.int32(min(length + TOKENS, max_new_tokens))
         with jax.set_mesh(vlm.mesh):  # not around the yield: the caller's own work goes on there
-            state = go_on(vlm.params, past, state, until)
+            state = next(states, None)
+            if state is None:
+                return
+            rollout = sampler.read(prompt, state)
+        tokens, mask = np.asarray(rollout.tokens)[0, 0], np.asarray(rollout.mask)[0, 0]
+        yield vlm.processor.decode(tokens[mask])
 
 
 def pieces(texts: Iterable[str]) -> Iterator[str]:

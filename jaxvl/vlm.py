@@ -26,11 +26,11 @@ from jaxvl.models import hf, lora, parts, peft, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.layers import cast
 from jaxvl.rl import learner
-from jaxvl.rl.sampler import Decoding, make_sampler, make_steps
-from jaxvl.sharding import make_mesh, param_shardings, put_rows
+from jaxvl.rl.draw import Decoding
+from jaxvl.rl.sampler import Sampler
+from jaxvl.sharding import fetch, make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
-TOKEN_STEP, PATCH_STEP = 64, 64  # lengths are rounded up to these, so that few programs are made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,9 @@ class VLM:
     Prompts are strings, rendered as they are (one <|image_pad|> an image), or lists of chat
     messages (rendered by the checkpoint's template). `images` holds a list of PIL images or paths
     for every prompt, [] where there is none; None means no images at all.
+
+    Where the mesh lies on several processes, all of them call the same with the same arguments and
+    get the same.
     """
 
     config: Arch
@@ -100,11 +103,13 @@ class VLM:
     def logits(self, prompts: Sequence[Any], images: Sequence[Sequence] | None = None) -> list:
         """Next-token logits at every position: float32 [T_i, V] for each prompt, padding off."""
         run = _logits(self.graphdef, self.dtype)
-        results = []
+        encoded = self.encode(prompts, images)
+        results: list[Any] = [None] * len(encoded)
         with jax.set_mesh(self.mesh):
-            for prompt, lengths in self._batches(self.encode(prompts, images)):
-                logits = np.asarray(run(self.params, prompt))
-                results += [logits[i, :length] for i, length in enumerate(lengths)]
+            for prompt, numbers in self._batches(encoded):
+                logits = fetch(run(self.params, prompt))
+                for row, i in enumerate(numbers):
+                    results[i] = logits[row, : len(encoded[i].tokens)]
         return results
 
     def generate(
@@ -122,14 +127,13 @@ class VLM:
         how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
         run = _sampler(self.graphdef, how, self.dtype)
         key = jax.random.key(seed)
-        results: list[list[Completion]] = []
+        encoded = self.encode(prompts, images)
+        results: list[list[Completion]] = [[] for _ in encoded]
         with jax.set_mesh(self.mesh):
-            for prompt, lengths in self._batches(self.encode(prompts, images)):
-                rollout = jax.device_get(run(self.params, prompt, key))
-                results += [
-                    [self._completion(rollout, row, i) for i in range(n)]
-                    for row in range(len(lengths))
-                ]
+            for prompt, numbers in self._batches(encoded):
+                rollout = jax.tree.map(fetch, run(self.params, prompt, key))
+                for row, i in enumerate(numbers):
+                    results[i] = [self._completion(rollout, row, j) for j in range(n)]
         return results
 
     def stream(
@@ -152,8 +156,8 @@ class VLM:
         with jax.set_mesh(self.mesh):
             ((rows, _),) = self._batches(self.encode([prompt], [images]))
         rows = dataclasses.replace(rows, completion=rows.completion + number)
-        steps = _steps(self.graphdef, how, self.dtype)
-        texts = streaming.texts(self, steps, rows, jax.random.key(seed), max_new_tokens)
+        sampler = _sampler(self.graphdef, how, self.dtype)
+        texts = streaming.texts(self, sampler, rows, jax.random.key(seed))
         return streaming.pieces(texts)
 
     def logprobs(
@@ -170,10 +174,11 @@ class VLM:
         """
         if temperature <= 0:
             raise UserError(f"logprobs: temperature={temperature}; expected more than 0")
-        if len(completions) != len(prompts):
+        if len(completions) != len(prompts) or any(isinstance(row, str) for row in completions):
+            found = [f"{type(row).__name__} of {len(row)}" for row in completions]
             raise UserError(
                 f"completions: expected a list for each of the {len(prompts)} prompts, "
-                f"found {len(completions)}"
+                f"found {found}"
             )
         tokens = [
             [self.processor.tokenize(c) if isinstance(c, str) else list(c) for c in row]
@@ -189,21 +194,19 @@ class VLM:
         if not longest:
             return [[np.zeros(0, np.float32) for _ in row] for row in tokens]
         C = data_prompts.round_up(longest, 16)
-        policy = learner.Policy(self.graphdef, self.dtype, False, temperature, chunk=128)
+        policy = learner.Policy(self.graphdef, self.dtype, "block", temperature, chunk=128)
         run = _logprobs(policy)
-        results: list[list[np.ndarray]] = []
+        results: list[list[np.ndarray]] = [[] for _ in tokens]
         with jax.set_mesh(self.mesh):
-            for prompt, lengths in self._batches(self.encode(prompts, images)):
-                rows = tokens[len(results) : len(results) + len(lengths)]
+            for prompt, numbers in self._batches(self.encode(prompts, images)):
                 padded = np.full((prompt.tokens.shape[0], g, C), self.processor.pad_id, np.int32)
-                for r, row in enumerate(rows):
-                    for i, completion in enumerate(row):
-                        padded[r, i, : len(completion)] = completion
-                logps = np.asarray(run(self.params, prompt, put_rows(padded, self.mesh)))
-                results += [
-                    [logps[r, i, : len(completion)] for i, completion in enumerate(row)]
-                    for r, row in enumerate(rows)
-                ]
+                for row, i in enumerate(numbers):
+                    for j, completion in enumerate(tokens[i]):
+                        padded[row, j, : len(completion)] = completion
+                padded = put_rows(padded, self.mesh, whole=True)
+                logps = fetch(run(self.params, prompt, padded))
+                for row, i in enumerate(numbers):
+                    results[i] = [logps[row, j, : len(c)] for j, c in enumerate(tokens[i])]
         return results
 
     def attention(self, prompt: Any, images: Sequence = (), layer: int = -1) -> np.ndarray:
@@ -218,8 +221,10 @@ class VLM:
             raise UserError(f"layer {layer}: the decoder has {layers}, 0 to {layers - 1}")
         run = _attention(self.graphdef, self.dtype)
         with jax.set_mesh(self.mesh):
-            ((rows, (length,)),) = self._batches(self.encode([prompt], [images]))
-            weights = np.asarray(run(self.params, rows, jnp.int32(layer % layers)))[0]
+            encoded = self.encode([prompt], [images])
+            ((rows, _),) = self._batches(encoded)
+            length = len(encoded[0].tokens)
+            weights = fetch(run(self.params, rows, jnp.int32(layer % layers)))[0]
         return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
@@ -230,7 +235,8 @@ class VLM:
         path, params = Path(path), self.merged().params
         widest = jnp.result_type(*jax.tree.leaves(params))
         hf.save_params(path, cast(params, widest), self.hf_config)
-        self.processor.save(path)
+        if jax.process_index() == 0:
+            self.processor.save(path)
 
     def save_adapters(self, path: str | Path, base: str | None = None) -> None:
         """The adapters alone in PEFT's format; `base` names the checkpoint that they belong to."""
@@ -239,7 +245,13 @@ class VLM:
         peft.save(Path(path), self.params, self.lora, base)
 
     def decoding(
-        self, n: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int
+        self,
+        n: int,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        slots: int = 0,
     ) -> Decoding:
         """What a sampler for this model is made for."""
         if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
@@ -257,6 +269,7 @@ class VLM:
             temperature=float(temperature),
             top_p=float(top_p),
             top_k=int(top_k),
+            slots=slots,
         )
 
     def _completion(self, rollout, row: int, i: int) -> Completion:
@@ -269,30 +282,30 @@ class VLM:
             finish_reason="stop" if rollout.finished[row, i] else "length",
         )
 
-    def _batches(self, encoded: list[Encoded]):
-        """Prompts on the mesh, a few rows at a time, with the real lengths of those that are real.
+    def _batches(self, encoded: list[Encoded]) -> Iterator[tuple[Prompt, list[int]]]:
+        """Prompts on the mesh, a few rows at a time, each time with their numbers in `encoded`.
 
-        Lengths and numbers of rows are rounded up so that few programs are compiled; the rows that
-        fill up repeat the first prompt and are dropped.
+        Prompts of a size go together. Sizes and numbers of rows are rounded up so that few programs
+        are compiled; the rows that fill up repeat a prompt and have no number.
         """
         shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        for start in range(0, len(encoded), ROWS_AT_ONCE):
-            rows = encoded[start : start + ROWS_AT_ONCE]
-            size = 1 << (len(rows) - 1).bit_length()
+        order = sorted(
+            range(len(encoded)), key=lambda i: (len(encoded[i].segments), len(encoded[i].tokens))
+        )
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            numbers = order[start : start + ROWS_AT_ONCE]
+            size = 1 << (len(numbers) - 1).bit_length()
             size = data_prompts.round_up(size, shards)
-            longest = max(len(row.tokens) for row in rows)
-            patches = max(len(row.patches_PE) for row in rows)
+            filled = numbers + numbers[:1] * (size - len(numbers))
+            rows = [encoded[i] for i in filled]
             arrays = data_prompts.collate(
-                rows + [rows[0]] * (size - len(rows)),
-                np.arange(start, start + size, dtype=np.int32),
+                rows,
+                filled,
                 pad_id=self.processor.pad_id,
-                prompt_bucket=data_prompts.round_up(longest, TOKEN_STEP),
-                patch_bucket=data_prompts.round_up(max(patches, 4), PATCH_STEP),
+                prompt_bucket=data_prompts.step_up(max(len(row.tokens) for row in rows)),
+                patch_bucket=data_prompts.step_up(max(len(row.segments) for row in rows)),
             )
-            yield (
-                put_rows(Prompt.from_arrays(arrays), self.mesh),
-                [len(row.tokens) for row in rows],
-            )
+            yield put_rows(Prompt.from_arrays(arrays), self.mesh, whole=True), numbers
 
 
 @functools.lru_cache(maxsize=32)
@@ -306,8 +319,7 @@ def _logits(graphdef: nnx.GraphDef, dtype: str):
 
 
 # A second call compiles nothing.
-_sampler = functools.lru_cache(maxsize=32)(make_sampler)
-_steps = functools.lru_cache(maxsize=32)(make_steps)
+_sampler = functools.lru_cache(maxsize=32)(Sampler)
 
 
 @functools.lru_cache(maxsize=32)

@@ -16,7 +16,7 @@ import pytest
 
 import jaxvl
 from jaxvl import config, train
-from jaxvl.config import Eval, Reward
+from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
 from jaxvl.metrics import read_metrics
@@ -54,7 +54,12 @@ def whole(tmp_path_factory):
     """Six steps without a break."""
     run_dir = tmp_path_factory.mktemp("whole")
     cfg = small(run_dir, "run.steps=6", "run.save_every=4")
-    cfg = dataclasses.replace(cfg, eval=Eval(Scenes(4, "test"), samples=2))
+    benchmarks = Benchmarks((Benchmark("smoke", limit=4),), every=4, max_new_tokens=12, batch=4)
+    cfg = dataclasses.replace(
+        cfg,
+        eval=Eval(Scenes(4, "test"), samples=2),
+        benchmarks=dataclasses.replace(benchmarks, best="completions/mean_length"),
+    )
     return run_dir, train.train(cfg)
 
 
@@ -76,6 +81,18 @@ def test_a_run_leaves_what_the_design_says(whole):
     assert "before" in json.loads((run_dir / "eval.json").read_text())
 
 
+def test_benchmarks_are_answered_on_the_way_and_the_best_model_is_kept(whole):
+    run_dir = whole[0]
+    lines = {line["step"]: line for line in read_metrics(run_dir)}
+    answered = [step for step, line in lines.items() if "eval/smoke/accuracy" in line]
+    assert answered == [4, 6]  # every 4 steps, and after the last
+    assert {"eval/smoke/strict", "eval/smoke/macro", "eval/smoke/length"} <= set(lines[4])
+    lengths = {step: lines[step]["completions/mean_length"] for step in answered}
+    best = json.loads((run_dir / "best/best.json").read_text())
+    assert best["value"] == max(lengths.values()) == lengths[best["step"]]
+    assert jaxvl.load(run_dir / "best", "float32").config == whole[1].config
+
+
 def test_sampler_and_learner_agree_on_log_probabilities(whole):
     for line in read_metrics(whole[0]):
         # float32 noise between two orders of summation; three is what masters of 1e6 steps have
@@ -84,7 +101,8 @@ def test_sampler_and_learner_agree_on_log_probabilities(whole):
 
 def test_a_steady_run_compiles_nothing(whole):
     compiles = [line["perf/compiles"] for line in read_metrics(whole[0])]
-    assert compiles[0] == 3 and set(compiles) == {3}  # sampler, reference, update: once each
+    # The sampler's start, loop and reading; reference; update: once each.
+    assert compiles[0] == 5 and set(compiles) == {5}
 
 
 def test_rollouts_hold_everything_a_person_wants_to_see(whole):

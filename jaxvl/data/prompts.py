@@ -290,6 +290,31 @@ def bucket(n: int, buckets: Sequence[int], name: str = "the buckets") -> int:
     return min(fitting)
 
 
+def step_up(n: int) -> int:
+    """The smallest size of at least n among 64, 96, 128, 192, 256, 384, ..: a few for any n, and
+    never half as much again."""
+    power = 64 << max(0, (n - 1) // 64).bit_length()
+    return power * 3 // 4 if 64 < n <= power * 3 // 4 else power
+
+
+def balanced(costs: Sequence[float], parts: int) -> list[int]:
+    """An order of the indices whose `parts` equal runs have sums of costs as even as is easy.
+
+    The dearest first, each to the part that is cheapest so far and has room. Where the number of
+    costs does not divide by `parts` the order stays.
+    """
+    if len(costs) % parts:
+        return list(range(len(costs)))
+    runs: list[list[int]] = [[] for _ in range(parts)]
+    sums = [0.0] * parts
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        open_runs = [p for p in range(parts) if len(runs[p]) < len(costs) // parts]
+        part = min(open_runs, key=lambda p: sums[p])
+        runs[part].append(i)
+        sums[part] += costs[i]
+    return [i for run in runs for i in sorted(run)]
+
+
 def round_up(n: int, multiple: int) -> int:
     """The smallest multiple of `multiple` of at least n."""
     return -(-n // multiple) * multiple

@@ -1,44 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling: prefill and a decode loop over rows of a prompt and its completions.
+"""Sampling: prefill and a decode loop over slots, each of which holds one completion at a time.
 
-A run compiles both into one program (`make_sampler`); whoever wants to see completions grow has the
-loop stop every few tokens (`make_steps`). The tokens are the same.
+Rows of prompts are prefilled once. Their completions, the cells, take turns in the slots: a slot
+whose completion has ended takes the next that waits, inside the compiled loop. Between two calls of
+the loop the host makes the slots' caches longer, when they are full, and fewer slots, when no cell
+waits and half of them would do. Shapes come from short ladders, so a run has a handful of programs.
+
+    B shards of rows (devices along data and fsdp)    n cells of a shard, [R, g] flat
+    S slots of a shard                                C tokens of a completion at most
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from jax.sharding import reshard
 
 from jaxvl.batch import Prompt, Rollout
+from jaxvl.models.decode import Reader, Seats, take
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
-from jaxvl.rl.logprobs import pick
-from jaxvl.sharding import ROWS
+from jaxvl.rl.draw import Decoding, choose, fold_keys
+from jaxvl.sharding import ROWS, axis_size
 
-NEVER = -jnp.inf
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """What one compiled sampler is made for. temperature 0 is greedy."""
-
-    completions: int  # g, completions a row
-    max_new_tokens: int  # C
-    stop_ids: tuple[int, ...]
-    pad_id: int
-    never_ids: tuple[int, ...] = ()  # tokens that may not be sampled
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+LEVELS = 3  # sizes of a ladder: all, a half, a quarter
+FEWEST_COLUMNS, FEWEST_SLOTS = 64, 16  # below these a smaller program would save nothing
+EMPTY = -1  # in `State.tokens`: not written
 
 
 @jax.tree_util.register_dataclass
@@ -46,178 +41,304 @@ class Decoding:
 class Past:
     """What decoding reads and never writes."""
 
-    cache: KVCache  # the prompts' keys and values, of all layers
-    mask: jax.Array  # [R, T] true on real prompt tokens
-    next_position: jax.Array  # [R] of the first completion token
-    keys: jax.Array  # [R, g] what draws are folded from
+    reader: Reader  # weights, and the prompts' keys and values
+    position: jax.Array  # [B, n] of a completion's first token
+    keys: jax.Array  # [B, n] what draws are folded from
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What decoding changes: completions so far."""
+    """What decoding changes.
 
-    cache: list[KVCache]  # completions' own keys and values, a layer each
-    tokens: jax.Array  # [R, g, C]
-    logps: jax.Array  # [R, g, C]
-    last: jax.Array  # [R, g] the newest token
-    length: jax.Array  # [R, g] tokens kept so far
-    done: jax.Array  # [R, g] ended by a stop token
-    step: jax.Array  # [] tokens written
-
-
-def fold_keys(key: jax.Array, prompt_id_R: jax.Array, completion_Rg: jax.Array) -> jax.Array:
-    """A key for every completion from what identifies it, [R, g]."""
-
-    def one(prompt_id, completion):
-        return jax.random.fold_in(jax.random.fold_in(key, prompt_id), completion)
-
-    return jax.vmap(jax.vmap(one, (None, 0)))(prompt_id_R, completion_Rg)
-
-
-def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
-    """-inf outside of the `top_k` best tokens and the smallest set that holds `top_p` of the mass.
-
-    The set is what transformers keeps: a token stays while the mass before it is below `top_p`, so
-    the best always stays. Ties at the border of top_k all stay.
+    A clock counts steps, and all slots write the keys of their token at column clock % columns,
+    wherever they are in their completions: one slice, in place. A slot sees the columns that were
+    written since it took its completion. The loop ends before one is older than there are columns.
     """
-    vocab = logits_RgV.shape[-1]
-    if 0 < top_k < vocab:
-        border = jax.lax.top_k(logits_RgV, top_k)[0][..., -1:]
-        logits_RgV = jnp.where(logits_RgV < border, NEVER, logits_RgV)
-    if top_p < 1.0:
-        ordered = jnp.sort(logits_RgV, axis=-1, descending=True)
-        probs = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probs, axis=-1) - probs
-        kept = jnp.where(before < top_p, ordered, jnp.inf)
-        logits_RgV = jnp.where(logits_RgV < kept.min(axis=-1, keepdims=True), NEVER, logits_RgV)
-    return logits_RgV
+
+    tokens: jax.Array  # [B, n, C], EMPTY where there is none yet
+    logps: jax.Array  # [B, n, C]
+    cache: list[KVCache]  # of slots, a layer each
+    cell: jax.Array  # [B, S] what a slot holds
+    since: jax.Array  # [B, S] the clock when its first token was fed
+    live: jax.Array  # [B, S] it has not ended
+    last: jax.Array  # [B, S] its newest token
+    waiting: jax.Array  # [B] the first cell that no slot has taken
+    clock: jax.Array  # [] steps done
+
+    @property
+    def slots(self) -> int:
+        return self.cell.shape[1]
+
+    @property
+    def columns(self) -> int:
+        return self.cache[0].k.shape[-1]
 
 
-def draw(logits_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
-    """A token from softmax(logits) by its cumulative distribution: one random number a token.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What the host has to know of a state: numbers that every process has."""
 
-    The first token whose cumulative mass exceeds u * total is taken. Only tokens with mass can be
-    taken, whatever the rounding: all others are left out of the search.
-    """
-    weights = jnp.exp(logits_RgV - logits_RgV.max(axis=-1, keepdims=True))
-    mass = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), -1.0)
-    target = uniform_Rg[..., None] * mass.max(axis=-1, keepdims=True)
-    return jnp.argmax(mass > target, axis=-1).astype(jnp.int32)
-
-
-def choose(
-    logits_RgV: jax.Array, keys_Rg: jax.Array, step: jax.Array, how: Decoding
-) -> tuple[jax.Array, jax.Array]:
-    """The next token of every completion and its log-probability.
-
-    The log-probability is the model's own at the sampling temperature (1 when greedy), over the
-    whole vocabulary: top_k, top_p and the forbidden tokens restrict the choice, not the measure, so
-    it equals what the learner computes.
-    """
-    logits_RgV = reshard(logits_RgV, P(ROWS, None, None))
-    scaled = logits_RgV / (how.temperature or 1.0)
-    allowed = scaled.at[..., jnp.array(how.never_ids, jnp.int32)].set(NEVER)
-    if how.temperature == 0.0:
-        token_Rg = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
-    else:
-        at_step = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step))))
-        token_Rg = draw(restrict(allowed, how.top_k, how.top_p), at_step(keys_Rg))
-    return token_Rg, pick(scaled, token_Rg)[0]
+    clock: jax.Array
+    oldest: jax.Array  # tokens fed to the live slot that has most
+    busy: jax.Array  # live slots of the shard that has most
+    waiting: jax.Array  # bool, whether some cell is in no slot yet
 
 
-def prefill(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> tuple[Past, State]:
+def ladder(full: int, fewest: int) -> list[int]:
+    """`full`, and its half and its quarter where these are at least `fewest`; ascending."""
+    sizes = {-(-full // 2**level) for level in range(LEVELS)}
+    return sorted(size for size in sizes if size >= fewest or size == full)
+
+
+def _filled(value, *shape, dtype) -> jax.Array:
+    return jnp.full(shape, value, dtype, out_sharding=P(ROWS, *(None,) * (len(shape) - 1)))
+
+
+def prefill(
+    model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding
+) -> tuple[Past, State, Look]:
     """The prompts once a row, and the first token of every completion.
 
     Draws depend on (key, prompt id, completion index, token index) and nothing else: not on the
-    row, its neighbours or the number of devices.
+    row, the slot, its neighbours or the number of devices.
     """
     R, g, C = prompt.tokens.shape[0], how.completions, how.max_new_tokens
+    B = axis_size("data") * axis_size("fsdp")
+    n = R * g // B
+    S = min(-(-how.slots // B), n) if how.slots else n
     hidden_RD, cache = model.prefill(prompt)
-    keys = fold_keys(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g))
-    past = Past(cache, prompt_mask(prompt), prompt.next_position, keys)
+    keys_Rg = fold_keys(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g))
+    logits_R1V = model.text.logits(hidden_RD[:, None])
+    logits_RgV = jnp.broadcast_to(logits_R1V, (R, g, logits_R1V.shape[-1]))
+    token_Rg, logp_Rg = choose(logits_RgV, keys_Rg, jnp.int32(0), how)
 
-    def filled(value, *shape, dtype):
-        return jnp.full(shape, value, dtype, out_sharding=P(ROWS, *(None,) * (len(shape) - 1)))
+    def cells(x_Rg):
+        return jnp.reshape(x_Rg, (B, n), out_sharding=P(ROWS, None))
 
+    first = cells(token_Rg)[:, :S]
+    past = Past(
+        reader=Reader.of(model.text, cache, prompt_mask(prompt)),
+        position=cells(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
+        keys=cells(keys_Rg),
+    )
     state = State(
-        cache=model.text.empty_cache(R, g, C, cache.k.dtype),
-        tokens=filled(how.pad_id, R, g, C, dtype=jnp.int32),
-        logps=filled(0.0, R, g, C, dtype=jnp.float32),
-        last=filled(how.pad_id, R, g, dtype=jnp.int32),
-        length=filled(0, R, g, dtype=jnp.int32),
-        done=filled(False, R, g, dtype=bool),
-        step=jnp.int32(0),
+        tokens=_filled(EMPTY, B, n, C, dtype=jnp.int32).at[:, :, 0].set(cells(token_Rg)),
+        logps=_filled(0.0, B, n, C, dtype=jnp.float32).at[:, :, 0].set(cells(logp_Rg)),
+        cache=past.reader.empty_cache(S, ladder(C, FEWEST_COLUMNS)[0]),
+        cell=_filled(0, B, S, dtype=jnp.int32) + jnp.arange(S, dtype=jnp.int32),
+        since=_filled(0, B, S, dtype=jnp.int32),
+        live=~_ends(first, jnp.int32(1), how),
+        last=first,
+        waiting=_filled(S, B, dtype=jnp.int32),
+        clock=jnp.int32(0),
     )
-    hidden_RgD = jnp.broadcast_to(hidden_RD[:, None], (R, g, hidden_RD.shape[-1]))
-    return past, _write(model, past, state, hidden_RgD, how)
+    return past, state, _look(state)
 
 
-def decode(model: QwenVL, past: Past, state: State, how: Decoding, until: int | jax.Array) -> State:
-    """A token of every completion at a time, until each has ended or has `until` tokens."""
-    layers = model.text.unstack(past.cache)
-    R, g = state.last.shape
+def _ends(token: jax.Array, length: jax.Array, how: Decoding) -> jax.Array:
+    """Whether a completion is over with `token`, its newest of `length`."""
+    stop = (token[..., None] == jnp.array(how.stop_ids, jnp.int32)).any(-1)
+    return stop | (length >= how.max_new_tokens)
 
-    def one_token(state: State) -> State:
-        position = past.next_position[:, None] + state.step - 1
-        positions = jnp.broadcast_to(position[:, None], (R, 3, g))
-        hidden_RgD, cache = model.text.extend(
-            model.text.embed(state.last), positions, past.mask, layers, state.cache, state.step - 1
-        )
-        return _write(model, past, dataclasses.replace(state, cache=cache), hidden_RgD, how)
 
-    return jax.lax.while_loop(
-        lambda state: (state.step < until) & ~state.done.all(), one_token, state
+def _look(state: State) -> Look:
+    waiting = (state.waiting < state.tokens.shape[1]).any()
+    oldest = jnp.where(state.live, state.clock - state.since, 0).max()
+    return Look(state.clock, oldest, state.live.sum(1).max(), waiting)
+
+
+def decode(
+    past: Past, state: State, how: Decoding, until: jax.Array, enough: jax.Array
+) -> tuple[State, Look]:
+    """A token of every slot at a time.
+
+    It ends when the clock is at `until`, when a slot has no column left, or when no cell waits and
+    no shard has more than `enough` live slots.
+    """
+
+    def goes_on(state: State) -> jax.Array:
+        look = _look(state)
+        room = (look.clock < until) & (look.oldest < state.columns)
+        return room & (look.waiting | (look.busy > enough))
+
+    state = jax.lax.while_loop(goes_on, lambda state: _one_token(past, state, how), state)
+    return state, _look(state)
+
+
+def _one_token(past: Past, state: State, how: Decoding) -> State:
+    n, S = state.tokens.shape[1], state.slots
+    if S == n:  # slot i holds cell i
+        seats = Seats(state.cell, None)
+        position, keys = past.position, past.keys
+    else:
+        state = _admit(state, how)
+        none = _filled(0, *past.position.shape, dtype=jnp.int32)
+        put = jax.vmap(lambda x, cell: x.at[cell].set(jnp.arange(S, dtype=jnp.int32)))
+        seats = Seats(state.cell, put(none, state.cell))
+        position, keys = take(past.position, state.cell), take(past.keys, state.cell)
+    age = state.clock - state.since  # [B, S] tokens fed before this one
+    column = state.clock % state.columns
+    back = (column - jnp.arange(state.columns)) % state.columns  # steps ago that one was written
+    hidden, cache = past.reader.extend(
+        state.last, position + age, seats, state.cache, column, back <= age[..., None]
     )
+    token, logp = choose(past.reader.head.logits(hidden), keys, age + 1, how)
+    at = jnp.where(state.live, age + 1, how.max_new_tokens)  # out of bounds: not written
 
+    def write(x, cell, at, value):
+        return x.at[cell, at].set(value, mode="drop", unique_indices=True)
 
-def _write(model: QwenVL, past: Past, state: State, hidden_RgD: jax.Array, how: Decoding) -> State:
-    """`state` with the token that follows `hidden_RgD`, on completions that have not ended."""
-    token, logp = choose(model.text.logits(hidden_RgD), past.keys, state.step, how)
-    live = ~state.done
-    token = jnp.where(live, token, how.pad_id)
-    stop = jnp.array(how.stop_ids, jnp.int32)
     return dataclasses.replace(
         state,
-        tokens=state.tokens.at[:, :, state.step].set(token),
-        logps=state.logps.at[:, :, state.step].set(jnp.where(live, logp, 0.0)),
+        tokens=jax.vmap(write)(state.tokens, state.cell, at, token),
+        logps=jax.vmap(write)(state.logps, state.cell, at, logp),
+        cache=cache,
+        live=state.live & ~_ends(token, age + 2, how),
         last=token,
-        length=state.length + live,
-        done=state.done | (token[..., None] == stop).any(-1),
-        step=state.step + 1,
+        clock=state.clock + 1,
     )
 
 
-def sample(model: QwenVL, prompt: Prompt, key: jax.Array, how: Decoding) -> Rollout:
-    """g completions of every row: prefill once a row, then decode to the end."""
-    past, state = prefill(model, prompt, key, how)
-    end = decode(model, past, state, how, how.max_new_tokens)
-    mask = jnp.arange(how.max_new_tokens) < end.length[..., None]
-    return Rollout(tokens=end.tokens, mask=mask, logps=end.logps, finished=end.done)
+def _admit(state: State, how: Decoding) -> State:
+    """Cells that wait into slots whose completion has ended, in order."""
+    n = state.tokens.shape[1]
+    free = ~state.live
+    cell = state.waiting[:, None] + jnp.cumsum(free, axis=1, dtype=jnp.int32) - 1
+    taken = free & (cell < n)
+    cell = jnp.where(taken, cell, state.cell)
+    last = jnp.where(taken, take(state.tokens[:, :, 0], cell), state.last)
+    return dataclasses.replace(
+        state,
+        cell=cell,
+        since=jnp.where(taken, state.clock, state.since),
+        live=jnp.where(taken, ~_ends(last, jnp.int32(1), how), state.live),
+        last=last,
+        waiting=state.waiting + taken.sum(1, dtype=jnp.int32),
+    )
 
 
-def make_sampler(
-    graphdef: nnx.GraphDef, how: Decoding, dtype: str
-) -> Callable[[dict[str, Any], Prompt, jax.Array], Rollout]:
-    """Jitted `sample(params, prompt, key)`, products in `dtype`."""
+def resize(state: State, slots: int, columns: int) -> State:
+    """`state` in fewer slots, in which all that live find a place, or with longer caches."""
+    if columns > state.columns:
+        last = state.clock - 1
+        written = last - (last - jnp.arange(columns)) % columns  # the clock of each new column
+        old = written % state.columns
+        cache = [KVCache(x.k[..., old], x.v[..., old, :]) for x in state.cache]
+        state = dataclasses.replace(state, cache=cache)
+    if slots == state.slots:
+        return state
+    kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]
+    names = ("cache", "cell", "since", "live", "last")
+    moved = {name: jax.tree.map(lambda x: take(x, kept), getattr(state, name)) for name in names}
+    return dataclasses.replace(state, **moved)
 
-    @jax.jit
-    def run(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        return sample(assemble(graphdef, params, dtype), prompt, key, how)
 
-    return run
+def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:
+    """What there is of every completion, in `shape` = (R, g)."""
+
+    def rows(x):
+        spec = P(ROWS, *(None,) * (x.ndim - 1))
+        return jnp.reshape(x, (*shape, *x.shape[2:]), out_sharding=spec)
+
+    mask = state.tokens != EMPTY
+    stop = (state.tokens[..., None] == jnp.array(how.stop_ids, jnp.int32)).any((-1, -2))
+    tokens = jnp.where(mask, state.tokens, how.pad_id)
+    return Rollout(rows(tokens), rows(mask), rows(state.logps), rows(stop))
 
 
-def make_steps(graphdef: nnx.GraphDef, how: Decoding, dtype: str) -> tuple[Callable, Callable]:
-    """`sample` in steps: jitted `start(params, prompt, key)` -> (past, state), and
-    `go_on(params, past, state, until)` -> state, which is donated. One program each."""
+class Sampler:
+    """`sampler(params, prompt, key)` -> Rollout, its products in `dtype`.
 
-    @jax.jit
-    def start(params: dict[str, Any], prompt: Prompt, key: jax.Array) -> tuple[Past, State]:
-        return prefill(assemble(graphdef, params, dtype), prompt, key, how)
+    A function `meanwhile` is called once while the device decodes.
 
-    @functools.partial(jax.jit, donate_argnums=2)
-    def go_on(params: dict[str, Any], past: Past, state: State, until: jax.Array) -> State:
-        return decode(assemble(graphdef, params, dtype), past, state, how, until)
+    A few compiled programs: one to start with for every shape of prompts, and a loop for every
+    number of slots and columns in their ladders.
+    """
 
-    return start, go_on
+    def __init__(self, graphdef: nnx.GraphDef, how: Decoding, dtype: str):
+        self.how = how
+
+        @jax.jit
+        def start(params: dict[str, Any], prompt: Prompt, key: jax.Array):
+            return prefill(assemble(graphdef, params, dtype), prompt, key, how)
+
+        @functools.partial(jax.jit, donate_argnums=1)
+        def go_on(past: Past, state: State, until: jax.Array, enough: jax.Array):
+            return decode(past, state, how, until, enough)
+
+        self.start, self.go_on = start, go_on
+        self.resize = jax.jit(resize, static_argnums=(1, 2))
+        self.rollout = jax.jit(rollout, static_argnums=(1, 2))
+
+    def __call__(
+        self,
+        params: dict[str, Any],
+        prompt: Prompt,
+        key: jax.Array,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Rollout:
+        for number, state in enumerate(self.states(params, prompt, key)):  # noqa: B007 (the last)
+            if number == 1 and meanwhile is not None:  # the first state is the prefill's
+                meanwhile()
+        return self.read(prompt, state)
+
+    def read(self, prompt: Prompt, state: State) -> Rollout:
+        """The rollout as far as it is in `state`."""
+        return self.rollout(state, self.how, self._shape(prompt))
+
+    def states(
+        self, params: dict[str, Any], prompt: Prompt, key: jax.Array, every: int = 0
+    ) -> Iterator[State]:
+        """States of a rollout, at least every `every` tokens (0: whenever the loop ends), the last
+        of them whole. The one before is gone when the next is asked for: its memory is reused."""
+        past, state, look = self.start(params, prompt, key)
+        widths, rooms = self._sizes(state)
+        while True:
+            yield state
+            clock, busy, waiting = int(look.clock), int(look.busy), bool(look.waiting)
+            if not busy and not waiting:
+                return
+            slots = state.slots if waiting else min(x for x in widths if x >= busy)
+            if slots < state.slots:
+                state = self._moved(state, slots, state.columns)
+            room = min(x for x in rooms if x > int(look.oldest))
+            if room > state.columns:
+                state = self._moved(state, slots, room)
+            until = clock + every if every else np.iinfo(np.int32).max
+            enough = max((x for x in widths if x < slots), default=0)
+            state, look = self.go_on(past, state, np.int32(until), np.int32(enough))
+
+    def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> None:
+        """Compile all that `states` may call for these arguments, of which the shapes count."""
+        self.start.lower(params, prompt, key).compile()
+        past, first, _ = jax.eval_shape(self.start, params, prompt, key)
+        widths, rooms = self._sizes(first)
+        for slots, room in itertools.product(widths, rooms):
+            state = jax.eval_shape(functools.partial(resize, slots=slots, columns=room), first)
+            self.go_on.lower(past, state, np.int32(0), np.int32(0)).compile()
+            longer = [(slots, x) for x in rooms if x > room][:1]
+            for to in longer + [(x, room) for x in widths if x < slots]:
+                self.resize.lower(state, *to).compile()
+            self.rollout.lower(state, self.how, self._shape(prompt)).compile()
+
+    def _moved(self, state: State, slots: int, columns: int) -> State:
+        """`resize`, after which the old caches' memory is free, whoever holds `state`."""
+        moved = self.resize(state, slots, columns)
+        for old in jax.tree.leaves(state.cache):
+            old.delete()
+        return moved
+
+    def _shape(self, prompt: Prompt) -> tuple[int, int]:
+        return prompt.tokens.shape[0], self.how.completions
+
+    def _sizes(self, first: State) -> tuple[list[int], list[int]]:
+        """Numbers of slots and of columns that a rollout goes through."""
+        rooms = ladder(self.how.max_new_tokens, FEWEST_COLUMNS)
+        return ladder(first.slots, FEWEST_SLOTS), rooms
+
+    def _cache_size(self) -> int:
+        """How many programs there are."""
+        parts = (self.start, self.go_on, self.resize, self.rollout)
+        return sum(part._cache_size() for part in parts)

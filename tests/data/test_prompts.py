@@ -15,9 +15,11 @@ from jaxvl.data.image import pixel_patches
 from jaxvl.data.prompts import (
     Processor,
     PromptTooLong,
+    balanced,
     bucket,
     collate,
     round_up,
+    step_up,
 )
 from jaxvl.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from jaxvl.errors import UserError
@@ -359,3 +361,21 @@ def test_bucket_is_the_smallest_that_fits():
     with pytest.raises(UserError, match=r"33 does not fit eval.buckets \(8, 32\)"):
         bucket(33, (8, 32), "eval.buckets")
     assert [round_up(n, 16) for n in (0, 1, 16, 17)] == [0, 16, 16, 32]
+
+
+def test_sizes_go_up_in_few_steps():
+    sizes = [step_up(n) for n in range(4097)]
+    assert sorted(set(sizes)) == [64 * 2**i * k // 4 for i in range(7) for k in (3, 4)][1:]
+    assert all(n <= size < max(1.5 * n, 65) for n, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_parts_are_balanced(parts):
+    """Every index once, and sums within one prompt of each other."""
+    costs = np.random.default_rng(parts).integers(50, 3000, 32).tolist()
+    order = balanced(costs, parts)
+    assert sorted(order) == list(range(32))
+    sums = np.array(costs)[order].reshape(parts, -1).sum(1)
+    assert np.ptp(sums) <= max(costs)
+    assert balanced([9, 9, 1, 1], 2) == [0, 2, 1, 3]
+    assert balanced([9, 9, 1, 1, 5], 2) == [0, 1, 2, 3, 4]  # no equal halves

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxvl.batch import Prompt, TrainBatch
-from jaxvl.config import GRPO
+from jaxvl.config import GRPO, Grpo
 from jaxvl.data.prompts import collate
 from jaxvl.rl.learner import Policy, grpo_objective
 
@@ -76,7 +76,9 @@ def policy(vlm, *, temperature=1.0, chunk=5, remat="products") -> Policy:
 @functools.cache
 def grpo_step(policy: Policy):
     """Jitted (params, batch) -> loss, stats, log-probabilities and gradients of all of GRPO."""
-    objective = grpo_objective(policy, GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3))
+    objective = grpo_objective(
+        policy, GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))
+    )
 
     @jax.jit
     def run(params, batch):

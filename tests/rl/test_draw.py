@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl.rl.sampler import Decoding, choose, draw, fold_keys, restrict
+from jaxvl.rl.draw import Decoding, choose, draw, fold_keys, restrict
 from jaxvl.sharding import make_mesh
 
 LAST = np.float32(1 - 2**-24)  # the largest float32 below 1

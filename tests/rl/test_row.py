@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl.rl.sampler import Decoding, make_sampler
+from jaxvl.rl.draw import Decoding
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import put_rows
 from tests.rl.rows import (
     PROMPTS,
@@ -137,6 +138,5 @@ def test_axes_of_one_keep_their_sharding(vlm, shape):
     with jax.set_mesh(vlm.mesh):
         batch = put_rows(train_batch(arrays, np.zeros(shape, np.int32)), vlm.mesh)
         logps = jax.eval_shape(grpo_step(policy(vlm)), vlm.params, batch)[2]
-        sample = make_sampler(vlm.graphdef, how, "float32")
-        rollout = jax.eval_shape(sample, vlm.params, batch.prompt, jax.random.key(0))
+        rollout = Sampler(vlm.graphdef, how, "float32")(vlm.params, batch.prompt, jax.random.key(0))
     assert logps.shape == rollout.tokens.shape == shape

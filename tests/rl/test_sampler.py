@@ -2,6 +2,7 @@
 """The sampling loop: equal to the learner, blind to the batch, and over when all are done."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -11,8 +12,9 @@ from flax import nnx
 from jaxvl.batch import Prompt
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import sampler
+from jaxvl.rl.draw import Decoding
 from jaxvl.rl.learner import make_logprobs
-from jaxvl.rl.sampler import Decoding, make_sampler
+from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import put_rows
 from tests.rl.rows import V, policy, prompt_arrays, train_batch
 
@@ -39,7 +41,7 @@ def run(vlm):
 
     @functools.cache
     def make(how):
-        return make_sampler(vlm.graphdef, how, "float32")
+        return Sampler(vlm.graphdef, how, "float32")
 
     def run(arrays, seed=0, **settings):
         settings = {"completions": G, "stop_ids": ()} | settings
@@ -151,19 +153,89 @@ def test_forbidden_tokens_are_never_sampled(arrays, run, temperature):
     assert np.isin(run(arrays, temperature=1.0).tokens, never).any()
 
 
+STOP = tuple(range(0, 300, 6))
+
+
+@pytest.fixture
+def short_ladders(monkeypatch):
+    """Sizes that ten tokens of sixteen completions go through."""
+    monkeypatch.setattr(sampler, "FEWEST_COLUMNS", 3)
+    monkeypatch.setattr(sampler, "FEWEST_SLOTS", 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("slots", [5, 0], ids=["five slots", "a slot each"])
+def test_slots_and_columns_do_not_matter(vlm, arrays, run, short_ladders, slots, temperature):
+    """Completions that wait, slots that come and go, caches that grow and are written round."""
+    settings = {"completions": G, "stop_ids": STOP, "temperature": temperature}
+    how = Decoding(max_new_tokens=C, pad_id=vlm.processor.pad_id, slots=slots, **settings)
+    seen = []
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        sample = Sampler(vlm.graphdef, how, "float32")
+        for state in sample.states(vlm.params, prompt, jax.random.key(0)):
+            seen.append((state.slots, state.columns, int(state.clock)))
+        got = jax.device_get(sample.read(prompt, state))
+    widths, columns, clocks = zip(*seen, strict=True)
+    assert list(widths) == sorted(widths, reverse=True) and len(set(widths)) > 1
+    assert list(columns) == sorted(columns) and columns[-1] == C
+    assert (clocks[-1] > C) == (slots == 5)  # the ring has been written round
+    free = run(arrays, temperature=temperature)  # in one piece, without an end
+    is_stop = np.isin(free.tokens, STOP)
+    mask = np.cumsum(is_stop, -1) - is_stop == 0
+    assert len(set(mask.sum(-1).flat)) > (3 if temperature else 1)
+    np.testing.assert_array_equal(got.mask, mask)
+    np.testing.assert_array_equal(got.tokens, np.where(mask, free.tokens, vlm.processor.pad_id))
+    np.testing.assert_array_equal(got.finished, is_stop.any(-1))
+    np.testing.assert_allclose(got.logps, np.where(mask, free.logps, 0.0), atol=LOGPS)
+
+
+def test_the_cache_is_written_in_place(vlm, arrays):
+    """Compiled, the loop has no copy of an array of a cache's size."""
+    how = Decoding(completions=G, max_new_tokens=C, stop_ids=STOP, pad_id=0, slots=8)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        sample = Sampler(vlm.graphdef, how, "float32")
+        past, state, _ = jax.eval_shape(sample.start, vlm.params, prompt, jax.random.key(0))
+        text = sample.go_on.lower(past, state, np.int32(0), np.int32(0)).compile().as_text()
+    cache = state.cache[0].k
+    assert f"f32[{','.join(map(str, cache.shape))}]" in text
+    copies = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text)
+    sizes = [np.prod([int(d) for d in dims.split(",")]) for dims in copies]
+    assert copies and cache.size not in sizes, copies
+
+
+def test_what_is_compiled_ahead_is_not_compiled_again(vlm, arrays, short_ladders, caplog):
+    how = Decoding(completions=G, max_new_tokens=C, stop_ids=STOP, pad_id=1, slots=6)
+    sample = Sampler(vlm.graphdef, how, "float32")
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        key = jax.random.fold_in(jax.random.key(0), 1)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), prompt
+        )
+        sample.compile(vlm.params, shapes, key)
+        with jax.log_compiles():
+            for state in sample.states(vlm.params, prompt, key):
+                jax.block_until_ready(sample.read(prompt, state))
+    messages = [record.getMessage() for record in caplog.records]
+    assert not [m for m in messages if "Finished XLA compilation of jit(" in m and "jit(<" not in m]
+    assert state.slots < 6 and state.columns == C
+
+
 def count_steps(monkeypatch, vlm, arrays, how):
     """The rollout, and how many tokens of a row its loop chose when it ran."""
     steps = []
     choose = sampler.choose
 
     def counted(logits, keys, step, how):
-        jax.debug.callback(lambda step: steps.append(int(step)), step)
+        jax.debug.callback(lambda step: steps.append(int(step.max())), step)
         return choose(logits, keys, step, how)
 
     monkeypatch.setattr(sampler, "choose", counted)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
-        run = make_sampler(vlm.graphdef, how, "float32")
+        run = Sampler(vlm.graphdef, how, "float32")
         rollout = jax.device_get(run(vlm.params, prompt, jax.random.key(0)))
         jax.effects_barrier()
     return rollout, sorted(steps)
@@ -192,7 +264,7 @@ def test_products_in_bfloat16_keep_the_float32_measure(vlm, arrays):
     how = Decoding(completions=G, max_new_tokens=C, stop_ids=(), pad_id=0)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
-        run = make_sampler(vlm.graphdef, how, "bfloat16")
+        run = Sampler(vlm.graphdef, how, "bfloat16")
         rollout = jax.device_get(run(vlm.params, prompt, jax.random.key(0)))
     assert rollout.logps.dtype == np.float32
     expected = learner_logps(vlm, arrays, rollout.tokens)

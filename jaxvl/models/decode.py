@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder one token at a time, in slots: each holds one completion of some prompt.
+
+    B shards of rows (devices along data and fsdp)    r rows of a shard, g completions of a row
+    S slots of a shard                                n cells of a shard, one a completion: n = r*g
+
+A slot has keys and values of its own; those of the prompt stand once a row. Queries go to the row
+of their prompt, where one product serves all completions of the row, and what they found comes back
+to the slot: a prompt's keys are read once a token, wherever its completions are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.models import rope
+from jaxvl.models.arch import TextArch
+from jaxvl.models.attention.reference import MASKED
+from jaxvl.models.layers import RMSNorm
+from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
+from jaxvl.sharding import ROWS, axis_size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Seats:
+    """Which completion every slot holds, and where each completion is."""
+
+    cell: jax.Array  # [B, S] among the shard's cells
+    slot: jax.Array | None  # [B, n] of a cell (0 where it has none); None: slot i holds cell i
+
+    def to_rows(self, x_BS: jax.Array, rows: int) -> jax.Array:
+        """[B, S, ..] -> [B, r, g, ..], every row's completions side by side."""
+        x_Bn = x_BS if self.slot is None else take(x_BS, self.slot)
+        B, n, *rest = x_Bn.shape
+        spec = P(*jax.typeof(x_Bn).sharding.spec)
+        spec = P(spec[0], None, None, *spec[2:])
+        return jnp.reshape(x_Bn, (B, rows, n // rows, *rest), out_sharding=spec)
+
+    def to_slots(self, x_Brg: jax.Array) -> jax.Array:
+        """[B, r, g, ..] -> [B, S, ..]"""
+        B, r, g, *rest = x_Brg.shape
+        spec = P(*jax.typeof(x_Brg).sharding.spec)
+        spec = P(spec[0], None, *spec[3:])
+        x_Bn = jnp.reshape(x_Brg, (B, r * g, *rest), out_sharding=spec)
+        return x_Bn if self.slot is None else take(x_Bn, self.cell)
+
+
+def take(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x[b, index[b]] for every shard b."""
+    return jax.vmap(lambda x, index: x[index])(x, index)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """What decoding reads and never writes: weights a layer each, and the prompts' cache."""
+
+    arch: TextArch = dataclasses.field(metadata={"static": True})
+    embed: Embedding
+    layers: list[DecoderLayer]
+    norm: RMSNorm
+    head: Embedding
+    prompts: list[KVCache]  # k [B, r, K, H, T], v [B, r, K, T, H]
+    mask: jax.Array  # [B, r, T], true on real prompt tokens
+
+    @classmethod
+    def of(cls, text: Decoder, cache: KVCache, mask_RT: jax.Array) -> Reader:
+        """`cache` is the prompts', of all layers: sliced once, not once a token."""
+        shards = axis_size("data") * axis_size("fsdp")
+
+        def split(x):  # [R, ..] -> [B, r, ..]
+            spec = jax.typeof(x).sharding.spec
+            shape = (shards, x.shape[0] // shards, *x.shape[1:])
+            return jnp.reshape(x, shape, out_sharding=P(spec[0], None, *spec[1:]))
+
+        layers = range(text.arch.layers)
+        return cls(
+            arch=text.arch,
+            embed=text.embed,
+            layers=[jax.tree.map(lambda x, i=i: x[i], text.layers) for i in layers],
+            norm=text.norm,
+            head=text.embed if text.arch.tied else text.head,
+            prompts=[jax.tree.map(lambda x, i=i: split(x[i]), cache) for i in layers],
+            mask=split(mask_RT),
+        )
+
+    def extend(
+        self,
+        tokens_BS: jax.Array,
+        position_BS: jax.Array,
+        seats: Seats,
+        own: list[KVCache],
+        column: jax.Array,
+        seen_BSC: jax.Array,
+    ) -> tuple[jax.Array, list[KVCache]]:
+        """One more token of every slot: final hidden states [B, S, D] and the grown caches.
+
+        The token's keys and values are written at `column` of the slots' own caches, in place
+        where these are a loop's; `seen_BSC` says which columns a slot sees, `column` among them.
+        """
+        x_BSD = self.embed(tokens_BS).astype(self.norm.scale[...].dtype)
+        B, S = tokens_BS.shape
+        position_B3S = jnp.broadcast_to(position_BS[:, None], (B, 3, S))
+        angles = rope.mrope_angles(position_B3S, self.arch.mrope_section, self.arch.rope_theta)
+        grown = []
+        for layer, prompt, past in zip(self.layers, self.prompts, own, strict=True):
+
+            def attend(q, k, v, prompt=prompt, past=past):
+                now = KVCache(
+                    jax.lax.dynamic_update_slice(past.k, k[..., None], (0, 0, 0, 0, column)),
+                    jax.lax.dynamic_update_slice(past.v, v[..., None, :], (0, 0, 0, column, 0)),
+                )
+                return _attend(q, prompt, self.mask, now, seen_BSC, seats), now
+
+            x_BSD, now = layer(x_BSD, angles, attend)
+            grown.append(now)
+        if self.arch.float32_head:  # what it reads is not rounded
+            x_BSD = x_BSD.astype(jnp.float32)
+        return self.norm(x_BSD), grown
+
+    def empty_cache(self, slots: int, tokens: int) -> list[KVCache]:
+        """Room for `tokens` tokens of every slot, a cache a layer."""
+        B, _, K, H, _ = self.prompts[0].k.shape
+        dtype, spec = self.prompts[0].k.dtype, P(ROWS, None, "tensor", None, None)
+
+        def zeros(*shape):
+            return jnp.zeros((B, slots, K, *shape), dtype, out_sharding=spec)
+
+        return [KVCache(k=zeros(H, tokens), v=zeros(tokens, H)) for _ in self.layers]
+
+
+def _attend(
+    q_BSNH: jax.Array,
+    prompt: KVCache,
+    mask_BrT: jax.Array,
+    own: KVCache,
+    seen_BSC: jax.Array,
+    seats: Seats,
+) -> jax.Array:
+    """One query of every slot over its prompt and its own past, [B, S, N, H].
+
+    One softmax over both: each part has a maximum and a sum of its own, and they are joined.
+    """
+    B, S, N, H = q_BSNH.shape
+    r, K = prompt.k.shape[1:3]
+    spec = P(ROWS, None, "tensor", None, None)
+    q_BSKGH = jnp.reshape(q_BSNH, (B, S, K, N // K, H), out_sharding=spec)
+    of_prompt = _part(
+        ("BrgKGH,BrKHT->BrKgGT", "BrKgGT,BrKTH->BrKgGH"),
+        seats.to_rows(q_BSKGH, r),
+        prompt,
+        mask_BrT[:, :, None, None, None],
+    )
+    of_prompt = [seats.to_slots(jnp.swapaxes(x, 2, 3)) for x in of_prompt]
+    of_own = _part(
+        ("BSKGH,BSKHC->BSKGC", "BSKGC,BSKCH->BSKGH"), q_BSKGH, own, seen_BSC[:, :, None, None]
+    )
+    top = jnp.maximum(of_prompt[1], of_own[1])
+    out, total = 0.0, 0.0
+    for part_out, part_top, part_total in (of_prompt, of_own):
+        share = jnp.exp(part_top - top)
+        out += part_out * share[..., None]
+        total += part_total * share
+    out = (out / total[..., None]).astype(q_BSNH.dtype)
+    return jnp.reshape(out, (B, S, N, H), out_sharding=P(ROWS, None, "tensor", None))
+
+
+def _part(
+    products: tuple[str, str], q: jax.Array, cache: KVCache, mask: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Softmax attention before its division: the weighted sum, the maximum, the sum; float32."""
+    scores = jnp.einsum(products[0], q, cache.k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
+    top = scores.max(-1)
+    weights = jnp.exp(scores - top[..., None])
+    out = jnp.einsum(
+        products[1], weights.astype(cache.v.dtype), cache.v, preferred_element_type=jnp.float32
+    )
+    return out, top, weights.sum(-1)
