@@ -35,6 +35,16 @@ def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
     return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
 
 
+def gather(w: jax.Array, *spec: str | None) -> jax.Array:
+    """A weight with its fsdp shards together, split as `spec` says.
+
+    `reduced`: the parts of its gradient, one a device, stay apart until all come back through here,
+    where they are summed and cut into shards in one exchange. Without it each product would make
+    the sum, whole on every device, and one in a loop would every turn.
+    """
+    return reshard(w, P(*spec, reduced=set(ROWS)))
+
+
 @jax.custom_vjp
 def widen(x_RSD: jax.Array, w_DF: jax.Array) -> jax.Array:
     """x @ w [R, S, F], F split over tensor; its gradient has an order of its own.
@@ -50,7 +60,9 @@ def _widen_backward(kept, g_RSF):
     x_RSD, w_DF = kept
     return (
         jnp.einsum("RSF,DF->RSD", g_RSF, w_DF, out_sharding=P(ROWS, None, None)),
-        jnp.einsum("RSD,RSF->DF", x_RSD, g_RSF, out_sharding=P(None, "tensor")),
+        jnp.einsum(
+            "RSD,RSF->DF", x_RSD, g_RSF, out_sharding=P(None, "tensor", unreduced=set(ROWS))
+        ),
     )
 
 
@@ -68,11 +80,10 @@ class Linear(nnx.Module):
             self.b = nnx.Param(jnp.zeros(d_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The reshard gathers the fsdp shards.
         if self.kind == "column":
-            y = widen(x, reshard(self.w[...], P(None, "tensor")))
+            y = widen(x, gather(self.w[...], None, "tensor"))
         else:
-            w = reshard(self.w[...], P("tensor", None))
+            w = gather(self.w[...], "tensor", None)
             y = jnp.einsum("RSF,FD->RSD", x, w, out_sharding=P(ROWS, None, None))
         y = checkpoint_name(y, PRODUCT)
         if hasattr(self, "lora"):  # a `lora.Adapter`, where the parameters hold one

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,14 @@ from jaxvl.sharding import make_mesh
 LARGEST = 6  # arrays that a report lists
 
 
-def plan_tpu(cfg: Config | SFTConfig, topology: Topology, name: str, say=print) -> Plan:
-    """Compiles what a run of `cfg` needs for a TPU slice. `say` is told what goes on."""
+def plan_tpu(
+    cfg: Config | SFTConfig,
+    topology: Topology,
+    name: str,
+    say: Callable[[str], None] = print,
+    compiler: Callable[[Program], Compiled] = compile_program,
+) -> Plan:
+    """Has what a run of `cfg` needs compiled for a TPU slice. `say` is told what goes on."""
     arch, devices = read_arch(cfg.model), tpu_devices(topology)
     mesh = _mesh(cfg.mesh, devices)
     coords = coordinates(mesh.devices.flat)
@@ -34,7 +40,7 @@ def plan_tpu(cfg: Config | SFTConfig, topology: Topology, name: str, say=print) 
     with jax.set_mesh(mesh):
         for program in programs(cfg, arch, mesh):
             say(f"compiling {program.name} for {topology}")
-            done = compile_program(program)
+            done = compiler(program)
             say(f"compiled {program.name} in {done.seconds:.0f} s")
             reports.append(_report(program, done, topology, coords, arch, sizes, mesh))
     chip = topology.chip
