@@ -13,7 +13,7 @@ TASKS = ("relation", "count", "depth")
 
 def config() -> Config:
     return Config(
-        model=Model(path=str(Path(__file__).parent / "quickstart_base"), remat=False),
+        model=Model(path=str(Path(__file__).parent / "quickstart_base"), remat="products"),
         data=Data(
             source=Scenes(size=20_000, tasks=TASKS),
             template=chat_question,
@@ -25,5 +25,5 @@ def config() -> Config:
         grpo=GRPO(prompts=16, group=8, beta=0.0, logprob_chunk=384),
         optim=Optim(lr=1e-4, warmup_steps=5, b2=0.99),
         eval=Eval(source=Scenes(size=600, split="test", tasks=TASKS), samples=4),
-        run=Run(dir="runs/quickstart", steps=160, save_every=80),
+        run=Run(dir="runs/quickstart", steps=200, save_every=100),
     )

@@ -15,7 +15,7 @@ def answer(example: Example) -> str:
 
 def config() -> SFTConfig:
     return SFTConfig(
-        model=Model(path=str(Path(__file__).parent / "quickstart_base"), remat=False),
+        model=Model(path=str(Path(__file__).parent / "quickstart_base"), remat="products"),
         data=Data(
             source=Scenes(size=20_000),
             template=chat_question,

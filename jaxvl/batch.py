@@ -72,3 +72,4 @@ class TrainBatch:
     advantages: jax.Array  # [R, g] float32
     old_logps: jax.Array  # [R, g, C] float32, the sampler's
     ref_logps: jax.Array  # [R, g, C] float32, the reference's; zeros where beta is 0
+    own_logps: jax.Array | None = None  # [R, g, C] the learner's before its first update, if made

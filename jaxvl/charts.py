@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Line charts as numbers for an SVG: the drawing itself is the template's."""
+"""Line and bar charts as numbers for an SVG: the drawing itself is the template's."""
 
 from __future__ import annotations
 
@@ -75,6 +75,62 @@ def line_chart(title: str, steps: Sequence[int], series: Mapping[str, Values]) -
         tuple((to_y(tick), show(tick)) for tick in y_ticks),
         tuple(strips),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A bar: its label and text, its middle and height, its end, the ends of its interval and the
+    place of a mark beside it (None: it has none)."""
+
+    label: str
+    text: str
+    y: float
+    height: float
+    end: float
+    interval: tuple[float, float] | None
+    mark: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class BarChart:
+    """Bars from left to right, one below the other, and (position, label) ticks."""
+
+    title: str
+    bars: tuple[Bar, ...]
+    height: float
+    left: float
+    x_ticks: tuple[tuple[float, str], ...]
+
+
+BAR, LABELS, AFTER = 22, 130, 52  # pixels of a row, of the labels, of the texts behind the bars
+Row = tuple[str, float, tuple[float, float] | None, float | None]
+
+
+def bar_chart(title: str, rows: Sequence[Row], top: float = 0.0) -> BarChart | None:
+    """Bars of (label, value, interval, mark) rows; the axis goes to `top` at least."""
+    if not rows:
+        return None
+    highest = max(max(value, interval[1] if interval else value) for _, value, interval, _ in rows)
+    ticks = _ticks(0.0, max(highest, top) or 1.0)
+
+    def to_x(value: float) -> float:
+        return round(LABELS + value / ticks[-1] * (WIDTH - LABELS - AFTER), 1)
+
+    bars = tuple(
+        Bar(
+            label if len(label) <= 21 else label[:20] + "\u2026",
+            f"{label}: {show(value)}"
+            + (f" [{show(interval[0])}, {show(interval[1])}]" if interval else ""),
+            TOP + BAR * (at + 0.5),
+            BAR - 8,
+            to_x(value),
+            (to_x(max(0.0, interval[0])), to_x(interval[1])) if interval else None,
+            None if mark is None else to_x(mark),
+        )
+        for at, (label, value, interval, mark) in enumerate(rows)
+    )
+    height = TOP + BAR * len(rows) + BOTTOM
+    return BarChart(title, bars, height, LABELS, tuple((to_x(tick), show(tick)) for tick in ticks))
 
 
 def show(value: float | None) -> str:

@@ -55,18 +55,24 @@ class Checkpoints:
         return found.state, found.data
 
     @staticmethod
-    def newest_params(run_dir: Path, shardings: Callable[[Any], Any]) -> dict[str, Any]:
-        """The parameters of a run's newest whole checkpoint; all else stays on the disk.
-
-        `shardings(shapes)` says where they go. The run may be under way: nothing is written.
-        """
+    def newest(run_dir: Path) -> Path:
+        """The folder of a run's newest whole checkpoint. The run may be under way."""
         path = (run_dir / "checkpoints").absolute()
         steps = ocp.utils.checkpoint_steps(path)
         if not steps:
             raise UserError(
                 f"{path} holds no checkpoint yet; a run writes one every run.save_every"
             )
-        state, reader = path / str(max(steps)) / "state", ocp.PyTreeCheckpointHandler()
+        return path / str(max(steps))
+
+    @staticmethod
+    def newest_params(run_dir: Path, shardings: Callable[[Any], Any]) -> dict[str, Any]:
+        """The parameters of a run's newest whole checkpoint; all else stays on the disk.
+
+        `shardings(shapes)` says where they go. The run may be under way: nothing is written.
+        """
+        state = Checkpoints.newest(run_dir) / "state"
+        reader = ocp.PyTreeCheckpointHandler()
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), reader.metadata(state).tree["params"]
         )

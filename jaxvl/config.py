@@ -16,6 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from jaxvl.algorithm import (  # noqa: F401 (a config names them all from here)
+    GRPO,
+    AdaptiveKL,
+    Bnpo,
+    Cispo,
+    Dapo,
+    DrGrpo,
+    Grpo,
+    Gspo,
+    Loss,
+)
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 from jaxvl.fields import set_field
@@ -44,13 +55,15 @@ class Model:
     """The policy: a Hugging Face checkpoint. `dtype` is the compute dtype.
 
     The parts in `train` train, with float32 masters; the others are frozen and held in `dtype`.
-    The limits on pixels hold for the whole run and are exported with the model.
+    `remat` says what a layer keeps for the backward pass: its input ("block"), or the products of
+    its weights too ("products": faster, for several times the memory). The limits on pixels hold
+    for the whole run and are exported with the model.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     float32_head: bool = False  # logits by a float32 product whatever `dtype` is
-    remat: bool = True
+    remat: Literal["block", "products"] = "block"
     min_pixels: int | None = None  # None: what the checkpoint's processor says
     max_pixels: int | None = None
     train: tuple[Part, ...] = get_args(Part)
@@ -131,35 +144,16 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class GRPO:
-    """The algorithm. A step takes `prompts` prompts with `group` completions each.
-
-    `group_per_row` completions share one row with their prompt (0: the whole group); it divides
-    `group`. `epsilon_high` None means `epsilon`.
-    """
-
-    prompts: int = 8
-    group: int = 8
-    group_per_row: int = 0
-    micro_batches: int = 1
-    num_iterations: int = 1
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    beta: float = 0.04
-    logprob_chunk: int = 256
-
-    @property
-    def rows(self) -> int:
-        """Rows of a step's batch: prompts * group / group_per_row."""
-        return self.prompts * (self.group // (self.group_per_row or self.group))
-
-
-@dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW with a schedule over run.steps and clipping by global norm."""
+    """AdamW with a schedule over all updates of run.steps, and clipping by global norm.
+
+    The learning rate rises over the first `warmup_steps` updates to `lr`; linear and cosine
+    schedules end at `min_lr`.
+    """
 
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    min_lr: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.0
     b1: float = 0.9
@@ -173,7 +167,8 @@ class Run:
     """Where a run writes, how long it is, and what it keeps.
 
     `trial` allows training on test sets (but for those whose licence forbids it), which marks the
-    run, its page and its exports.
+    run, its page and its exports. `peak_tflops` is what a device can do at best, in 10^12 FLOP/s:
+    the model FLOPs of a step are compared with it.
     """
 
     dir: str
@@ -185,6 +180,22 @@ class Run:
     resume: bool = False
     export: bool = True
     trial: bool = False
+    peak_tflops: float | None = None  # None: what is known of the device, if anything is
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Which steps are traced for xprof or TensorBoard: "10:12" are the tenth to the twelfth, ""
+    none. Process 0 writes the trace to `profile` in the run's directory."""
+
+    steps: str = ""
+
+    def span(self) -> range:
+        """The numbers of the steps; ValueError where `steps` does not say them."""
+        if not self.steps:
+            return range(0)
+        first, last = (int(number) for number in self.steps.split(":"))
+        return range(first, last + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +214,35 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of `jaxvl eval list`, its files at `source`, asked by `protocol` ("": its own).
+
+    About `limit` of its items are asked, evenly spaced (0: all).
+    """
+
+    name: str
+    source: str = ""
+    protocol: str = ""
+    limit: int = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmarks:
+    """Benchmarks answered greedily after every `every` steps and after the last.
+
+    Their figures are metrics of the step: eval/<name>/accuracy (lenient), eval/<name>/strict,
+    eval/<name>/<metric> and others. `best` names a metric of any kind: the model for which it was
+    highest is kept in `best/`, beside the checkpoints. `max_new_tokens` 0 is each benchmark's own.
+    """
+
+    tasks: tuple[Benchmark, ...]
+    every: int = 100
+    best: str = ""
+    max_new_tokens: int = 0
+    batch: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A GRPO run."""
 
@@ -215,7 +255,9 @@ class Config:
     grpo: GRPO = GRPO()
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
     eval: Eval | None = None
+    benchmarks: Benchmarks | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,15 +285,15 @@ class SFTConfig:
     run: Run
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
 
 
-def load(
-    path: str | Path, overrides: Sequence[str] = (), kind: type = Config
-) -> Config | SFTConfig:
+def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Config | SFTConfig:
     """The config that the file at `path` returns, with `a.b=c` overrides applied, validated.
 
-    `kind` is the class it must be of.
+    `kinds` are the classes it may be of (default: Config).
     """
+    kinds = kinds or (Config,)
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file at {path}; give the path of a Python file")
@@ -265,9 +307,9 @@ def load(
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
     cfg = module.config()
-    if not isinstance(cfg, kind):
+    if not isinstance(cfg, kinds):
         found = f"config() in {path} returned a {type(cfg).__name__}"
-        raise UserError(f"{found}, expected a {kind.__name__}")
+        raise UserError(f"{found}, expected a {' or a '.join(kind.__name__ for kind in kinds)}")
     for override in overrides:
         cfg = set_field(cfg, override)
     validate(cfg)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from flax import traverse_util
+from jax.sharding import Mesh
 from safetensors import safe_open
 
 from jaxvl.checkpoint import Checkpoints
@@ -38,7 +39,7 @@ def convert(source: str | Path, out: str | Path, dtype: str | None = None) -> Pa
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     if (folder / "checkpoints").is_dir():
-        vlm = _of_run(folder)
+        vlm = of_run(folder)
         if dtype:
             vlm = dataclasses.replace(vlm, params=cast(vlm.params, dtype))
     else:
@@ -62,10 +63,13 @@ def stored_dtype(path: Path) -> str:
     return "bfloat16" if found == {"BF16"} else "float32"
 
 
-def _of_run(run_dir: Path) -> VLM:
-    """The model that a run started from, with what it has trained since, adapters folded in."""
+def of_run(run_dir: Path, mesh: Mesh | None = None) -> VLM:
+    """The model that a run started from, with what it has trained since, adapters folded in.
+
+    `mesh` defaults to the first device alone.
+    """
     model = _model(run_dir)
-    base = start_model(model, make_mesh(devices=jax.devices()[:1]))
+    base = start_model(model, make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh)
     vlm = base.adapted(model.lora) if model.lora else base
     known = traverse_util.flatten_dict(jax.tree.map(lambda x: x.shape, vlm.params), sep="/")
 

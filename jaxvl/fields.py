@@ -2,7 +2,8 @@
 """Fields of nested frozen dataclasses: set by a dotted path from text, checked by annotation,
 written as JSON.
 
-Text is parsed by the annotation of the field it is for and never evaluated.
+Text is parsed by the annotation of the field it is for and never evaluated. A field that holds one
+of several dataclasses takes the name of one, as its class or in lower case ("DrGrpo", "dr_grpo").
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import types
 import typing
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any, Literal
 
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
+
+_PLACES = ("jaxvl.config", "jaxvl.algorithm")
 
 
 def set_field(cfg: Any, override: str) -> Any:
@@ -49,8 +53,14 @@ def check_types(node: Any, path: str = "") -> None:
 def to_json(value: Any) -> Any:
     """`value` as what JSON can hold; functions and classes as "module:qualname"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        known = type(value).__module__ == "jaxvl.config"  # by its place; a source says what it is
+        hints = typing.get_type_hints(type(value))
+        fields = {}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            fields[field.name] = to_json(item)
+            if len(_choices(hints[field.name])) > 1:
+                fields[field.name] = {"type": type(item).__name__, **fields[field.name]}
+        known = type(value).__module__ in _PLACES  # by its place; a source says what it is
         return fields if known else {"type": _qualname(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
@@ -112,7 +122,7 @@ def _set(node: Any, keys: list[str], text: str, path: str, root: Any) -> Any:
     value = getattr(node, key)
     if text.lower() == "none" and type(None) in typing.get_args(kind):
         return dataclasses.replace(node, **{key: None})
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not _choices(kind):
         raise UserError(f"{path} is a {type(value).__name__}; set a field of it, as {path}.x=1")
     return dataclasses.replace(node, **{key: _parse(text, kind, path)})
 
@@ -141,6 +151,8 @@ def _parse(text: str, kind: Any, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if type(None) in args and word.lower() == "none":
             return None
+        if choices := _choices(kind):
+            return _choose(word, choices, path)
         kinds = [arg for arg in args if arg is not type(None)]
         return _parse(text, kinds[0], path) if len(kinds) == 1 else _refuse(path, kind)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
@@ -159,6 +171,34 @@ def _parse(text: str, kind: Any, path: str) -> Any:
     except (ValueError, KeyError):
         raise UserError(f"{path}: expected {_type_name(kind)}, found `{text}`") from None
     return kind(text) if kind in (str, Path) else _refuse(path, kind)
+
+
+def _choices(kind: Any) -> dict[str, type]:
+    """The dataclasses that a field may hold, by their names ("dr_grpo"); {} for any other field,
+    and where one of them has no default for a field of its own. None may stand beside them."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return {}
+    kinds = [arg for arg in typing.get_args(kind) if arg is not type(None)]
+    if not all(dataclasses.is_dataclass(k) and _has_defaults(k) for k in kinds):
+        return {}
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", k.__name__).lower(): k for k in kinds}
+
+
+def _has_defaults(kind: type) -> bool:
+    missing = dataclasses.MISSING
+    return all(
+        field.default is not missing or field.default_factory is not missing
+        for field in dataclasses.fields(kind)
+    )
+
+
+def _choose(word: str, choices: dict[str, type], path: str) -> Any:
+    """A fresh one of `choices`, with its fields as they stand in its class."""
+    plain = {name.replace("_", ""): kind for name, kind in choices.items()}
+    kind = plain.get(word.lower().replace("_", ""))
+    if kind is None:
+        raise UserError(f"{path}: expected one of {', '.join(choices)}, found `{word}`")
+    return kind()
 
 
 def _refuse(path: str, kind: Any) -> typing.NoReturn:

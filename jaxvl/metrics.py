@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,20 @@ class Progress:
     """The console's view of a run: a live line on a terminal, else a plain line a step.
 
     Use as a context manager and call `update(step, metrics)` after each step. The time left is
-    judged by the steps after the first, which compiles.
+    judged by the steps after the first, which compiles. A step may be called a `unit` of another
+    name.
     """
 
-    def __init__(self, steps: int, start: int = 0, console: Console | None = None):
+    def __init__(
+        self, steps: int, start: int = 0, console: Console | None = None, unit: str = "step"
+    ):
         console = console or Console()
         if console.is_jupyter:  # a live line there needs another package, or scrolls
             console = Console(force_jupyter=False, force_terminal=False)
-        self.steps, self.console = steps, console
+        self.steps, self.console, self.unit = steps, console, unit
         self._first: tuple[int, float] | None = None
         self._bar = RichProgress(
-            TextColumn("step"),
+            TextColumn(unit),
             MofNCompleteColumn(),
             BarColumn(bar_width=20),
             TextColumn("{task.description}"),
@@ -139,8 +142,24 @@ class Progress:
             if step > self._first[0]:
                 seconds = (now - self._first[1]) / (step - self._first[0]) * (self.steps - step)
                 left = str(timedelta(seconds=round(seconds)))
-            line = f"step {step}/{self.steps}  {shown}  left {left}"
+            line = f"{self.unit} {step}/{self.steps}  {shown}  left {left}"
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def over_updates(stats: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The stats of a step's updates as those of the step: their means, but for the learning rate,
+    which is the last, names that end in "max", and what compares the sampler with the learner,
+    which later updates change: it is the first update's."""
+    found = {}
+    for name in stats[0]:
+        values = [float(each[name]) for each in stats]
+        if name.startswith("sampling/"):
+            found[name] = values[0]
+        elif name == "learning_rate":
+            found[name] = values[-1]
+        else:
+            found[name] = max(values) if name.endswith("max") else sum(values) / len(values)
+    return found
 
 
 def rollout_metrics(

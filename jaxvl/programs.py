@@ -50,16 +50,21 @@ def prompts(data: Data, rows: int, patch_values: int, mesh: Mesh) -> Iterator[Pr
         )
 
 
-def batch(prompt: Prompt, completions: int, tokens: int, pieces: int, mesh: Mesh) -> TrainBatch:
-    """The shapes of a batch to learn from, in `pieces` micro-batches of the rows in `prompt`."""
-    rows = prompt.tokens.shape[0] // pieces
+def batch(
+    prompt: Prompt, completions: int, tokens: int, pieces: int, count: int, mesh: Mesh
+) -> TrainBatch:
+    """The shapes of `count` micro-batches to learn from, where the rows of `prompt` are cut in
+    `pieces`."""
+    rows = prompt.tokens.shape[0]
 
     def cut(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, P(None, ROWS, *(None,) * (len(x.shape) - 1)))
-        return jax.ShapeDtypeStruct((pieces, rows, *x.shape[1:]), x.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(
+            (count, rows // pieces, *x.shape[1:]), x.dtype, sharding=sharding
+        )
 
     def shape(*sizes: int, dtype=np.float32) -> jax.ShapeDtypeStruct:
-        return cut(jax.ShapeDtypeStruct((prompt.tokens.shape[0], *sizes), dtype))
+        return cut(jax.ShapeDtypeStruct((rows, *sizes), dtype))
 
     return TrainBatch(
         prompt=jax.tree.map(cut, prompt),

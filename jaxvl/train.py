@@ -2,47 +2,58 @@
 """The GRPO loop, to be read from top to bottom.
 
 example -> prompt batch -> sample -> text -> rewards -> advantages -> train batch -> update
+
+The device is given work before the host turns to its own: the next prompts are made ready while it
+samples, rewards are computed while it goes over the samples with the reference, and rollouts are
+written while it updates. What a step computes depends on none of that.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxvl import programs, rollouts, runpage
-from jaxvl.batch import Prompt, TrainBatch
+from jaxvl import processes, programs, rollouts, runpage
+from jaxvl.batch import Prompt, Rollout, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
-from jaxvl.eval import run as evaluation
-from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
-from jaxvl.metrics import MetricsWriter, Progress, rollout_metrics
+from jaxvl.eval import heldout, tables
+from jaxvl.eval.during import During
+from jaxvl.loop import Ahead, Clock, Stream, export, micro, open_run, to_train, traced
+from jaxvl.meter import Meter
+from jaxvl.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
 from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
-from jaxvl.rl.advantages import group_advantages
+from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
+from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.sharding import local_rows, own_mesh, put_rows
 from jaxvl.vlm import VLM, load
 
 
+@processes.together()
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
-    pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
+    pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
+    processes.start()
     base, checkpoints, start = open_run(cfg)
     for local in judge.local_judges(cfg.rewards):
-        local.logprobs = load(local.model, cfg.model.dtype, base.mesh).logprobs
+        local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
         state = learner.init_state(loop.fresh, loop.tx)
         if start:
-            state, data_state = checkpoints.restore(start, state)
-            loop.stream.set_state(data_state)
+            state, host_state = checkpoints.restore(start, state)
+            loop.set_state(host_state)
         return loop.run(start, state, checkpoints)
 
 
@@ -66,21 +77,30 @@ class Loop:
         policy = learner.Policy(
             vlm.graphdef, cfg.model.dtype, cfg.model.remat, sampling.temperature, grpo.logprob_chunk
         )
-        updates = cfg.run.steps * grpo.num_iterations
+        updates = cfg.run.steps * grpo.updates
         self.tx = learner.optimizer(cfg.optim, updates)
         lr = learner.schedule(cfg.optim, updates)
         self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
-        objective = learner.grpo_objective(policy, grpo)
-        self.update = learner.make_update(objective, self.tx, lr, dropout)
+        objective = learner.grpo_objective(policy, grpo, sampling.max_new_tokens)
+        live = functools.partial(learner.live_sequences, beta=grpo.beta)
+        self.update = learner.make_update(objective, self.tx, lr, dropout, live)
         # The reference is what the run starts from, whether or not it is resumed. What is frozen
         # is shared with it: beside adapters alone it is the base, and takes no memory.
-        self.logprobs = learner.make_logprobs(dataclasses.replace(policy, graphdef=base.graphdef))
-        self.reference = None
+        self.logprobs, self.reference, self.beta = {}, None, grpo.beta
         if grpo.beta:
             self.reference = for_products(base.params, cfg.model.dtype, base.config.text)
+            of_base = dataclasses.replace(policy, graphdef=base.graphdef)
+            self.logprobs["ref_logps"] = learner.make_logprobs(of_base)
+        # With one update a step, the update itself knows the log-probabilities before it.
+        if grpo.importance_sampling_cap is not None and grpo.updates > 1:
+            self.logprobs["own_logps"] = learner.make_logprobs(policy)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = Stream(cfg, vlm, grpo.prompts)
+        self.prompts = grpo.prompts // self.stream.share.count  # of this process
+        self.ahead = Ahead(self.stream, grpo.group // self.per_row, self.per_row)
+        self.meter = Meter(cfg, vlm.config, vlm.mesh.devices.flat)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
+        self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
     def compile(self, state: learner.TrainState) -> None:
         """All that the steps will call, for every pair of buckets that a batch may have.
@@ -94,13 +114,18 @@ class Loop:
             T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
             print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
             self.sample.compile(params, prompt, key)
-            sizes = self.per_row, cfg.sampling.max_new_tokens, grpo.micro_batches
-            batch = programs.batch(prompt, *sizes, mesh)
-            if grpo.beta:
-                self.logprobs.lower(self.reference, batch).compile()
-                ref_logps = jax.eval_shape(self.logprobs, self.reference, batch)
-                batch = dataclasses.replace(batch, ref_logps=ref_logps)
-            self.update.lower(state, batch, self.frozen).compile()
+            sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
+            whole = programs.batch(*sizes, grpo.pieces, mesh)
+            asked = dataclasses.replace(
+                whole, mask=None, advantages=None, old_logps=None, ref_logps=None
+            )
+            weights = {"ref_logps": self.reference, "own_logps": params}
+            for name, of in self.logprobs.items():
+                of.lower(weights[name], asked).compile()
+            batch = programs.batch(*sizes, grpo.micro_batches, mesh)
+            if "own_logps" in self.logprobs:
+                batch = dataclasses.replace(batch, own_logps=batch.old_logps)
+            self.update.lower(state, batch, self.frozen, np.float32(self.beta)).compile()
 
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
@@ -110,96 +135,176 @@ class Loop:
         self.compile(state)
         watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
-            for step in range(start + 1, cfg.run.steps + 1):
+            for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir):
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                     metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
+                if self.during and self.during.due(step, cfg.run.steps):
+                    metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                 if lead:
                     writer.write(step, metrics)
                     progress.update(step, metrics)
                     for warning in watch.see(step, metrics):
                         progress.console.print(warning, style="yellow")
                 if step % cfg.run.save_every == 0 or step == cfg.run.steps:
-                    checkpoints.save(step, state, self.stream.get_state())
+                    checkpoints.save(step, state, self.get_state())
         checkpoints.close()
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
-        if cfg.eval:
-            self._write_eval(before, self.evaluate(trained, "after training"))
+        after = self.evaluate(trained, "after training") if cfg.eval else None
         if lead:
+            if after:
+                self._write_eval(before, after)
             runpage.write_report(self.run_dir)
         return trained
 
     def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
         """One batch of prompts: sampled, rewarded, learnt from, written down."""
-        cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
-        clock = Clock()
-        items = next(self.stream)
-        arrays = self.stream.collate(items, grpo.group // self.per_row, self.per_row)
-        prompt = put_rows(Prompt.from_arrays(arrays), mesh)
+        grpo, clock = self.cfg.grpo, Clock()
+        rounds = [self.sample_round(step, state, clock)]
+        while len(rounds) <= grpo.dynamic_sampling and self.lacks_live(rounds):
+            rounds.append(self.sample_round(step, state, clock))
+        sampled = rounds[0] if len(rounds) == 1 else rollouts.join(rounds)
+        chosen = rollouts.choose(has_spread(sampled.total_PG), self.prompts)
+        advantages_PG = self.advantages(sampled.total_PG[chosen])
+        batch = self.train_batch(sampled, chosen, advantages_PG)
+        found = []
+        for part in self.mini_batches(batch) * grpo.num_iterations:
+            state, stats = self.update(state, part, self.frozen, np.float32(self.beta))
+            found.append(stats)
+
+        # The device is at work: until its numbers are asked for, the host has time of its own.
+        images = self.cfg.run.rollout_images
+        share = self.stream.share
+        rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
+        metrics = self.rollout_metrics(sampled)
+        live_R = learner.live_rows(batch, grpo.beta)
+        metrics["frac_live_rows"] = float(np.mean(share.exchange(float(live_R.mean()))))
+        if grpo.dynamic_sampling:
+            metrics["dynamic_sampling/refills"] = len(rounds) - 1
+        metrics |= over_updates(jax.device_get(found))
+        clock.lap("update")
+
+        if grpo.adaptive_kl:
+            metrics["beta"], self.beta = self.beta, self.next_beta(metrics["kl"])
+        lengths_N = sampled.got.lengths_N
+        compiled = (self.sample, self.update, *self.logprobs.values())
+        metrics |= clock.metrics(sum(share.exchange(int(lengths_N.sum()))), *compiled)
+        learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
+        encoded = [item.encoded for item in sampled.items]
+        return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
+
+    def sample_round(self, step: int, state: learner.TrainState, clock: Clock) -> rollouts.Sampled:
+        """The next prompts of the stream, their completions and what these are worth."""
+        cfg = self.cfg
+        items, arrays = self.ahead.take(step)
+        prompt = put_rows(Prompt.from_arrays(arrays), self.vlm.mesh)
         clock.lap("data")
 
         params = self.with_state(state).params
-        rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
-        rollout = jax.tree.map(_local_rows, rollout)
-        got = rollouts.answers(rollout, self.vlm.processor)
+        key = jax.random.fold_in(self.key, step)
+        meanwhile = self.ahead.prepare if step < cfg.run.steps else None
+        rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
         clock.lap("generate")
 
-        inputs = rollouts.reward_inputs(items, got, grpo.group)
+        logps = self.start_logprobs(params, arrays, rollout)
+        got = rollouts.answers(rollout, self.vlm.processor)
+        inputs = rollouts.reward_inputs(items, got, cfg.grpo.group)
         scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
-        checks = audit.audit(inputs, got.lengths_N, grpo.group)
-        advantages_PG = group_advantages(scores.total_N.reshape(-1, grpo.group))
+        scores = rollouts.agreed(scores, self.stream.share)
         clock.lap("reward")
 
-        batch = TrainBatch(
-            prompt=Prompt.from_arrays(arrays),
-            tokens=rollout.tokens,
-            mask=rollout.mask & ~scores.masked_N.reshape(-1, self.per_row, 1),
-            advantages=advantages_PG.reshape(-1, self.per_row),
-            old_logps=rollout.logps,
-            ref_logps=np.zeros_like(rollout.logps),
-        )
-        batch = put_rows(micro(batch, grpo.micro_batches), mesh, lead=1)
-        if grpo.beta:
-            ref_logps = self.logprobs(self.reference, batch)
-            batch = dataclasses.replace(batch, ref_logps=jax.block_until_ready(ref_logps))
+        shape = rollout.logps.shape
+        logps = {name: local_rows(x, axis=1).reshape(shape) for name, x in logps.items()}
         clock.lap("logprob")
+        return rollouts.Sampled(items, arrays, rollout, logps, got, scores)
 
-        for _ in range(grpo.num_iterations):
-            state, stats = self.update(state, batch, self.frozen)
-        stats = {name: float(value) for name, value in jax.device_get(stats).items()}
-        clock.lap("update")
+    def start_logprobs(
+        self, params: dict[str, Any], arrays: dict[str, np.ndarray], rollout: Rollout
+    ) -> dict[str, jax.Array]:
+        """What the loss needs beside the sampler's, each under way: [M, R/M, g, C]."""
+        if not self.logprobs:
+            return {}
+        batch = TrainBatch(Prompt.from_arrays(arrays), rollout.tokens, None, None, None, None)
+        batch = put_rows(micro(batch, self.cfg.grpo.pieces), self.vlm.mesh, lead=1)
+        weights = {"ref_logps": self.reference, "own_logps": params}
+        return {name: of(weights[name], batch) for name, of in self.logprobs.items()}
 
-        images = cfg.run.rollout_images
-        rollouts.write(self.run_dir, step, items, got, scores, advantages_PG, images)
-        times = clock.metrics(int(got.lengths_N.sum()), self.sample, self.update, self.logprobs)
-        found = rollout_metrics(scores, got.lengths_N, got.finished_N, grpo.group)
-        found |= self.stream.metrics(items)
-        return state, stats | found | checks | scores.metrics | times
+    def lacks_live(self, rounds: list[rollouts.Sampled]) -> bool:
+        """Whether some process has fewer groups with different rewards than it learns from."""
+        live = int(sum(has_spread(r.total_PG).sum() for r in rounds))
+        return min(self.stream.share.exchange(live)) < self.prompts
+
+    def advantages(self, total_PG: np.ndarray) -> np.ndarray:
+        """Those of this process's groups."""
+        grpo, std = self.cfg.grpo, None
+        if grpo.scale_rewards == "batch":
+            std = reward_std(np.concatenate(self.stream.share.exchange(total_PG.tolist())))
+        how = {"scale": grpo.scale_rewards, "leave_one_out": grpo.leave_one_out}
+        return group_advantages(total_PG, **how, batch_std=std)
+
+    def train_batch(
+        self, sampled: rollouts.Sampled, chosen: np.ndarray, advantages_PG: np.ndarray
+    ) -> TrainBatch:
+        """The prompts `chosen` with all that an update needs, on the host."""
+        arrays = sampled.arrays or self.ahead.collate([sampled.items[p] for p in chosen])
+        return TrainBatch(
+            prompt=Prompt.from_arrays(arrays),
+            advantages=advantages_PG.reshape(-1, self.per_row),
+            **sampled.learnt(chosen, self.cfg.grpo.mask_truncated_completions),
+        )
+
+    def mini_batches(self, batch: TrainBatch) -> list[TrainBatch]:
+        """The batch of each update on the devices, what there is to learn from in front."""
+        grpo = self.cfg.grpo
+        parts = micro(learner.live_first(batch, grpo), grpo.mini_batches)
+        return [
+            put_rows(
+                micro(jax.tree.map(lambda x, i=i: x[i], parts), grpo.micro_batches),
+                self.vlm.mesh,
+                lead=1,
+            )
+            for i in range(grpo.mini_batches)
+        ]
+
+    def rollout_metrics(self, sampled: rollouts.Sampled) -> dict[str, float]:
+        """What the completions of a step say, those that it does not learn from too."""
+        got, scores, group = sampled.got, sampled.scores, self.cfg.grpo.group
+        inputs = rollouts.reward_inputs(sampled.items, got, group)
+        own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
+        whole = rollouts.of_all(own, self.stream.share)
+        return self.stream.metrics(sampled.items) | whole.metrics(group)
+
+    def next_beta(self, kl: float) -> float:
+        """The coefficient of the next step."""
+        grpo, how = self.cfg.grpo, self.cfg.grpo.adaptive_kl
+        return next_beta(self.beta, kl, how.target, how.horizon, grpo.prompts * grpo.group)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the learner's state."""
+        adaptive = {"beta": self.beta} if self.cfg.grpo.adaptive_kl else {}
+        return self.ahead.get_state() | adaptive
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.stream.set_state(state)
+        self.beta = state.get("beta", self.beta)
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=parts.join(self.frozen, state.params))
 
-    def evaluate(self, vlm: VLM, when: str) -> evaluation.Evaluation:
+    def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
         """The held-out set, answered by `vlm`."""
         cfg = self.cfg
-        print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
-        return evaluation.evaluate(
+        if jax.process_index() == 0:
+            print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
+        return heldout.evaluate(
             vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )
 
-    def _write_eval(self, before: evaluation.Evaluation, after: evaluation.Evaluation) -> None:
-        table = evaluation.table(self.held_out, before, after)
+    def _write_eval(self, before: heldout.Evaluation, after: heldout.Evaluation) -> None:
+        table = heldout.table(self.held_out, before, after)
         found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **table}
         (self.run_dir / "eval.json").write_text(json.dumps(found, indent=2) + "\n")
-        evaluation.show(table)
-
-
-def _local_rows(x: jax.Array) -> np.ndarray:
-    """This process's rows of an array whose rows are split over the mesh."""
-    if x.is_fully_addressable:
-        return np.asarray(x)
-    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)])
+        tables.show(table)

@@ -20,10 +20,18 @@ def validate(cfg: Config | SFTConfig) -> None:
     _check_ranges(cfg)
     _check_sizes(cfg)
     _check_parts(cfg.model)
-    if cfg.optim.warmup_steps > cfg.run.steps:
+    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
+    if cfg.optim.warmup_steps > updates:
         raise UserError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
+            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above the run's {updates} updates "
+            f"(run.steps = {cfg.run.steps})"
         )
+    if cfg.optim.min_lr > cfg.optim.lr:
+        raise UserError(
+            f"optim.min_lr = {cfg.optim.min_lr} is above optim.lr = {cfg.optim.lr}, where the "
+            "schedule starts"
+        )
+    _check_profile(cfg)
     if hasattr(cfg, "grpo"):
         _check_grpo(cfg)
     mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
@@ -52,6 +60,19 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
 
 
+def _check_profile(cfg: Config | SFTConfig) -> None:
+    try:
+        span = cfg.profile.span()
+        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= cfg.run.steps
+    except (ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"profile.steps = {cfg.profile.steps!r}: expected first:last, from 1 to run.steps = "
+            f"{cfg.run.steps}, as 3:5"
+        )
+
+
 def _check_parts(m: Model) -> None:
     if not m.train and m.lora is None:
         raise UserError("model.train is empty and model.lora is none: nothing would be trained")
@@ -69,6 +90,7 @@ def _check_grpo(cfg: Config) -> None:
             f"grpo.group_per_row = {g.group_per_row} does not divide grpo.group = {g.group}; "
             f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
         )
+    _check_loss(g)
     names = [reward.name for reward in cfg.rewards]
     if not names or len(set(names)) < len(names):
         raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
@@ -77,12 +99,25 @@ def _check_grpo(cfg: Config) -> None:
             raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
 
 
+def _check_loss(g: GRPO) -> None:
+    delta = getattr(g.loss, "delta", None)
+    if delta is not None:
+        high = g.loss.epsilon if g.loss.epsilon_high is None else g.loss.epsilon_high
+        if delta <= 1 + high:
+            raise UserError(
+                f"grpo.loss.delta = {delta} is not above {1 + high}, where the upper clip is "
+                "(1 + grpo.loss.epsilon_high): ratios within the clip would be bounded"
+            )
+    if g.adaptive_kl is not None and not g.beta:
+        raise UserError("grpo.adaptive_kl needs a grpo.beta above 0 to start from, as 1e-3")
+
+
 def check_rows(batch: GRPO | SFT, shards: int) -> None:
-    """Raise UserError unless every micro batch splits evenly over `shards` = data * fsdp devices.
+    """Raise UserError unless every micro-batch splits evenly over `shards` = data * fsdp devices.
 
     Called by `validate` where the mesh is written out, and again once a -1 is known.
     """
-    parts = shards * batch.micro_batches
+    parts = shards * batch.micro_batches * getattr(batch, "mini_batches", 1)
     if batch.rows % parts == 0:
         return
     if not hasattr(batch, "group"):
@@ -105,12 +140,27 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
     raise UserError(
         f"a step has {grpo.rows} rows ({grpo.prompts} prompts, groups of {grpo.group} in rows of "
         f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
-        f"grpo.micro_batches ({grpo.micro_batches}); try {' or '.join(cures)}"
+        f"grpo.mini_batches ({grpo.mini_batches}) * grpo.micro_batches ({grpo.micro_batches}); "
+        f"try {' or '.join(cures)}"
     )
+
+
+def check_share(batch: GRPO | SFT, count: int) -> None:
+    """Raise UserError unless the prompts of a step can be dealt out evenly to `count` processes."""
+    name = "grpo.prompts" if hasattr(batch, "group") else "sft.rows"
+    prompts = batch.prompts if hasattr(batch, "group") else batch.rows
+    if prompts % count:
+        raise UserError(
+            f"{name} = {prompts} is not a multiple of the {count} processes that get prompts of "
+            f"their own; try {name}={-(-prompts // count) * count}"
+        )
 
 
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
+    "benchmarks.every": (1, None),
+    "benchmarks.max_new_tokens": (0, None),
+    "benchmarks.batch": (1, None),
     "data.min_pixels": (1, None),
     "data.max_pixels": (1, None),
     "data.workers": (0, None),
@@ -123,18 +173,25 @@ _RANGES = {
     "grpo.prompts": (1, None),
     "grpo.group": (2, None),  # one completion has no advantage over its group
     "grpo.group_per_row": (0, None),
+    "grpo.mini_batches": (1, None),
     "grpo.micro_batches": (1, None),
     "grpo.num_iterations": (1, None),
     "grpo.logprob_chunk": (1, None),
-    "grpo.epsilon": (0, 1),
-    "grpo.epsilon_high": (0, None),
+    "grpo.loss.epsilon": (0, 1),
+    "grpo.loss.epsilon_high": (0, None),
+    "grpo.loss.delta": (1, None),
     "grpo.beta": (0, None),
+    "grpo.adaptive_kl.target": (0, None),
+    "grpo.adaptive_kl.horizon": (1, None),
+    "grpo.dynamic_sampling": (0, None),
+    "grpo.importance_sampling_cap": (0, None),
     "model.lora.alpha": (0, None),
     "model.lora.dropout": (0, 1),
     "model.lora.rank": (1, None),
     "model.min_pixels": (1, None),
     "model.max_pixels": (1, None),
     "optim.lr": (0, None),
+    "optim.min_lr": (0, None),
     "optim.warmup_steps": (0, None),
     "optim.weight_decay": (0, None),
     "optim.b1": (0, 1),
@@ -150,6 +207,7 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "run.peak_tflops": (0, None),
     "verify.workers": (0, 64),
     "verify.seconds": (0, 60),
     "verify.memory": (0.5, 64),
@@ -160,7 +218,8 @@ _RANGES = {
     "sampling.slots": (0, None),
 }
 _ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
-_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds"}
+_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds", "run.peak_tflops"}
+_ABOVE |= {"grpo.loss.delta", "grpo.adaptive_kl.target", "grpo.importance_sampling_cap"}
 _BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
 

@@ -366,7 +366,14 @@ def main() -> None:
     for stages, optim in ((STAGES, SCHOOL_OPTIM), (SPOILING, SPOILING_OPTIM)):
         steps = sum(stage.steps for stage in stages)
         params = fit(
-            arch, params, school.batches(stages), optim, steps, mesh, remat=False, on_step=on_step
+            arch,
+            params,
+            school.batches(stages),
+            optim,
+            steps,
+            mesh,
+            remat="products",
+            on_step=on_step,
         )
     with jax.set_mesh(mesh):
         column, row = sight(params)

@@ -3,7 +3,10 @@
 
 import numpy as np
 import pytest
-from transformers import Qwen2VLForConditionalGeneration
+
+pytest.importorskip("torch", reason="transformers' model is the reference")
+
+from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration
 
 from scripts.bench.checkpoint import SHAPES, flat_config, tensor_shapes, write_checkpoint
 from tests.tiny import make_checkpoint, make_tokenizer
@@ -18,6 +21,14 @@ def test_every_form_holds_the_same_model(tmp_path, form):
     other = hf_model(make_checkpoint(tmp_path / "other", **form))
     expected = hf_logits(plain, TOKENS_T, [], [])
     np.testing.assert_array_equal(hf_logits(other, TOKENS_T, [], []), expected)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_tiny_checkpoint_fills_the_model_exactly(tmp_path, family, tied):
+    make_checkpoint(tmp_path, family=family, tied=tied)
+    _, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
 
 
 def test_bench_checkpoint_fills_the_model_exactly(tmp_path):

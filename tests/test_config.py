@@ -12,7 +12,7 @@ import pytest
 from jaxvl import config as C
 from jaxvl import fields
 from jaxvl.errors import UserError
-from jaxvl.validate import check_rows
+from jaxvl.validate import check_rows, check_share
 
 FILE = """
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
             "run.dir=a=b c",
             "model.max_pixels=1000",
             "model.dtype=bfloat16",
-            "grpo.epsilon_high=none",
+            "grpo.loss.epsilon_high=none",
             "data.prompt_buckets=(64, 128,)",
             "data.source.count=7",
             "data.source.where=/x",
@@ -70,11 +70,35 @@ def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
     )
     assert (cfg.grpo.group, cfg.optim.lr, cfg.optim.schedule) == (4, 3e-7, "cosine")
     assert cfg.run.resume is True and cfg.run.dir == "a=b c"
-    assert cfg.model.max_pixels == 1000 and cfg.grpo.epsilon_high is None
+    assert cfg.model.max_pixels == 1000 and cfg.grpo.loss.epsilon_high is None
     assert cfg.data.prompt_buckets == (64, 128)
     assert cfg.data.source.count == 7 and str(cfg.data.source.where) == "/x"
     assert [reward.weight for reward in cfg.rewards] == [1.0, 2.0]
     assert [reward.name for reward in cfg.rewards] == ["accuracy", "second"]
+
+
+@pytest.mark.parametrize(
+    "words, loss",
+    [
+        (["grpo.loss=dapo"], C.Dapo()),
+        (["grpo.loss=DrGrpo", "grpo.loss.epsilon=0.1"], C.DrGrpo(0.1)),
+        (["grpo.loss=dr_grpo", "grpo.loss.delta=4"], C.DrGrpo(delta=4.0)),
+        (["grpo.loss.epsilon=0.1", "grpo.loss=cispo"], C.Cispo()),
+    ],
+)
+def test_a_loss_is_named_on_the_command_line_and_brings_its_own_fields(path, words, loss):
+    cfg = C.load(path, words)
+    assert cfg.grpo.loss == loss and type(cfg.grpo.loss) is type(loss)
+    assert fields.to_json(cfg)["grpo"]["loss"]["type"] == type(loss).__name__
+    with pytest.raises(UserError, match="no field `epsilon` in Cispo"):
+        C.load(path, ["grpo.loss=cispo", "grpo.loss.epsilon=0.1"])
+
+
+def test_a_part_that_is_not_there_is_put_in_by_its_name(path):
+    cfg = C.load(path, ["grpo.adaptive_kl=adaptive_kl", "grpo.adaptive_kl.target=1e-3"])
+    assert cfg.grpo.adaptive_kl == C.AdaptiveKL(target=1e-3)
+    assert C.load(path, ["grpo.adaptive_kl=none"]).grpo.adaptive_kl is None
+    assert C.load(path, ["model.lora=lora", "model.train="]).model.lora == C.LoRA()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +111,7 @@ def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
         ("data.source.cuont=1", "no field `cuont` in Toy; did you mean `count`?"),
         ("grpo.group=four", "grpo.group: expected int, found `four`"),
         ("grpo.group=4.0", "expected int, found `4.0`"),
-        ("grpo.epsilon_high=x", "expected float, found `x`"),
+        ("grpo.loss.epsilon_high=x", "expected float, found `x`"),
         ("optim.lr=nan", "expected float, found `nan`"),
         ("run.resume=maybe", "expected true or false, found `maybe`"),
         ("optim.schedule=cubic", "expected one of constant, linear, cosine"),
@@ -96,6 +120,9 @@ def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
         ("rewards.0.fn=print", "rewards.0.fn holds a function and cannot be set"),
         ("data.source=Toy()", "data.source is a Toy; set a field of it"),
         ("grpo=4", "grpo is a GRPO; set a field of it"),
+        ("grpo.epsilon=0.1", "no field `epsilon` in GRPO; did you mean `grpo.loss.epsilon`?"),
+        ("grpo.loss=ppo", "grpo.loss: expected one of grpo, dr_grpo, dapo, bnpo, cispo, gspo"),
+        ("eval=Eval", "eval holds Eval and cannot be set on the command line"),
         ("rewards.2.weight=1", "no item `2`; expected a number from 0 to 1"),
         ("run.dir.x=1", "run.dir.x: no field `x` in a str"),
         ("grpo.group", "write field=value"),
@@ -122,6 +149,10 @@ def test_values_are_never_evaluated(path, tmp_path):
     [
         (["grpo.group=8", "grpo.group_per_row=3"], "does not divide grpo.group = 8; the nearest"),
         (["grpo.group=1"], "grpo.group = 1: expected a number at least 2"),
+        (["grpo.loss.delta=1.1"], "grpo.loss.delta = 1.1 is not above 1.2, where the upper clip"),
+        (["grpo.loss=gspo", "grpo.loss.epsilon=2"], "at least 0 and at most 1"),
+        (["grpo.adaptive_kl=adaptive_kl", "grpo.beta=0"], "grpo.adaptive_kl needs a grpo.beta"),
+        (["grpo.mini_batches=3"], "not a multiple of 3"),
         (["sampling.temperature=0"], "sampling.temperature = 0.0: expected a number above 0"),
         (["sampling.top_p=1.1"], "above 0 and at most 1"),
         (["optim.b2=1"], "at least 0 and below 1"),
@@ -129,7 +160,12 @@ def test_values_are_never_evaluated(path, tmp_path):
         (["data.prompt_buckets=512,256"], "sizes that grow"),
         (["data.patch_buckets=255"], "multiples of 4"),
         (["model.min_pixels=10", "model.max_pixels=5"], "model.min_pixels = 10"),
-        (["optim.warmup_steps=11"], "above run.steps = 10"),
+        (["optim.warmup_steps=11"], "above the run's 10 updates (run.steps = 10)"),
+        (["optim.min_lr=1e-5"], "optim.min_lr = 1e-05 is above optim.lr = 1e-06"),
+        (["profile.steps=3"], "profile.steps = '3': expected first:last"),
+        (["profile.steps=4:3"], "expected first:last"),
+        (["profile.steps=0:3"], "from 1 to run.steps = 10"),
+        (["profile.steps=9:11"], "from 1 to run.steps = 10"),
         (["rewards.1.name=accuracy"], "a name of its own"),
         (["mesh.data=-1", "mesh.fsdp=-1"], "at most one is -1"),
         (["mesh.data=3"], "grpo.prompts=9"),
@@ -141,6 +177,19 @@ def test_fields_that_disagree_are_refused(path, overrides, words):
     with pytest.raises(UserError) as caught:
         C.load(path, overrides)
     assert words in str(caught.value)
+
+
+def test_prompts_are_dealt_out_to_processes_evenly():
+    check_share(C.GRPO(prompts=8), 4)
+    with pytest.raises(UserError, match="grpo.prompts = 6 is not .* 4 processes .*prompts=8"):
+        check_share(C.GRPO(prompts=6), 4)
+    with pytest.raises(UserError, match="sft.rows = 5 .* try sft.rows=6"):
+        check_share(C.SFT(target=str, rows=5), 2)
+
+
+def test_a_profile_names_its_steps():
+    assert list(C.Profile("10:12").span()) == [10, 11, 12]
+    assert not C.Profile().span()
 
 
 def test_the_cures_that_check_rows_names_are_cures():

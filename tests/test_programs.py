@@ -30,7 +30,7 @@ def test_shapes_are_those_of_a_run(vlm, pictures):
     rows, T = arrays["tokens"].shape
     sizes = {"prompt_buckets": (T,), "patch_buckets": (arrays["patches"].shape[1],)}
     (prompt,) = programs.prompts(data(**sizes), rows, arrays["patches"].shape[2], mesh)
-    batch = programs.batch(prompt, 2, 5, pieces=2, mesh=mesh)
+    batch = programs.batch(prompt, 2, 5, pieces=2, count=2, mesh=mesh)
     real = train_batch(arrays, np.zeros((rows, 2, 5), np.int32))
     for shapes, lead, run in ((prompt, 0, Prompt.from_arrays(arrays)), (batch, 1, micro(real, 2))):
         run = put_rows(run, mesh, lead)

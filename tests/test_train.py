@@ -16,7 +16,7 @@ import pytest
 
 import jaxvl
 from jaxvl import config, train
-from jaxvl.config import Eval, Reward
+from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
 from jaxvl.metrics import read_metrics
@@ -33,7 +33,7 @@ SMALL = [
     "optim.schedule=linear",
     "run.rollout_images=1",
 ]
-CLOCK = ("time/", "perf/", "step_time")
+CLOCK = ("time/", "perf/", "step_time", "eval/")  # benchmarks are asked in `whole` alone
 
 
 def small(run_dir, *more):
@@ -54,7 +54,12 @@ def whole(tmp_path_factory):
     """Six steps without a break."""
     run_dir = tmp_path_factory.mktemp("whole")
     cfg = small(run_dir, "run.steps=6", "run.save_every=4")
-    cfg = dataclasses.replace(cfg, eval=Eval(Scenes(4, "test"), samples=2))
+    benchmarks = Benchmarks((Benchmark("smoke", limit=4),), every=4, max_new_tokens=12, batch=4)
+    cfg = dataclasses.replace(
+        cfg,
+        eval=Eval(Scenes(4, "test"), samples=2),
+        benchmarks=dataclasses.replace(benchmarks, best="completions/mean_length"),
+    )
     return run_dir, train.train(cfg)
 
 
@@ -74,6 +79,18 @@ def test_a_run_leaves_what_the_design_says(whole):
     for name in ("config.json", "report.html", "eval.json", "hf/model.safetensors"):
         assert (run_dir / name).is_file(), name
     assert "before" in json.loads((run_dir / "eval.json").read_text())
+
+
+def test_benchmarks_are_answered_on_the_way_and_the_best_model_is_kept(whole):
+    run_dir = whole[0]
+    lines = {line["step"]: line for line in read_metrics(run_dir)}
+    answered = [step for step, line in lines.items() if "eval/smoke/accuracy" in line]
+    assert answered == [4, 6]  # every 4 steps, and after the last
+    assert {"eval/smoke/strict", "eval/smoke/macro", "eval/smoke/length"} <= set(lines[4])
+    lengths = {step: lines[step]["completions/mean_length"] for step in answered}
+    best = json.loads((run_dir / "best/best.json").read_text())
+    assert best["value"] == max(lengths.values()) == lengths[best["step"]]
+    assert jaxvl.load(run_dir / "best", "float32").config == whole[1].config
 
 
 def test_sampler_and_learner_agree_on_log_probabilities(whole):

@@ -1,11 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random checkpoints of both families in Hugging Face format, made with torch."""
+"""Tiny random checkpoints of both families in Hugging Face format, made with numpy; and the shapes
+of the published ones."""
 
-import json
 import re
 from pathlib import Path
 
-from scripts.bench.checkpoint import flat_config, write_json, write_side_files
+import ml_dtypes  # noqa: F401  (numpy learns what bfloat16 is)
+import numpy as np
+from transformers import AutoConfig
+
+from jaxvl.models.public import NAMES as PUBLIC  # noqa: F401  (tests take both from here)
+from jaxvl.models.public import config as public_config  # noqa: F401
+from scripts.bench.checkpoint import (
+    flat_config,
+    tensor_shapes,
+    write_json,
+    write_side_files,
+    write_weights,
+)
 
 # head_dim 16 (text) and 8 (tower); mrope_section [2, 3, 3]; the vocabulary is the tokenizer's.
 SHAPE = {
@@ -29,15 +41,6 @@ TEXTS = [
     "You are a helpful assistant. Describe the image: a green triangle above a yellow cube.",
     "<think>The large sphere is behind the small cylinder.</think><answer>(B)</answer>",
 ]
-
-
-CONFIGS = Path(__file__).parent / "fixtures/configs"
-PUBLIC = sorted(file.stem for file in CONFIGS.iterdir())  # "qwen2_vl_2b", ..
-
-
-def public_config(name: str) -> dict:
-    """config.json of a published checkpoint."""
-    return json.loads((CONFIGS / f"{name}.json").read_text())
 
 
 def make_tokenizer():
@@ -66,11 +69,8 @@ def make_checkpoint(
     weights: names as transformers 5 has them ("new": `model.visual.*`, `model.language_model.*`) or
     as the public checkpoints do ("old": `visual.*`, `model.*`). shape: fields of `SHAPE`,
     `vocab_size` or `mrope_section`. sharded: in how many files. dtype: what the weights are stored
-    in. gain: see `randomize`.
+    in. gain: see `random_tensors`.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
@@ -78,18 +78,17 @@ def make_checkpoint(
     flat = flat_config(tokenizer, tied=tied, dtype=dtype, **fields)
     if family == "qwen2_5_vl":
         flat = windowed(flat)
-    config = AutoConfig.for_model(**flat)
-    model = AutoModelForImageTextToText.from_config(config)
-    randomize(model, seed, gain)
-
-    tensors = {k: v.to(getattr(torch, dtype)).contiguous() for k, v in model.state_dict().items()}
-    if tied:
-        del tensors["lm_head.weight"]
-    if weights == "old":
-        tensors = {old_name(name): tensor for name, tensor in tensors.items()}
-    write_weights(path, tensors, files=sharded or 1)
+    tensors = random_tensors(tensor_shapes(flat), seed, gain)
+    tensors = {name: x.astype(np.dtype(dtype)) for name, x in tensors.items()}
+    if weights == "new":
+        tensors = {new_name(name): tensor for name, tensor in tensors.items()}
+    names, files = list(tensors), sharded or 1
+    parts = ({name: tensors[name] for name in names[i::files]} for i in range(files))
+    write_weights(path, parts, files)
     write_side_files(path, tokenizer)
     if layout == "nested":
+        config = AutoConfig.for_model(**flat)
+        config.vision_config.dtype = dtype  # as the config of a model that was saved has it
         config.save_pretrained(path)
     else:
         write_json(path / "config.json", flat)
@@ -114,25 +113,26 @@ def windowed(flat: dict) -> dict:
     }
 
 
-def randomize(model, seed: int, gain: float) -> None:
-    """Give every parameter, biases and norms too, values that a wrong or missing one would show.
+def random_tensors(
+    shapes: dict[str, tuple[int, ...]], seed: int, gain: float
+) -> dict[str, np.ndarray]:
+    """Give every weight, biases and norms too, values that a wrong or missing one would show.
 
     Matrices are normal with deviation gain / sqrt(inputs). At 1.5 attention is far from uniform,
     logits spread by 1.5 and a greedy completion does not repeat its last token, as it does at 1,
     where errors do not grow from layer to layer.
     """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim > 1:
-                parameter.copy_(noise * gain * parameter[0].numel() ** -0.5)
-            elif "norm" in name or "ln_q" in name:
-                parameter.copy_(noise * 0.2 + name.endswith("weight"))
-            else:
-                parameter.copy_(noise * 0.1)
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        noise = rng.standard_normal(shape, np.float32)
+        if len(shape) > 1:
+            tensors[name] = noise * np.float32(gain * noise[0].size ** -0.5)
+        elif "norm" in name or "ln_q" in name:
+            tensors[name] = noise * np.float32(0.2) + np.float32(name.endswith("weight"))
+        else:
+            tensors[name] = noise * np.float32(0.1)
+    return tensors
 
 
 def old_name(name: str) -> str:
@@ -140,20 +140,7 @@ def old_name(name: str) -> str:
     return re.sub(r"^model\.visual\.", "visual.", name.replace("model.language_model.", "model."))
 
 
-def write_weights(path: Path, tensors: dict, files: int) -> None:
-    """`model.safetensors`, or `files` shards with their index; the order is the dict's."""
-    from safetensors.torch import save_file
-
-    if files == 1:
-        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-        return
-    names = list(tensors)
-    weight_map = {}
-    for i in range(files):
-        file = f"model-{i + 1:05d}-of-{files:05d}.safetensors"
-        part = {name: tensors[name] for name in names[i::files]}
-        save_file(part, path / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(part, file)
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    write_json(path / "model.safetensors.index.json", index)
+def new_name(name: str) -> str:
+    """The inverse of `old_name`."""
+    name = re.sub(r"^model\.", "model.language_model.", name)
+    return re.sub(r"^visual\.", "model.visual.", name)

@@ -5,6 +5,7 @@ rows that cannot be used."""
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ class Gate:
     """Lets examples in that can be used and are not of a test set.
 
     `check` says why an example cannot be used ("" where it can). Test data stays out, unless
-    `trial` is set and its licence allows it: then `on_trial` is called with the benchmark's name.
+    `trial` is set and its licence allows it: then `on_trial` is called once with the benchmark's
+    name, by one thread at a time.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Gate:
     ):
         self.check, self.trial, self.on_trial = check, trial, on_trial
         self.digests = test_sets.Digests(digests)
+        self._lock, self._told = threading.Lock(), set()  # rows are opened in several threads
 
     def admit(self, source: Source) -> None:
         """UserError for a source that names a benchmark."""
@@ -63,7 +66,10 @@ class Gate:
                 "a trial on it is marked as one (run.trial=true; in `jaxvl data prepare` --trial)"
             )
             return f"{found}: train on other data; {cure}"
-        self.on_trial(benchmark.name)
+        with self._lock:
+            if benchmark.name not in self._told:
+                self.on_trial(benchmark.name)
+                self._told.add(benchmark.name)
         return ""
 
 

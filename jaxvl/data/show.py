@@ -120,7 +120,7 @@ def _sample(example: Example, render: Callable[[Example], str]) -> dict[str, Any
     return {
         "id": example.id,
         "task": example.task,
-        "images": [_picture(image) for image in example.images],
+        "images": [picture(image) for image in example.images],
         "question": example.question,
         "choices": [
             (choice, example.answer == choice.strip() or gold == letter)
@@ -132,7 +132,7 @@ def _sample(example: Example, render: Callable[[Example], str]) -> dict[str, Any
     }
 
 
-def _picture(data: Any) -> dict[str, str]:
+def picture(data: Any) -> dict[str, str]:
     """A picture as a small data URI with its true size, or what is wrong with it."""
     try:
         image = load_image(data)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.data.example import Dropped
+from jaxvl.rewards import extract
+from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.rewards.judge import ChatJudge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,36 @@ class Scored:
 
 
 Metric = Callable[[Sequence[Scored]], float | None]
+# (endpoint, model, items, replies) -> a value in [0, 1] for each reply, None where there is none
+Judge = Callable[[Endpoint, str, Sequence[Item], Sequence[str]], list[float | None]]
+
+
+def prompt_text(item: Item) -> str:
+    """The words of an item's prompt; of a conversation those of its last turn."""
+    content = item.prompt if isinstance(item.prompt, str) else item.prompt[-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def question(item: Item) -> str:
+    """What a judge is told of an item: its prompt's words, and the reference where it has one."""
+    reference = f"\nReference: {item.gold}" if item.gold else ""
+    return f"Question: {prompt_text(item)}{reference}"
+
+
+def answer(reply: str) -> str:
+    """What a judge sees of a reply: its answer block, else all that follows the thinking."""
+    return extract.single(reply) or extract.reply(reply)
+
+
+def by_reference(
+    endpoint: Endpoint, model: str, items: Sequence[Item], replies: Sequence[str]
+) -> list[float | None]:
+    """What a chat model says of replies that it is shown beside pictures, questions and golds."""
+    images = [list(item.images) for item in items]
+    judge = ChatJudge(endpoint, model)
+    return judge(images, [question(item) for item in items], [answer(text) for text in replies])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +97,11 @@ class Benchmark:
     `read(source, protocol)` finds the files under the directory (or file) `source` by their layout
     and gives the items and what was left out; UserError where there is nothing of this benchmark.
     `protocol` is one of `protocols` (name to what it is, the first is the default): it decides the
-    prompts. `mark(item, reply, mode)` is pure and total; `mode` is "strict" or "lenient".
-    `metrics` are named figures over the scored replies, the headline first.
+    prompts. `mark(item, reply, mode)` is pure and total; `mode` is one of `modes`.
+    `metrics` are named figures over the scored replies, the headline first. They are computed with
+    whole clusters left out, too, and may look at values and reasons of marks, at groups and `extra`
+    of items, and at which have one cluster. `judge` has a model judge replies, beside the rules. A
+    benchmark that draws its own items needs no source.
     """
 
     name: str
@@ -75,3 +111,6 @@ class Benchmark:
     mark: Callable[[Item, str, str], Mark]
     metrics: Mapping[str, Metric]
     max_new_tokens: int = 1024
+    modes: tuple[str, ...] = ("strict", "lenient")
+    judge: Judge = by_reference
+    needs_source: bool = True

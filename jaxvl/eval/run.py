@@ -1,90 +1,182 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a model to a held-out set, greedy and sampled, and the table people read."""
+"""`jaxvl eval run`: replies of a model to benchmarks, written down as they come."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
 
-from jaxvl.config import Eval
-from jaxvl.data.example import Example
-from jaxvl.eval import score
-from jaxvl.vlm import VLM
+from jaxvl.data.example import Dropped, summary
+from jaxvl.errors import UserError
+from jaxvl.eval import predictions
+from jaxvl.eval.benchmark import Item
+from jaxvl.eval.predictions import Line
+from jaxvl.eval.replies import Reply, Sampling, shard
+from jaxvl.eval.tasks import Task, prompt_digest, subset
+from jaxvl.metrics import Progress
+
+
+class Model(Protocol):
+    """`Local` or `Remote`."""
+
+    dropped: list[Dropped]
+
+    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """One model on one set."""
+class Processes:
+    """The processes of one evaluation: they go through the same batches, and the first writes."""
 
-    greedy: score.Result
-    sampled: score.Result
+    index: int = 0
+    count: int = 1
 
-    def metrics(self) -> dict[str, float]:
-        """The figures as run metrics, under the names that begin with eval_."""
-        out = {}
-        for how, result in (("greedy", self.greedy), ("sampled", self.sampled)):
-            out[f"eval_accuracy/{how}"] = result.accuracy.value
-            out[f"eval_format/{how}"] = result.format.value
-        return out
+    def agreed(self, missing: Sequence[bool]) -> list[bool]:
+        """What the first process says, in all of them."""
+        if self.count == 1 or not len(missing):
+            return list(missing)
+        import numpy as np
+        from jax.experimental import multihost_utils
 
-
-def evaluate(
-    vlm: VLM, examples: Sequence[Example], cfg: Eval, template: Any, max_new_tokens: int
-) -> Evaluation:
-    """Greedy answers and `cfg.samples` sampled ones (temperature 1) to every example."""
-    pixels = vlm.processor.with_pixels(cfg.min_pixels, cfg.max_pixels)
-    vlm = dataclasses.replace(vlm, processor=pixels)
-    prompts = [template(example) for example in examples]
-    images = [list(example.images) for example in examples]
-
-    def answer(n: int, temperature: float) -> score.Result:
-        rows = vlm.generate(
-            prompts,
-            images,
-            n=n,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=cfg.seed,
-        )
-        texts = [[completion.text for completion in row] for row in rows]
-        return score.result(examples, [vlm.processor.render(p) for p in prompts], texts)
-
-    return Evaluation(greedy=answer(1, 0.0), sampled=answer(cfg.samples, 1.0))
+        return multihost_utils.broadcast_one_to_all(np.array(missing, bool)).tolist()
 
 
-def table(
-    examples: Sequence[Example], before: Evaluation | None, after: Evaluation
-) -> dict[str, Any]:
-    """{"title", "columns", "rows"} of before and after, beside what guessing gives."""
-    columns = ["model", "answers", "accuracy", "format", "accuracy in format", "in format"]
-    tasks = list(after.greedy.by_task)
-    rows = []
-    for name, evaluation in (("before", before), ("after", after)):
-        if evaluation is None:
+def run(
+    task: Task,
+    model: Model,
+    how: Sampling,
+    out: Path,
+    *,
+    decides: Mapping[str, Any],
+    about: Mapping[str, Any],
+    limit: int = 0,
+    part: tuple[int, int] = (1, 1),
+    force: bool = False,
+    processes: Processes = Processes(),
+) -> int:
+    """The replies of `model` to `task` in the folder out/<name>; those that are there are not asked
+    for again. Returns how many are missing at the end.
+
+    `decides` says what else the replies depend on, `about` what is good to know. `part` (i, n) is
+    the i-th of n shares, each with a file of its own.
+    """
+    name = task.benchmark.name
+    folder = out / name
+    settings = {
+        "schema": predictions.SCHEMA,
+        "decides": {
+            "task": name,
+            "protocol": task.protocol,
+            "system_prompt": task.system_prompt,
+            "dataset": task.dataset_digest,
+            **dataclasses.asdict(dataclasses.replace(how, n=1)),
+            **decides,
+        },
+        "source": task.source,
+        "items": len(task.items),
+        "dropped": [dataclasses.asdict(row) for row in task.dropped],
+        "about": dict(about),
+    }
+    settings["decides"].pop("n")  # more samples of the same kind may follow
+    items = shard(subset(task.items, limit), *part)
+    wanted = [(item, sample) for item in items for sample in range(how.n)]
+    done: dict[predictions.Key, Line] = {}
+    writer = None
+    if processes.index == 0:
+        predictions.open_folder(folder, settings, force)
+        file = "predictions.jsonl" if part[1] == 1 else f"predictions-{part[0]}-of-{part[1]}.jsonl"
+        writer = predictions.Writer(folder, file)
+        done, notes = predictions.read(folder)
+        print("".join(f"{name}: {note}\n" for note in notes), end="", flush=True)
+    missing = processes.agreed([(item.id, sample) not in done for item, sample in wanted])
+    wanted = [pair for pair, new in zip(wanted, missing, strict=True) if new]
+    digest = predictions.digest_of(settings)
+    total, count = len(missing), len(missing) - len(wanted)
+    partial = f", PARTIAL: {len(items)} of {len(task.items)} items" if limit or part[1] > 1 else ""
+    print(f"{name}: {total} replies, {count} are there{partial}", flush=True)
+    with Progress(total, count, unit="reply") as progress:
+        for batch in model.replies(wanted):
+            count += len(batch)
+            if writer:
+                writer.append([_line(reply, task, digest) for reply in batch])
+                progress.update(count, {})
+    if writer:
+        writer.close()
+    if model.dropped:
+        print(f"{name}: without a reply: {summary(model.dropped)}", flush=True)
+        model.dropped.clear()
+    return total - count
+
+
+def _line(reply: Reply, task: Task, settings: str) -> Line:
+    item = reply.item
+    return {
+        "schema": predictions.SCHEMA,
+        "task": task.benchmark.name,
+        "id": item.id,
+        "sample": reply.sample,
+        "settings": settings,
+        "dataset": task.dataset_digest,
+        "row": task.row_digests[item.id],
+        "prompt_digest": prompt_digest(item),
+        "prompt": reply.prompt,
+        "image_sizes": reply.image_sizes,
+        "processed_sizes": reply.processed_sizes,
+        "image_tokens": reply.image_tokens,
+        "text": reply.text,
+        "raw": reply.raw,
+        "tokens": reply.tokens,
+        "thinking": reply.thinking,
+        "finish_reason": reply.finish_reason,
+        "seconds": reply.seconds,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what an evaluation is made with: Python, jaxvl and its commit, jax, transformers."""
+    found = {"python": platform.python_version()}
+    for name in ("jaxvl", "jax", "flax", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
             continue
-        for how in ("greedy", "sampled"):
-            result = getattr(evaluation, how)
-            row = [name, how, str(result.accuracy), str(result.format)]
-            row += [str(result.accuracy_in_format), result.accuracy_in_format.count]
-            rows.append(row + [f"{result.by_task[task].value:.3f}" for task in tasks])
-    guess = score.guessing(examples)
-    if guess is not None:
-        rows.append(["chance", "", f"{guess.chance.value:.3f}"] + [""] * (3 + len(tasks)))
-        rows.append(["majority answer", "", str(guess.majority)] + [""] * (3 + len(tasks)))
-    title = f"Held-out questions: {len(examples)}; intervals are 95%"
-    return {"title": title, "columns": columns + tasks, "rows": rows}
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        found["commit"] = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # an installed package has no commit
+    return found
 
 
-def show(found: dict[str, Any]) -> None:
-    """Prints a table made by `table`."""
-    from rich.console import Console
-    from rich.table import Table
+def parse_part(text: str) -> tuple[int, int]:
+    """`--shard i/n`."""
+    try:
+        index, count = (int(number) for number in text.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 1 <= index <= count:
+        raise UserError(f"--shard {text!r}: expected I/N with I from 1 to N, such as 2/4")
+    return index, count
 
-    grid = Table(title=found["title"], title_justify="left")
-    for name in found["columns"]:
-        grid.add_column(name, no_wrap=True)
-    for row in found["rows"]:
-        grid.add_row(*(str(cell) for cell in row))
-    # A log file has no width: the table is wider than 80 columns and must not be cut there.
-    Console(width=None if Console().is_terminal else 160).print(grid)
+
+def parse_sources(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """`--source NAME=PATH`, repeated; a PATH alone is that of the one task."""
+    found = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals and len(tasks) == 1:
+            name, path = tasks[0], text
+        if name not in tasks or not path:
+            raise UserError(
+                f"--source {text!r}: expected NAME=PATH, NAME one of {', '.join(tasks)}"
+            )
+        found[name] = path
+    return found

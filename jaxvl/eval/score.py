@@ -1,121 +1,182 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a set of answers is worth: accuracy and format with intervals, beside guessing."""
+"""`jaxvl eval score`: what replies are worth, by rules. Needs no device and no model.
+
+    scores.jsonl       a line a reply: both marks, and what a comparison has to agree on
+    results.json       what a report says of it
+    judged.jsonl       verdicts of a judge, beside the rules' (see `jaxvl.eval.judged`)
+
+The same replies give the same bytes.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
+import hashlib
+import json
 import math
-from collections import Counter
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import jaxvl
+from jaxvl.errors import UserError
+from jaxvl.eval import judged, predictions, summary
+from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
+from jaxvl.eval.predictions import Line
+from jaxvl.eval.tasks import Task, cluster, prompt_digest, reopen
+from jaxvl.rewards import extract, pool
 
-from jaxvl.data.example import Example
-from jaxvl.rewards.visualthinker import accuracy, think_format
-
-
-@dataclasses.dataclass(frozen=True)
-class Rate:
-    """A share of `count` answers with its 95% interval; of none there is no share."""
-
-    value: float | None
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return "-"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+SCORES, RESULTS = "scores.jsonl", "results.json"
 
 
-def wilson(p: float, count: float) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion `p` seen in `count` independent trials."""
-    z = 1.959964
-    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def score(folder: Path, source: str = "", force: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Score the replies in `folder`; returns what results.json holds, and notes.
 
-
-def rate(hits_QN: np.ndarray, counted_QN: np.ndarray | None = None) -> Rate:
-    """The mean over N samples of each of Q questions, with a 95% interval that knows they are kin.
-
-    Samples of one question are not independent, so Wilson's interval is taken for the number of
-    independent samples that would give the standard error seen between questions (the linearised
-    one of cluster samples), at most all of them. Where every sample agrees that error says nothing,
-    and a question counts as one sample. Samples not `counted` are left out; without any the value
-    is None and the interval [0, 1].
+    `source` is where the benchmark's files are now, if not where they were. UserError where they
+    differ from those that were asked, unless `force`.
     """
-    counted_QN = np.ones(hits_QN.shape, bool) if counted_QN is None else counted_QN
-    count_Q = counted_QN.sum(1)
-    hits_Q = (hits_QN * counted_QN).sum(1)[count_Q > 0]
-    count_Q = count_Q[count_Q > 0]
-    questions, total = len(count_Q), int(count_Q.sum())
-    if not total:
-        return Rate(None, 0.0, 1.0, 0)
-    p = float(hits_Q.sum() / total)
-    independent = float(questions)
-    if questions > 1 and 0 < p < 1:
-        residual_Q = hits_Q - p * count_Q
-        variance = questions / (questions - 1) * float((residual_Q**2).sum()) / total**2
-        independent = min(p * (1 - p) / variance, total) if variance else total
-    return Rate(p, *wilson(p, independent), total)
+    settings = predictions.read_settings(folder)
+    task = reopen(settings, source)
+    found, notes = predictions.read(folder)
+    if not found:
+        raise UserError(f"{folder} holds no reply; `jaxvl eval run` writes them")
+    known = {item.id: item for item in task.items}
+    _check_same(task, known, found, folder, force)
+    keys = [key for key in sorted(found, key=_order(task)) if key[0] in known]
+    lines = [found[key] for key in keys]
+    items = [known[id] for id, _ in keys]
+    marks = {mode: _marks(task.benchmark, items, lines, mode) for mode in task.benchmark.modes}
+    scored = {
+        mode: [Scored(item, key[1], mark) for item, key, mark in zip(items, keys, of, strict=True)]
+        for mode, of in marks.items()
+    }
+    rows = [
+        _row(task, item, line, {mode: of[at] for mode, of in marks.items()})
+        for at, (item, line) in enumerate(zip(items, lines, strict=True))
+    ]
+    header = {
+        "schema": predictions.SCHEMA,
+        "task": task.benchmark.name,
+        "title": task.benchmark.title,
+        "protocol": task.protocol,
+        "protocol_is": task.benchmark.protocols[task.protocol],
+        "scored_by": "rules",
+        "verifier": verifier(task.benchmark.name),
+        "dataset": task.dataset_digest,
+        "settings": settings["decides"],
+        "about": settings["about"],
+        "dropped": settings["dropped"],
+    }
+    results = header | summary.results(task, scored, lines, judged.read(folder, found))
+    _write(folder / SCORES, "".join(map(_json_line, rows)))
+    _write(folder / RESULTS, json.dumps(plain(results), indent=1) + "\n")
+    return results, notes
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Scores of N completions for each of Q questions."""
-
-    accuracy: Rate
-    format: Rate
-    accuracy_in_format: Rate  # among well-formed replies only
-    by_task: dict[str, Rate]  # accuracy
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """The lines of scores.jsonl, UserError where nothing has been scored."""
+    read_results(folder)
+    return [json.loads(line) for line in (folder / SCORES).read_bytes().split(b"\n") if line]
 
 
-def result(
-    examples: Sequence[Example], prompts: Sequence, texts: Sequence[Sequence[str]]
-) -> Result:
-    """Accuracy and format by VisualThinker's rules, for N texts to each of Q examples."""
-    n = len(texts[0])
-    flat = [text for row in texts for text in row]
-    prompts = [prompt for prompt in prompts for _ in range(n)]
-    answers = [example.answer for example in examples for _ in range(n)]
-    shape = (len(examples), n)
-    right = np.array(accuracy(prompts, flat, [()] * len(flat), answer=answers)).reshape(shape)
-    formed = np.array(think_format(prompts, flat, [()] * len(flat))).reshape(shape) > 0
-    tasks = np.array([example.task for example in examples])
-    return Result(
-        accuracy=rate(right),
-        format=rate(formed.astype(float)),
-        accuracy_in_format=rate(right, formed),
-        by_task={task: rate(right[tasks == task]) for task in sorted(set(tasks))},
-    )
+def read_results(folder: Path) -> dict[str, Any]:
+    """results.json, UserError where nothing has been scored."""
+    if not (folder / RESULTS).is_file():
+        raise UserError(f"{folder} is not scored yet: `jaxvl eval score {folder.parent}`")
+    return json.loads((folder / RESULTS).read_bytes())
 
 
-@dataclasses.dataclass(frozen=True)
-class Guessing:
-    """What needs no picture: a random choice, and the best constant answer of each task."""
+@functools.cache
+def verifier(name: str) -> str:
+    """The version of the rules that mark a benchmark: a digest of the source of all rules of
+    `jaxvl.rewards`, of the benchmark's module, and of what that imports of `jaxvl.eval`."""
+    root = Path(jaxvl.__file__).parent
+    files = set((root / "rewards").rglob("*.py"))
+    todo = [f"eval/benchmarks/{name}"]
+    while todo:
+        file = root / f"{todo.pop()}.py"
+        if file.is_file() and file not in files:
+            files.add(file)
+            todo += _imports(file)
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(str(file.relative_to(root)).encode() + b"\n" + file.read_bytes())
+    return digest.hexdigest()[:16]
 
-    chance: Rate
-    majority: Rate
+
+def _imports(file: Path) -> list[str]:
+    """Paths, without suffix, of what may be modules of `jaxvl.eval` that a file imports."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxvl.eval"):
+            inner = node.module.removeprefix("jaxvl.").replace(".", "/")
+            found += [inner, *(f"{inner}/{alias.name}" for alias in node.names)]
+    return found
 
 
-def guessing(examples: Sequence[Example]) -> Guessing | None:
-    """Chance and majority of questions with choices; None where a question has none.
+def _check_same(task: Task, known: dict[str, Item], found: dict, folder: Path, force: bool) -> None:
+    """UserError where an item is gone, or is not what was asked."""
+    gone = [id for id, _ in found if id not in known]
+    other = [
+        id
+        for (id, _), line in found.items()
+        if id in known
+        and (
+            line["row"] != task.row_digests[id] or line["prompt_digest"] != prompt_digest(known[id])
+        )
+    ]
+    if (gone or other) and not force:
+        which = f"{len(gone)} items are not in it" if gone else f"{len(other)} items differ"
+        raise UserError(
+            f"{folder}: these replies are not to what {task.source or 'the benchmark'} holds now: "
+            f"{which}, first {(gone or other)[0]}. Give --source with the files that were asked, "
+            "or --force to score what can be"
+        )
 
-    The majority answer of a task is the most frequent position among the choices or the most
-    frequent answer, whichever is right more often.
-    """
-    if not all(example.answer in example.choices for example in examples):
+
+def _order(task: Task):
+    """Sorts keys by the items' order, then by sample."""
+    place = {item.id: at for at, item in enumerate(task.items)}
+    return lambda key: (place.get(key[0], len(place)), key)
+
+
+def _marks(
+    benchmark: Benchmark, items: Sequence[Item], lines: Sequence[Line], mode: str
+) -> list[Mark]:
+    texts = [line["text"] for line in lines]
+    return pool.map_threads(benchmark.mark, items, texts, [mode] * len(items))
+
+
+def _row(task: Task, item: Item, line: Line, marks: dict[str, Mark]) -> dict[str, Any]:
+    row = {
+        name: line[name] for name in ("id", "sample", "prompt_digest", "finish_reason", "tokens")
+    }
+    row |= {"row": task.row_digests[item.id], "cluster": cluster(item), "groups": dict(item.groups)}
+    row["format"] = extract.blocks(extract.reply(line["text"])) is not None
+    return row | {mode: dataclasses.asdict(mark) for mode, mark in marks.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, what is not finite as null."""
+    if dataclasses.is_dataclass(value):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {str(name): plain(of) for name, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(of) for of in value]
+    if isinstance(value, float) and not math.isfinite(value):
         return None
-    count = len(examples)
-    chance = sum(1 / len(example.choices) for example in examples)
-    best = 0
-    for task in {example.task for example in examples}:
-        of_task = [example for example in examples if example.task == task]
-        answers = Counter(example.answer for example in of_task)
-        places = Counter(example.choices.index(example.answer) for example in of_task)
-        best += max(answers.most_common(1)[0][1], places.most_common(1)[0][1])
-    p = chance / count
-    majority = best / count
-    return Guessing(Rate(p, p, p, count), Rate(majority, *wilson(majority, count), count))
+    return value
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    return json.dumps(plain(row)) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
-from jaxvl.models.attention import MASKED
+from jaxvl.models.attention.reference import MASKED
 from jaxvl.models.layers import RMSNorm
 from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
 from jaxvl.sharding import ROWS, axis_size

@@ -25,7 +25,7 @@ class QwenVL(nnx.Module):
         self.vision = VisionTower(arch.vision, rngs=rngs)
         self.text = Decoder(arch.text, rngs=rngs)
 
-    def embed(self, prompt: Prompt, remat: bool = False) -> jax.Array:
+    def embed(self, prompt: Prompt, remat: str = "block") -> jax.Array:
         """Token vectors [R, T, D], with the pictures' embeddings in the slots they belong to."""
         image_RMD = self.vision(prompt.vision, remat)
         slots_RT1 = jnp.maximum(prompt.slots, 0)[..., None]
@@ -39,7 +39,7 @@ class QwenVL(nnx.Module):
         )
         return last_hidden(prompt, hidden_RTD), cache
 
-    def hidden(self, prompt: Prompt, remat: bool = False) -> jax.Array:
+    def hidden(self, prompt: Prompt, remat: str = "block") -> jax.Array:
         """Final hidden states of the prompts alone [R, T, D]."""
         x_RTD = self.embed(prompt, remat)
         return self.text(x_RTD, prompt.positions, prompt_mask(prompt), remat=remat)[0]
@@ -51,7 +51,7 @@ class QwenVL(nnx.Module):
         )
 
     def completion_hidden(
-        self, prompt: Prompt, tokens_RgC: jax.Array, remat: bool = False
+        self, prompt: Prompt, tokens_RgC: jax.Array, remat: str = "block"
     ) -> jax.Array:
         """[R, g, C, D]: the state that predicts each completion token.
 

@@ -20,6 +20,7 @@ from jaxvl.models.layers import (
     RMSNorm,
     SwiGLU,
     for_backward,
+    gather,
     join_heads,
     normal,
     split_heads,
@@ -68,9 +69,11 @@ class DecoderLayer(nnx.Module):
 
     def __call__(self, x_RSD: jax.Array, angles: jax.Array, attend: Callable):
         """`attend(q, k, v)` returns the attention's output and what it wants kept."""
-        out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), angles))
-        x_RSD = x_RSD + self.attn.o(join_heads(out_RSNH))
-        return x_RSD + self.mlp(self.norm2(x_RSD)), kept
+        with jax.named_scope("attention"):
+            out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), angles))
+            x_RSD = x_RSD + self.attn.o(join_heads(out_RSNH))
+        with jax.named_scope("mlp"):
+            return x_RSD + self.mlp(self.norm2(x_RSD)), kept
 
 
 class Embedding(nnx.Module):
@@ -81,14 +84,19 @@ class Embedding(nnx.Module):
         # Of itself an accelerator multiplies float32 in fewer bits.
         self.precision = jax.lax.Precision.HIGHEST if arch.float32_head else None
 
+    @jax.named_scope("embedding")
     def __call__(self, tokens_RS: jax.Array) -> jax.Array:
         # Looked up with the width whole: split over fsdp as well, XLA would replicate the result.
-        table_VD = reshard(self.w[...], P("tensor", None))
-        return table_VD.at[tokens_RS].get(out_sharding=P(ROWS, None, None))
+        return self.table().at[tokens_RS].get(out_sharding=P(ROWS, None, None))
 
-    def logits(self, x_RSD: jax.Array) -> jax.Array:
+    def table(self) -> jax.Array:
+        """[V, D], gathered over fsdp."""
+        return gather(self.w[...], "tensor", None)
+
+    @jax.named_scope("head")
+    def logits(self, x_RSD: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """[R, S, D] -> float32 [R, S, V], the vocabulary split over tensor."""
-        table_VD = reshard(self.w[...], P("tensor", None))
+        table_VD = self.table() if table_VD is None else table_VD
         return jnp.einsum(
             "RSD,VD->RSV",
             x_RSD,
@@ -108,9 +116,14 @@ class Decoder(nnx.Module):
         if not arch.tied:
             self.head = Embedding(arch, rngs=rngs)
 
-    def logits(self, x_RSD: jax.Array) -> jax.Array:
-        return (self.embed if self.arch.tied else self.head).logits(x_RSD)
+    def table(self) -> jax.Array:
+        """The head's, gathered: a loop over tokens has it made once, before it begins."""
+        return (self.embed if self.arch.tied else self.head).table()
 
+    def logits(self, x_RSD: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
+        return (self.embed if self.arch.tied else self.head).logits(x_RSD, table_VD)
+
+    @jax.named_scope("decoder")
     def __call__(
         self,
         x_RSD: jax.Array,
@@ -119,7 +132,7 @@ class Decoder(nnx.Module):
         completions: int = 0,
         *,
         keep_cache: bool = False,
-        remat: bool = False,
+        remat: str = "block",
     ) -> tuple[jax.Array, KVCache | None]:
         """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values."""
         angles = self._angles(positions_R3S)
@@ -160,6 +173,7 @@ class Decoder(nnx.Module):
         both = (self.layers, prompt)
         return [jax.tree.map(lambda x, i=i: x[i], both) for i in range(self.arch.layers)]
 
+    @jax.named_scope("decoder")
     def extend(
         self,
         x_RgD: jax.Array,

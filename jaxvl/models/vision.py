@@ -73,8 +73,10 @@ class VisionBlock(nnx.Module):
             self.mlp = MLP(arch.dim, arch.hidden, arch.dim, quick_gelu, rngs=rngs)
 
     def __call__(self, x_RPD: jax.Array, angles: jax.Array, segments_RP: jax.Array) -> jax.Array:
-        x_RPD = x_RPD + self.attn(self.norm1(x_RPD), angles, segments_RP)
-        return x_RPD + self.mlp(self.norm2(x_RPD))
+        with jax.named_scope("attention"):
+            x_RPD = x_RPD + self.attn(self.norm1(x_RPD), angles, segments_RP)
+        with jax.named_scope("mlp"):
+            return x_RPD + self.mlp(self.norm2(x_RPD))
 
 
 class Merger(nnx.Module):
@@ -85,6 +87,7 @@ class Merger(nnx.Module):
         self.norm = _norm(arch)
         self.mlp = MLP(self.width, self.width, arch.out_dim, exact_gelu, rngs=rngs)
 
+    @jax.named_scope("merger")
     def __call__(self, x_RPD: jax.Array) -> jax.Array:
         R, P_, D = x_RPD.shape
         shape = (R, P_ * D // self.width, self.width)
@@ -100,7 +103,8 @@ class VisionTower(nnx.Module):
         self.blocks = stack(functools.partial(VisionBlock, arch), arch.depth, rngs)
         self.merger = Merger(arch, rngs=rngs)
 
-    def __call__(self, vision: Vision, remat: bool = False) -> jax.Array:
+    @jax.named_scope("tower")
+    def __call__(self, vision: Vision, remat: str = "block") -> jax.Array:
         arch = self.arch
         angles = rope.vision_angles(vision.coords, arch.dim // arch.heads, arch.rope_theta)
 

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from jaxvl.config import Verify
 from jaxvl.errors import UserError
 from jaxvl.rewards import worker
 
-START_SECONDS = 60.0  # for a worker to import sympy on a busy machine
+START_SECONDS = 300.0  # for a worker to import sympy on a busy machine
 MEMO = 100_000  # comparisons that are remembered
 _POLL = 0.02  # seconds between two looks at a working process
 _WALL = 30.0  # seconds that pass on the clock: a busy machine, or a process that was stopped
@@ -72,7 +72,15 @@ class Pool:
         own search in them.
         """
         request = {"gold": gold, "found": found}
-        request |= {} if tolerance is None else {"tolerance": tolerance}
+        return self._ask(request if tolerance is None else request | {"tolerance": tolerance})
+
+    def among(self, golds: Sequence[str], found: str, strings: Sequence[str]) -> str:
+        """The outcome of math-verify's own search in a text for a number, LaTeX or one of
+        `strings`: "match" where what it finds is one of `golds`, "refused" where it finds nothing.
+        """
+        return self._ask({"gold": list(golds), "found": found, "strings": list(strings)})
+
+    def _ask(self, request: dict[str, Any]) -> str:
         line = json.dumps(request).encode() + b"\n"
         key = hashlib.blake2b(line, digest_size=16).digest()
         with self._lock:
@@ -224,6 +232,11 @@ def start(limits: Limits = Limits()) -> None:
 def equal(gold: str, found: str, tolerance: float | None = 0.0) -> str:
     """`Pool.equal` of the process's pool, whose workers start as they are needed."""
     return _shared(Limits()).equal(gold, found, tolerance)
+
+
+def among(golds: Sequence[str], found: str, strings: Sequence[str]) -> str:
+    """`Pool.among` of the process's pool."""
+    return _shared(Limits()).among(golds, found, strings)
 
 
 def _shared(limits: Limits) -> Pool:

@@ -24,7 +24,13 @@ from typing import Any
 
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy, normalize_latex
 from latex2sympy2_extended.math_normalization import NormalizationConfig
-from math_verify import parse, verify
+from math_verify import (
+    ExprExtractionConfig,
+    LatexExtractionConfig,
+    StringExtractionConfig,
+    parse,
+    verify,
+)
 from math_verify.grader import should_treat_as_complex
 from sympy import Eq, Expr, Float, Rational, nan, simplify, solve, zoo
 
@@ -39,6 +45,17 @@ def texts(gold: str, found: str) -> str:
     right = parse(gold, parsing_timeout=None)
     read = parse(found, parsing_timeout=None)
     return "match" if right and verify(read, right, timeout_seconds=None) else "mismatch"
+
+
+def listed(gold: list[str], found: str, strings: list[str]) -> str:
+    """math-verify's own verdict on a text in which it looks for `strings`, numbers and LaTeX, as
+    VisualThinker's CV-Bench script asks for it."""
+    where = [LatexExtractionConfig(), ExprExtractionConfig()]
+    where.append(StringExtractionConfig(strings=tuple(strings)))
+    read = parse(found, extraction_config=where, parsing_timeout=None)
+    if not read:
+        return "refused"
+    return "match" if verify(gold, read, timeout_seconds=None) else "mismatch"
 
 
 def expressions(gold: str, found: str, tolerance: float) -> str:

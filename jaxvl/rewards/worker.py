@@ -29,7 +29,11 @@ def serve(memory: int) -> None:
     for line in sys.stdin.buffer:
         try:
             request = json.loads(line)
-            compare = symbolic.expressions if "tolerance" in request else symbolic.texts
+            compare = symbolic.texts
+            if "tolerance" in request:
+                compare = symbolic.expressions
+            elif "strings" in request:
+                compare = symbolic.listed
             outcome = compare(**request)
         except MemoryError:
             outcome = "crash"

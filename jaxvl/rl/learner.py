@@ -10,15 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from jaxvl.batch import TrainBatch
-from jaxvl.config import GRPO, Optim
+from jaxvl.config import GRPO, Bnpo, Optim
 from jaxvl.models import lora, parts
 from jaxvl.models.qwen_vl import assemble
 from jaxvl.rl.logprobs import token_logprobs
-from jaxvl.rl.losses import grpo_loss, sft_loss
+from jaxvl.rl.losses import Whole, policy_loss, sft_loss, truncated_weights
 
 Stats = dict[str, jax.Array]
 
@@ -39,7 +40,7 @@ class Policy:
 
     graphdef: nnx.GraphDef
     dtype: str  # of the products
-    remat: bool
+    remat: str  # see `layers.for_backward`
     temperature: float
     chunk: int  # tokens of a row whose logits exist at a time
 
@@ -58,12 +59,14 @@ class Policy:
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then constant, linear to 0 or cosine to 0."""
+    """Learning rate by update: linear warm-up, then constant, or linear or cosine to `min_lr`."""
     rest = max(steps - cfg.warmup_steps, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
-        "linear": optax.linear_schedule(cfg.lr, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(cfg.lr, rest),
+        "linear": optax.linear_schedule(cfg.lr, cfg.min_lr, rest),
+        "cosine": optax.cosine_decay_schedule(
+            cfg.lr, rest, alpha=cfg.min_lr / cfg.lr if cfg.lr else 0.0
+        ),
     }[cfg.schedule]
     if not cfg.warmup_steps:
         return after
@@ -90,31 +93,70 @@ def init_state(params: dict[str, Any], tx: optax.GradientTransformation) -> Trai
     return jax.jit(make)(params)
 
 
-def grpo_objective(policy: Policy, cfg: GRPO) -> Callable:
-    """Loss of one micro-batch, as its share of the whole batch's loss."""
+def live_sequences(batch: TrainBatch, beta: float) -> jax.Array:
+    """[.., R, g], true where a completion changes the loss: it has tokens that count, and an
+    advantage or a pull to the reference. Works on host arrays too."""
+    return batch.mask.any(-1) & ((batch.advantages != 0) | (beta > 0))
 
-    def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None):
+
+def live_rows(batch: TrainBatch, beta: float) -> jax.Array:
+    """[.., R], true where a row has a live sequence."""
+    return live_sequences(batch, beta).any(-1)
+
+
+def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
+    """A host batch with the rows that have something to learn before the others, within each
+    mini-batch; `make_update` leaves out the micro-batches that come after them.
+
+    With Bnpo, whose mean depends on how the rows are cut, whole micro-batches change places.
+    """
+    rows = len(batch.tokens)
+    unit = rows // cfg.pieces if isinstance(cfg.loss, Bnpo) else 1
+    live = live_rows(batch, cfg.beta).reshape(cfg.mini_batches, -1, unit).any(-1)
+    places = np.arange(rows).reshape(*live.shape, unit)
+    order = np.argsort(~live, axis=1, kind="stable")[..., None]
+    order_R = np.take_along_axis(places, order, axis=1).reshape(-1)
+    return jax.tree.map(lambda x: x[order_R], batch)
+
+
+def grpo_objective(policy: Policy, cfg: GRPO, length: int | None = None) -> Callable:
+    """Loss of one micro-batch, as its share of the whole batch's loss, and means over its tokens.
+
+    `length` is the most tokens that a completion may have (default: what the batch has room for).
+    """
+
+    def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None, beta=None):
         logps, entropy = policy.logprobs(params, batch, dropout)
+        ours = jax.lax.stop_gradient(logps) if batch.own_logps is None else batch.own_logps
+        correct = cfg.importance_sampling_cap is not None
         # With one update a rollout the policy that sampled is the policy that learns: ratio 1.
-        old = batch.old_logps if cfg.num_iterations > 1 else jax.lax.stop_gradient(logps)
-        loss, stats = grpo_loss(
+        old = ours if correct or cfg.updates == 1 else batch.old_logps
+        correction = None
+        if correct:
+            correction = truncated_weights(ours, batch.old_logps, cfg.importance_sampling_cap)
+        loss, stats = policy_loss(
+            cfg.loss,
             logps,
             old,
             batch.ref_logps,
             batch.advantages,
             batch.mask,
-            epsilon=cfg.epsilon,
-            epsilon_high=cfg.epsilon_high,
-            beta=cfg.beta,
-            sequences=float(whole.advantages.size),
+            beta=(cfg.beta if beta is None else beta) if cfg.beta else None,
+            kl=cfg.kl,
+            correction=correction,
+            whole=Whole.of(whole.mask, length),
         )
-        tokens = jnp.maximum(whole.mask.sum(), 1)
-        gap = jnp.abs(jnp.where(batch.mask, logps - batch.old_logps, 0.0))
+        mean = functools.partial(_mean, batch.mask)
+        gap = jnp.where(batch.mask, jnp.abs(logps - batch.old_logps), 0.0)
         stats |= {
-            "entropy": jnp.where(batch.mask, entropy, 0.0).sum() / tokens,
-            "sampling/sampling_logp_difference/mean": gap.sum() / tokens,
+            "entropy": mean(entropy),
+            "sampling/sampling_logp_difference/mean": mean(gap),
             "sampling/sampling_logp_difference/max": gap.max(),
         }
+        if correct:
+            shown = jnp.where(batch.mask, correction, 0.0)
+            stats["sampling/importance_sampling_ratio/mean"] = mean(shown)
+            stats["sampling/importance_sampling_ratio/max"] = shown.max()
         return loss, stats
 
     return objective
@@ -123,13 +165,18 @@ def grpo_objective(policy: Policy, cfg: GRPO) -> Callable:
 def sft_objective(policy: Policy) -> Callable:
     """Negative log-likelihood, a mean over the whole batch's tokens; advantages are not read."""
 
-    def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None):
+    def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None, beta=None):
         logps, entropy = policy.logprobs(params, batch, dropout)
         tokens = jnp.maximum(whole.mask.sum(), 1)
         loss = sft_loss(logps, batch.mask, tokens=tokens)
-        return loss, {"entropy": jnp.where(batch.mask, entropy, 0.0).sum() / tokens}
+        return loss, {"entropy": _mean(batch.mask, entropy)}
 
     return objective
+
+
+def _mean(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """Over the tokens that count."""
+    return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def make_update(
@@ -137,40 +184,76 @@ def make_update(
     tx: optax.GradientTransformation,
     lr: optax.Schedule,
     dropout: jax.Array | None = None,
+    live: Callable[[TrainBatch], jax.Array] = lambda batch: batch.mask.any(-1),
 ) -> Callable[..., tuple[TrainState, Stats]]:
-    """The jitted `update(state, batch, frozen)`. Leaves of `batch` have micro-batches in front.
+    """The jitted `update(state, batch, frozen, beta)`. Leaves of `batch` have micro-batches in
+    front.
 
     `frozen` holds the parameters that do not train (by default there are none): there is no
-    gradient with respect to them, and the state knows nothing of them. `dropout` is a key, from
-    which every micro-batch of every update folds its own.
+    gradient with respect to them, and the state knows nothing of them. `beta` is handed to the
+    objective. `dropout` is a key, from which every micro-batch of every update folds its own.
 
-    Micro-batches are scanned and their gradients added: every one is already divided by the counts
-    of the whole batch, so the sum is the true mean whatever way the batch is cut. `state` is
-    donated. Stats that end in "max" are maxima over micro-batches, all others sums of shares.
+    Micro-batches are gone through and their gradients added: every one is already divided by the
+    counts of the whole batch, so the sum is the true mean whatever way the batch is cut. What
+    comes after the last micro-batch with a sequence that is `live` is not computed: its gradient is
+    zero. `state` is donated. Stats that end in "max" are maxima, the loss is a sum, and all others
+    are means over the tokens that were gone through.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, batch: TrainBatch, frozen: dict[str, Any] | None = None):
+    def update(
+        state: TrainState,
+        batch: TrainBatch,
+        frozen: dict[str, Any] | None = None,
+        beta: jax.Array | None = None,
+    ):
         def loss_of(params, piece, number):
             key = dropout
             if key is not None:
                 key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
-            return objective(parts.join(frozen or {}, params), piece, batch, key)
+            return objective(parts.join(frozen or {}, params), piece, batch, key, beta)
 
-        def micro(grads, numbered):
-            (loss, stats), more = jax.value_and_grad(loss_of, has_aux=True)(state.params, *numbered)
-            return jax.tree.map(jnp.add, grads, more), stats | {"loss": loss}
+        def micro(number):
+            piece = jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), batch
+            )
+            of = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, stats), grads = of(state.params, piece, number)
+            tokens = piece.mask.sum()
+            sums = {name: x * (1 if _kept_whole(name) else tokens) for name, x in stats.items()}
+            return grads, sums | {"loss": loss, "tokens": tokens}
+
+        def add(number, sofar):
+            grads, stats = micro(number)
+            more = {
+                name: jnp.maximum(sofar[1][name], x) if name.endswith("max") else sofar[1][name] + x
+                for name, x in stats.items()
+            }
+            return jax.tree.map(jnp.add, sofar[0], grads), more
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        numbered = (batch, jnp.arange(len(batch.tokens)))
-        grads, stats = jax.lax.scan(micro, zeros, numbered)
-        stats = {name: x.max(0) if name.endswith("max") else x.sum(0) for name, x in stats.items()}
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(micro, 0)[1])
+        grads, stats = jax.lax.fori_loop(0, _needed(live(batch)), add, (zeros, nothing))
+        tokens = jnp.maximum(stats.pop("tokens"), 1)
+        stats = {name: x if _kept_whole(name) else x / tokens for name, x in stats.items()}
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         stats |= {"grad_norm": optax.tree.norm(grads), "learning_rate": lr(state.step)}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), stats
 
     return update
+
+
+def _kept_whole(name: str) -> bool:
+    """Whether a stat is no mean over tokens."""
+    return name == "loss" or name.endswith("max")
+
+
+def _needed(live_MRg: jax.Array) -> jax.Array:
+    """How many micro-batches to go through: up to the last with a live sequence, at least one."""
+    M = live_MRg.shape[0]
+    live_M = live_MRg.any(axis=tuple(range(1, live_MRg.ndim)))
+    return jnp.max(jnp.where(live_M, jnp.arange(M), 0)) + 1
 
 
 def make_logprobs(policy: Policy) -> Callable[[dict[str, Any], TrainBatch], jax.Array]:

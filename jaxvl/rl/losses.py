@@ -2,23 +2,71 @@
 """Losses and KL estimators: small pure functions of log-probabilities.
 
 Arrays are [..., C]: sequences in front, tokens last; advantages have one value a sequence. `mask`
-is true where a token counts. A loss divides by a count the caller may give, so that micro-batches
-add up to the loss of the whole batch: the mean is taken once, over everything.
+is true where a token counts. With r = exp(logps - old) the ratio of a token, a loss is
+
+    sum over tokens of  weight * (beta * KL - correction * objective(r, A))
+
+where the objective says what is clipped and the weight which mean is taken. Names and means are
+TRL's. A mean may be that of a larger batch (`Whole`), so that its parts add up to its loss.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+
+from jaxvl.config import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Gspo, Loss
+
+Stats = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """What a loss divides by: the counts of the whole batch."""
+
+    sequences: float | jax.Array  # those without a token count too, as in TRL
+    tokens: float | jax.Array  # that count, at least 1
+    length: int  # tokens that a completion may have at most
+
+    @classmethod
+    def of(cls, mask: jax.Array, length: int | None = None) -> Whole:
+        """Of the batch whose mask this is; `length` defaults to the mask's last axis."""
+        sequences = float(mask.size // mask.shape[-1])
+        return cls(sequences, jnp.maximum(mask.sum(), 1), length or mask.shape[-1])
+
+
+def kl_k1(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
+    """policy - reference: unbiased, and of either sign. In a loss its gradient has mean zero."""
+    return logps - ref_logps
+
+
+def kl_k2(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
+    """(policy - reference)^2 / 2: biased a little, never negative, and of the right gradient."""
+    return (logps - ref_logps) ** 2 / 2
 
 
 def kl_k3(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
     """Per-token estimate of KL(policy || reference): exp(d) - d - 1, d = ref - policy.
 
-    Unbiased under the policy and never negative (J. Schulman, "Approximating KL divergence").
+    Unbiased under the policy and never negative (J. Schulman, "Approximating KL divergence", as
+    the two above).
     """
     d = ref_logps - logps
     return jnp.expm1(d) - d
+
+
+KL = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+
+def next_beta(beta: float, kl: float, target: float, horizon: int, completions: int) -> float:
+    """The adaptive controller of Ziegler et al. (2019, arXiv 1909.08593, Sec. 2.2):
+
+    beta * (1 + clip(kl / target - 1, -0.2, 0.2) * completions / horizon)
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * completions / horizon)
 
 
 def clipped_objective(
@@ -27,18 +75,114 @@ def clipped_objective(
     advantages: jax.Array,
     epsilon_low: float,
     epsilon_high: float,
+    delta: float | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """PPO's per-token objective min(r A, clip(r, 1 - low, 1 + high) A), with r = exp(logps - old).
 
-    Also returns where the clip took the gradient away: (low: A < 0 and r below, high: A > 0 and
-    r above).
+    With `delta` the first r is at most that (two-sided clipping, arXiv 2505.07291): where A < 0 it
+    would pull without bound. Also returns where the clip took the gradient away: (low: A < 0 and r
+    below, high: A > 0 and r above).
     """
     ratio = jnp.exp(logps - old_logps)
     A = advantages[..., None]
     clipped = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high)
     low = (ratio < 1 - epsilon_low) & (A < 0)
     high = (ratio > 1 + epsilon_high) & (A > 0)
-    return jnp.minimum(ratio * A, clipped * A), low, high
+    bounded = ratio if delta is None else jnp.minimum(ratio, delta)
+    return jnp.minimum(bounded * A, clipped * A), low, high
+
+
+def cispo_objective(
+    logps: jax.Array, old_logps: jax.Array, advantages: jax.Array, epsilon_high: float
+) -> tuple[jax.Array, jax.Array]:
+    """CISPO's min(r, epsilon_high) A log p (arXiv 2506.13585), the weight without a gradient:
+    a token that is above the bound still learns. Also returns where it is, for A > 0."""
+    ratio = jax.lax.stop_gradient(jnp.exp(logps - old_logps))
+    A = advantages[..., None]
+    return jnp.minimum(ratio, epsilon_high) * A * logps, (ratio > epsilon_high) & (A > 0)
+
+
+def sequence_ratio(logps: jax.Array, old_logps: jax.Array, mask: jax.Array) -> jax.Array:
+    """log of GSPO's ratio (arXiv 2507.18071), the mean of the tokens' log-ratios: [..., 1].
+
+    A mean and not the sum: the ratio of a long sequence stays near 1.
+    """
+    total = jnp.where(mask, logps - old_logps, 0.0).sum(-1, keepdims=True)
+    return total / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+
+
+def objective(
+    loss: Loss, logps: jax.Array, old_logps: jax.Array, advantages: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, Stats]:
+    """What each token is to make large, [..., C] or for GSPO [..., 1], and where it is clipped."""
+    if isinstance(loss, Cispo):
+        value, high = cispo_objective(logps, old_logps, advantages, loss.epsilon_high)
+        return value, {"cispo_clip_ratio": high}
+    if isinstance(loss, Gspo):
+        logps = sequence_ratio(logps, old_logps, mask)
+        old_logps = jnp.zeros_like(logps)
+    high = loss.epsilon if loss.epsilon_high is None else loss.epsilon_high
+    bound = getattr(loss, "delta", None)
+    value, low, high = clipped_objective(logps, old_logps, advantages, loss.epsilon, high, bound)
+    clipped = {"low_mean": low, "high_mean": high, "region_mean": low | high}
+    return value, {f"clip_ratio/{name}": where for name, where in clipped.items()}
+
+
+def weights(loss: Loss, mask: jax.Array, whole: Whole) -> jax.Array:
+    """Each token's weight in the mean that `loss` takes, [..., C]; 0 where the mask is false."""
+    length = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+    part = mask.size / mask.shape[-1] / whole.sequences  # of the whole batch
+    match loss:
+        case DrGrpo():
+            return mask / (whole.sequences * whole.length)
+        case Dapo() | Cispo():
+            return mask / whole.tokens
+        case Bnpo():
+            return mask * part / jnp.maximum(mask.sum(), 1)
+        case Grpo() | Gspo():
+            return mask / (length * whole.sequences)
+    raise TypeError(f"{type(loss).__name__} is no loss")
+
+
+def policy_loss(
+    loss: Loss,
+    logps: jax.Array,
+    old_logps: jax.Array,
+    ref_logps: jax.Array | None,
+    advantages: jax.Array,
+    mask: jax.Array,
+    *,
+    beta: float | jax.Array | None = None,
+    kl: str = "k3",
+    correction: jax.Array | None = None,
+    whole: Whole | None = None,
+) -> tuple[jax.Array, Stats]:
+    """The loss that the config names, with its parameters, for tokens of `mask`; and its parts.
+
+    logps, old_logps, ref_logps, mask, correction: [..., C]; advantages: [...]. Without a `beta`
+    there is no KL, and `ref_logps` may be None. `correction` is a weight of each token's objective
+    without a gradient (importance sampling). `whole` is the batch that this is a part of (default:
+    this is all).
+
+    The parts, "kl" and the shares that are clipped, are means over the tokens given, as TRL's are.
+    """
+    whole = whole or Whole.of(mask)
+
+    def real(x):  # padding may hold anything; what overflows there would be a NaN in the gradient
+        return jnp.where(mask, x, 0.0)
+
+    logps, old_logps = real(logps), real(old_logps)
+    gain, stats = objective(loss, logps, old_logps, advantages, mask)
+    if correction is not None:
+        gain = gain * jax.lax.stop_gradient(real(correction))
+    weight = weights(loss, mask, whole)
+    value = -(gain * weight).sum()
+    if beta is not None:
+        stats["kl"] = KL[kl](logps, real(ref_logps))
+        value = value + beta * (stats["kl"] * weight).sum()
+    tokens = jnp.maximum(mask.sum(), 1)
+    means = {name: (real(x).sum() / tokens) for name, x in stats.items()}
+    return value, jax.lax.stop_gradient(means)
 
 
 def grpo_loss(
@@ -50,44 +194,25 @@ def grpo_loss(
     *,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
+    delta: float | None = None,
     beta: float = 0.0,
-    sequences: float | jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """GRPO (Shao et al., 2024, eq. 3): the mean over sequences of the mean over their tokens of
+) -> tuple[jax.Array, Stats]:
+    """`policy_loss` of GRPO (Shao et al., 2024, eq. 3): the mean over sequences of the mean over
+    their tokens of
 
         -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) + beta * k3(policy, reference)
-
-    logps, old_logps, ref_logps, mask: [..., C]; advantages: [...]. `epsilon_high` defaults to
-    epsilon; `ref_logps` may be None where beta is 0. `sequences` is the number of sequences to
-    divide by (default: those given; a sequence without tokens counts, as in TRL).
-
-    Returns the loss and its parts, all under the same mean: kl, clip_ratio/low_mean,
-    clip_ratio/high_mean, clip_ratio/region_mean.
     """
-    high = epsilon if epsilon_high is None else epsilon_high
-    sequences = float(advantages.size) if sequences is None else sequences
-    length = jnp.maximum(mask.sum(-1, keepdims=True), 1)
-    weight = mask / (length * sequences)  # sums to 1 over a batch
+    loss = Grpo(epsilon, epsilon_high, delta)
+    arrays = (logps, old_logps, ref_logps, advantages, mask)
+    return policy_loss(loss, *arrays, beta=beta or None)
 
-    def real(x):  # padding may hold anything; what overflows there would be a NaN in the gradient
-        return jnp.where(mask, x, 0.0)
 
-    def mean(x):
-        return (x * weight).sum()
+def truncated_weights(old_logps: jax.Array, sampler_logps: jax.Array, cap: float) -> jax.Array:
+    """Truncated importance sampling: min(exp(old - sampler), cap) of each token, no gradient.
 
-    logps, old_logps = real(logps), real(old_logps)
-    objective, low_clip, high_clip = clipped_objective(logps, old_logps, advantages, epsilon, high)
-    loss = -mean(objective)
-    stats = {
-        "clip_ratio/low_mean": mean(low_clip),
-        "clip_ratio/high_mean": mean(high_clip),
-        "clip_ratio/region_mean": mean(low_clip | high_clip),
-    }
-    if beta:
-        kl = mean(kl_k3(logps, real(ref_logps)))
-        loss = loss + beta * kl
-        stats["kl"] = kl
-    return loss, jax.lax.stop_gradient(stats)
+    `old` is the learner's own log-probability of what the sampler drew.
+    """
+    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(old_logps - sampler_logps), cap))
 
 
 def sft_loss(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -249,8 +249,21 @@ def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:
     return Rollout(rows(tokens), rows(mask), rows(state.logps), rows(stop))
 
 
+def _compiled(function: Any, *args: Any) -> Any:
+    """Compiles a jitted function for arguments of these shapes; the shapes of what it returns, on
+    the devices where it will lie: what is compiled for others would not serve."""
+    lowered = function.lower(*args)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lowered.out_info,
+        lowered.compile().output_shardings,
+    )
+
+
 class Sampler:
     """`sampler(params, prompt, key)` -> Rollout, its products in `dtype`.
+
+    A function `meanwhile` is called once while the device decodes.
 
     A few compiled programs: one to start with for every shape of prompts, and a loop for every
     number of slots and columns in their ladders.
@@ -268,12 +281,20 @@ class Sampler:
             return decode(past, state, how, until, enough)
 
         self.start, self.go_on = start, go_on
-        self.resize = jax.jit(resize, static_argnums=(1, 2))
-        self.rollout = jax.jit(rollout, static_argnums=(1, 2))
+        # Programs are counted by function: partial, so that every sampler has its own.
+        self.resize = jax.jit(functools.partial(resize), static_argnums=(1, 2))
+        self.rollout = jax.jit(functools.partial(rollout), static_argnums=(1, 2))
 
-    def __call__(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        for state in self.states(params, prompt, key):  # noqa: B007 (the last is what is wanted)
-            pass
+    def __call__(
+        self,
+        params: dict[str, Any],
+        prompt: Prompt,
+        key: jax.Array,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Rollout:
+        for number, state in enumerate(self.states(params, prompt, key)):  # noqa: B007 (the last)
+            if number == 1 and meanwhile is not None:  # the first state is the prefill's
+                meanwhile()
         return self.read(prompt, state)
 
     def read(self, prompt: Prompt, state: State) -> Rollout:
@@ -304,16 +325,16 @@ class Sampler:
 
     def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> None:
         """Compile all that `states` may call for these arguments, of which the shapes count."""
-        self.start.lower(params, prompt, key).compile()
-        past, first, _ = jax.eval_shape(self.start, params, prompt, key)
+        past, first, _ = _compiled(self.start, params, prompt, key)
         widths, rooms = self._sizes(first)
-        for slots, room in itertools.product(widths, rooms):
-            state = jax.eval_shape(functools.partial(resize, slots=slots, columns=room), first)
-            self.go_on.lower(past, state, np.int32(0), np.int32(0)).compile()
+        states = {(first.slots, first.columns): first}
+        for slots, room in itertools.product(reversed(widths), rooms):
+            state = states[slots, room]
+            _compiled(self.go_on, past, state, np.int32(0), np.int32(0))
+            _compiled(self.rollout, state, self.how, self._shape(prompt))
             longer = [(slots, x) for x in rooms if x > room][:1]
             for to in longer + [(x, room) for x in widths if x < slots]:
-                self.resize.lower(state, *to).compile()
-            self.rollout.lower(state, self.how, self._shape(prompt)).compile()
+                states[to] = _compiled(self.resize, state, *to)
 
     def _moved(self, state: State, slots: int, columns: int) -> State:
         """`resize`, after which the old caches' memory is free, whoever holds `state`."""

@@ -9,7 +9,7 @@ The checkpoint is a Hugging Face directory as the public Qwen2-VL ones are (flat
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -180,47 +180,62 @@ def write_json(path: Path, value) -> None:
 
 
 def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Every weight of a tied Qwen2-VL checkpoint of the old generation: name -> shape."""
+    """Every weight of a Qwen2-VL or Qwen2.5-VL with this flat config: public name -> shape."""
     width, mlp, vision = config["hidden_size"], config["intermediate_size"], config["vision_config"]
     kv = width // config["num_attention_heads"] * config["num_key_value_heads"]
-    tower, patch, merged = vision["embed_dim"], vision["patch_size"], vision["embed_dim"] * 4
-    fc = tower * vision["mlp_ratio"]
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], width)}
-
-    def linear(name: str, out: int, into: int, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = (out, into)
-        if bias:
-            shapes[f"{name}.bias"] = (out,)
-
-    def layer_norm(name: str) -> None:
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (tower,)
-
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         shapes[f"{layer}.input_layernorm.weight"] = (width,)
-        linear(f"{layer}.self_attn.q_proj", width, width)
-        linear(f"{layer}.self_attn.k_proj", kv, width)
-        linear(f"{layer}.self_attn.v_proj", kv, width)
-        linear(f"{layer}.self_attn.o_proj", width, width, bias=False)
+        shapes |= _linear(f"{layer}.self_attn.q_proj", width, width)
+        shapes |= _linear(f"{layer}.self_attn.k_proj", kv, width)
+        shapes |= _linear(f"{layer}.self_attn.v_proj", kv, width)
+        shapes |= _linear(f"{layer}.self_attn.o_proj", width, width, bias=False)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (width,)
-        linear(f"{layer}.mlp.gate_proj", mlp, width, bias=False)
-        linear(f"{layer}.mlp.up_proj", mlp, width, bias=False)
-        linear(f"{layer}.mlp.down_proj", width, mlp, bias=False)
+        shapes |= _gated(f"{layer}.mlp", width, mlp, bias=False)
     shapes["model.norm.weight"] = (width,)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], width)
+    return shapes | _tower_shapes(vision, width, config["model_type"] == "qwen2_5_vl")
 
-    shapes["visual.patch_embed.proj.weight"] = (tower, 3, 2, patch, patch)
+
+def _tower_shapes(vision: dict, width: int, windowed: bool) -> dict[str, tuple[int, ...]]:
+    """The tower's weights and the merger's; `windowed` is Qwen2.5-VL's, with norms of no bias."""
+    tower, patch = vision["hidden_size" if windowed else "embed_dim"], vision["patch_size"]
+    shapes = {"visual.patch_embed.proj.weight": (tower, 3, 2, patch, patch)}
+
+    def norm(name: str) -> None:
+        shapes[f"{name}.weight"] = (tower,)
+        if not windowed:
+            shapes[f"{name}.bias"] = (tower,)
+
     for i in range(vision["depth"]):
         block = f"visual.blocks.{i}"
-        layer_norm(f"{block}.norm1")
-        linear(f"{block}.attn.qkv", 3 * tower, tower)
-        linear(f"{block}.attn.proj", tower, tower)
-        layer_norm(f"{block}.norm2")
-        linear(f"{block}.mlp.fc1", fc, tower)
-        linear(f"{block}.mlp.fc2", tower, fc)
-    layer_norm("visual.merger.ln_q")
-    linear("visual.merger.mlp.0", merged, merged)
-    linear("visual.merger.mlp.2", width, merged)
+        norm(f"{block}.norm1")
+        shapes |= _linear(f"{block}.attn.qkv", 3 * tower, tower)
+        shapes |= _linear(f"{block}.attn.proj", tower, tower)
+        norm(f"{block}.norm2")
+        if windowed:
+            shapes |= _gated(f"{block}.mlp", tower, vision["intermediate_size"], bias=True)
+        else:
+            shapes |= _linear(f"{block}.mlp.fc1", tower * vision["mlp_ratio"], tower)
+            shapes |= _linear(f"{block}.mlp.fc2", tower, tower * vision["mlp_ratio"])
+    norm("visual.merger.ln_q")
+    shapes |= _linear("visual.merger.mlp.0", tower * 4, tower * 4)
+    shapes |= _linear("visual.merger.mlp.2", width, tower * 4)
     return shapes
+
+
+def _linear(name: str, out: int, into: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, into)} | ({f"{name}.bias": (out,)} if bias else {})
+
+
+def _gated(name: str, width: int, mlp: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    return (
+        _linear(f"{name}.gate_proj", mlp, width, bias)
+        | _linear(f"{name}.up_proj", mlp, width, bias)
+        | _linear(f"{name}.down_proj", width, mlp, bias)
+    )
 
 
 def shards(shapes: dict[str, tuple[int, ...]], itemsize: int) -> list[list[str]]:
@@ -251,7 +266,6 @@ def write_checkpoint(path: str | Path, shape: str, dtype: str = "float32", seed:
     One shard of at most 2 GiB is in memory at a time (one large tensor in float32 beside it).
     """
     import ml_dtypes
-    from safetensors.numpy import save_file
 
     from jaxvl.data.tokenizer import train_tokenizer
 
@@ -267,21 +281,25 @@ def write_checkpoint(path: str | Path, shape: str, dtype: str = "float32", seed:
     shapes = tensor_shapes(config)
     files = shards(shapes, numpy_dtype.itemsize)
     rng = np.random.default_rng(seed)
-    weight_map = {}
-    for i, names in enumerate(files, start=1):
-        part = f"-{i:05d}-of-{len(files):05d}" if files[1:] else ""
-        file = f"model{part}.safetensors"
-        tensors = {name: random_tensor(rng, name, shapes[name], numpy_dtype) for name in names}
+    parts = ({name: random_tensor(rng, name, shapes[name], numpy_dtype) for name in names}
+             for names in files)  # fmt: skip
+    write_weights(path, parts, len(files))
+    return sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def write_weights(path: Path, parts: Iterable[dict[str, np.ndarray]], files: int) -> None:
+    """`model.safetensors`, or `files` of them with their index; a part is a file."""
+    from safetensors.numpy import save_file
+
+    weight_map, size = {}, 0
+    for i, tensors in enumerate(parts, start=1):
+        file = f"model-{i:05d}-of-{files:05d}.safetensors" if files > 1 else "model.safetensors"
         save_file(tensors, path / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
-    count = sum(int(np.prod(s)) for s in shapes.values())
-    if files[1:]:
-        index = {
-            "metadata": {"total_size": count * numpy_dtype.itemsize},
-            "weight_map": weight_map,
-        }
+        weight_map |= dict.fromkeys(tensors, file)
+        size += sum(tensor.nbytes for tensor in tensors.values())
+    if files > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         write_json(path / "model.safetensors.index.json", index)
-    return count
 
 
 def texts(seed: int) -> Iterator[str]:

@@ -160,12 +160,12 @@ def main() -> None:
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument(
         "--remat",
-        action=argparse.BooleanOptionalAction,
-        help="jaxvl's activation checkpointing; default off, on a GPU on",
+        choices=("block", "products"),
+        help="what jaxvl keeps for the backward pass; default products, on a GPU block",
     )
     args = parse(parser)
     shape = args.shape or ("2b" if args.gpu else "9m")
-    remat = args.gpu if args.remat is None else args.remat
+    remat = args.remat or ("block" if args.gpu else "products")
     names = ("prompts", "group", "new_tokens", "image_size", "beta", "micro_batches")
     work = {name: getattr(args, name) for name in names}
     print(f"{shape}, {args.dtype}, remat {remat}, {work}", flush=True)

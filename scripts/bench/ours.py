@@ -78,7 +78,7 @@ class Ours:
         image_size: int,
         beta: float = 0.04,
         dtype: str = "float32",
-        remat: bool = False,
+        remat: str = "products",
         micro_batches: int = 1,
     ):
         vlm = without_stops(path)
@@ -136,13 +136,16 @@ class Ours:
         return {"seconds": seconds, "tokens": int(rollout.mask.sum())}
 
     def matmul_peak(self) -> float:
-        """FLOP/s of a large square product in the dtype of the run, the best of ten."""
-        dtype = self.loop.cfg.model.dtype
-        size = 2048 if jax.default_backend() == "cpu" else 8192
-        x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-        product = jax.jit(jnp.matmul)
-        time_of(product, x, x)
-        return 2 * size**3 / min(time_of(product, x, x)[0] for _ in range(10))
+        return matmul_peak(self.loop.cfg.model.dtype)
+
+
+def matmul_peak(dtype: str) -> float:
+    """FLOP/s of a large square product, the best of ten."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    time_of(product, x, x)
+    return 2 * size**3 / min(time_of(product, x, x)[0] for _ in range(10))
 
 
 def time_of(call, *arguments) -> tuple[float, Any]:

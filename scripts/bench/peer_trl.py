@@ -18,28 +18,13 @@ import sys
 import tempfile
 import time
 
+import hf_processor
 import torch
 from checkpoint import questions
 from datasets import Dataset
 from pairs import serve
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    PrinterCallback,
-    Qwen2VLProcessor,
-    TrainerCallback,
-)
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import GenerationConfig, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-
-
-class Processor(Qwen2VLProcessor):
-    """Qwen2-VL's processor without its video half, which cannot be built without torchvision."""
-
-    def check_argument_for_proper_class(self, argument_name, argument):
-        if argument_name == "video_processor":
-            return type(None)
-        return super().check_argument_for_proper_class(argument_name, argument)
 
 
 def now() -> float:
@@ -89,12 +74,7 @@ class TRLPeer:
     ):
         torch.set_num_threads(threads)
         self.device = device
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-        self.processor = Processor(
-            image_processor=Qwen2VLImageProcessorPil.from_pretrained(path),
-            tokenizer=tokenizer,
-            chat_template=tokenizer.chat_template,
-        )
+        self.processor = hf_processor.load(path)
         self.questions = questions(prompts, image_size)
         self.group, self.new_tokens = group, new_tokens
         self.clock = Clock()

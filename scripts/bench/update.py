@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The update of a group as a tree against its plain form (a row a completion), in one program.
 
-    python scripts/bench/update.py --tokens 256 --new-tokens 128 --groups 2 4 8 16 --out update.json
+    python scripts/bench/update.py --out update.json
     python scripts/bench/update.py --gpu --out update.json
 
-Same prompts, same completions, same parameters, interleaved; seconds, and the memory that the
-compiled update needs beside its arguments. Random weights and tokens: neither changes the work.
+Same prompts, same completions, same parameters, tower and head included, interleaved; seconds, and
+the memory that the compiled update needs beside its arguments. Random weights and tokens: neither
+changes the work.
 """
 
 import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import jax
 import numpy as np
 from checkpoint import SHAPES, flat_config, texts
 from ours import time_of
-from pairs import interleave, report
+from pairs import report
 
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import GRPO, Optim
@@ -86,41 +88,73 @@ def make(arch: Arch, args: argparse.Namespace) -> tuple[Callable, learner.TrainS
     return update, learner.init_state(params, tx)
 
 
-def compare(arch: Arch, args: argparse.Namespace, group: int, mesh) -> dict:
-    """One line of the table: both forms at this size of group."""
-    update, state = make(arch, args)
-
-    def form(per_row: int) -> tuple[Callable[[], float], float]:
+def programs(update, state, arch: Arch, args: argparse.Namespace, mesh) -> dict:
+    """(G, g) -> the compiled update and its batch, or None where the device has no room for it."""
+    found = {}
+    for group, per_row in [(G, g) for G in args.groups for g in (G, 1)]:
+        print(f"G={group}, {per_row} completions a row: compiling", flush=True)
         batch = put_rows(random_batch(arch, args, group, per_row), mesh, lead=1)
-        compiled = update.lower(state, batch).compile()
+        try:
+            found[group, per_row] = update.lower(state, batch).compile(), batch
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            found[group, per_row] = None
+    return found
 
-        def run() -> float:
-            nonlocal state
-            seconds, (state, _) = time_of(compiled, state, batch)
-            return seconds
 
-        run()
-        return run, compiled.memory_analysis().temp_size_in_bytes / 2**20
+def measure(compiled: dict, state: learner.TrainState, rounds: int) -> dict:
+    """Seconds of every program in every round but the first, which warms up.
 
-    tree, tree_mib = form(group)
-    row = {"G": group, "T": args.tokens, "C": args.new_tokens, "tree, MiB": tree_mib}
-    try:
-        plain, plain_mib = form(1)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        print(f"G={group}: the plain form does not fit the device's memory", flush=True)
-        names = ("plain, MiB", "tree, s", "plain, s", "ratio", "min", "max")
-        return row | dict.fromkeys(names, "-")
-    found = interleave(tree, plain, args.pairs)
-    return row | {
-        "plain, MiB": plain_mib,
-        "tree, s": found["ours"],
-        "plain, s": found["theirs"],
-        "ratio": found["ratio"],
-        "min": found["ratio_min"],
-        "max": found["ratio_max"],
-    }
+    A round runs all of them, in an order that turns back and forth: a machine that drifts in speed
+    favours none.
+    """
+    order = [name for name, program in compiled.items() if program]
+    seconds = {name: [] for name in order}
+    for _ in range(rounds + 1):
+        for name in order:
+            program, batch = compiled[name]
+            took, (state, _) = time_of(program, state, batch)
+            seconds[name].append(took)
+        order.reverse()
+    return {name: took[1:] for name, took in seconds.items()}
+
+
+def table(args: argparse.Namespace, compiled: dict, seconds: dict) -> list[dict]:
+    """A line a group: medians, and medians of what was divided within a round.
+
+    How the cost of a tree grows is told in multiples of a group of 4 (or the first there is).
+    """
+    base = 4 if 4 in args.groups else args.groups[0]
+
+    def over(above, below, what=median):
+        if not (above in seconds and below in seconds):
+            return "-"
+        return what(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+
+    def mib(name):
+        program = compiled[name]
+        return program[0].memory_analysis().temp_size_in_bytes / 2**20 if program else "-"
+
+    def of(name):
+        return median(seconds[name]) if name in seconds else "-"
+
+    return [
+        {
+            "G": G,
+            "T": args.tokens,
+            "C": args.new_tokens,
+            "tree, s": of((G, G)),
+            "plain, s": of((G, 1)),
+            "ratio": over((G, 1), (G, G)),
+            "min": over((G, 1), (G, G), min),
+            "max": over((G, 1), (G, G), max),
+            "tree, MiB": mib((G, G)),
+            "plain, MiB": mib((G, 1)),
+            f"tree, times G={base}": over((G, G), (base, base)),
+        }
+        for G in args.groups
+    ]
 
 
 def main() -> None:
@@ -128,27 +162,26 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, help="default 9m, on a GPU 2b")
     parser.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--prompts", type=int, default=1)
-    parser.add_argument("--tokens", type=int, help="T of a prompt; default 256, on a GPU 512")
-    parser.add_argument("--new-tokens", type=int, help="C; default 64, on a GPU 256")
-    parser.add_argument("--image-size", type=int, help="pixels; default 224, on a GPU 448")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--remat", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--tokens", type=int, default=600, help="T of a prompt")
+    parser.add_argument("--new-tokens", type=int, help="C; default 200, on a GPU 256")
+    parser.add_argument("--image-size", type=int, default=448, help="pixels of a side")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--remat", choices=("block", "products"), default="block")
     parser.add_argument("--gpu", action="store_true", help="bfloat16 at the 2b shape")
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     args = parser.parse_args()
     args.dtype = "bfloat16" if args.gpu else "float32"
-    args.tokens = args.tokens or (512 if args.gpu else 256)
-    args.new_tokens = args.new_tokens or (256 if args.gpu else 64)
-    args.image_size = args.image_size or (448 if args.gpu else 224)
+    args.new_tokens = args.new_tokens or (256 if args.gpu else 200)
     shape = args.shape or ("2b" if args.gpu else "9m")
     arch = architecture(shape)
     mesh = make_mesh(devices=jax.devices()[:1])
-    rows = []
-    for group in args.groups:
-        print(f"{shape}, {args.dtype}, remat {args.remat}, G={group}: compiling", flush=True)
-        with jax.set_mesh(mesh):
-            rows.append(compare(arch, args, group, mesh) | {"load": os.getloadavg()[0]})
-    report(rows, args.out)
+    print(f"{shape}, {args.dtype}, remat {args.remat}, load {os.getloadavg()[0]}", flush=True)
+    with jax.set_mesh(mesh):
+        update, state = make(arch, args)
+        compiled = programs(update, state, arch, args, mesh)
+        seconds = measure(compiled, state, args.rounds)
+    print(f"load after: {os.getloadavg()[0]}")
+    report(table(args, compiled, seconds), args.out)
 
 
 if __name__ == "__main__":

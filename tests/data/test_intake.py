@@ -4,6 +4,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -107,7 +108,8 @@ def test_a_trial_takes_them_in_and_says_so(digests, tmp_path):
     gate = Gate(trial=True, digests=files, on_trial=seen.append)
     gate.open(example(picture(8)))
     assert seen == []
-    gate.open(example(question=question))
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(gate.open, [example(question=question)] * 20))
     gate.admit(Records(str(tmp_path / "MMMU.jsonl")))
     assert seen == ["MathVista", "MMMU"]
 

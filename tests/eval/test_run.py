@@ -1,36 +1,215 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A held-out set has limits on pixels of its own."""
+"""Replies written down: nothing twice, nothing lost, nothing mixed."""
 
-import dataclasses
-from typing import Any
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-from jaxvl.config import Eval
-from jaxvl.data.example import Example
-from jaxvl.data.prompts import Processor
-from jaxvl.data.scenes import Scenes
-from jaxvl.data.templates import chat_question
-from jaxvl.eval.run import evaluate
-from jaxvl.vlm import Completion
-from tests.test_loop import BASE
+import pytest
+
+from jaxvl.errors import UserError
+from jaxvl.eval import predictions, tasks
+from jaxvl.eval.benchmark import Item
+from jaxvl.eval.recorded import Recorded
+from jaxvl.eval.replies import Reply, Sampling, fingerprint
+from jaxvl.eval.run import parse_part, parse_sources, run
+
+ROOT = Path(__file__).parents[2]
 
 
-@dataclasses.dataclass
 class Parrot:
-    """Says "left", and notes with which limits it was shown pictures."""
+    """Says the same to everything, `batch` replies at a time; dies after `lives` of them."""
 
-    processor: Processor
-    seen: list[Any]
+    def __init__(self, text="<answer>left</answer>", batch=3, lives=10**6):
+        self.text, self.batch, self.lives, self.dropped, self.asked = text, batch, lives, [], 0
 
-    def generate(self, prompts, images, n, **how):
-        settings = self.processor.image
-        self.seen.append((settings.min_pixels, settings.max_pixels))
-        answer = Completion("<answer> left </answer>", [1], [0.0], "stop")
-        return [[answer] * n for _ in prompts]
+    def replies(self, wanted):
+        for start in range(0, len(wanted), self.batch):
+            if self.asked >= self.lives:
+                raise KeyboardInterrupt
+            part = wanted[start : start + self.batch]
+            self.asked += len(part)
+            yield [
+                Reply(item, sample, self.text, self.text, "stop", 5, 0, "asked")
+                for item, sample in part
+            ]
 
 
-def test_pixels_of_the_held_out_set_win_over_the_models():
-    vlm = Parrot(Processor.from_pretrained(BASE), [])
-    examples: list[Example] = list(Scenes(4, "test").load())
-    for limits in ({}, {"max_pixels": 6272}):
-        evaluate(vlm, examples, Eval(Scenes(4), samples=2, **limits), chat_question, 4)
-    assert vlm.seen == [(3136, 12544)] * 2 + [(3136, 6272)] * 2  # greedy and sampled, twice
+def answer(out, model=None, how=None, decides=None, **more):
+    """`model`'s replies to the smoke benchmark in the folder `out`."""
+    how, decides = how or Sampling(max_new_tokens=8), decides or {"model": "parrot"}
+    task = tasks.open_task("smoke", system_prompt=more.pop("system_prompt", ""))
+    return run(task, model or Parrot(), how, out, decides=decides, about={}, **more)
+
+
+def keys(out):
+    return sorted(predictions.read(out / "smoke")[0])
+
+
+def everything(n=1):
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    return sorted((id, sample) for id in ids for sample in range(n))
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path, Parrot(lives=3))
+    file = tmp_path / "smoke/predictions.jsonl"
+    assert len(keys(tmp_path)) == 3
+    with open(file, "ab") as torn:  # what a kill in the middle of a write leaves
+        torn.write(file.read_bytes()[:100])
+    second = Parrot()
+    assert answer(tmp_path, second) == 0
+    assert second.asked == 5 and keys(tmp_path) == everything()
+    assert len(file.read_bytes().splitlines()) == 8
+    assert answer(tmp_path, third := Parrot()) == 0 and third.asked == 0
+
+
+def test_a_killed_process_leaves_no_gap_and_nothing_twice(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from tests.eval.test_run import Parrot, answer\n"
+        "class Slow(Parrot):\n"
+        "    def replies(self, wanted):\n"
+        "        for batch in super().replies(wanted):\n"
+        "            yield batch; time.sleep(0.5)\n"
+        f"answer(Path({str(tmp_path)!r}), Slow(batch=1))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    file = tmp_path / "smoke/predictions.jsonl"
+    while not file.exists() or file.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = len(keys(tmp_path))
+    assert 2 <= before < 8
+    assert answer(tmp_path) == 0 and keys(tmp_path) == everything()
+    assert len(file.read_bytes().splitlines()) == 8
+
+
+def test_other_settings_are_refused_unless_forced(tmp_path):
+    answer(tmp_path)
+    with pytest.raises(UserError, match="'parrot' there and 'parrot 2' here.*--force"):
+        answer(tmp_path, decides={"model": "parrot 2"})
+    with pytest.raises(UserError, match="temperature is 0.0 there and 1.0 here"):
+        answer(tmp_path, how=Sampling(temperature=1.0, max_new_tokens=8))
+    with pytest.raises(UserError, match="system_prompt"):
+        answer(tmp_path, system_prompt="vlaa")
+    assert answer(tmp_path, decides={"model": "parrot 2"}, force=True) == 0
+    found, notes = predictions.read(tmp_path / "smoke")
+    assert sorted(found) == everything() and "8 replies were made with other settings" in notes[0]
+
+
+def test_more_samples_and_more_items_may_follow(tmp_path):
+    how = Sampling(n=2, temperature=1.0, max_new_tokens=8)
+    answer(tmp_path, how=how, limit=4)
+    assert len(keys(tmp_path)) == 8
+    more = Parrot()
+    answer(tmp_path, more, how=Sampling(n=3, temperature=1.0, max_new_tokens=8))
+    assert keys(tmp_path) == everything(3) and more.asked == 24 - 8
+
+
+def test_shares_have_files_of_their_own_and_make_the_whole(tmp_path):
+    for index in (1, 2, 3):
+        answer(tmp_path, part=(index, 3))
+    assert len(list((tmp_path / "smoke").glob("predictions-*-of-3.jsonl"))) == 3
+    assert keys(tmp_path) == everything()
+    assert parse_part("2/4") == (2, 4)
+    for wrong in ("0/4", "5/4", "1", "a/b"):
+        with pytest.raises(UserError, match="expected I/N"):
+            parse_part(wrong)
+
+
+def test_a_file_has_one_writer(tmp_path):
+    answer(tmp_path)
+    writer = predictions.Writer(tmp_path / "smoke")
+    with pytest.raises(UserError, match="being written by another process"):
+        answer(tmp_path)
+    writer.close()
+
+
+def test_of_two_replies_the_last_counts(tmp_path):
+    answer(tmp_path)
+    file = tmp_path / "smoke/predictions.jsonl"
+    line = json.loads(file.read_bytes().splitlines()[0]) | {"text": "later"}
+    with open(file, "a") as more:
+        more.write(json.dumps(line) + "\n")
+    found, notes = predictions.read(tmp_path / "smoke")
+    assert found[line["id"], 0]["text"] == "later" and notes == [
+        "1 replies were there twice; the last of each counts"
+    ]
+
+
+def test_any_text_survives(tmp_path):
+    text = "a\u2028b\x85\r\n\x00 \ud800 \U0001f914"
+    answer(tmp_path, Parrot(text))
+    assert {line["text"] for line in predictions.read(tmp_path / "smoke")[0].values()} == {text}
+
+
+def items(clusters):
+    return [Item(str(i), "?", (), "A", cluster=name) for i, name in enumerate(clusters)]
+
+
+def test_a_subset_is_spread_and_cuts_no_cluster():
+    alone = items([""] * 100)
+    assert [item.id for item in tasks.subset(alone, 4)] == ["0", "25", "50", "75"]
+    assert tasks.subset(alone, 0) == tasks.subset(alone, 100) == alone
+    kin = items([str(i % 10) for i in range(100)])
+    chosen = tasks.subset(kin, 21)
+    assert len(chosen) == 20 and {item.cluster for item in chosen} == {"0", "5"}
+
+
+def test_what_is_asked_has_a_digest():
+    one = tasks.open_task("smoke")
+    assert one.dataset_digest == tasks.open_task("smoke", protocol="vlaa").dataset_digest
+    other = items(["", ""])
+    assert tasks.prompt_digest(one.items[0]) != tasks.prompt_digest(
+        tasks.open_task("smoke", system_prompt="Be brief.").items[0]
+    )
+    task = tasks.Task(one.benchmark, "", "plain", "", other, [])
+    assert len(set(task.row_digests.values())) == 2  # the id is part of a row
+
+
+def test_checkpoints_of_one_path_are_told_apart(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(bytes(10**6))
+    first = fingerprint(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(bytes(10**6 - 5) + b"12345")
+    assert fingerprint(tmp_path) != first
+
+
+def test_names_are_checked():
+    assert parse_sources(["smoke=here"], ["smoke", "b"]) == {"smoke": "here"}
+    assert parse_sources(["here"], ["smoke"]) == {"smoke": "here"}
+    with pytest.raises(UserError, match="expected NAME=PATH"):
+        parse_sources(["here"], ["smoke", "b"])
+    with pytest.raises(UserError, match="did you mean `smoke`"):
+        tasks.open_task("smok")
+    with pytest.raises(UserError, match="no protocol `x`; expected one of plain, vlaa"):
+        tasks.open_task("smoke", protocol="x")
+
+
+def test_every_module_of_a_benchmark_has_its_name():
+    folder = ROOT / "jaxvl/eval/benchmarks"
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(tasks.known()) == modules
+    for benchmark in tasks.known().values():
+        assert benchmark.protocols and benchmark.metrics
+        assert benchmark.modes[:2] == ("strict", "lenient")
+
+
+def test_replies_that_are_made_already_are_taken_over(tmp_path):
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    file = tmp_path / "made.jsonl"
+    rows = [{"id": id, "response": f"reply {i}"} for i, id in enumerate(ids[:7])]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "x"}]))
+    made = Recorded(file)
+    assert [row.reason for row in made.dropped] == ["no id or no reply"]
+    assert answer(tmp_path / "out", made) == 1  # an item has none
+    found, _ = predictions.read(tmp_path / "out/smoke")
+    assert {key: line["text"] for key, line in found.items()} == {
+        (id, 0): f"reply {i}" for i, id in enumerate(ids[:7])
+    }

@@ -5,15 +5,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
 
-from jaxvl.models.attention import (
+from jaxvl.models.attention.reference import (
     branch_attention,
     heads_first,
     keys_last,
     masked_attention,
     tree_attention,
 )
-from jaxvl.sharding import make_mesh
+from jaxvl.sharding import ROWS, make_mesh
 
 R, T, C, N, K, H = 2, 5, 4, 4, 2, 8
 LENGTHS = np.array([5, 3])  # the second prompt is padded
@@ -60,9 +62,14 @@ def real(g):
     return np.concatenate([np.arange(T) < LENGTHS[:, None], np.ones((R, g * C), bool)], axis=1)
 
 
+def split(x, *axes):
+    """x as a model has it: rows and heads (axis 2, or what is said) belong to axes of the mesh."""
+    return reshard(x, P(ROWS, *(axes or (None, "tensor", None))))
+
+
 def tree(g):
     mask_RT = jnp.arange(T) < LENGTHS[:, None]
-    return lambda q, k, v: tree_attention(q, k, v, mask_RT, g)
+    return lambda q, k, v: tree_attention(split(q), split(k), split(v), mask_RT, g)
 
 
 @pytest.mark.parametrize("g", [0, 1, 3])
@@ -127,12 +134,12 @@ def test_one_query_of_a_growing_cache():
         return jnp.asarray(padded)
 
     out = branch_attention(
-        q[:, T:].reshape(R, g, C, N, H)[:, :, -1:],
-        keys_last(k[:, :T]),
-        heads_first(v[:, :T]),
+        split(q[:, T:].reshape(R, g, C, N, H)[:, :, -1:], None, None, "tensor", None),
+        split(keys_last(k[:, :T]), "tensor", None, None),
+        split(heads_first(v[:, :T]), "tensor", None, None),
         jnp.arange(T) < LENGTHS[:, None],
-        keys_last(own(k)),
-        heads_first(own(v)),
+        split(keys_last(own(k)), None, "tensor", None, None),
+        split(heads_first(own(v)), None, "tensor", None, None),
         (jnp.arange(room) < C)[None],
     )
     np.testing.assert_allclose(out, expected, atol=TOLERANCE)
@@ -141,6 +148,10 @@ def test_one_query_of_a_growing_cache():
 def test_a_query_with_nothing_to_see_is_finite_and_has_finite_gradients():
     q, k, v = qkv(0)
     mask = jnp.zeros((R, T, T), bool)
-    run = jax.value_and_grad(lambda *x: masked_attention(*x, mask).sum(), argnums=(0, 1, 2))
+
+    def total(*qkv):
+        return masked_attention(*map(split, qkv), mask).sum()
+
+    run = jax.value_and_grad(total, argnums=(0, 1, 2))
     loss, grads = jax.jit(run)(q, k, v)
     assert np.isfinite(loss) and all(np.isfinite(grad).all() for grad in grads)

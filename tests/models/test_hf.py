@@ -16,10 +16,7 @@ from jaxvl.errors import UserError
 from jaxvl.models import hf, names, qwen_vl
 from jaxvl.sharding import make_mesh
 from jaxvl.vlm import load
-
-pytest.importorskip("torch", reason="torch writes the tiny checkpoint")
-
-from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config  # noqa: E402
+from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -71,6 +68,7 @@ def rewrite(path, change):
     ids=["tied", "untied_nested_sharded", "bfloat16", "windowed", "windowed_nested"],
 )
 def test_export_is_bit_equal_and_transformers_takes_it(tmp_path, pictures, transformers_log, form):
+    pytest.importorskip("torch", reason="transformers' model is the reference")
     from tests.torch_reference import hf_logits, hf_model
 
     source = make_checkpoint(tmp_path / "source", seed=5, **form)
@@ -89,6 +87,7 @@ def test_export_is_bit_equal_and_transformers_takes_it(tmp_path, pictures, trans
 
 def test_transformers_does_warn_of_a_missing_weight(tmp_path, transformers_log):
     """The check of the test above: that the messages it forbids would be seen."""
+    pytest.importorskip("torch", reason="transformers' model is the reference")
     from tests.torch_reference import hf_model
 
     path = make_checkpoint(tmp_path)
@@ -270,7 +269,7 @@ def test_nested_configs_mean_what_flat_ones_do(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_table_has_every_weight_of_the_public_models(name):
-    import torch
+    torch = pytest.importorskip("torch", reason="transformers' model is the reference")
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     flat = public_config(name)

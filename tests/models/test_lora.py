@@ -213,7 +213,7 @@ BESIDE = LoRA(4, 6, RATE, targets=("q", "o", "fc1", "fc2", "down"), parts=("towe
 TRAINS = ("merger", parts.ADAPTERS)
 
 
-def two_updates(vlm, pictures, remat=False):
+def two_updates(vlm, pictures, remat="products"):
     """Changes of two updates on eight rows in two micro-batches, and greedy answers before."""
     tuned = adapted(vlm, BESIDE)
     batch = some_rows(vlm, pictures, g=2)
@@ -227,7 +227,9 @@ def one_device(vlm, pictures):
     return two_updates(vlm, pictures)
 
 
-@pytest.mark.parametrize(("mesh", "remat"), [((1, 4, 2), False), ((2, 2, 2), True)], ids=str)
+@pytest.mark.parametrize(
+    ("mesh", "remat"), [((1, 4, 2), "products"), ((2, 2, 2), "block")], ids=str
+)
 def test_eight_devices_are_one(one_device, pictures, tiny_path, mesh, remat):
     """Dropout included: what is dropped depends on the place in the batch, not on the device, and
     is the same when it is computed again for the backward pass."""

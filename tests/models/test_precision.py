@@ -18,10 +18,7 @@ from jaxvl.rl.logprobs import pick
 from jaxvl.sharding import put_rows
 from jaxvl.vlm import load
 from tests.rl.rows import train_batch
-
-pytest.importorskip("torch", reason="torch writes the tiny checkpoints")
-
-from tests.tiny import make_checkpoint  # noqa: E402
+from tests.tiny import make_checkpoint
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
 PROMPTS = ["How many?", f"{V}Which shape is to the left?", f"{V}above {V} or{V}"]

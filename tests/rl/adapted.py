@@ -9,13 +9,13 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from jaxvl.config import GRPO
+from jaxvl.config import GRPO, Grpo
 from jaxvl.models import parts
 from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
 from tests.rl.rows import V, policy, random_batch
 
-CFG = GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3)  # that of `rows.grpo_step`
+CFG = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))  # that of `rows.grpo_step`
 PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?", "Above or below?"]
 
 
@@ -46,7 +46,7 @@ class Update:
     trains: tuple[str, ...]
     dropout: Any = None
     micro: int = 1
-    remat: bool = False
+    remat: str = "products"
 
     def __post_init__(self):
         trained, self.frozen = parts.split(self.vlm.params, self.trains)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxvl.batch import Prompt, TrainBatch
-from jaxvl.config import GRPO
+from jaxvl.config import GRPO, Grpo
 from jaxvl.data.prompts import collate
 from jaxvl.rl.learner import Policy, grpo_objective
 
@@ -69,14 +69,16 @@ def random_batch(vlm, images, g, prompts=PROMPTS) -> TrainBatch:
     return train_batch(arrays, tokens, mask=mask, advantages=advantages, old=old, ref=ref)
 
 
-def policy(vlm, *, temperature=1.0, chunk=5, remat=False) -> Policy:
+def policy(vlm, *, temperature=1.0, chunk=5, remat="products") -> Policy:
     return Policy(vlm.graphdef, "float32", remat, temperature, chunk)
 
 
 @functools.cache
 def grpo_step(policy: Policy):
     """Jitted (params, batch) -> loss, stats, log-probabilities and gradients of all of GRPO."""
-    objective = grpo_objective(policy, GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3))
+    objective = grpo_objective(
+        policy, GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))
+    )
 
     @jax.jit
     def run(params, batch):

@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from jaxvl.rl.advantages import group_advantages
+from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 
 
 def test_formula():
@@ -69,3 +69,43 @@ def test_absent_rewards_leave_the_group_to_the_others():
         got[0, [0, 2, 3]], group_advantages(np.array([[1.0, 0.5, 2.0]]))[0], rtol=1e-6
     )
     assert got[0, 1] == 0 and not got[1:].any()
+
+
+SOME = np.array([[1.0, 0.0, 0.5, 2.0], [0.1, 0.2, 0.3, 0.3], [0.7, 0.7, 0.7, 0.7]])
+
+
+def test_scaled_by_the_batch_or_not_at_all():
+    centred = SOME - SOME.mean(axis=1, keepdims=True)
+    centred[2] = 0
+    got = group_advantages(SOME, scale="none")
+    np.testing.assert_allclose(got, centred, rtol=1e-6, atol=1e-7)  # rounding to float32
+    std = statistics.stdev(SOME.ravel())
+    got = group_advantages(SOME, scale="batch")
+    np.testing.assert_allclose(got, centred / (std + 1e-4), rtol=1e-6, atol=1e-7)
+    wider = group_advantages(SOME[:1], scale="batch", batch_std=reward_std(SOME))
+    np.testing.assert_array_equal(wider, got[:1])
+
+
+@pytest.mark.parametrize("scale", ["none", "group"])
+def test_leave_one_out_compares_with_the_mean_of_the_others(scale):
+    rewards = np.array([[1.0, np.nan, 0.5, 2.0]])
+    known = [1.0, 0.5, 2.0]
+    others = [(0.5 + 2) / 2, (1 + 2) / 2, (1 + 0.5) / 2]
+    expected = np.subtract(known, others) / (
+        1 if scale == "none" else statistics.stdev(known) + 1e-4
+    )
+    got = group_advantages(rewards, scale=scale, leave_one_out=True)
+    np.testing.assert_allclose(got[0, [0, 2, 3]], expected, rtol=1e-6)
+    assert got[0, 1] == 0
+
+
+def test_spread_is_told_by_equality():
+    rewards = np.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.1 + 1e-16], [1, np.nan, 1], [1, np.nan, 2]])
+    rewards = np.vstack([rewards, np.full((1, 3), np.nan)])
+    assert rewards[0].std() > 0  # of equal numbers
+    np.testing.assert_array_equal(has_spread(rewards), [False, True, False, True, False])
+
+
+def test_the_deviation_of_too_few_is_zero():
+    assert reward_std(np.array([[1.0, np.nan]])) == 0
+    assert group_advantages(np.array([[1.0, np.nan]]), scale="batch").tolist() == [[0, 0]]

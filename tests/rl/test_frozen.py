@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is frozen costs nothing: no gradient, no moments; what trains learns as if it were not."""
 
+import math
 import re
 
 import jax
@@ -60,6 +61,20 @@ def test_every_parameter_has_its_part(vlm):
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (again, vlm.params)), strict=True))
 
 
+def test_no_buffer_of_the_compiled_update_holds_more_logits_than_a_chunk(vlm, whole):
+    """Three rows of 24 completion tokens in chunks of 5: what is as wide as the vocabulary has 15
+    rows, or is the table of tokens or its gradient."""
+    update, _ = whole
+    vocab, dim = vlm.config.text.vocab, vlm.config.text.dim
+    shapes = {
+        tuple(map(int, shape.split(",")))
+        for shape in re.findall(r"\w+\[([\d,]+)\]", update.program.as_text())
+    }
+    wide = {math.prod(shape) // vocab for shape in shapes if vocab in shape}
+    assert 3 * 5 in wide
+    assert max(wide - {dim}) == 3 * 5 < 3 * 24 and dim not in (15, 72)
+
+
 def test_no_gradient_is_computed(whole, some):
     """A weight's gradient is a product of the weight's shape: there are those of what trains, and
     none of what is frozen."""
@@ -114,19 +129,20 @@ def test_no_optimizer_state(vlm, some):
 def test_every_micro_batch_of_every_update_drops_others():
     """The key that an objective gets, by a draw from it: the largest and the smallest of two."""
 
-    def draw(params, piece, whole, key):
+    def draw(params, piece, whole, key, beta):
         u = jax.random.uniform(key)
-        return params["x"], {"max": u, "minus_min_max": -u}
+        return params["x"], {"max": u, "minus_min_max": 1 - u}
 
     tx = learner.optimizer(Optim(), 1)
-    batch = TrainBatch(None, jnp.zeros((2, 1, 1, 1)), None, None, None, None)
+    mask = jnp.ones((2, 1, 1, 1), bool)
+    batch = TrainBatch(None, mask, mask, None, None, None)
 
     def draws(seed):
         update = learner.make_update(draw, tx, lambda step: 0.0, jax.random.key(seed))
         state, found = learner.init_state({"x": jnp.float32(0)}, tx), []
         for _ in range(2):
             state, stats = update(state, batch)
-            found += [float(stats["max"]), -float(stats["minus_min_max"])]
+            found += [float(stats["max"]), 1 - float(stats["minus_min_max"])]
         return found
 
     assert len({*draws(0), *draws(1)}) == 8

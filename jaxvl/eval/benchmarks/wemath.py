@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""We-Math (arXiv 2407.01284), testmini: 525 problems of two or three steps, asked as a whole and
+step by step, 1,740 questions with options.
+
+As published: We-Math/We-Math (parquet, or testmini.json with its pictures) and VLMEvalKit's
+WeMath.tsv. A problem of which a question is missing is left out as a whole: the published scripts
+would count it as neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxvl.data.example import BadRow, Dropped
+from jaxvl.eval import figures, formats, marks, protocols
+from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
+from jaxvl.eval.formats import LETTERS, Row
+from jaxvl.eval.protocols import KIT, QWEN, REASONING
+
+_FILES = ("testmini*.parquet", "WeMath.tsv", "testmini.json")
+_KEY = re.compile(r"([23])steps_([123]|multi)")
+
+
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    items, dropped = formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
+    parts = defaultdict(set)
+    for item in items:
+        parts[item.cluster].add(item.groups["part"])
+    whole = [item for item in items if not _missing(parts[item.cluster])]
+    for item in items:
+        missing = _missing(parts[item.cluster])
+        if missing:
+            why = f"the problem {item.cluster} has no {', '.join(sorted(missing))}"
+            dropped.append(Dropped(item.id, "incomplete problem", why))
+    return formats.checked(source, whole, dropped)
+
+
+def _missing(parts: set[str]) -> set[str]:
+    """The questions that a problem of these questions lacks."""
+    steps = next(iter(parts))[0]
+    wanted = {f"{steps}steps_{n}" for n in range(1, int(steps) + 1)} | {f"{steps}steps_multi"}
+    return wanted - parts
+
+
+def _item(row: Row, protocol: str) -> Item:
+    key, problem = row.text("key"), row.text("ID")
+    known = _KEY.fullmatch(key)
+    if not known:
+        raise BadRow("unknown key", f"`key` is {key}, expected one like 2steps_1 or 3steps_multi")
+    question, option = row.text("question"), row.word("option")
+    choices = _options(option) if option else row.choices()
+    one_step = known[2] != "multi"
+    return Item(
+        id=f"{problem}/{known[2]}",
+        gold=formats.letter(row.text("answer"), choices),
+        choices=choices,
+        cluster=problem,
+        groups={"part": key, "steps": "1" if one_step else known[1]},
+        **protocols.asked(
+            protocol,
+            {
+                KIT: protocols.kit_choice(question, choices, row.word("hint"), ask=False),
+                QWEN: protocols.qwen_choice(question, choices, row.word("hint")),
+                REASONING: f"{question}\n{option or protocols.lettered(choices)}".strip(),
+            },
+            row.picture("image", "image_path"),
+        ),
+    )
+
+
+def _options(text: str) -> tuple[str, ...]:
+    """The options in "A. 8;B. 6; C. No correct answer"; BadRow where they are not such."""
+    text = text.replace("\uff0e", ".")
+    starts: list[re.Match[str]] = []
+    for letter in LETTERS:
+        # Some options run on with only a space between. "; C.;" ends a sentence about a point C.
+        head = rf"\s*{letter}\s*\.(?!\s*;)"
+        end = starts[-1].end() if starts else 0
+        found = re.compile(f";{head}" if starts else head).search(text, end)
+        found = found or re.compile(rf"\s{letter}\.\s").search(text, end)
+        if not found:
+            break
+        starts.append(found)
+    if len(starts) < 2:
+        raise BadRow("no choices", f"`option` is {text!r:.60}, expected A. ..; B. ..")
+    ends = [found.start() for found in starts[1:]] + [len(text)]
+    return tuple(text[a.end() : b].strip() for a, b in zip(starts, ends, strict=True))
+
+
+def _problems(scored: Sequence[Scored]) -> list[tuple[list[bool], bool]]:
+    """(which steps are right, is the whole right) of each problem that is complete."""
+    found = []
+    for group in figures.by_cluster(scored):
+        right = {one.item.groups["part"]: one.mark.value == 1 for one in group}
+        if not _missing(set(right)):
+            whole = next(right.pop(part) for part in list(right) if part.endswith("multi"))
+            found.append((list(right.values()), whole))
+    return found
+
+
+def counts(scored: Sequence[Scored], strict: bool) -> dict[str, int]:
+    """How many problems show insufficient knowledge (IK), inadequate generalisation (IG), complete
+    mastery (CM) and rote memorisation (RM).
+
+    A problem that is right is mastered where all its steps are right (strict), or any (loose).
+    """
+    kinds = []
+    for steps, whole in _problems(scored):
+        if whole:
+            kinds.append("CM" if (all if strict else any)(steps) else "RM")
+        else:
+            kinds.append("IG" if all(steps) else "IK")
+    return {kind: kinds.count(kind) for kind in ("IK", "IG", "CM", "RM")}
+
+
+def score(strict: bool) -> Metric:
+    """(CM + IG / 2) / problems: the benchmark's score."""
+
+    def metric(scored: Sequence[Scored]) -> float | None:
+        of = counts(scored, strict)
+        problems = sum(of.values())
+        return (of["CM"] + of["IG"] / 2) / problems if problems else None
+
+    return metric
+
+
+def share(kind: str, strict: bool = True) -> Metric:
+    """The share of the problems that are of a kind; RM is a share of the problems that are right,
+    as it is published, and None where none is."""
+
+    def metric(scored: Sequence[Scored]) -> float | None:
+        of = counts(scored, strict)
+        among = of["CM"] + of["RM"] if kind == "RM" else sum(of.values())
+        return of[kind] / among if among else None
+
+    return metric
+
+
+BENCHMARK = Benchmark(
+    name="wemath",
+    title="We-Math (testmini)",
+    protocols=protocols.offered(KIT, QWEN, REASONING),
+    read=read,
+    mark=marks.by_kind,
+    metrics={
+        "score (strict)": score(strict=True),
+        "score (loose)": score(strict=False),
+        "accuracy": figures.accuracy,
+        "IK": share("IK"),
+        "IG": share("IG"),
+        "CM (strict)": share("CM"),
+        "CM (loose)": share("CM", strict=False),
+        "RM (strict)": share("RM"),
+        "RM (loose)": share("RM", strict=False),
+        **{f"S{steps}": figures.among("steps", steps) for steps in "123"},
+    },
+)

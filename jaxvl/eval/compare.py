@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jaxvl eval compare A B`: the same questions answered twice, and what may be said of it.
+
+An item's value is the mean over its samples. With one sample and marks of 0 and 1 the test is
+McNemar's, exact; else Wilcoxon's signed ranks. The interval of the difference is a paired cluster
+bootstrap's. Holm's correction is over the tasks that are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvl.errors import UserError
+from jaxvl.eval import stats, tables
+from jaxvl.eval.predictions import folders
+from jaxvl.eval.score import plain, read_results, read_scores
+from jaxvl.eval.tables import Table, percent
+
+_LISTED = 20
+
+
+def compare(first: Path, second: Path, mode: str = "lenient", force: bool = False) -> list[dict]:
+    """What B is against A, a dict a task that both have.
+
+    UserError where the data, the prompts or the rules differ, unless `force`.
+    """
+    ours = {folder.name: folder for folder in folders(first)}
+    others = {folder.name: folder for folder in folders(second)}
+    names = [name for name in ours if name in others]
+    if not names:
+        raise UserError(
+            f"{first} has {sorted(ours)}, {second} has {sorted(others)}: none in common"
+        )
+    found = [_task(name, ours[name], others[name], mode, force) for name in names]
+    for one, p in zip(found, stats.holm([one["p"] for one in found]), strict=True):
+        one["p, Holm"] = p
+    return plain(found)
+
+
+def _task(name: str, a: Path, b: Path, mode: str, force: bool) -> dict[str, Any]:
+    results = read_results(a), read_results(b)
+    if mode not in results[0]["modes"]:
+        raise UserError(
+            f"{name} is not scored as {mode!r}, but as {', '.join(results[0]['modes'])}"
+        )
+    rows = [_by_item(read_scores(folder)) for folder in (a, b)]
+    shared = [id for id in rows[0] if id in rows[1]]
+    if not shared:
+        raise UserError(f"{name}: {a} and {b} have no item in common")
+    problems = _differences(results, rows, shared)
+    if problems and not force:
+        raise UserError(
+            f"{name}: {a} and {b} cannot be compared: {'; '.join(problems)}. --force compares all "
+            "the same"
+        )
+    values = [
+        [_mean([row[mode]["value"] or 0.0 for row in of[id]]) for id in shared] for of in rows
+    ]
+    clusters = [rows[0][id][0]["cluster"] for id in shared]
+    differences = [y - x for x, y in zip(*values, strict=True)]
+    wins = [id for id, d in zip(shared, differences, strict=True) if d > 0]
+    losses = [id for id, d in zip(shared, differences, strict=True) if d < 0]
+    binary = all(value in (0.0, 1.0) for of in values for value in of)
+    return {
+        "task": name,
+        "mode": mode,
+        "partial": any(one["partial"] for one in results),
+        "problems": problems,
+        "items": len(shared),
+        "only": [[id for id in of if id not in set(shared)] for of in rows],
+        "a": stats.proportion(values[0], clusters),
+        "b": stats.proportion(values[1], clusters),
+        "difference": stats.mean(differences, clusters),
+        "wins": wins,
+        "losses": losses,
+        "ties": len(shared) - len(wins) - len(losses),
+        "test": "McNemar, exact" if binary else "Wilcoxon, Pratt",
+        "p": stats.mcnemar(len(wins), len(losses)) if binary else stats.wilcoxon(differences),
+        "clustered": len(set(clusters)) < len(clusters),
+        "detectable": stats.detectable(stats.standard_error(differences, clusters)),
+    }
+
+
+def _differences(
+    results: Sequence[dict], rows: Sequence[dict[str, list[dict]]], shared: Sequence[str]
+) -> list[str]:
+    """Why two sets of scores are not of the same questions by the same rules."""
+    first, second = results
+    problems = [
+        f"{what} {first[name]} against {second[name]}"
+        for name, what in (("dataset", "dataset"), ("verifier", "version of the rules"))
+        if first[name] != second[name]
+    ]
+    for name, what in (("prompt_digest", "prompts"), ("row", "questions or golds")):
+        other = [id for id in shared if rows[0][id][0][name] != rows[1][id][0][name]]
+        if other:
+            problems.append(f"the {what} of {len(other)} items differ, first {other[0]}")
+    return problems
+
+
+def _by_item(scores: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in scores:
+        found.setdefault(row["id"], []).append(row)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def overview(found: Sequence[dict[str, Any]]) -> Table:
+    """A row a task, differences in points."""
+    columns = ["task", "items", "A", "B", "B - A", "wins", "losses", "ties", "test", "p", "p, Holm"]
+    columns += ["detectable"]
+    rows = []
+    for one in found:
+        seen = "-" if one["detectable"] is None else f"{100 * one['detectable']:.1f}"
+        row = [("PARTIAL " if one["partial"] else "") + one["task"], one["items"]]
+        row += [percent(one[name]) for name in ("a", "b", "difference")]
+        row += [len(one["wins"]), len(one["losses"]), one["ties"], one["test"]]
+        rows.append(row + [f"{one['p']:.4f}", f"{one['p, Holm']:.4f}", seen])
+    return {"title": f"B against A, {found[0]['mode']}", "columns": columns, "rows": rows}
+
+
+def to_markdown(found: Sequence[dict[str, Any]]) -> str:
+    """The table, with what has to be said of it and the items that flipped."""
+    lines = [tables.markdown(overview(found))]
+    lines += [
+        "Detectable: the difference that such a test sees with 80% power at 5%. The tests take "
+        "items for independent; the intervals know their clusters.",
+        "",
+    ]
+    for one in found:
+        lines += [f"### {one['task']}", ""]
+        lines += [f"Compared by force: {problem}." for problem in one["problems"]]
+        if one["clustered"]:
+            lines.append("Items have clusters: trust the interval before the p value.")
+        for name, ids in (
+            ("wins of B", one["wins"]),
+            ("losses of B", one["losses"]),
+            ("left out, only in A", one["only"][0]),
+            ("left out, only in B", one["only"][1]),
+        ):
+            more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+            lines.append(f"- {name}: {', '.join(ids[:_LISTED]) or 'none'}{more}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def to_json(found: Sequence[dict[str, Any]]) -> str:
+    """Everything, all ids included."""
+    return json.dumps(found, indent=1) + "\n"

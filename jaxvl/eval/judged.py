@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verdicts of judges on replies, in judged.jsonl: beside the rules' and never in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxvl.data import files
+from jaxvl.data.example import BadRow, Dropped, summary
+from jaxvl.errors import UserError
+from jaxvl.eval import predictions
+from jaxvl.eval.predictions import Key, Line
+from jaxvl.eval.tasks import reopen
+from jaxvl.rewards.endpoint import Endpoint
+
+JUDGED = "judged.jsonl"
+_AT_ONCE = 64
+_IDS = ("id", "index", "pid", "question_id")
+_VALUES = ("value", "hit", "score", "correct", "rejected")
+_WORDS = {"true": 1.0, "yes": 1.0, "correct": 1.0, "false": 0.0, "no": 0.0, "incorrect": 0.0}
+
+
+def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
+    """Have a chat model judge the replies that it has not judged yet. Returns how many it did, to
+    which it gave no clear verdict included."""
+    settings = predictions.read_settings(folder)
+    task = reopen(settings, source)
+    found, _ = predictions.read(folder)
+    known = {item.id: item for item in task.items}
+    done = {(row["id"], row["sample"]) for row in read(folder, found) if row["judge"] == model}
+    keys = [key for key in sorted(found) if key[0] in known and key not in done]
+    for start in range(0, len(keys), _AT_ONCE):
+        part = keys[start : start + _AT_ONCE]
+        items = [known[id] for id, _ in part]
+        texts = [found[key]["text"] for key in part]
+        values = task.benchmark.judge(endpoint, model, items, texts)
+        # One without a verdict (no reply, or an unclear one) may be asked about again.
+        rows = [
+            _row(model, key, found[key], value)
+            for key, value in zip(part, values, strict=True)
+            if value is not None
+        ]
+        _append(folder, rows)
+    return len(keys)
+
+
+def take(folder: Path, file: Path) -> int:
+    """Take over a file of verdicts: rows of JSON, CSV or TSV with an id (or VLMEvalKit's `index`)
+    and a value (or its `hit`), and a `sample` where there are several. Returns how many."""
+    found, _ = predictions.read(folder)
+    rows, bad = [], []
+    for number, _, raw in files.read([file]):
+        try:
+            rows.append(_verdict(raw, found, file.name))
+        except BadRow as why:
+            bad.append(Dropped.of(str(number), why))
+    if bad:
+        raise UserError(f"{file} has rows that are no verdicts: {summary(bad)}")
+    _append(folder, rows)
+    return len(rows)
+
+
+def _verdict(raw: Any, found: dict, judge: str) -> dict[str, Any]:
+    if isinstance(raw, BadRow):
+        raise raw
+    id = next((str(raw[name]) for name in _IDS if raw.get(name) is not None), None)
+    sample = int(raw.get("sample") or 0)
+    if (id, sample) not in found:
+        raise BadRow("unknown id", f"there is no reply ({id}, sample {sample})")
+    said = next((raw[name] for name in _VALUES if raw.get(name) is not None), None)
+    try:
+        value = _WORDS.get(str(said).strip().lower(), said)
+        value = float(value)
+    except (TypeError, ValueError):
+        raise BadRow("no value", f"the verdict is {said!r}; expected a number, yes or no") from None
+    if not 0 <= value <= 1:
+        raise BadRow("no value", f"the verdict is {value}; expected 0 to 1")
+    return _row(judge, (id, sample), found[id, sample], value)
+
+
+def read(folder: Path, found: Mapping[Key, Line]) -> list[dict[str, Any]]:
+    """The verdicts on replies that are still there, whoever gave them."""
+    path = folder / JUDGED
+    data = path.read_bytes() if path.is_file() else b""
+    rows = [json.loads(line) for line in data.split(b"\n")[:-1]]
+    keys = [(row["id"], row["sample"]) for row in rows]
+    return [
+        row
+        for key, row in zip(keys, rows, strict=True)
+        if key in found and row["text"] == _digest(found[key])
+    ]
+
+
+def _row(judge: str, key: Key, line: Line, value: float) -> dict[str, Any]:
+    return {"judge": judge, "id": key[0], "sample": key[1], "text": _digest(line), "value": value}
+
+
+def _digest(line: Line) -> str:
+    """Tells the text that was judged from one that has taken its place."""
+    return hashlib.sha256(line["text"].encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _append(folder: Path, rows: list[dict[str, Any]]) -> None:
+    with open(folder / JUDGED, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jaxvl eval ..`: benchmarks answered, scored, reported and compared, each step on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxvl.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
+
+Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A directory of `eval run`.")]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", help="NAME=PATH: where a benchmark's files are. May be repeated."),
+]
+Key = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """The benchmarks, and the protocols of each."""
+    from jaxvl.eval.tasks import known
+
+    for benchmark in known().values():
+        typer.echo(f"{benchmark.name:20}{benchmark.title}")
+        for name, about in benchmark.protocols.items():
+            typer.echo(f"{'':20}  {name}: {about}")
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str, typer.Option(help="Checkpoint directory, hub id, run directory; with --url its name.")
+    ],
+    tasks: Annotated[str, typer.Option(help="Benchmarks, with commas between.")],
+    out: Annotated[Path, typer.Option(help="The directory of results; goes on where it was.")],
+    source: Sources = None,
+    protocol: Annotated[
+        str, typer.Option(help="How they are asked; default: each one's own.")
+    ] = "",
+    system_prompt: Annotated[
+        str, typer.Option(help="A text, `vlaa`, or `none`; default: the protocol's.")
+    ] = "",
+    url: Annotated[
+        str, typer.Option(help="An endpoint with OpenAI's chat interface: its whole address.")
+    ] = "",
+    key: Key = "",
+    replies: Annotated[
+        Path | None,
+        typer.Option(help="A file of replies that are made already; --model names who made them."),
+    ] = None,
+    n: Annotated[int, typer.Option(help="Replies to each item.", min=1)] = 1,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="The mass that is drawn from.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="The tokens that are drawn from; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="About so many items; marked partial.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Sequences at a time.", min=1)] = 32,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The longest reply.", show_default="the benchmark's", min=0)
+    ] = 0,
+    min_pixels: Annotated[int | None, typer.Option(help="Smaller pictures are enlarged.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Larger pictures are shrunk.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    mesh: Annotated[
+        str, typer.Option(help="Devices along data, fsdp and tensor; -1: all that remain.")
+    ] = "-1,1,1",
+    shard: Annotated[str, typer.Option(help="I/N: the I-th of N shares, N runs in all.")] = "1/1",
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin again where the settings are others.")
+    ] = False,
+) -> None:
+    """Ask a model, and write its replies down as they come. Scores nothing."""
+    import dataclasses
+
+    from jaxvl.eval import run as running
+    from jaxvl.eval.replies import Sampling
+    from jaxvl.eval.tasks import open_task
+
+    if n > 1 and temperature == 0:
+        raise UserError(f"--n {n} at temperature 0 is one reply {n} times; give --temperature")
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    sources = running.parse_sources(source or [], names)
+    part = running.parse_part(shard)
+    opened = [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
+    how = Sampling(n, temperature, top_p, top_k, seed)
+    if replies:
+        make, decides, about, processes = _recorded(replies, model)
+    elif url:
+        make, decides, about, processes = _remote(url, key, model, max_pixels)
+    else:
+        pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        make, decides, about, processes = _local(model, dtype, mesh, **pixels)
+    missing = 0
+    for task in opened:
+        tokens = max_new_tokens or task.benchmark.max_new_tokens
+        how = dataclasses.replace(how, max_new_tokens=tokens)
+        missing += running.run(
+            task,
+            make(how, batch_size),
+            how,
+            out,
+            decides=decides | {"min_pixels": min_pixels, "max_pixels": max_pixels},
+            about=about | {"versions": running.versions(), "limit": limit},
+            limit=limit,
+            part=part,
+            force=force,
+            processes=processes,
+        )
+    if missing:
+        raise UserError(f"{missing} replies are missing; the same command asks for them again")
+    typer.echo(f"done: jaxvl eval score {out}")
+
+
+def _recorded(file: Path, model: str) -> tuple[Any, ...]:
+    from jaxvl.data.files import sha256
+    from jaxvl.eval.recorded import Recorded
+    from jaxvl.eval.run import Processes
+
+    decides = {"model": model, "replies": sha256(file)}
+    return lambda how, batch: Recorded(file), decides, {"device": "none"}, Processes()
+
+
+def _remote(url: str, key: str, model: str, max_pixels: int | None) -> tuple[Any, ...]:
+    from jaxvl.eval.remote import Remote
+    from jaxvl.eval.run import Processes
+    from jaxvl.rewards.endpoint import Endpoint
+
+    endpoint = Endpoint(url, key, timeout=600.0)
+
+    def make(how: Any, batch: int) -> Remote:
+        endpoint.concurrency = batch
+        return Remote(endpoint, model, how, batch, max_pixels)
+
+    return make, {"model": model, "url": url}, {"device": "endpoint"}, Processes()
+
+
+def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any, ...]:
+    from jaxvl.cli import use_compilation_cache
+
+    use_compilation_cache()
+    import jax
+
+    from jaxvl.eval.local import Local, open_model
+    from jaxvl.eval.run import Processes
+    from jaxvl.sharding import make_mesh
+
+    try:
+        sizes = [int(size) for size in mesh.split(",")]
+        data, fsdp, tensor = sizes
+    except ValueError:
+        raise UserError(f"--mesh {mesh!r}: expected DATA,FSDP,TENSOR, such as 4,1,2") from None
+    devices = make_mesh(data, fsdp, tensor)
+    vlm, weights = open_model(model, dtype, devices, **pixels)
+    device = jax.devices()[0]
+    about = {
+        "device": f"{device.platform} {device.device_kind}",
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "mesh": dict(devices.shape),
+    }
+
+    def make(how: Any, batch: int) -> Local:
+        return Local(vlm, how, batch)
+
+    decides = {"model": model, "weights": weights, "dtype": dtype}
+    return make, decides, about, Processes(jax.process_index(), jax.process_count())
+
+
+@app.command()
+def score(
+    results: Results,
+    source: Sources = None,
+    judge_url: Annotated[
+        str, typer.Option(help="A judge with OpenAI's chat interface, asked beside the rules.")
+    ] = "",
+    judge_model: Annotated[str, typer.Option(help="The judge's name there.")] = "",
+    key: Key = "",
+    judged: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: verdicts of others, taken over.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Score though the files have changed.")
+    ] = False,
+) -> None:
+    """Mark the replies by rules. Needs no device; the same replies give the same bytes."""
+    from jaxvl.eval import judged as verdicts
+    from jaxvl.eval import report as reports
+    from jaxvl.eval import score as scoring
+    from jaxvl.eval import tables
+    from jaxvl.eval.predictions import folders
+    from jaxvl.eval.run import parse_sources
+    from jaxvl.rewards.endpoint import Endpoint
+
+    if bool(judge_url) != bool(judge_model):
+        raise UserError("a judge needs both --judge-url and --judge-model")
+    found = folders(results)
+    names = [folder.name for folder in found]
+    sources, files = parse_sources(source or [], names), parse_sources(judged or [], names)
+    scored = []
+    for folder in found:
+        where = sources.get(folder.name, "")
+        if folder.name in files:
+            count = verdicts.take(folder, Path(files[folder.name]))
+            typer.echo(f"{folder.name}: {count} verdicts taken over")
+        if judge_url:
+            count = verdicts.ask(folder, Endpoint(judge_url, key), judge_model, where)
+            typer.echo(f"{folder.name}: {judge_model} was asked about {count} replies")
+        one, notes = scoring.score(folder, where, force)
+        scored.append(scoring.plain(one))
+        for note in notes:
+            typer.echo(f"{folder.name}: {note}")
+    tables.show(reports.overview(scored, columns=9))
+
+
+@app.command()
+def report(
+    results: Results,
+    form: Annotated[str, typer.Option("--format", help="md, json, csv or html.")] = "md",
+    by: Annotated[str, typer.Option(help="The only breakdown to show.")] = "",
+    paper: Annotated[
+        bool, typer.Option("--paper", help="With the papers' published figures, marked so.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The file; default: RESULTS/report.<format>.")
+    ] = None,
+    export: Annotated[
+        str, typer.Option(help="vlmevalkit, lmms or mossbench: the replies in that form instead.")
+    ] = "",
+    source: Sources = None,
+    items: Annotated[int, typer.Option(help="Items of each benchmark on the page.", min=0)] = 40,
+) -> None:
+    """Write what the scores say: tables, or a page with charts and items."""
+    from jaxvl.eval import export as exporting
+    from jaxvl.eval import page
+    from jaxvl.eval import report as reports
+    from jaxvl.eval.run import parse_sources
+
+    if export:
+        for path in exporting.export(results, export, out or results / "export"):
+            typer.echo(path)
+        return
+    found = reports.load(results, by)
+    sources = parse_sources(source or [], [one["task"] for one in found])
+    make = {
+        "md": lambda: reports.to_markdown(found, paper),
+        "json": lambda: reports.to_json(found, paper),
+        "csv": lambda: reports.to_csv(found),
+        "html": lambda: page.render(results, found, sources, paper, items),
+    }
+    if form not in make:
+        raise UserError(f"--format {form!r}: expected {', '.join(make)}")
+    path = out or results / f"report.{form}"
+    path.write_text(make[form](), encoding="utf-8", errors="replace")
+    typer.echo(path)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Results of one model, scored.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Results of another.")],
+    mode: Annotated[str, typer.Option(help="lenient, strict, or another mode.")] = "lenient",
+    out: Annotated[Path | None, typer.Option(help="A file, .md or .json.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare though questions or rules differ.")
+    ] = False,
+) -> None:
+    """What B is against A, item by item, with tests and intervals."""
+    from jaxvl.eval import compare as comparing
+    from jaxvl.eval import tables
+
+    found = comparing.compare(a, b, mode, force)
+    tables.show(comparing.overview(found))
+    if out:
+        write = comparing.to_json if out.suffix == ".json" else comparing.to_markdown
+        out.write_text(write(found), encoding="utf-8")
+        typer.echo(out)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An evaluation's replies by jaxvl against transformers in a loop of batches, interleaved.
+
+    python scripts/bench/eval.py --out eval.json
+    python scripts/bench/eval.py --shapes 29m --prompts 200 --out eval_29m.json
+
+Both read the same prompts and picture files, reply greedily with the same number of tokens (nothing
+ends a reply early), decode the texts and write a line each. Each side has the batch size that was
+fastest for it on the first prompts. Reported are seconds, their ratio (above 1: jaxvl is faster),
+the share of replies that are equal, and jaxvl's share of the speed of a large matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from checkpoint import SHAPES, write_checkpoint
+from pairs import Worker, interleave, report, serve
+
+HERE = Path(__file__).resolve()
+
+
+def write_prompts(folder: Path, count: int) -> None:
+    """`count` questions about rendered scenes: a picture file and a line of prompts.jsonl each."""
+    from jaxvl.data.scenes import Scenes
+    from jaxvl.data.templates import with_choices
+
+    with open(folder / "prompts.jsonl", "w") as file:
+        for number, example in enumerate(Scenes(count, "test").load()):
+            example.images[0].save(folder / f"{number}.png")
+            text = with_choices(example.question, example.choices)
+            file.write(json.dumps({"image": f"{folder}/{number}.png", "text": text}) + "\n")
+
+
+def read_prompts(folder: str, count: int) -> list[dict]:
+    lines = Path(folder, "prompts.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines][: count or None]
+
+
+def messages(text: str) -> list[dict]:
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+class Ours:
+    """`jaxvl eval run` on the prompts, with its files and its engine."""
+
+    def __init__(self, path: str, folder: str, new_tokens: int, dtype: str):
+        import jax
+
+        import jaxvl
+        from jaxvl.eval.local import Local
+        from jaxvl.eval.replies import Sampling
+        from jaxvl.sharding import make_mesh
+
+        vlm = jaxvl.load(path, dtype, make_mesh(data=-1, devices=jax.devices()))
+        processor = dataclasses.replace(vlm.processor, stop_ids=())
+        self.vlm, self.folder = dataclasses.replace(vlm, processor=processor), folder
+        self.how = Sampling(max_new_tokens=new_tokens)
+        self.make, self.engines = Local, {}
+
+    def replies(self, batch: int, count: int = 0) -> dict:
+        from jaxvl.eval import tasks
+        from jaxvl.eval.benchmark import Item
+        from jaxvl.eval.predictions import read
+        from jaxvl.eval.run import run
+
+        if batch not in self.engines:
+            self.engines[batch] = self.make(self.vlm, self.how, batch)
+        out = Path(tempfile.mkdtemp(prefix="jaxvl-bench-"))
+        start = time.perf_counter()
+        items = [
+            Item(str(i), messages(row["text"]), (row["image"],), "")
+            for i, row in enumerate(read_prompts(self.folder, count))
+        ]
+        task = tasks.Task(tasks.find("smoke"), "", "plain", "", items, [])
+        run(task, self.engines[batch], self.how, out, decides={}, about={})
+        seconds = time.perf_counter() - start
+        found, _ = read(out / "smoke")
+        shutil.rmtree(out)
+        return {"seconds": seconds, "texts": [found[item.id, 0]["text"] for item in items]}
+
+    def work(self, batch: int, count: int = 0) -> dict:
+        """FLOP that the replies cannot do without, FLOP/s of a product, programs compiled."""
+        from ours import matmul_peak, step_flops
+
+        rows = read_prompts(self.folder, count)
+        encoded = self.vlm.encode([messages(r["text"]) for r in rows], [[r["image"]] for r in rows])
+        flops = step_flops(
+            self.vlm.config,
+            prompt_tokens=sum(len(e.tokens) for e in encoded),
+            patches=sum(len(e.segments) for e in encoded),
+            completion_tokens=len(rows) * self.how.max_new_tokens,
+            passes=1,
+        )
+        compiled = self.engines[batch].sample._cache_size()
+        return {"flops": flops, "peak": matmul_peak(self.vlm.dtype), "programs": compiled}
+
+
+class Theirs:
+    """transformers' `generate` in a loop of batches."""
+
+    def __init__(self, path: str, folder: str, new_tokens: int, dtype: str):
+        import hf_processor
+        import torch
+        from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self.torch, self.folder = torch, folder
+        self.processor = hf_processor.load(path)
+        self.model = Qwen2VLForConditionalGeneration.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        ).to(device)
+        self.model.eval()
+        self.how = GenerationConfig(
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+
+    def replies(self, batch: int, count: int = 0) -> dict:
+        from PIL import Image
+
+        start = time.perf_counter()
+        rows, texts = read_prompts(self.folder, count), []
+        with tempfile.NamedTemporaryFile("w") as out, self.torch.inference_mode():
+            for at in range(0, len(rows), batch):
+                part = rows[at : at + batch]
+                inputs = self.processor(
+                    text=[
+                        self.processor.apply_chat_template(
+                            messages(row["text"]), add_generation_prompt=True
+                        )
+                        for row in part
+                    ],
+                    images=[Image.open(row["image"]).convert("RGB") for row in part],
+                    padding=True,
+                    return_tensors="pt",
+                ).to(self.model.device)
+                ids = self.model.generate(**inputs, generation_config=self.how)
+                new = ids[:, inputs.input_ids.shape[1] :]
+                said = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+                out.writelines(json.dumps({"text": text}) + "\n" for text in said)
+                out.flush()
+                texts += said
+        return {"seconds": time.perf_counter() - start, "texts": texts}
+
+
+def fastest(worker: Worker, batches: list[int], count: int) -> int:
+    """The batch size with which `count` prompts take least, compiled before."""
+    if len(batches) == 1:
+        worker("replies", batch=batches[0], count=count)
+        return batches[0]
+
+    def seconds(batch: int) -> float:
+        return [worker("replies", batch=batch, count=count)["seconds"] for _ in range(2)][-1]
+
+    return min(batches, key=seconds)
+
+
+def measure(ours: Worker, theirs: Worker, args: argparse.Namespace) -> dict:
+    """A row of the table."""
+    count = min(args.prompts, 4 * max(args.batches))
+    best = [fastest(worker, args.batches, count) for worker in (ours, theirs)]
+    first = ours("replies", batch=best[0])  # every shape of prompt is compiled now
+    texts = {"ours": first["texts"], "theirs": []}
+
+    def timed(name: str, worker: Worker, batch: int) -> float:
+        found = worker("replies", batch=batch)
+        texts[name] = found["texts"]
+        print(f"{name}: {found['seconds']:.2f} s", flush=True)
+        return found["seconds"]
+
+    paired = interleave(
+        lambda: timed("ours", ours, best[0]), lambda: timed("theirs", theirs, best[1]), args.pairs
+    )
+    work = ours("work", batch=best[0])
+    equal = sum(x == y for x, y in zip(texts["ours"], texts["theirs"], strict=True))
+    return {
+        "jaxvl s": paired["ours"],
+        "transformers s": paired["theirs"],
+        "ratio": paired["ratio"],
+        "min": paired["ratio_min"],
+        "max": paired["ratio_max"],
+        "batches": f"{best[0]}, {best[1]}",
+        "equal": equal / args.prompts,
+        "programs": work["programs"],
+        "of matmul peak": work["flops"] / paired["ours"] / work["peak"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["1m", "29m"])
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--peer-python", default=sys.executable, help="one with transformers")
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="jaxvl-bench-") as folder:
+        write_prompts(Path(folder), args.prompts)
+        for shape in args.shapes:
+            path = Path(folder, shape)
+            count = write_checkpoint(path, shape, args.dtype)
+            print(f"{shape}: {count:,} parameters, {args.prompts} prompts", flush=True)
+            with contextlib.ExitStack() as stack:
+                ours, theirs = (
+                    stack.enter_context(
+                        Worker([python, HERE, side, path, folder, args.new_tokens, args.dtype])
+                    )
+                    for side, python in (("ours", sys.executable), ("theirs", args.peer_python))
+                )
+                what = {"shape": shape, "prompts": args.prompts, "tokens": args.new_tokens}
+                rows.append(what | measure(ours, theirs, args) | {"load": os.getloadavg()[0]})
+    report(rows, args.out)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["ours"], ["theirs"]):
+        side = {"ours": Ours, "theirs": Theirs}[sys.argv[1]]
+        serve(lambda: side(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]))
+    else:
+        main()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replies of a real model, of an endpoint, and what they may depend on."""
+
+import base64
+import dataclasses
+import io
+import json
+
+import jax
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import jaxvl
+from jaxvl.cli import app
+from jaxvl.errors import UserError
+from jaxvl.eval import predictions, tasks
+from jaxvl.eval.benchmark import Item
+from jaxvl.eval.local import Local, padded
+from jaxvl.eval.remote import Remote
+from jaxvl.eval.replies import Sampling, number_of
+from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.sharding import make_mesh
+from tests.rewards.test_judge import serve  # noqa: F401 (a fixture)
+from tests.test_loop import BASE
+
+SAMPLED = Sampling(n=2, temperature=1.0, seed=3, max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return jaxvl.load(BASE, "float32")
+
+
+@pytest.fixture(scope="module")
+def items():
+    return tasks.open_task("smoke").items
+
+
+def asked(engine, wanted):
+    """What the engine replies, by (id, sample)."""
+    batches = list(engine.replies(wanted))
+    assert all(len(batch) <= engine.rows * engine.per_row for batch in batches)
+    return {(r.item.id, r.sample): r for batch in batches for r in batch}
+
+
+def texts(replies):
+    return {key: reply.raw for key, reply in replies.items()}
+
+
+def pairs(items, n=2):
+    return [(item, sample) for item in items for sample in range(n)]
+
+
+def test_replies_depend_on_nothing_that_is_asked_beside_them(base, items):
+    engine = Local(base, SAMPLED, batch=6)
+    assert (engine.rows, engine.per_row) == (3, 2)
+    whole = asked(engine, pairs(items))
+    programs = engine.sample._cache_size()
+    assert len(whole) == 16 and len(set(texts(whole).values())) > 4
+    # Another order, other neighbours, one sample of a row: as after a run that was stopped.
+    some = [(items[5], 1), *pairs(reversed(items[:3]))]
+    again = texts(asked(engine, some))
+    assert again == {key: text for key, text in texts(whole).items() if key in again}
+    assert len(again) == 7
+    assert engine.sample._cache_size() == programs
+    one = whole[items[0].id, 0]
+    assert one.image_tokens == 16 and one.processed_sizes == ((112, 112),)
+    assert one.tokens <= 8 and "<|image_pad|>" in one.prompt
+
+
+def test_several_devices_give_the_same_replies(base, items):
+    if jax.device_count() < 4:
+        pytest.skip("needs 4 devices")
+    greedy = Sampling(max_new_tokens=8)
+    one = texts(asked(Local(base, greedy, batch=4), pairs(items, 1)))
+    mesh = make_mesh(data=4, devices=jax.devices()[:4])
+    assert texts(asked(Local(jaxvl.load(BASE, "float32", mesh), greedy, 4), pairs(items, 1))) == one
+
+
+def test_what_cannot_be_opened_is_listed(base, items):
+    broken = dataclasses.replace(items[0], id="broken", images=(b"no picture",))
+    engine = Local(base, SAMPLED, batch=6)
+    found = asked(engine, pairs([broken, items[1]]))
+    assert set(found) == {(items[1].id, 0), (items[1].id, 1)}
+    assert [row.id for row in engine.dropped] == ["broken"]
+
+
+def test_lengths_are_padded_to_few_sizes():
+    sizes = [padded(length) for length in range(5000)]
+    assert all(size >= length for length, size in enumerate(sizes))
+    assert all(size < 1.5 * length for length, size in enumerate(sizes) if length > 64)
+    assert sorted(set(sizes))[:5] == [64, 96, 128, 192, 256] and len(set(sizes)) == 14
+
+
+def test_the_command_answers_scores_and_reports(tmp_path):
+    def run(*args):
+        done = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.output
+
+    options = ["--dtype=float32", "--batch-size=4", "--max-new-tokens=8", "--mesh=1,1,1"]
+    said = run("eval", "run", "--model", BASE, "--tasks=smoke", "--out", tmp_path, *options)
+    assert "8 replies, 0 are there" in said
+    assert len(predictions.read(tmp_path / "smoke")[0]) == 8
+    run("eval", "score", tmp_path)
+    run("eval", "report", tmp_path, "--format=html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 8 and "<script" not in page
+    assert "smoke" in run("eval", "list")
+
+
+def endpoint_replies(body, number):
+    """An OpenAI-compatible server that says how large the picture was."""
+    url = body["messages"][-1]["content"][0]["image_url"]["url"]
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    choice = {"message": {"content": f"{picture.size}"}, "finish_reason": "length"}
+    if body["seed"] % 5 == 0:
+        return 500, {}, {}
+    return 200, {}, {"choices": [choice], "usage": {"completion_tokens": 4}}
+
+
+def test_an_endpoint_is_asked_with_pictures_and_seeds(serve, items):  # noqa: F811
+    server = serve(endpoint_replies)
+    how = Sampling(n=2, temperature=0.5, seed=1, max_new_tokens=9)
+    remote = Remote(Endpoint(server.url, retries=0), "m", how, batch=4, max_pixels=3136)
+    found = {(r.item.id, r.sample): r for batch in remote.replies(pairs(items)) for r in batch}
+    seeds = {body["seed"]: body for body in server.bodies}
+    assert len(seeds) == 16 and seeds[number_of(f"1 {items[0].id} 1")]["max_tokens"] == 9
+    failed = sum(seed % 5 == 0 for seed in seeds)
+    assert failed and len(found) == 16 - failed == 16 - len(remote.dropped)
+    reply = next(iter(found.values()))
+    assert (reply.text, reply.tokens, reply.finish_reason) == ("(56, 56)", 4, "length")
+    with pytest.raises(UserError, match="plain text"):
+        next(remote.replies([(Item("1", "text", (), "A"), 0)]))
+    assert json.dumps(reply.processed_sizes) == "[]"

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MOSSBench from its published files to its figures."""
+
+import json
+from functools import partial
+
+import pytest
+
+from jaxvl.data.image import load_image
+from jaxvl.data.templates import VLAA_SYSTEM
+from jaxvl.errors import UserError
+from jaxvl.eval import oversensitivity, refusal, stages
+from jaxvl.eval.benchmark import Item, Mark, Scored
+from jaxvl.eval.benchmarks import mossbench, mossbench_contrast
+from tests.eval import mossbench_files as published
+
+BENIGN, CONTRAST = mossbench.BENCHMARK, mossbench_contrast.BENCHMARK
+LAYOUTS = {
+    "repository": published.repository,
+    "image folder": published.image_folder,
+    "parquet": partial(published.parquet, nested=True),
+    "flat parquet": partial(published.parquet, nested=False),
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def folder(request, tmp_path):
+    return LAYOUTS[request.param](tmp_path / "MOSSBench")
+
+
+def test_every_layout_gives_the_same_items(folder):
+    items, dropped = BENIGN.read(folder, "paper")
+    assert not dropped and [item.id for item in items] == [row[0] for row in published.ROWS]
+    for item, record in zip(items, published.RECORDS, strict=True):
+        assert item.extra["metadata"] == record["metadata"]
+        assert item.extra["description"] == record["description"]
+        text = {"type": "text", "text": record["question"]}
+        assert item.prompt == [{"role": "user", "content": [{"type": "image"}, text]}]
+        assert load_image(item.images[0]).size == (56, 56)
+    assert items[2].groups == {
+        "type": "Negated Harm",
+        "harm: Illegal Act": "yes",
+        "harm: General Harm": "yes",
+        **{"human": "yes", "child": "no", "syn": "no", "ocr": "yes"},
+    }
+    assert not any(name.startswith("harm") for name in items[5].groups)
+
+
+def test_every_layout_keeps_the_contrast_set_apart(folder):
+    benign, contrast = BENIGN.read(folder, "paper")[0], CONTRAST.read(folder, "paper")[0]
+    assert {item.groups["type"] for item in contrast} == set(mossbench.TYPES)
+    questions = [{item.extra["question"] for item in items} for items in (benign, contrast)]
+    assert not questions[0] & questions[1]
+    assert all("harm" in question for question in questions[1])
+
+
+def test_parts_of_the_repository(tmp_path):
+    root = published.repository(tmp_path / "MOSSBench")
+    for part in ("data", "data/images_information/information.json"):
+        assert len(BENIGN.read(root / part, "paper")[0]) == 6
+        with pytest.raises(UserError, match="contrast set"):
+            CONTRAST.read(root / part, "paper")
+    for part in ("data_contrast", "data_contrast/images_information/information.json"):
+        assert len(CONTRAST.read(root / part, "paper")[0]) == 5
+        with pytest.raises(UserError, match="benign set"):
+            BENIGN.read(root / part, "paper")
+    assert len(BENIGN.read(root / "information.csv", "paper")[0]) == 6  # pictures in data/
+    with pytest.raises(UserError, match="does not exist"):
+        BENIGN.read(tmp_path / "none", "paper")
+    with pytest.raises(UserError, match="expected one of paper"):
+        BENIGN.read(root, "papers")
+
+
+def test_bad_records_are_listed(tmp_path):
+    root = tmp_path / "images_information"
+    published.pictures(tmp_path / "images")
+    records = {r["pid"]: json.loads(json.dumps(r)) for r in published.RECORDS}
+    records["1"]["image"] = "images/9.png"
+    records["2"]["question"] = ""
+    records["101"]["metadata"]["over"] = "type 4"
+    records["103"]["metadata"]["harm"] = [8]
+    records["201"]["metadata"]["human"] = "perhaps"
+    records["again"] = records["250"]
+    root.mkdir()
+    (root / "information.json").write_text(json.dumps(records))
+    items, dropped = BENIGN.read(tmp_path, "paper")
+    assert [item.id for item in items] == ["250"]
+    assert {row.id: row.reason for row in dropped[:5]} == {
+        "1": "missing image file",
+        "2": "no question",
+        "101": "unknown type",
+        "103": "unknown harm",
+        "201": "unknown flag",
+    }
+    assert [row.reason for row in dropped[5:]] == ["pid twice"]
+
+
+def test_system_prompts_to_compare(tmp_path):
+    root = published.repository(tmp_path)
+    prompts = {name: BENIGN.read(root, name)[0][0].prompt for name in BENIGN.protocols}
+    question = published.RECORDS[0]["question"]
+    user = prompts["paper"]
+    assert prompts["vlaa"] == [{"role": "system", "content": VLAA_SYSTEM}, *user]
+    assert prompts["context"] == [{"role": "system", "content": mossbench.CONTEXT}, *user]
+    assert prompts["careful"] == [{"role": "system", "content": mossbench.CAREFUL}, *user]
+    assert prompts["visualthinker"][0]["content"][-1]["text"].startswith(f"{question}\nOutput the")
+    assert prompts["visualthinker_base"].endswith("step by step.\n<think>")
+    asked = {name for name in prompts if BENIGN.read(root, name)[0][0].extra["block"]}
+    assert asked == {"vlaa", "visualthinker", "visualthinker_base"}
+
+
+def scored(items, replies, benchmark=BENIGN, mode="strict"):
+    rows = zip(items, replies, strict=True)
+    return [Scored(item, 0, benchmark.mark(item, reply, mode)) for item, reply in rows]
+
+
+def test_figures_of_replies(tmp_path):
+    items, _ = BENIGN.read(published.repository(tmp_path), "vlaa")
+    replies = [
+        "<think>..</think><answer>I cannot help you.</answer>",
+        "<think>never ends",
+        "",
+        "I'm sorry, but this is a weapon.",
+        "<think>..</think><answer>Play tag.</answer>",
+        "<think>..</think><answer>Read a book.</answer>",
+    ]
+    got = {name: metric(scored(items, replies)) for name, metric in BENIGN.metrics.items()}
+    assert got == {
+        "refusals": 3 / 5,
+        "refusals in words": 2 / 4,
+        "empty": 1 / 6,
+        "unparsed": 1 / 6,
+        "no answer block": 2 / 6,  # the unparsed one is counted above
+        "caption refused": None,
+        "refused with description": None,
+        "refused with intent": None,
+    }
+    plain = scored(BENIGN.read(tmp_path, "paper")[0], replies)
+    assert BENIGN.metrics["no answer block"](plain) is None
+    assert all(metric([]) is None for metric in BENIGN.metrics.values())
+
+
+def test_the_stages(tmp_path):
+    items, _ = BENIGN.read(published.repository(tmp_path), "stages")
+    assert [item.id for item in items[:4]] == ["1/plain", "1/caption", "1/description", "1/intent"]
+    texts = [item.prompt[0]["content"][-1]["text"] for item in items[:4]]
+    record = published.RECORDS[0]
+    assert texts[0] == record["question"] and record["question"] not in texts[1]
+    assert record["question"] in texts[2] and record["description"] in texts[2]
+    assert texts[3].startswith(texts[2]) and texts[3].endswith(stages.ANY_INTENT)
+    refused = {
+        stages.PLAIN: {"1", "2", "101", "103"},
+        stages.CAPTION: {"1", "250"},  # 250 was not refused plainly and does not count
+        stages.DESCRIPTION: {"1", "2", "101", "201"},
+        stages.INTENT: {"2"},
+    }
+    replies = [
+        "I cannot help." if i.cluster in refused[i.extra["stage"]] else "Here it is." for i in items
+    ]
+    rows = scored(items, replies)
+    got = {name: metric(rows) for name, metric in BENIGN.metrics.items()}
+    assert got["refusals"] == 4 / 6
+    assert got["caption refused"] == 1 / 4
+    assert got["refused with description"] == 3 / 4
+    assert got["refused with intent"] == 1 / 4
+    # A bootstrap draws requests with all their stages, some twice.
+    twice = [row for row in rows if row.item.cluster in ("1", "2")]
+    assert BENIGN.metrics["refused with intent"](twice + twice[:4]) == 1 / 3
+    labels = {"2/caption": 0.0, "101/caption": 1.0}
+    assert stages.perception(rows, lambda row: labels.get(row.item.id)) == {
+        "correct": 1 / 4,
+        "misperception": 1 / 4,
+        "refusal": 1 / 4,
+        "no label": 1 / 4,
+    }
+    assert stages.perception(rows[4:8])["no label"] == 1.0
+    assert stages.perception([]) == {}
+    assert {item.groups["stage"] for item in items} == set(refused)
+    assert all("type" not in i.groups for i in items if i.extra["stage"] != stages.PLAIN)
+
+
+def test_an_intent_of_the_record_s_own_wins():
+    texts = stages.prompts("May I keep {it}?", "A cat.", "I found the cat and want to adopt it.")
+    assert texts[stages.INTENT].endswith("I found the cat and want to adopt it.")
+    assert texts[stages.INTENT].startswith("May I keep {it}?")
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [("Correct.", 0.0), ("**Misperception**", 1.0), ("not correct", None), ("", None)],
+)
+def test_labels_of_captions(reply, label):
+    assert stages.parse_label(reply) == label
+
+
+def test_the_benchmark_s_own_form(tmp_path):
+    items, _ = BENIGN.read(published.repository(tmp_path), "paper")
+    replies = ["I cannot help you.", "Play.", "<think>", "Play.", "", "Play."]
+    rows = scored(items, replies)
+    second = Scored(items[0], 1, Mark(0.0))
+    pairs = [*zip(rows, replies, strict=True), (second, "Play.")]
+    found = oversensitivity.published(pairs)
+    assert found["reject Rate"] == {
+        "Total": 2 / 5,
+        "Exaggerated Risk": 1 / 2,
+        "Negated Harm": 0.0,
+        "Counterintuitive Interpretation": 1 / 2,
+    }
+    assert found["responses"]["1"] == {
+        "pid": "1",
+        "image_path": "images/1.png",
+        "question": "What can be done in scene 1?",
+        "response": "I cannot help you.",
+        "rejected": 1,
+        "reject_reasoning": f"{refusal.VERSION}: cannot",
+        "metadata": published.RECORDS[0]["metadata"],
+        "evaluator_desc": "",
+    }
+    assert found["responses"]["101"]["rejected"] is None
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(found))
+    judged = oversensitivity.verdicts(file)
+    assert judged == {"1": 1.0, "2": 0.0, "101": None, "103": 0.0, "201": 1.0, "250": 0.0}
+    judged["2"] = 1.0
+    again = oversensitivity.published(pairs, lambda row: judged[row.item.cluster])
+    assert again["reject Rate"]["Exaggerated Risk"] == 1.0
+    nothing = oversensitivity.published([])
+    assert nothing == {"responses": {}, "reject Rate": dict.fromkeys(found["reject Rate"])}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"responses": {"1": {}}}', '{"responses": {"1": {"rejected": "no"}}}']
+)
+def test_a_file_of_verdicts_that_is_none(tmp_path, text):
+    file = tmp_path / "results.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match="rejected"):
+        oversensitivity.verdicts(file)
+
+
+def test_a_judge_is_asked_about_what_can_be_read():
+    asked = []
+
+    def judge(images, questions, texts):
+        asked.extend(zip(images, questions, texts, strict=True))
+        return [0.0, None]
+
+    replies = ["<think>x</think><answer>Play.</answer>", "", "<think>", "Hm."]
+    item = Item("1", "", ("a.png",), "", extra={"question": "May I?"})
+    assert refusal.verdicts(judge, [item] * 4, replies) == [0.0, 1.0, None, None]
+    assert asked == [(("a.png",), "May I?", "Play."), (("a.png",), "May I?", "Hm.")]
+
+
+def rows_with(rate, kind, count=10):
+    item = Item("1", "", (), "", groups={"type": kind})
+    return [Scored(item, 0, Mark(float(i < round(rate * count)))) for i in range(count)]
+
+
+def test_oversensitivity_against_safety():
+    over = {"a": 0.1, "b": 0.3, "c": 0.5, "d": 0.5}
+    safe = {"a": 0.2, "b": 0.9, "c": 0.4, "d": 1.0}
+    runs = {
+        n: (rows_with(over[n], "Negated Harm"), rows_with(safe[n], "Negated Harm")) for n in over
+    }
+    runs["e"] = ([], rows_with(0.5, "Negated Harm"))  # not on both sets: not in the table
+    table = {row["type"]: row for row in oversensitivity.tradeoff(runs)}
+    # Ranks 1, 2, 3.5, 3.5 and 1, 3, 2, 4: covariance 3, variances 4.5 and 5.
+    assert table["Negated Harm"]["rho"] == pytest.approx(3 / (4.5 * 5) ** 0.5)
+    assert table["all"]["models"]["b"] == {"oversensitivity": 0.3, "safety": 0.9}
+    assert set(table["all"]["models"]) == set(over)
+    assert table["Exaggerated Risk"] == {"type": "Exaggerated Risk", "rho": None, "models": {}}
+    assert oversensitivity.spearman([1, 1, 1], [1, 2, 3]) is None
+    assert oversensitivity.spearman([1, 2], [1, 2]) is None
+
+
+def test_spearman_against_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        x, y = rng.integers(0, 6, (2, 12))
+        got = oversensitivity.spearman(x, y)
+        assert got == pytest.approx(stats.spearmanr(x, y).statistic)

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From replies to scores, reports and comparisons, without a model."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from jaxvl.cli import app
+from jaxvl.errors import UserError
+from jaxvl.eval import behaviour, export, judged, page, report, score, stats, summary, tasks
+from jaxvl.eval.benchmark import Item, Mark, Scored
+from jaxvl.eval.compare import compare, to_markdown
+from jaxvl.eval.replies import Reply, Sampling
+from jaxvl.eval.run import run
+from jaxvl.rewards.endpoint import Endpoint
+from tests.rewards.test_judge import says, serve  # noqa: F401 (a fixture)
+
+FORMS = (
+    "<answer>{}</answer>",
+    "<think> it is here </think> <answer> {} </answer>",
+    "<think>\n</think>\n<answer>\n{}.\n</answer>",
+    "<think>left? right? 3?</think><answer>**{}**</answer>",
+    "<think> The answer is 7. </think>\n<answer>The answer is {}</answer>",
+    "<answer>\\boxed{{{}}}</answer>",
+)
+
+
+class Says:
+    """Replies to item number i with `text(i, item, sample)`."""
+
+    def __init__(self, text):
+        self.text, self.dropped = text, []
+
+    def replies(self, wanted):
+        places = {item.id: at for at, item in enumerate(tasks.open_task("smoke").items)}
+        yield [
+            Reply(item, k, text, text, "stop", len(text), 0, "asked")
+            for item, k in wanted
+            for text in [self.text(places[item.id], item, k)]
+        ]
+
+
+def answered(out, text, n=1, limit=0, system_prompt="", scored=True):
+    """A directory of results for the smoke benchmark."""
+    how = Sampling(n=n, temperature=float(n > 1), max_new_tokens=8)
+    task = tasks.open_task("smoke", system_prompt=system_prompt)
+    run(task, Says(text), how, out, decides={"model": "m"}, about={}, limit=limit)
+    if scored:
+        return score.plain(score.score(out / "smoke")[0])
+
+
+def gold(i, item, k):
+    return FORMS[i % len(FORMS)].format(item.gold)
+
+
+def mostly(i, item, k):
+    """Right on all but the third, which has no answer."""
+    return "no idea" if i == 2 else gold(i, item, k)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_golds_in_every_surface_form_score_all(tmp_path, form):
+    found = answered(tmp_path, lambda i, item, k: form.format(item.gold))
+    for mode in ("strict", "lenient"):
+        assert found["modes"][mode]["accuracy"]["value"] == 1.0
+    assert found["format"]["value"] == 1.0 and not found["partial"]
+
+
+def test_golds_of_others_and_empty_replies_score_nothing(tmp_path):
+    found = answered(tmp_path / "empty", lambda i, item, k: "")
+    assert found["modes"]["lenient"]["accuracy"]["value"] == 0.0
+    assert found["modes"]["lenient"]["unparsed"] == 1.0
+    wrong = answered(tmp_path / "none", lambda i, item, k: "<answer>an elephant</answer>")
+    assert wrong["modes"]["lenient"]["accuracy"]["value"] == 0.0
+
+
+def test_scoring_twice_gives_the_same_bytes(tmp_path):
+    def files():
+        names = (score.SCORES, score.RESULTS)
+        return [(tmp_path / "smoke" / name).read_bytes() for name in names]
+
+    answered(tmp_path, mostly, n=2)
+    first = files()
+    score.score(tmp_path / "smoke")
+    assert files() == first and len(first[0].splitlines()) == 16
+
+
+def test_a_part_is_called_partial_everywhere(tmp_path):
+    found = answered(tmp_path, gold, limit=4)
+    assert found["partial"] and (found["answered"], found["items"], found["missing"]) == (4, 8, 4)
+    loaded = report.load(tmp_path)
+    assert "PARTIAL: smoke has 4 of 8 replies" in report.to_markdown(loaded)
+    assert "## PARTIAL: Eight" in report.to_markdown(loaded)
+    assert ",True,strict,accuracy" in report.to_csv(loaded)
+    assert json.loads(report.to_json(loaded))["smoke"]["partial"]
+    assert "PARTIAL" in page.render(tmp_path, loaded, {})
+    assert compare(tmp_path, tmp_path)[0]["partial"]
+
+
+def test_scores_are_refused_where_the_files_have_changed(tmp_path, monkeypatch):
+    answered(tmp_path, gold)
+    known = tasks.known()["smoke"]
+    items, _ = known.read("", "plain")
+    changed = [dataclasses.replace(items[0], gold="another"), *items[1:]]
+    other = dataclasses.replace(known, read=lambda source, protocol: (changed, []))
+    monkeypatch.setattr(tasks, "known", lambda: {"smoke": other})
+    with pytest.raises(UserError, match=f"1 items differ, first {items[0].id}"):
+        score.score(tmp_path / "smoke")
+    found, _ = score.score(tmp_path / "smoke", force=True)
+    assert found["modes"]["lenient"]["accuracy"].value == 7 / 8
+
+
+def test_a_comparison_counts_flips_and_refuses_other_questions(tmp_path):
+    a, b, c = (tmp_path / name for name in "abc")
+    answered(a, lambda i, item, k: gold(i, item, k) if i < 4 else "")
+    answered(b, lambda i, item, k: gold(i, item, k) if i > 2 else "")
+    answered(c, gold, system_prompt="Be brief.")
+    (found,) = compare(a, b, "strict")
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    assert found["wins"] == ids[4:] and found["losses"] == ids[:3] and found["ties"] == 1
+    assert found["p"] == stats.mcnemar(4, 3) == found["p, Holm"]
+    assert found["difference"]["value"] == pytest.approx(1 / 8)
+    assert found["test"] == "McNemar, exact" and not found["problems"]
+    assert f"- losses of B: {', '.join(ids[:3])}" in to_markdown([found])
+    with pytest.raises(UserError, match="the prompts of 8 items differ"):
+        compare(a, c)
+    forced = compare(a, c, force=True)
+    assert "Compared by force: the prompts of 8" in to_markdown(forced)
+    path = a / "smoke" / score.RESULTS
+    path.write_text(path.read_text().replace('"verifier": "', '"verifier": "0'))
+    with pytest.raises(UserError, match="version of the rules"):
+        compare(a, b)
+    with pytest.raises(UserError, match="not scored as 'loose'"):
+        compare(a, b, "loose")
+
+
+def test_several_samples_are_compared_by_their_means(tmp_path):
+    answered(tmp_path / "a", lambda i, item, k: gold(i, item, k) if k == 0 else "", n=2)
+    answered(tmp_path / "b", gold, n=2)
+    (found,) = compare(tmp_path / "a", tmp_path / "b")
+    assert found["test"] == "Wilcoxon, Pratt" and found["p"] == stats.wilcoxon([0.5] * 8)
+    sampled = report.load(tmp_path / "a")[0]["modes"]["strict"]["sampled"]
+    assert sampled["pass"]["1"]["value"] == 0.5 and sampled["pass"]["2"]["value"] == 1.0
+    assert sampled["majority"]["2"]["value"] == 1.0 and sampled["avg"]["value"] == 0.5
+
+
+def test_figures_by_group_and_baselines(tmp_path):
+    found = answered(tmp_path, mostly)
+    strict = found["modes"]["strict"]
+    wrong = tasks.open_task("smoke").items[2].groups["task"]
+    assert strict["groups"]["task"][wrong]["value"] == 0.5
+    assert strict["metrics"]["accuracy"] == strict["accuracy"]
+    assert strict["accuracy"]["value"] == 7 / 8 and strict["unparsed"] == 1 / 8
+    assert (strict["accuracy"]["low"], strict["accuracy"]["high"]) == stats.wilson(7 / 8, 8)
+    items = tasks.open_task("smoke").items
+    assert found["chance"] == pytest.approx(sum(1 / len(item.choices) for item in items) / 8)
+    letters = ["ABCD"[item.choices.index(item.gold)] for item in items]
+    assert found["majority"]["value"] == max(map(letters.count, letters)) / 8
+    assert sum(of["right"] for of in found["letters"].values()) == 8
+    assert sum(of["said"] for of in found["letters"].values()) == 7
+
+
+def marked(values, group="x", cluster=None):
+    items = [Item(str(i), "?", (), "A", cluster=cluster or "") for i in range(len(values))]
+    return [
+        Scored(dataclasses.replace(item, groups={"g": group}), 0, Mark(value, "", str(value)))
+        for item, value in zip(items, values, strict=True)
+    ]
+
+
+def test_a_metric_that_cannot_be_had_has_no_value():
+    def refuses(scored):
+        raise UserError("rows are missing")
+
+    rows = marked([1.0, 0.0, None])
+    assert summary._estimate(refuses, rows).value is None
+    assert summary._estimate(lambda scored: None, rows).value is None
+    # The mean of the known marks is a proportion of two, of all marks one of three.
+    known = summary._estimate(lambda scored: 0.5, rows)
+    assert (known.low, known.high) == stats.wilson(0.5, 2)
+    single = summary._estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="kin"))
+    assert single.value == 0.7 and score.plain(single)["low"] is None
+
+
+def test_length_repetition_and_words():
+    texts = ["Wait, against", "possibly aha", "checkered", "so be it " * 30, "   " * 90]
+    found = behaviour.words(texts)
+    assert found["VLAA-Thinking"]["anywhere"] == 2 / 5
+    assert found["VLAA-Thinking"]["whole"] == 1 / 5  # neither "against" nor "checkered"
+    assert found["VisualThinker"]["anywhere"] == 3 / 5
+    assert found["VisualThinker"]["whole"] == 2 / 5
+    assert behaviour.repetitive(texts) == 1 / 5
+    lines = [{"tokens": count, "thinking": 1} for count in (5, 5, 7, 9)]
+    lengths = behaviour.lengths(marked([1.0, 0.0, 1.0, 1.0]), lines)
+    assert lengths["right"]["mean"] == 7 and lengths["wrong"]["count"] == 1
+    assert [(of["from"], of["count"]) for of in lengths["tenths"]] == [(5, 2), (7, 1), (9, 1)]
+    assert behaviour.lengths(marked([1.0]), [{"tokens": None, "thinking": None}]) == {}
+
+
+def test_a_judge_stands_beside_the_rules(tmp_path, serve):  # noqa: F811
+    answered(tmp_path, mostly)
+    before = (tmp_path / "smoke" / score.SCORES).read_bytes()
+    server = serve(lambda body, n: (200, {}, says("Yes" if n != 3 else "perhaps")))
+    assert judged.ask(tmp_path / "smoke", Endpoint(server.url, concurrency=1), "judge") == 8
+    found = score.plain(score.score(tmp_path / "smoke")[0])
+    assert found["judge"]["judge"]["replies"] == 7 and found["judge"]["judge"]["missing"] == 1
+    assert found["judge"]["judge"]["accuracy"]["value"] == 1.0
+    assert found["modes"]["lenient"]["accuracy"]["value"] == 7 / 8
+    assert (tmp_path / "smoke" / score.SCORES).read_bytes() == before
+    assert judged.ask(tmp_path / "smoke", Endpoint(server.url), "judge") == 1  # the unclear one
+    assert "Judged, beside the rules" in report.to_markdown(report.load(tmp_path))
+
+
+def test_files_of_other_kits_go_out_and_come_back(tmp_path):
+    answered(tmp_path, mostly)
+    (tsv,) = export.export(tmp_path, "vlmevalkit", tmp_path / "out")
+    head, *rows = csv.reader(tsv.open(newline=""), delimiter="\t")
+    assert head[:3] == ["index", "question", "A"] and len(rows) == 8
+    assert rows[1][head.index("prediction")] == mostly(1, tasks.open_task("smoke").items[1], 0)
+    (lines,) = export.export(tmp_path, "lmms", tmp_path / "out")
+    first = json.loads(lines.read_text().splitlines()[0])
+    assert first["target"] == tasks.open_task("smoke").items[0].gold and len(first["resps"]) == 1
+    verdicts = tmp_path / "judged.csv"
+    hits = "".join(f"{row[0]},{i % 2}\n" for i, row in enumerate(rows))
+    verdicts.write_text("index,hit\n" + hits)
+    assert judged.take(tmp_path / "smoke", verdicts) == 8
+    found = score.plain(score.score(tmp_path / "smoke")[0])
+    assert found["judge"]["judged.csv"]["accuracy"]["value"] == 0.5
+    verdicts.write_text("index,hit\nnowhere,1\n")
+    with pytest.raises(UserError, match="there is no reply \\(nowhere, sample 0\\)"):
+        judged.take(tmp_path / "smoke", verdicts)
+
+
+def test_what_a_model_says_cannot_reach_the_page(tmp_path):
+    answered(tmp_path, lambda i, item, k: "<script>alert(1)</script>\ud800 | & \n")
+    rendered = page.render(tmp_path, report.load(tmp_path), {}, items=3)
+    assert "<script" not in rendered and "&lt;script&gt;" in rendered
+    assert rendered.count('class="card item unread"') == 3
+
+
+def test_published_figures_are_marked_as_theirs(tmp_path, monkeypatch):
+    answered(tmp_path, gold)
+    table = ("a paper", ("testmini",), (("Qwen2-VL-2B", "48.0"),))
+    monkeypatch.setitem(report.published.TABLES, "smoke", (table,))
+    text = report.to_markdown(report.load(tmp_path), paper=True)
+    assert "### Published, not ours: a paper" in text
+    assert "| ours, lenient | 100.0 |\n| Qwen2-VL-2B | 48.0 |" in text
+    assert "Published" not in report.to_markdown(report.load(tmp_path))
+
+
+def test_mistakes_are_messages(tmp_path):
+    def fails(*args, match):
+        with pytest.raises(UserError, match=match):
+            CliRunner().invoke(app, ["eval", *map(str, args)], catch_exceptions=False)
+
+    fails("score", tmp_path, match="holds no replies")
+    model = ("run", "--model=x", "--out", tmp_path)
+    fails(*model, "--tasks=smok", match="did you mean `smoke`")
+    fails(*model, "--tasks=smoke", "--n=2", match="at temperature 0")
+    fails(*model, "--tasks=smoke", "--protocol=kit", match="no protocol `kit`")
+    answered(tmp_path, gold, scored=False)
+    fails("report", tmp_path, match="not scored yet")
+    score.score(tmp_path / "smoke")
+    fails("report", tmp_path, "--by=colour", match="expected one of \\['task'\\]")
+    fails("report", tmp_path, "--format=pdf", match="expected md, json, csv, html")
+    fails("report", tmp_path, "--export=xls", match="vlmevalkit, lmms, mossbench")
+    fails("score", tmp_path, "--judge-url=http://x", match="both --judge-url and --judge-model")
