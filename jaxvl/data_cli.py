@@ -74,6 +74,9 @@ def prepare(
     """Check a dataset row by row and write it as ArrayRecord shards with a manifest."""
     from rich.progress import Progress
 
+    # Loads tensorflow-datasets, which replaces `import` for all threads while it is loaded: not
+    # beside the progress bar's, which imports as it draws.
+    import jaxvl.data.builder.examples  # noqa: F401
     from jaxvl.data.prepare import prepare as run
     from jaxvl.rewards.golds import gold_check
 

@@ -7,17 +7,17 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxvl import processes
 from jaxvl.checkpoint import Checkpoints
-from jaxvl.config import Config, Model, SFTConfig
+from jaxvl.config import GRPO, SFT, Config, Model, Profile, SFTConfig
 from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
@@ -28,8 +28,8 @@ from jaxvl.fields import to_json
 from jaxvl.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.models import lora, parts
 from jaxvl.models.qwen_vl import for_products
-from jaxvl.sharding import make_mesh
-from jaxvl.validate import check_rows, validate
+from jaxvl.sharding import make_mesh, row_share
+from jaxvl.validate import check_rows, check_share, validate
 from jaxvl.vlm import VLM, load
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
@@ -40,27 +40,45 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
 
     Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
     takes off the metrics and drops of steps that will be done again. A directory that holds a run
-    is an error unless `run.resume` is set.
+    is an error unless `run.resume` is set, and so is one that not all processes see.
     """
     validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    batch = cfg.grpo if isinstance(cfg, Config) else cfg.sft
-    check_rows(batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_rows(_batch(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
+    check_share(_batch(cfg), row_share(mesh).count)
     if (run_dir / FILE).exists() and not cfg.run.resume:
         raise UserError(
             f"{run_dir} holds a run already: go on with run.resume=true, or choose another run.dir"
         )
     checkpoints = Checkpoints(run_dir, cfg.run.keep)
     start = checkpoints.latest() or 0
-    drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
     if jax.process_index() == 0:
+        drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
+        forget_rollouts(run_dir, start)
         run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(to_json(cfg), indent=2)
         (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
         MetricsWriter(run_dir).truncate_after(start)
         test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
+    processes.exchange(None)  # the others see the directory as process 0 has left it
+    if not (run_dir / "config.json").is_file():
+        raise UserError(
+            f"{run_dir}: process {jax.process_index()} does not see what process 0 writes there; "
+            "set run.dir to a file system that all processes share"
+        )
     return start_model(cfg.model, mesh), checkpoints, start
+
+
+def _batch(cfg: Config | SFTConfig) -> GRPO | SFT:
+    return cfg.grpo if isinstance(cfg, Config) else cfg.sft
+
+
+def forget_rollouts(run_dir: Path, step: int) -> None:
+    """Take off the rollouts of steps after `step`, whatever number of processes wrote them."""
+    for file in (run_dir / "rollouts").glob("step_*.jsonl"):
+        if int(file.name.split(".")[0].removeprefix("step_")) > step:
+            file.unlink()
 
 
 def start_model(model: Model, mesh: Mesh) -> VLM:
@@ -112,19 +130,22 @@ class Item:
 
 
 def drops(run_dir: Path) -> MetricsWriter:
-    """The list of the rows that this process could not use."""
-    process = jax.process_index()
-    return MetricsWriter(run_dir, f"dropped.{process}.jsonl" if process else "dropped.jsonl")
+    """The list of the rows that could not be used, which process 0 writes."""
+    return MetricsWriter(run_dir, "dropped.jsonl")
 
 
 class Stream:
-    """The prompts of this process, `prompts` a step over all processes, in reading threads."""
+    """The prompts of this process, `prompts` a step over all processes, in reading threads.
+
+    What could not be used is told to all processes, so that all of them stop when it is too much.
+    """
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
-        pieces = cfg.grpo.pieces if isinstance(cfg, Config) else cfg.sft.micro_batches
-        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // jax.process_count()
-        self.parts = max(shards, 1) * pieces  # that work side by side or in turn
+        self.share = row_share(vlm.mesh)
+        self.mini_batches = cfg.grpo.mini_batches if isinstance(cfg, Config) else 1
+        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
+        self.parts = shards * _batch(cfg).micro_batches  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
         self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
@@ -134,19 +155,21 @@ class Stream:
         self.batches = pipeline.batches(
             examples,
             self._item,
-            prompts=prompts // jax.process_count(),
+            prompts=prompts // self.share.count,
             seed=cfg.run.seed,
             shuffle=cfg.data.shuffle,
             workers=cfg.data.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=self.share.index,
+            process_count=self.share.count,
+            blocks=self.mini_batches,
         )
 
     def _account(self, examples: Sequence[Example]) -> Account:
         """The rows that cannot be used, of which a run that goes on knows some already."""
         writer = drops(Path(self.cfg.run.dir))
         lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
-        account = Account(examples, self.data.max_bad, writer.write, lines)
+        write = writer.write if jax.process_index() == 0 else lambda step, line: None
+        account = Account(examples, self.data.max_bad, write, lines)
         if jax.process_index() == 0:
             print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
         return account
@@ -194,16 +217,20 @@ class Stream:
 
     def draw(self) -> list[Item]:
         """The next prompts, in an order such that no device and no micro-batch has all the large
-        ones."""
+        ones. Which prompts make a mini-batch depends on their positions alone."""
         items = next(self.batches)
-        costs = [len(item.encoded.tokens) + len(item.encoded.segments) for item in items]
-        return [items[i] for i in data_prompts.balanced(costs, self.parts)]
+        ordered, runs = [], self.mini_batches if len(items) % self.mini_batches == 0 else 1
+        for run in np.array_split(np.arange(len(items)), runs):
+            costs = [len(items[i].encoded.tokens) + len(items[i].encoded.segments) for i in run]
+            ordered += [items[run[i]] for i in data_prompts.balanced(costs, self.parts)]
+        return ordered
 
     def use(self, step: int, items: list[Item]) -> None:
         """`items` are part of `step`: what was dropped on the way to them is listed."""
-        for item in items:
-            for row in item.dropped:
-                self.account.add(step, row, item.position)
+        own = [(i.position, dataclasses.asdict(row)) for i in items for row in i.dropped]
+        every = [dropped for part in self.share.exchange(own) for dropped in part]
+        for position, row in sorted(every, key=lambda dropped: dropped[0]):
+            self.account.add(step, Dropped(**row), position)
         self.account.check()
 
     def __next__(self) -> list[Item]:
@@ -215,9 +242,7 @@ class Stream:
     def metrics(self, items: list[Item]) -> dict[str, int]:
         """How many rows could not be used on the way to `items`, over all processes."""
         count = sum(len(item.dropped) for item in items)
-        if jax.process_count() > 1:
-            count = multihost_utils.process_allgather(np.array(count)).sum()
-        return {"data/dropped": int(count)}
+        return {"data/dropped": sum(self.share.exchange(count))}
 
     def get_state(self) -> dict[str, Any]:
         return self.batches.get_state()
@@ -229,12 +254,11 @@ class Stream:
         self, items: list[Item], rows_per_prompt: int = 1, per_row: int = 1
     ) -> dict[str, np.ndarray]:
         """A batch of rows; with several processes all take the bucket that the longest needs."""
-        sizes = [
+        own = [
             max(len(item.encoded.tokens) for item in items),
             max(len(item.encoded.segments) for item in items),
         ]
-        if jax.process_count() > 1:
-            sizes = multihost_utils.process_allgather(np.array(sizes)).max(0).tolist()
+        sizes = [max(of) for of in zip(*self.share.exchange(own), strict=True)]
         fits = [
             tuple(b for b in buckets if b >= size) or buckets
             for buckets, size in zip(
@@ -285,6 +309,20 @@ class Ahead:
 def micro(batch: Any, count: int) -> Any:
     """[R, ..] -> [count, R/count, ..] on the host, for every leaf."""
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+
+def traced(steps: Iterable[int], profile: Profile, run_dir: Path) -> Iterator[int]:
+    """`steps`; what is done in those that `profile` names is traced, on process 0."""
+    wanted = profile.span() if jax.process_index() == 0 else range(0)
+    tracing = False
+    for step in steps:
+        if step in wanted and not tracing:
+            jax.profiler.start_trace(run_dir / "profile")
+            tracing = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield step
+        if tracing and step == wanted[-1]:
+            jax.profiler.stop_trace()
 
 
 class Clock:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's completions on the host: their text, their rewards, and the file that keeps them."""
+"""A step's completions on the host: their text, their rewards, and the file that keeps them.
+
+Texts stay with the process that sampled them; numbers go to all.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from jaxvl.batch import Rollout
 from jaxvl.data.image import load_image
 from jaxvl.data.prompts import Processor
 from jaxvl.loop import Item
+from jaxvl.metrics import rollout_metrics
+from jaxvl.rewards import audit
 from jaxvl.rewards.mix import Scores, join_scores
+from jaxvl.sharding import RowShare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +131,65 @@ def choose(live_P: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(~live_P, kind="stable")[:count])
 
 
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Numbers of N completions: rewards, columns of `audit.examine`, tokens, and who ended."""
+
+    scores: Scores
+    checks: dict[str, np.ndarray]
+    lengths_N: np.ndarray
+    finished_N: np.ndarray
+
+    def metrics(self, group: int) -> dict[str, float]:
+        """The metrics of a step with these completions."""
+        found = rollout_metrics(self.scores, self.lengths_N, self.finished_N, group)
+        found |= audit.metrics(self.checks, self.lengths_N, group)
+        return found | self.scores.metrics
+
+
+def of_all(own: Results, share: RowShare) -> Results:
+    """The same of the completions of all processes, who must all call it."""
+    parts = share.exchange(
+        {
+            "values": own.scores.values_NK.tolist(),
+            "total": own.scores.total_N.tolist(),
+            "logged": own.scores.logged,
+            "checks": {name: column.tolist() for name, column in own.checks.items()},
+            "lengths": own.lengths_N.tolist(),
+            "finished": own.finished_N.tolist(),
+        }
+    )
+
+    def column(part: Mapping[str, Any], name: str) -> np.ndarray:
+        return np.array(part[name], np.float32)
+
+    names = own.scores.names
+    return Results(
+        scores=join_scores(
+            [Scores(names, column(p, "values"), column(p, "total"), p["logged"]) for p in parts]
+        ),
+        checks={
+            name: np.concatenate([column(part["checks"], name) for part in parts])
+            for name in own.checks
+        },
+        lengths_N=np.array([length for part in parts for length in part["lengths"]]),
+        finished_N=np.array([ended for part in parts for ended in part["finished"]]),
+    )
+
+
+def agreed(scores: Scores, share: RowShare) -> Scores:
+    """Rewards that are the same in all processes with the same completions: where a judge or a
+    clock has made them differ, those of the first."""
+    if share.count == jax.process_count():
+        return scores
+    values, total = share.exchange([scores.values_NK.tolist(), scores.total_N.tolist()])[
+        share.index
+    ]
+    return dataclasses.replace(
+        scores, values_NK=np.array(values, np.float32), total_N=np.array(total, np.float32)
+    )
+
+
 def write(
     run_dir: Path,
     step: int,
@@ -132,12 +197,15 @@ def write(
     chosen: np.ndarray,
     advantages_PG: np.ndarray,
     images: int,
+    share: RowShare,
 ) -> None:
     """`rollouts/step_N.jsonl`, a prompt a line, with the pictures of the first `images` prompts.
 
     The advantages are those of the prompts `chosen`; the others were not learnt from, which their
-    lines say.
+    lines say. Every share of the rows has a file, those after the first `step_N.SHARE.jsonl`.
     """
+    if not share.leading:
+        return
     items, got, scores = sampled.items, sampled.got, sampled.scores
     by_prompt = dict(zip(chosen.tolist(), advantages_PG, strict=True))
     folder = run_dir / "rollouts"
@@ -145,9 +213,9 @@ def write(
     group = advantages_PG.shape[1]
     lines = []
     for p, item in enumerate(items):
-        files = []
-        for i, image in enumerate(item.example.images if p < images else ()):
-            file = folder / "images" / f"step_{step}_{p}_{i}.png"
+        files, number = [], share.index * len(items) + p
+        for i, image in enumerate(item.example.images if number < images else ()):
+            file = folder / "images" / f"step_{step}_{number}_{i}.png"
             picture = load_image(image)
             picture.thumbnail((512, 512))
             picture.save(file)
@@ -184,4 +252,5 @@ def write(
             }
         )
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    (folder / f"step_{step}.jsonl").write_text(text, encoding="utf-8")
+    name = f"step_{step}.{share.index}.jsonl" if share.index else f"step_{step}.jsonl"
+    (folder / name).write_text(text, encoding="utf-8")

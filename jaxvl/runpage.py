@@ -32,13 +32,16 @@ _CHARTS = (  # title, metrics (with * for any part)
     ),
     ("Benchmarks, lenient", ("eval/*/accuracy",)),
     ("KL to the reference", ("kl",)),
+    ("Weight of the KL", ("beta",)),
     ("Entropy", ("entropy",)),
     ("Gradient norm", ("grad_norm",)),
     ("Loss", ("loss", "policy_loss")),
     ("Spread of rewards", ("reward_std", "frac_reward_zero_std", "rewards/*/std")),
     ("Cut off by the length limit (share)", ("completions/clipped_ratio",)),
-    ("Clipped tokens (share)", ("clip_ratio/*",)),
+    ("Clipped tokens (share)", ("clip_ratio/*", "cispo_clip_ratio")),
+    ("Sampler to learner, difference of log p", ("sampling/sampling_logp_difference/*",)),
     ("Tokens a second", ("perf/*tokens_per_s",)),
+    ("Share of the device's peak", ("perf/mfu", "perf/update_mfu")),
     ("Seconds a step", ("time/*", "step_time")),
     ("Learning rate", ("learning_rate",)),
 )
@@ -102,7 +105,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _bad_rows(run_dir: Path) -> list[tuple[str, int]]:
-    """(reason, count) of the rows that were not used, over all processes."""
+    """(reason, count) of the rows that were not used."""
     rows = set()
     for file in run_dir.glob("dropped*.jsonl"):
         rows |= {(line["id"], line["reason"]) for line in read_metrics(run_dir, file.name)}
@@ -157,19 +160,19 @@ def _tables(data: Any) -> list[dict[str, Any]]:
 
 def _rollouts(run_dir: Path) -> list[dict[str, Any]]:
     """The first, the middle and the last step that has rollouts, with a few prompts each."""
-    files = {}
-    for file in (run_dir / "rollouts").glob("step_*.jsonl"):
-        number = file.stem.removeprefix("step_")
+    files: dict[int, list[Path]] = {}  # several where several processes sampled
+    for file in sorted((run_dir / "rollouts").glob("step_*.jsonl")):
+        number = file.name.split(".")[0].removeprefix("step_")
         if number.isdecimal():
-            files[int(number)] = file
+            files.setdefault(int(number), []).append(file)
     steps = sorted(files)
     chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
     return [{"step": step, **_step(run_dir, files[step])} for step in chosen]
 
 
-def _step(run_dir: Path, file: Path) -> dict[str, Any]:
+def _step(run_dir: Path, files: Sequence[Path]) -> dict[str, Any]:
     prompts, broken = [], 0
-    for line in file.read_bytes().splitlines():
+    for line in (line for file in files for line in file.read_bytes().splitlines()):
         try:
             prompts.append(dict(json.loads(line)))
         except (ValueError, TypeError):

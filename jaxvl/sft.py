@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl import runpage
+from jaxvl import processes, runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Optim, SFTConfig
 from jaxvl.errors import UserError
-from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train
+from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train, traced
 from jaxvl.metrics import MetricsWriter, Progress
 from jaxvl.models import parts, qwen_vl
 from jaxvl.models.arch import Arch
@@ -67,8 +67,10 @@ def target_batch(
     )
 
 
+@processes.together()
 def train(cfg: SFTConfig) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
+    processes.start()
     vlm, checkpoints, start = open_run(cfg)
     vlm, fresh, frozen, dropout = to_train(vlm, cfg)
     processor, run_dir = vlm.processor, Path(cfg.run.dir)
@@ -86,7 +88,7 @@ def train(cfg: SFTConfig) -> VLM:
         if start:
             state, data_state = checkpoints.restore(start, state)
             stream.set_state(data_state)
-        for step in range(start + 1, cfg.run.steps + 1):
+        for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, run_dir):
             clock = Clock()
             items = next(stream)
             texts = [processor.tokenize(cfg.sft.target(item.example)) for item in items]
@@ -100,7 +102,8 @@ def train(cfg: SFTConfig) -> VLM:
             metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
             clock.lap("update")
             metrics |= stream.metrics(items)
-            metrics |= clock.metrics(sum(len(text) + 1 for text in texts), update)
+            tokens = sum(stream.share.exchange(sum(len(text) + 1 for text in texts)))
+            metrics |= clock.metrics(tokens, update)
             if lead:
                 writer.write(step, metrics)
                 progress.update(step, metrics)

@@ -8,15 +8,18 @@ vocabulary over tensor. Parameters are stored split over fsdp too and gathered w
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl import processes
 from jaxvl.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -57,9 +60,74 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Me
             f"mesh (data, fsdp, tensor) = {(data, fsdp, tensor)} does not fit "
             f"{len(devices)} devices; choose mesh.data * mesh.fsdp * mesh.tensor that does"
         )
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:total]
+    if total < len(devices) and len({device.process_index for device in devices}) > 1:
+        raise UserError(
+            f"mesh (data, fsdp, tensor) = {tuple(sizes)} leaves {len(devices) - total} of "
+            f"{len(devices)} devices out, and with several processes all take part; "
+            "set one of mesh.data, mesh.fsdp, mesh.tensor to -1, all that remain"
+        )
+    return Mesh(arrange(sizes, devices[:total]), AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def arrange(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Devices in the shape `sizes` (data, fsdp, tensor), near ones near each other.
+
+    TPU slices are joined by a slow network: only the data axis, the outermost, runs across them.
+    """
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if devices[0].platform != "tpu" or len(slices) == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if sizes[0] % len(slices):
+        raise UserError(
+            f"mesh.data = {sizes[0]} is not a multiple of the {len(slices)} TPU slices, and no "
+            f"other axis runs across slices; try mesh.data={len(slices)} and mesh.fsdp=-1"
+        )
+    within = (sizes[0] // len(slices), *sizes[1:])
+    return mesh_utils.create_hybrid_device_mesh(
+        within, (len(slices), 1, 1), devices, allow_split_physical_axes=True
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShare:
+    """The rows of a batch lie in `count` shares, of which this process holds number `index`.
+
+    Processes hold the same share where the tensor axis runs across them; the first of them is in
+    `leads`.
+    """
+
+    index: int
+    leads: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.leads)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process speaks for its share."""
+        return jax.process_index() == self.leads[self.index]
+
+    def exchange(self, value: Any) -> list[Any]:
+        """`value`, made of what JSON holds, of every share. All processes must call it."""
+        found = processes.exchange(value)
+        return [found[process] for process in self.leads]
+
+
+def row_share(mesh: Mesh) -> RowShare:
+    """Which of a batch's rows this process holds."""
+    rows: dict[int, list[int]] = {}
+    for number, devices in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        for process in {device.process_index for device in devices}:
+            rows.setdefault(process, []).append(number)
+    shares = sorted({tuple(held) for held in rows.values()})
+    if sum(map(len, shares)) > len(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        raise UserError(
+            f"mesh {dict(mesh.shape)}: processes hold rows in part together; choose a mesh.tensor "
+            "that divides the number of a process's devices, or is a multiple of it"
+        )
+    leads = [min(process for process, held in rows.items() if tuple(held) == s) for s in shares]
+    return RowShare(shares.index(tuple(rows[jax.process_index()])), tuple(leads))
 
 
 def axis_size(name: str) -> int:
@@ -116,17 +184,26 @@ def check_divisible(params: Any, mesh: Mesh) -> None:
     jax.tree_util.tree_map_with_path(check, params)
 
 
-def put_rows(tree: Any, mesh: Mesh, lead: int = 0) -> Any:
+def put_rows(tree: Any, mesh: Mesh, lead: int = 0, whole: bool = False) -> Any:
     """Host arrays onto the mesh, the row axis (number `lead`) split over data and fsdp.
 
-    Every process hands in its own rows; `lead` axes before the row axis are not split.
+    Every process hands in its own rows, or, where `whole` is set, all the same; `lead` axes before
+    the row axis are not split.
     """
 
     def put(x):
         spec = P(*(None,) * lead, ROWS, *(None,) * (x.ndim - lead - 1))
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x)
+        sharding = NamedSharding(mesh, spec)
+        return jax.make_array_from_process_local_data(sharding, x, x.shape if whole else None)
 
     return jax.tree.map(put, tree)
+
+
+def own_mesh(mesh: Mesh) -> Mesh:
+    """`mesh`, or where it lies on several processes one over the devices of this process alone."""
+    if len({device.process_index for device in mesh.devices.flat}) == 1:
+        return mesh
+    return make_mesh(fsdp=-1, devices=jax.local_devices())
 
 
 def local_rows(x: jax.Array, axis: int = 0) -> np.ndarray:
@@ -137,13 +214,8 @@ def local_rows(x: jax.Array, axis: int = 0) -> np.ndarray:
     return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)], axis)
 
 
-def on_all_processes(x: np.ndarray) -> np.ndarray:
-    """The arrays that every process has, one after the other."""
-    if jax.process_count() == 1:
-        return x
+def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole of an array, on every process; where it lies on several, all must call this."""
+    if getattr(x, "is_fully_addressable", True):
+        return np.asarray(x)
     return multihost_utils.process_allgather(x, tiled=True)
-
-
-def on_any_process(flag: bool) -> bool:
-    """Whether `flag` is true on some process, which all of them then know."""
-    return bool(on_all_processes(np.array([flag])).any())

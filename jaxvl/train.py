@@ -19,15 +19,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl import rollouts, runpage
+from jaxvl import processes, programs, rollouts, runpage
 from jaxvl.batch import Prompt, Rollout, TrainBatch
 from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
 from jaxvl.eval import heldout, tables
 from jaxvl.eval.during import During
-from jaxvl.loop import Ahead, Clock, Stream, export, micro, open_run, to_train
+from jaxvl.loop import Ahead, Clock, Stream, export, micro, open_run, to_train, traced
 from jaxvl.meter import Meter
-from jaxvl.metrics import MetricsWriter, Progress, over_updates, rollout_metrics
+from jaxvl.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
 from jaxvl.rewards import audit, judge, pool
@@ -36,16 +36,18 @@ from jaxvl.rl import learner
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import local_rows, on_all_processes, on_any_process, put_rows
+from jaxvl.sharding import local_rows, own_mesh, put_rows
 from jaxvl.vlm import VLM, load
 
 
+@processes.together()
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
-    pool.start(pool.Limits.of(cfg.verify))  # before a device is touched
+    pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
+    processes.start()
     base, checkpoints, start = open_run(cfg)
     for local in judge.local_judges(cfg.rewards):
-        local.logprobs = load(local.model, cfg.model.dtype, base.mesh).logprobs
+        local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
         state = learner.init_state(loop.fresh, loop.tx)
@@ -93,21 +95,47 @@ class Loop:
         if grpo.importance_sampling_cap is not None and grpo.updates > 1:
             self.logprobs["own_logps"] = learner.make_logprobs(policy)
         self.key = jax.random.key(cfg.run.seed)
-        self.prompts = grpo.prompts // jax.process_count()  # of this process
         self.stream = Stream(cfg, vlm, grpo.prompts)
+        self.prompts = grpo.prompts // self.stream.share.count  # of this process
         self.ahead = Ahead(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg, vlm.config, vlm.mesh.devices.flat)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
+
+    def compile(self, state: learner.TrainState) -> None:
+        """All that the steps will call, for every pair of buckets that a batch may have.
+
+        What does not fit the device's memory shows before the first step, and none waits later.
+        """
+        cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
+        params, key = self.with_state(state).params, jax.random.fold_in(self.key, 0)
+        values = self.vlm.config.vision.patch_values
+        for prompt in programs.prompts(cfg.data, grpo.rows, values, mesh):
+            T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
+            print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
+            self.sample.compile(params, prompt, key)
+            sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
+            whole = programs.batch(*sizes, grpo.pieces, mesh)
+            asked = dataclasses.replace(
+                whole, mask=None, advantages=None, old_logps=None, ref_logps=None
+            )
+            weights = {"ref_logps": self.reference, "own_logps": params}
+            for name, of in self.logprobs.items():
+                of.lower(weights[name], asked).compile()
+            batch = programs.batch(*sizes, grpo.micro_batches, mesh)
+            if "own_logps" in self.logprobs:
+                batch = dataclasses.replace(batch, own_logps=batch.old_logps)
+            self.update.lower(state, batch, self.frozen, np.float32(self.beta)).compile()
 
     def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
         """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
         # A resumed run answers again, with the base.
         before = self.evaluate(self.base, "before training") if cfg.eval else None
+        self.compile(state)
         watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
-            for step in range(start + 1, cfg.run.steps + 1):
+            for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir):
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                     metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
@@ -124,9 +152,10 @@ class Loop:
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
-        if cfg.eval:
-            self._write_eval(before, self.evaluate(trained, "after training"))
+        after = self.evaluate(trained, "after training") if cfg.eval else None
         if lead:
+            if after:
+                self._write_eval(before, after)
             runpage.write_report(self.run_dir)
         return trained
 
@@ -147,9 +176,11 @@ class Loop:
 
         # The device is at work: until its numbers are asked for, the host has time of its own.
         images = self.cfg.run.rollout_images
-        rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images)
+        share = self.stream.share
+        rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
         metrics = self.rollout_metrics(sampled)
-        metrics["frac_live_rows"] = float(learner.live_rows(batch, grpo.beta).mean())
+        live_R = learner.live_rows(batch, grpo.beta)
+        metrics["frac_live_rows"] = float(np.mean(share.exchange(float(live_R.mean()))))
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
         metrics |= over_updates(jax.device_get(found))
@@ -159,9 +190,10 @@ class Loop:
             metrics["beta"], self.beta = self.beta, self.next_beta(metrics["kl"])
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
-        metrics |= clock.metrics(int(lengths_N.sum()), *compiled)
+        metrics |= clock.metrics(sum(share.exchange(int(lengths_N.sum()))), *compiled)
+        learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
         encoded = [item.encoded for item in sampled.items]
-        return state, metrics | self.meter.metrics(encoded, lengths_N, chosen, metrics)
+        return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
 
     def sample_round(self, step: int, state: learner.TrainState, clock: Clock) -> rollouts.Sampled:
         """The next prompts of the stream, their completions and what these are worth."""
@@ -171,16 +203,16 @@ class Loop:
         clock.lap("data")
 
         params = self.with_state(state).params
-        rollout = self.sample(params, prompt, jax.random.fold_in(self.key, step))
-        if step < cfg.run.steps:
-            self.ahead.prepare()
-        rollout = jax.tree.map(local_rows, rollout)
+        key = jax.random.fold_in(self.key, step)
+        meanwhile = self.ahead.prepare if step < cfg.run.steps else None
+        rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)
         got = rollouts.answers(rollout, self.vlm.processor)
         inputs = rollouts.reward_inputs(items, got, cfg.grpo.group)
         scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
+        scores = rollouts.agreed(scores, self.stream.share)
         clock.lap("reward")
 
         shape = rollout.logps.shape
@@ -201,13 +233,14 @@ class Loop:
 
     def lacks_live(self, rounds: list[rollouts.Sampled]) -> bool:
         """Whether some process has fewer groups with different rewards than it learns from."""
-        return on_any_process(sum(has_spread(r.total_PG).sum() for r in rounds) < self.prompts)
+        live = int(sum(has_spread(r.total_PG).sum() for r in rounds))
+        return min(self.stream.share.exchange(live)) < self.prompts
 
     def advantages(self, total_PG: np.ndarray) -> np.ndarray:
         """Those of this process's groups."""
         grpo, std = self.cfg.grpo, None
         if grpo.scale_rewards == "batch":
-            std = reward_std(on_all_processes(total_PG))
+            std = reward_std(np.concatenate(self.stream.share.exchange(total_PG.tolist())))
         how = {"scale": grpo.scale_rewards, "leave_one_out": grpo.leave_one_out}
         return group_advantages(total_PG, **how, batch_std=std)
 
@@ -239,9 +272,9 @@ class Loop:
         """What the completions of a step say, those that it does not learn from too."""
         got, scores, group = sampled.got, sampled.scores, self.cfg.grpo.group
         inputs = rollouts.reward_inputs(sampled.items, got, group)
-        found = rollout_metrics(scores, got.lengths_N, got.finished_N, group)
-        found |= self.stream.metrics(sampled.items)
-        return found | audit.audit(inputs, got.lengths_N, group) | scores.metrics
+        own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
+        whole = rollouts.of_all(own, self.stream.share)
+        return self.stream.metrics(sampled.items) | whole.metrics(group)
 
     def next_beta(self, kl: float) -> float:
         """The coefficient of the next step."""
@@ -264,7 +297,8 @@ class Loop:
     def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
         """The held-out set, answered by `vlm`."""
         cfg = self.cfg
-        print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
+        if jax.process_index() == 0:
+            print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
         return heldout.evaluate(
             vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
         )

@@ -20,10 +20,18 @@ def validate(cfg: Config | SFTConfig) -> None:
     _check_ranges(cfg)
     _check_sizes(cfg)
     _check_parts(cfg.model)
-    if cfg.optim.warmup_steps > cfg.run.steps:
+    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
+    if cfg.optim.warmup_steps > updates:
         raise UserError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above run.steps = {cfg.run.steps}"
+            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above the run's {updates} updates "
+            f"(run.steps = {cfg.run.steps})"
         )
+    if cfg.optim.min_lr > cfg.optim.lr:
+        raise UserError(
+            f"optim.min_lr = {cfg.optim.min_lr} is above optim.lr = {cfg.optim.lr}, where the "
+            "schedule starts"
+        )
+    _check_profile(cfg)
     if hasattr(cfg, "grpo"):
         _check_grpo(cfg)
     mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
@@ -50,6 +58,19 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
         low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
         if None not in (low, high) and low > high:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
+
+
+def _check_profile(cfg: Config | SFTConfig) -> None:
+    try:
+        span = cfg.profile.span()
+        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= cfg.run.steps
+    except (ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"profile.steps = {cfg.profile.steps!r}: expected first:last, from 1 to run.steps = "
+            f"{cfg.run.steps}, as 3:5"
+        )
 
 
 def _check_parts(m: Model) -> None:
@@ -124,6 +145,17 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
     )
 
 
+def check_share(batch: GRPO | SFT, count: int) -> None:
+    """Raise UserError unless the prompts of a step can be dealt out evenly to `count` processes."""
+    name = "grpo.prompts" if hasattr(batch, "group") else "sft.rows"
+    prompts = batch.prompts if hasattr(batch, "group") else batch.rows
+    if prompts % count:
+        raise UserError(
+            f"{name} = {prompts} is not a multiple of the {count} processes that get prompts of "
+            f"their own; try {name}={-(-prompts // count) * count}"
+        )
+
+
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
     "benchmarks.every": (1, None),
@@ -159,6 +191,7 @@ _RANGES = {
     "model.min_pixels": (1, None),
     "model.max_pixels": (1, None),
     "optim.lr": (0, None),
+    "optim.min_lr": (0, None),
     "optim.warmup_steps": (0, None),
     "optim.weight_decay": (0, None),
     "optim.b1": (0, 1),

@@ -28,7 +28,7 @@ from jaxvl.models.layers import cast
 from jaxvl.rl import learner
 from jaxvl.rl.draw import Decoding
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import make_mesh, param_shardings, put_rows
+from jaxvl.sharding import fetch, make_mesh, param_shardings, put_rows
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 
@@ -50,6 +50,9 @@ class VLM:
     Prompts are strings, rendered as they are (one <|image_pad|> an image), or lists of chat
     messages (rendered by the checkpoint's template). `images` holds a list of PIL images or paths
     for every prompt, [] where there is none; None means no images at all.
+
+    Where the mesh lies on several processes, all of them call the same with the same arguments and
+    get the same.
     """
 
     config: Arch
@@ -104,7 +107,7 @@ class VLM:
         results: list[Any] = [None] * len(encoded)
         with jax.set_mesh(self.mesh):
             for prompt, numbers in self._batches(encoded):
-                logits = np.asarray(run(self.params, prompt))
+                logits = fetch(run(self.params, prompt))
                 for row, i in enumerate(numbers):
                     results[i] = logits[row, : len(encoded[i].tokens)]
         return results
@@ -128,7 +131,7 @@ class VLM:
         results: list[list[Completion]] = [[] for _ in encoded]
         with jax.set_mesh(self.mesh):
             for prompt, numbers in self._batches(encoded):
-                rollout = jax.device_get(run(self.params, prompt, key))
+                rollout = jax.tree.map(fetch, run(self.params, prompt, key))
                 for row, i in enumerate(numbers):
                     results[i] = [self._completion(rollout, row, j) for j in range(n)]
         return results
@@ -200,7 +203,8 @@ class VLM:
                 for row, i in enumerate(numbers):
                     for j, completion in enumerate(tokens[i]):
                         padded[row, j, : len(completion)] = completion
-                logps = np.asarray(run(self.params, prompt, put_rows(padded, self.mesh)))
+                padded = put_rows(padded, self.mesh, whole=True)
+                logps = fetch(run(self.params, prompt, padded))
                 for row, i in enumerate(numbers):
                     results[i] = [logps[row, j, : len(c)] for j, c in enumerate(tokens[i])]
         return results
@@ -220,7 +224,7 @@ class VLM:
             encoded = self.encode([prompt], [images])
             ((rows, _),) = self._batches(encoded)
             length = len(encoded[0].tokens)
-            weights = np.asarray(run(self.params, rows, jnp.int32(layer % layers)))[0]
+            weights = fetch(run(self.params, rows, jnp.int32(layer % layers)))[0]
         return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
@@ -231,7 +235,8 @@ class VLM:
         path, params = Path(path), self.merged().params
         widest = jnp.result_type(*jax.tree.leaves(params))
         hf.save_params(path, cast(params, widest), self.hf_config)
-        self.processor.save(path)
+        if jax.process_index() == 0:
+            self.processor.save(path)
 
     def save_adapters(self, path: str | Path, base: str | None = None) -> None:
         """The adapters alone in PEFT's format; `base` names the checkpoint that they belong to."""
@@ -300,7 +305,7 @@ class VLM:
                 prompt_bucket=data_prompts.step_up(max(len(row.tokens) for row in rows)),
                 patch_bucket=data_prompts.step_up(max(len(row.segments) for row in rows)),
             )
-            yield put_rows(Prompt.from_arrays(arrays), self.mesh), numbers
+            yield put_rows(Prompt.from_arrays(arrays), self.mesh, whole=True), numbers
 
 
 @functools.lru_cache(maxsize=32)

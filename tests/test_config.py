@@ -12,7 +12,7 @@ import pytest
 from jaxvl import config as C
 from jaxvl import fields
 from jaxvl.errors import UserError
-from jaxvl.validate import check_rows
+from jaxvl.validate import check_rows, check_share
 
 FILE = """
 from __future__ import annotations
@@ -160,7 +160,12 @@ def test_values_are_never_evaluated(path, tmp_path):
         (["data.prompt_buckets=512,256"], "sizes that grow"),
         (["data.patch_buckets=255"], "multiples of 4"),
         (["model.min_pixels=10", "model.max_pixels=5"], "model.min_pixels = 10"),
-        (["optim.warmup_steps=11"], "above run.steps = 10"),
+        (["optim.warmup_steps=11"], "above the run's 10 updates (run.steps = 10)"),
+        (["optim.min_lr=1e-5"], "optim.min_lr = 1e-05 is above optim.lr = 1e-06"),
+        (["profile.steps=3"], "profile.steps = '3': expected first:last"),
+        (["profile.steps=4:3"], "expected first:last"),
+        (["profile.steps=0:3"], "from 1 to run.steps = 10"),
+        (["profile.steps=9:11"], "from 1 to run.steps = 10"),
         (["rewards.1.name=accuracy"], "a name of its own"),
         (["mesh.data=-1", "mesh.fsdp=-1"], "at most one is -1"),
         (["mesh.data=3"], "grpo.prompts=9"),
@@ -172,6 +177,19 @@ def test_fields_that_disagree_are_refused(path, overrides, words):
     with pytest.raises(UserError) as caught:
         C.load(path, overrides)
     assert words in str(caught.value)
+
+
+def test_prompts_are_dealt_out_to_processes_evenly():
+    check_share(C.GRPO(prompts=8), 4)
+    with pytest.raises(UserError, match="grpo.prompts = 6 is not .* 4 processes .*prompts=8"):
+        check_share(C.GRPO(prompts=6), 4)
+    with pytest.raises(UserError, match="sft.rows = 5 .* try sft.rows=6"):
+        check_share(C.SFT(target=str, rows=5), 2)
+
+
+def test_a_profile_names_its_steps():
+    assert list(C.Profile("10:12").span()) == [10, 11, 12]
+    assert not C.Profile().span()
 
 
 def test_the_cures_that_check_rows_names_are_cures():

@@ -5,6 +5,7 @@ import json
 import types
 from collections.abc import Callable
 
+import jax
 import pytest
 
 from jaxvl import loop, sft, train
@@ -21,6 +22,7 @@ from jaxvl.data.templates import vlaa as vlaa_prompt
 from jaxvl.errors import UserError
 from jaxvl.metrics import read_metrics
 from jaxvl.rewards import accuracy, think_format
+from jaxvl.sharding import make_mesh
 from tests.data.published import GRPO_ROWS, picture, write_sat, write_tsv, write_vlaa
 from tests.data.test_intake import BAD_IMAGES
 from tests.test_loop import make_config
@@ -152,7 +154,8 @@ def faulty(tmp_path):
 
 def stream(folder, source, **data):
     cfg = make_config(folder, source=source, check=lambda e: "no" * (e.answer == "?"), **data)
-    vlm = types.SimpleNamespace(processor=Processor.from_pretrained(MODEL.path))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    vlm = types.SimpleNamespace(processor=Processor.from_pretrained(MODEL.path), mesh=mesh)
     return loop.Stream(cfg, vlm, cfg.grpo.prompts)
 
 

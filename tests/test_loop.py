@@ -7,17 +7,19 @@ import types
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
 from jaxvl import loop
-from jaxvl.config import GRPO, Config, Data, Model, Reward, Run
+from jaxvl.config import GRPO, Config, Data, Model, Profile, Reward, Run
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Processor, PromptTooLong
 from jaxvl.data.templates import VisualThinker, chat_question
 from jaxvl.errors import UserError
 from jaxvl.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards import accuracy
+from jaxvl.sharding import make_mesh
 from tests.test_train import ROOT
 
 BASE = str(ROOT / "configs/quickstart_base")
@@ -62,8 +64,10 @@ def make_config(run_dir, *, source=None, run=None, model=None, **data):
 
 @pytest.fixture
 def make_stream(processor):
-    def make(cfg):
-        return loop.Stream(cfg, types.SimpleNamespace(processor=processor), cfg.grpo.prompts)
+    def make(cfg, devices=1):
+        mesh = make_mesh(devices, devices=jax.devices()[:devices])
+        vlm = types.SimpleNamespace(processor=processor, mesh=mesh)
+        return loop.Stream(cfg, vlm, cfg.grpo.prompts)
 
     return make
 
@@ -121,14 +125,62 @@ def test_any_number_of_processes_takes_the_same_stand_ins(
     alone = make_stream(cfg)
     whole = [places(next(alone)) for _ in range(6)]
     assert any(item.dropped for item in next(make_stream(cfg)))
-    monkeypatch.setattr(jax, "process_count", lambda: count)
     shards = []
     for index in range(count):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        stream = make_stream(cfg)
+        monkeypatch.setattr(loop, "row_share", lambda mesh, index=index: Told(index, count))
+        stream = make_stream(cfg, devices=count)
         shards.append([places(next(stream)) for _ in range(6)])
-    assert (tmp_path / "dropped.1.jsonl").is_file()  # each process lists its own
     assert [sorted(sum(step, [])) for step in zip(*shards, strict=True)] == whole
+
+
+@dataclasses.dataclass
+class Told:
+    """A share of the rows whose other shares say `others`."""
+
+    index: int
+    count: int
+    others: tuple = ()
+
+    def exchange(self, value):
+        return [value, *self.others]
+
+
+def test_what_other_processes_cannot_use_is_listed_and_counted_too(
+    make_stream, tmp_path, monkeypatch
+):
+    def stream(folder, **data):
+        theirs = [(1, {"id": "x", "reason": "torn", "found": "half a picture", "setting": False})]
+        monkeypatch.setattr(loop, "row_share", lambda mesh: Told(1, 2, (theirs,)))
+        cfg = make_config(folder, too_long="drop", shuffle=False, **data)
+        return make_stream(cfg, devices=2)
+
+    items = next(stream(tmp_path / "some", max_bad=0.1))
+    own = [item.position for item in items if item.dropped]
+    assert [item.position for item in items] == [2, 3] and own == [3]
+    lines = read_metrics(tmp_path / "some", "dropped.jsonl")
+    assert [(line["position"], line["step"]) for line in lines] == [(1, 1), (3, 1)]
+    with pytest.raises(UserError, match="1 of 10 rows cannot be used"):
+        next(stream(tmp_path / "none", max_bad=0.0))
+
+
+def test_the_rollouts_of_steps_that_are_done_again_are_taken_off(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    names = ["step_2.jsonl", "step_2.1.jsonl", "step_3.jsonl", "step_3.11.jsonl", "step_10.jsonl"]
+    for name in names:
+        (tmp_path / "rollouts" / name).touch()
+    loop.forget_rollouts(tmp_path, 2)
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == sorted(names[:2])
+
+
+def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path):
+    """And xprof's own format can be read back; a step before or after is not in it."""
+    for step in loop.traced(range(1, 6), Profile("2:3"), tmp_path):
+        jax.block_until_ready(jnp.ones(8) * step)
+    (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    steps = {dict(event.stats)["step_num"] for event in events if event.name == "train"}
+    assert steps == {2, 3}
 
 
 def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
@@ -146,6 +198,24 @@ def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
         items = next(resumed)
         found = [(*place, i.dropped) for place, i in zip(places(items), items, strict=True)]
         assert found == expected
+
+
+def test_what_is_made_ready_ahead_is_still_to_come(make_stream, tmp_path):
+    """The state is that of the first prompts that nobody has taken, and drops are of the step that
+    takes them."""
+    cfg = make_config(tmp_path, too_long="drop", shuffle=False)
+    ahead, plain = (loop.Ahead(make_stream(cfg), 1, 2) for _ in range(2))
+    for step in (1, 2, 3):
+        ahead.prepare()
+        ahead.prepare()  # once is enough
+        assert ahead.get_state() == plain.get_state() == {"position": 4 * (step - 1)}
+        listed = tmp_path / "dropped.jsonl"
+        assert step > 1 or not listed.exists()
+        items, arrays = ahead.take(7 * step)
+        expected, others = plain.take(7 * step)
+        assert places(items) == places(expected)
+        assert all((arrays[name] == others[name]).all() for name in arrays)
+    assert {line["step"] for line in read_metrics(tmp_path, "dropped.jsonl")} == {7, 14, 21}
 
 
 def test_every_drop_is_listed_and_counted(make_stream, tmp_path):

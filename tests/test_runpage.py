@@ -107,6 +107,12 @@ def test_first_middle_and_last_rollouts_are_shown_with_small_images(run_dir):
     assert text.count("1 lines of the file could not be read") == 3
 
 
+def test_rollouts_of_several_processes_are_one_step(run_dir):
+    (run_dir / "rollouts/step_60.1.jsonl").write_text(json.dumps(rollout(61)))
+    text = "".join(Tags(write_report(run_dir).read_text()).text)
+    assert "step 60 <" in text and "step 61 <" in text
+
+
 def test_numbers_of_the_run_are_on_the_page(run_dir):
     text = "".join(Tags(write_report(run_dir).read_text()).text)
     assert "60 of 99 steps" in text and "NaN or infinity in 1 step, first in step 7." in text

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Eight devices are one device; every parameter, gradient and moment lies where the rules say."""
 
+import dataclasses
 import functools
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -22,27 +24,34 @@ from jaxvl.rl import learner
 from jaxvl.rl.draw import Decoding
 from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import (
+    AXES,
     PARAM_RULES,
     ROWS,
+    arrange,
     check_divisible,
     make_mesh,
     param_shardings,
     param_spec,
     path_name,
     put_rows,
+    row_share,
 )
 from jaxvl.vlm import load
-from tests.rl.rows import V, assert_trees_close, grpo_step, policy, prompt_arrays, random_batch
+from tests.rl.rows import V, assert_trees_close, policy, prompt_arrays, random_batch
 from tests.tiny import PUBLIC, make_checkpoint, public_config
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]  # the tiny model has 2 kv heads
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4)]  # the tiny model has 2 kv heads
 # Both families; of the second what differs is in the tower, which has no use for other meshes.
-SPREAD = [("qwen2_vl", mesh) for mesh in MESHES] + [("qwen2_5_vl", mesh) for mesh in MESHES[2:]]
+SPREAD = [("qwen2_vl", mesh) for mesh in MESHES] + [("qwen2_5_vl", mesh) for mesh in MESHES[3:]]
 PUBLIC_MESHES = [(1, 8, 1), (1, 4, 2), (2, 2, 2)]
 PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?", "Above or below?"]
 STOP = tuple(range(0, 300, 6))  # so many that lengths differ
 LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
 GRADIENTS = 1e-5  # of a leaf's norm
+WEIGHTS = 2e-6  # of weights near 1, which are rounded to 6e-8 and moved by up to lr * error / eps
+# `eps` of the size of gradients: else AdamW makes full steps of gradients that are all rounding.
+OPTIM = Optim(lr=1e-2, eps=1e-2, clip_norm=1e9)
+HOW = GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3)
 
 
 def small(name):
@@ -68,11 +77,19 @@ def images(pictures):
     return [pictures[1:2], [], pictures[:1], []]
 
 
-def run_step(vlm, images):
-    """Of eight rows: loss, stats, log-probabilities and gradients, as they lie on the devices."""
-    batch = random_batch(vlm, images, 2, PROMPTS)
+def run_update(vlm, images):
+    """One update by GRPO with a batch of eight rows, and another: the state after the first as it
+    lies on the devices, its stats, and how many programs both have compiled."""
+    tx = learner.optimizer(OPTIM, 3)
+    objective = learner.grpo_objective(policy(vlm), HOW)
+    update = learner.make_update(objective, tx, lambda step: OPTIM.lr)
+    batch = jax.tree.map(lambda x: x[None], random_batch(vlm, images, 2, PROMPTS))
     with jax.set_mesh(vlm.mesh):
-        return grpo_step(policy(vlm))(vlm.params, put_rows(batch, vlm.mesh))
+        batch = put_rows(batch, vlm.mesh, lead=1)
+        state, stats = update(learner.init_state(vlm.params, tx), batch)
+        after = jax.tree.map(jnp.copy, state)  # the second update takes the first one's memory
+        update(state, batch)
+    return after, jax.device_get(stats), update._cache_size()
 
 
 def run_sampler(vlm, images, temperature, slots=0):
@@ -93,13 +110,13 @@ def paths(tiny_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_device(paths, images):
-    """family -> what `run_step` and `run_sampler` (at both temperatures) give on one device."""
+    """family -> what `run_update` and `run_sampler` (at both temperatures) give on one device."""
 
     @functools.cache
     def run(family):
         vlm = load(paths[family], "float32")
-        step = jax.device_get(run_step(vlm, images))
-        return step, {t: run_sampler(vlm, images, t) for t in (0.0, 1.0)}
+        updated = jax.device_get(run_update(vlm, images))
+        return updated, {t: run_sampler(vlm, images, t) for t in (0.0, 1.0)}
 
     return run
 
@@ -110,16 +127,27 @@ def spread(request, paths):
     return load(paths[family], "float32", make_mesh(*mesh))
 
 
-def test_log_probabilities_and_gradients(spread, images, one_device):
-    loss, stats, logps, grads = run_step(spread, images)
-    expected = one_device(spread.config.family)[0]
-    assert len(logps.sharding.device_set) == 8
-    np.testing.assert_allclose(logps, expected[2], atol=LOGPS)
-    np.testing.assert_allclose(loss, expected[0], atol=LOGPS)
-    for name, value in expected[1].items():
-        np.testing.assert_allclose(stats[name], value, atol=LOGPS, err_msg=name)
-    assert_trees_close(jax.device_get(grads), expected[3], GRADIENTS)
-    assert_where_the_rules_say(grads, spread.mesh)
+def test_loss_gradients_and_an_update(spread, images, one_device):
+    """And a steady run compiles once: what goes in comes out with the same sharding."""
+    state, stats, programs = run_update(spread, images)
+    expected, expected_stats, _ = one_device(spread.config.family)[0]
+    assert programs == 1 and state.step == 1
+    assert {"loss", "entropy", "sampling/sampling_logp_difference/max"} <= set(stats)
+    for name, value in expected_stats.items():
+        np.testing.assert_allclose(stats[name], value, atol=LOGPS, rtol=LOGPS, err_msg=name)
+    (mu, nu), (expected_mu, _) = moments(state.opt_state), moments(expected.opt_state)
+    for tree in (state.params, mu, nu):
+        assert len(jax.tree.leaves(tree)[0].sharding.device_set) == 8
+        assert_where_the_rules_say(tree, spread.mesh)
+    # After one update the first moment is (1 - b1) times the gradient.
+    assert_trees_close(jax.device_get(mu), expected_mu, GRADIENTS)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), expected.params, spread.params)
+    assert min(jax.tree.leaves(moved)) > 100 * WEIGHTS
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=WEIGHTS),
+        jax.device_get(state.params),
+        expected.params,
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -240,24 +268,6 @@ def test_most_of_a_public_model_is_split(name):
     assert here * 8 < 1.01 * sum(x.size for x in jax.tree.leaves(shapes))
 
 
-def test_a_steady_run_on_a_mesh_compiles_once(tiny_path, images):
-    """What goes in comes out with the same sharding, scalars too."""
-    vlm = load(tiny_path, "float32", make_mesh(2, 2, 2))
-    tx = learner.optimizer(Optim(lr=1e-3), 3)
-    update = learner.make_update(learner.grpo_objective(policy(vlm), GRPO()), tx, lambda step: 1e-3)
-    batch = jax.tree.map(lambda x: x[None], random_batch(vlm, images, 2, PROMPTS))
-    with jax.set_mesh(vlm.mesh):
-        state = learner.init_state(vlm.params, tx)
-        batch = put_rows(batch, vlm.mesh, lead=1)
-        for tree in (state.params, *moments(state.opt_state)):
-            assert_where_the_rules_say(tree, vlm.mesh)
-        for _ in range(2):
-            state, _ = update(state, batch)
-        for tree in (state.params, *moments(state.opt_state)):
-            assert_where_the_rules_say(tree, vlm.mesh)
-    assert update._cache_size() == 1
-
-
 def compile_update(mesh):
     mesh = make_mesh(*mesh)
     update, state, batch = abstract_update(small("qwen2_5_vl_3b"), mesh)
@@ -339,6 +349,74 @@ def test_heads_that_do_not_divide_are_named(mesh, changes, message):
     mesh = make_mesh(*mesh, jax.devices()[: mesh[2]])
     with pytest.raises(UserError, match=message):
         qwen_vl.check_mesh(arch, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int = 0
+    slice_index: int = 0
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def two_slices():
+    """Of 2 x 4 chips each, in no order."""
+    places = [(s, x, y) for y in range(4) for s in range(2) for x in range(2)]
+    return [Chip(i, slice_index=s, coords=(x, y, 0)) for i, (s, x, y) in enumerate(places)]
+
+
+def test_data_is_the_axis_across_slices():
+    for sizes in [(2, 4, 2), (4, 4, 1), (2, 1, 8)]:
+        mesh = arrange(sizes, two_slices())
+        assert mesh.shape == sizes and len({chip.id for chip in mesh.flat}) == 16
+        for half, slices in zip(np.split(mesh, 2), (0, 1), strict=True):
+            assert {chip.slice_index for chip in half.flat} == {slices}
+    with pytest.raises(UserError, match=r"mesh.data = 1 is not a multiple of the 2 TPU slices.*=2"):
+        arrange((1, 8, 2), two_slices())
+
+
+def on_processes(sizes, per_process):
+    """A mesh over processes of so many devices each."""
+    chips = [Chip(i, process_index=i // per_process) for i in range(int(np.prod(sizes)))]
+    devices = np.array(chips, object).reshape(sizes)
+    return types.SimpleNamespace(devices=devices, shape=dict(zip(AXES, sizes, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_process", "shares"),
+    [
+        ((1, 1, 1), 1, [0]),
+        ((2, 1, 1), 1, [0, 1]),
+        ((2, 2, 2), 4, [0, 1]),
+        ((1, 2, 4), 2, [0, 0, 1, 1]),  # a row's tensor axis runs across two processes
+        ((1, 1, 8), 4, [0, 0]),
+        ((4, 2, 1), 2, [0, 1, 2, 3]),
+    ],
+)
+def test_which_rows_a_process_holds(sizes, per_process, shares, monkeypatch):
+    mesh = on_processes(sizes, per_process)
+    for process, index in enumerate(shares):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        share = row_share(mesh)
+        assert (share.index, share.count) == (index, max(shares) + 1)
+        assert share.leads == tuple(shares.index(i) for i in range(share.count))
+        assert share.leading == (process == shares.index(index))
+
+
+def test_rows_that_processes_hold_in_part_together():
+    with pytest.raises(UserError, match="hold rows in part together; choose a mesh.tensor"):
+        row_share(on_processes((1, 4, 3), 4))
+
+
+def test_with_several_processes_every_device_takes_part():
+    chips = [Chip(i, process_index=i // 2, platform="cpu") for i in range(4)]
+    with pytest.raises(UserError, match=r"leaves 3 of 4 devices out.*to -1, all that remain"):
+        make_mesh(devices=chips)
 
 
 def test_make_mesh():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from jaxvl.errors import UserError
 
 _BATCH = 32  # rows of a parquet file in memory at a time: they may hold pictures
 _LONGEST_CELL = 2**28  # of CSV and TSV, which hold pictures as text
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character of two: alone it is none
 
 Raw = dict[str, Any] | BadRow
 
@@ -100,8 +103,9 @@ def _json(file: Path, skip: int) -> Iterator[Raw | None]:
     if isinstance(first, dict) and (more or not _all_objects(first)):
         yield from _json_lines(file, skip)
         return
+    data = file.read_bytes()
     try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(data)
     except ValueError:
         if not more or line.strip() in (b"{", b"["):
             raise
@@ -111,8 +115,9 @@ def _json(file: Path, skip: int) -> Iterator[Raw | None]:
         value = [{"id": key, **row} for key, row in value.items()]
     if not isinstance(value, list):
         raise UserError(f"{file}: expected a list of objects, or an object of objects")
+    suspect = bool(_HALF.search(data))
     for row in value:
-        yield row if isinstance(row, dict) else _not_an_object(row)
+        yield _checked(row, suspect)
 
 
 def _all_objects(value: dict[str, Any]) -> bool:
@@ -134,8 +139,17 @@ def _object(line: bytes) -> Raw:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return BadRow("broken JSON", f"broken JSON: {error}")
-    return row if isinstance(row, dict) else _not_an_object(row)
+    return _checked(row, bool(_HALF.search(line)))
 
 
-def _not_an_object(row: Any) -> BadRow:
-    return BadRow("broken JSON", f"a JSON {type(row).__name__}, expected an object")
+def _checked(row: Any, suspect: bool) -> Raw:
+    """The row, where it is an object of which every text, if that is `suspect`, can be written as
+    UTF-8."""
+    if not isinstance(row, dict):
+        return BadRow("broken JSON", f"a JSON {type(row).__name__}, expected an object")
+    if suspect:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            return BadRow("broken text", f"half of a character in {error.object!r:.60}")
+    return row

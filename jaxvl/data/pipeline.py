@@ -3,14 +3,16 @@
 
 The stream is one sequence of positions 0, 1, 2, .. over all processes: position i is example
 order(epoch)[i mod n] of epoch i // n, whatever the number of processes and threads. Step s of a run
-with P processes of B prompts takes positions s*P*B .. (s+1)*P*B - 1, process p those that are p
-modulo P. In a mixture every part has epochs of its own, and positions are dealt out to the parts in
-turn, as often as their weights say. What stands in for a row that cannot be used is drawn from the
-same part by (seed, position) alone, so that no other position is touched by it.
+with P processes of B prompts takes positions s*P*B .. (s+1)*P*B - 1, and `share` says which of them
+a process gets. In a mixture every part has epochs of its own, and positions are dealt out to the
+parts in turn, as often as their weights say. What stands in for a row that cannot be used is drawn
+from the same part by (seed, position) alone, so that no other position is touched by it.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -40,8 +42,11 @@ def batches(
     workers: int,
     process_index: int = 0,
     process_count: int = 1,
+    blocks: int = 1,
 ) -> Batches:
     """Lists of `prompts` items `make(position, candidates)` for this process, without end.
+
+    Which they are of a step's prompts says `share`.
 
     `position` is the place in the whole stream: it differs between epochs and is the same for any
     number of processes, so it serves as the prompt id of sampling keys. `candidates` gives its
@@ -59,7 +64,19 @@ def batches(
         return make(position, _candidates(parts[part], row, [seed, position]))
 
     order = _order(examples, parts, seed, shuffle)
-    return _Iterator(order, draw, prompts, workers, process_index, process_count)
+    mine = share(prompts * process_count, process_index, process_count, blocks)
+    return _Iterator(order, draw, mine, prompts * process_count, workers)
+
+
+def share(prompts: int, index: int, count: int, blocks: int = 1) -> np.ndarray:
+    """Which of a step's `prompts` prompts process `index` of `count` gets, in order.
+
+    They are cut into `blocks` (one a mini-batch) and every block among the processes. So the
+    prompts of a block are the same for any number of processes whose prompts `blocks` divides;
+    where it does not divide them, fewer blocks are made.
+    """
+    blocks = math.gcd(blocks, prompts // count)
+    return np.arange(prompts).reshape(blocks, count, -1)[:, index].reshape(-1)
 
 
 def _candidates(part: Sequence[Example], row: int, seed: list[int]) -> Iterator[Example]:
@@ -83,15 +100,27 @@ def _order(examples: Sequence[Example], parts: Sequence[Sequence], seed: int, sh
     return grain.MapDataset.mix(streams, examples.weights)
 
 
-class _Iterator:
-    """grain's iterator over this process's positions, counted in positions of the whole stream."""
+class _Places(Sequence):
+    """(position, place) of this process's prompts, without end, from position `start`."""
 
-    def __init__(
-        self, order: Any, draw: Callable, prompts: int, workers: int, index: int, count: int
-    ):
-        self.order = order.map_with_index(lambda position, place: (position, place))
-        self.draw, self.prompts, self.workers = draw, prompts, workers
-        self.index, self.count = index, count
+    def __init__(self, order: Any, mine: np.ndarray, prompts: int, start: int):
+        self.order, self.mine, self.prompts, self.start = order, mine, prompts, start
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        step, at = divmod(i, len(self.mine))
+        position = self.start + step * self.prompts + int(self.mine[at])
+        return position, self.order[position]
+
+
+class _Iterator:
+    """grain's iterator over the positions `mine` of every step, counted in the whole stream's."""
+
+    def __init__(self, order: Any, draw: Callable, mine: np.ndarray, prompts: int, workers: int):
+        self.order, self.draw = order, draw
+        self.mine, self.prompts, self.workers = mine, prompts, workers
         self.set_state({"position": 0})
 
     def __iter__(self) -> _Iterator:
@@ -99,7 +128,7 @@ class _Iterator:
 
     def __next__(self) -> list[Any]:
         items = next(self.ahead)
-        self.position += self.prompts * self.count
+        self.position += self.prompts
         return items
 
     def get_state(self) -> dict[str, Any]:
@@ -108,10 +137,11 @@ class _Iterator:
     def set_state(self, state: dict[str, Any]) -> None:
         import grain
 
-        self.position = state["position"]
-        mine = self.order[self.position + self.index :: self.count].map(self.draw)
+        self.position, own = state["position"], len(self.mine)
+        places = _Places(self.order, self.mine, self.prompts, self.position)
         ahead = grain.ReadOptions(
             num_threads=self.workers,
-            prefetch_buffer_size=2 * self.prompts if self.workers else 0,
+            prefetch_buffer_size=2 * own if self.workers else 0,
         )
-        self.ahead = iter(mine.to_iter_dataset(ahead).batch(self.prompts, batch_fn=list))
+        mine = grain.MapDataset.source(places).map(self.draw)
+        self.ahead = iter(mine.to_iter_dataset(ahead).batch(own, batch_fn=list))

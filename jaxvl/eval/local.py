@@ -18,9 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from jaxvl import rollouts
 from jaxvl.batch import Prompt, Rollout
@@ -33,7 +31,7 @@ from jaxvl.eval.benchmark import Item
 from jaxvl.eval.replies import Reply, Sampling, fingerprint, number_of
 from jaxvl.models.qwen_vl import for_products
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import ROWS
+from jaxvl.sharding import fetch, put_rows
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
 READERS = 4  # threads that open pictures and tokenize
@@ -153,21 +151,13 @@ class Local:
         )
         arrays["completion"] = np.array([row.first for row in full], np.int32)
         with jax.set_mesh(self.vlm.mesh):
-            prompt = jax.tree.map(self._put, Prompt.from_arrays(arrays))
+            prompt = put_rows(Prompt.from_arrays(arrays), self.vlm.mesh, whole=True)
             return self.sample(self.vlm.params, prompt, self.key)
-
-    def _put(self, x: np.ndarray) -> jax.Array:
-        """Every process has every row, and gives its devices theirs."""
-        spec = P(ROWS, *(None,) * (x.ndim - 1))
-        where = NamedSharding(self.vlm.mesh, spec)
-        return jax.make_array_from_callback(x.shape, where, lambda part: x[part])
 
     def _finish(
         self, batch: list[_Row], rollout: Rollout, start: float, keys: set[tuple[str, int]]
     ) -> list[Reply]:
-        if jax.process_count() > 1:
-            rollout = multihost_utils.process_allgather(rollout, tiled=True)
-        got = rollouts.answers(jax.device_get(rollout), self.vlm.processor)
+        got = rollouts.answers(jax.tree.map(fetch, rollout), self.vlm.processor)
         seconds = time.monotonic() - start
         replies = []
         for place, row in enumerate(batch):

@@ -282,7 +282,14 @@ def _check_tied(tensors: Mapping[str, Stored], path: Path) -> None:
 def save_params(
     path: Path, params: dict[str, Any], config: dict[str, Any], shard_bytes: int = 4 * 2**30
 ) -> None:
-    """config.json and safetensors (an index where more than one file is needed)."""
+    """config.json and safetensors (an index where more than one file is needed).
+
+    All processes call it, and the first writes.
+    """
+    if jax.process_index():
+        for _ in export_tensors(params):
+            pass  # what this process holds goes to the first
+        return
     arch = arch_from_config(config)
     kernel = (arch.vision.in_channels, arch.vision.temporal_patch_size) + (
         arch.vision.patch_size,

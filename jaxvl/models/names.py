@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.sharding import fetch
+
 # ours -> theirs (the names of the public checkpoints; `{}` is the layer) and how the array is laid
 # out there: "T" transposed, "=" as it is, "conv" a 3-D convolution, "q", "k", "v" a third of a
 # fused projection, transposed. Rows of both families: a model has those of its own.
@@ -134,10 +136,10 @@ def export_tensors(params: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]
     for ours, theirs, kind, array in entries(params):
         if kind in ("k", "v"):
             continue  # written with q
-        parts = [np.asarray(array)]
+        parts = [fetch(array)]
         if kind == "q":
             parent, last = ours.rsplit("q/", 1)
-            parts += [np.asarray(leaf(params, f"{parent}{x}/{last}")) for x in "kv"]
+            parts += [fetch(leaf(params, f"{parent}{x}/{last}")) for x in "kv"]
         if not is_stacked(theirs):
             parts = [part[None] for part in parts]
         for i in range(len(parts[0])):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 from jaxvl.config import LoRA
 from jaxvl.models import lora
 from jaxvl.models.names import NAMES
+from jaxvl.sharding import fetch
 
 _THEIRS = {ours: (theirs.removesuffix(".weight"), kind) for ours, theirs, kind in NAMES}
 _FUSED = "qkv"  # the tower's three projections, one module there
@@ -22,6 +24,7 @@ _FUSED = "qkv"  # the tower's three projections, one module there
 
 def save(path: Path, params: dict[str, Any], cfg: LoRA, base: str | None = None) -> None:
     """adapter_config.json and adapter_model.safetensors; `base` is what they were trained beside.
+    All processes call it, the first writes.
 
     Modules have the names of transformers >= 4.52. The tower's q, k and v become one adapter of
     their joint rank, whose b is zero but for the blocks of each.
@@ -30,7 +33,7 @@ def save(path: Path, params: dict[str, Any], cfg: LoRA, base: str | None = None)
     modules: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for ours in lora.targets(params, cfg):
         theirs, kind = _THEIRS[f"{ours}/w"]
-        pair = tuple(np.asarray(flat[f"{ours}/lora/{leaf}"], np.float32) for leaf in "ab")
+        pair = tuple(fetch(flat[f"{ours}/lora/{leaf}"]).astype(np.float32) for leaf in "ab")
         modules.setdefault(_module(theirs), {})[kind] = pair
     tensors, fused = {}, 0
     for module, pairs in modules.items():
@@ -53,6 +56,8 @@ def save(path: Path, params: dict[str, Any], cfg: LoRA, base: str | None = None)
         "bias": "none",
         "inference_mode": True,
     }
+    if jax.process_index():
+        return
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
     (path / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -13,24 +13,20 @@ import numpy as np
 
 from jaxvl.rewards import completion_text, extract
 from jaxvl.rewards.kinds import number
-from jaxvl.rewards.rules import judge_rows, log_rates, rows_of
+from jaxvl.rewards.reasons import CRASH, REFUSED, TIMEOUT
+from jaxvl.rewards.rules import judge_rows, rows_of
 from jaxvl.rewards.shaping import repeated
 
 NGRAM, REPETITIVE = 4, 0.5  # a completion is repetitive where half of its 4-grams stood before
 WINDOW = 20  # steps
+NO_RESULT = (REFUSED, TIMEOUT, CRASH)
 
 _KINDS = {"digit": "number", "mcq": "mcq", "math": "math"}
 
 
-def audit(inputs: Mapping[str, Any], lengths_N: np.ndarray, group: int) -> dict[str, float]:
-    """Metrics of a step from what its rewards were given, whatever the rewards are.
-
-    audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
-    audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
-    audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
-    groups with nothing but one of them; verify/no_answer: share without a valid answer block;
-    verify/*: shares of comparisons that came to no result.
-    """
+def examine(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What can be said of each of N completions from what their rewards were given, whatever the
+    rewards are: columns of 1, 0 and NaN, where no rule applies, that `metrics` makes metrics of."""
     texts = [completion_text(item) for item in inputs["completions"]]
     rows = rows_of(inputs["columns"], len(texts))
     kinds = [kind_of(row) for row in rows]
@@ -38,20 +34,44 @@ def audit(inputs: Mapping[str, Any], lengths_N: np.ndarray, group: int) -> dict[
     verdicts = judge_rows(
         *([column[i] for i in judged] for column in (kinds, texts, rows)), mode="lenient"
     )
-    right_N = np.full(len(texts), np.nan)
-    right_N[judged] = [verdict.reward == 1.0 for verdict in verdicts]
+
+    def of_judged(values: Sequence[bool]) -> np.ndarray:
+        column_N = np.full(len(texts), np.nan)
+        column_N[judged] = values
+        return column_N
+
+    columns = {"right": of_judged([verdict.reward == 1.0 for verdict in verdicts])}
+    for reason in NO_RESULT:
+        columns[reason] = of_judged([verdict.reason == reason for verdict in verdicts])
     valid = [bool(extract.blocks(extract.reply(text))) for text in texts]
     repeats = [repeated(ids, NGRAM) > REPETITIVE for ids in inputs["completion_ids"]]
+    return columns | {"valid": np.array(valid), "repeats": np.array(repeats)}
+
+
+def metrics(
+    columns: Mapping[str, np.ndarray], lengths_N: np.ndarray, group: int
+) -> dict[str, float]:
+    """Metrics of a step from the columns of `examine`, a prompt's completions side by side.
+
+    audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
+    audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
+    audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
+    groups with nothing but one of them; verify/no_answer: share without a valid answer block;
+    verify/*: shares of comparisons that came to no result.
+    """
+    right_N = columns["right"]
+    judged = ~np.isnan(right_N)
     out = {
         "audit/accuracy": _mean(right_N[judged]),
-        "audit/format": _mean(valid),
-        "audit/repetition": _mean(repeats),
+        "audit/format": _mean(columns["valid"]),
+        "audit/repetition": _mean(columns["repeats"]),
         "audit/length_right": _mean(lengths_N[right_N == 1]),
         "audit/length_wrong": _mean(lengths_N[right_N == 0]),
         "audit/groups_right": _mean((right_N.reshape(-1, group) == 1).all(axis=1)),
         "audit/groups_wrong": _mean((right_N.reshape(-1, group) == 0).all(axis=1)),
     }
-    log_rates(verdicts, out.__setitem__)
+    if judged.any():
+        out |= {f"verify/{reason}": _mean(columns[reason][judged]) for reason in NO_RESULT}
     return out | {"verify/no_answer": 1 - out["audit/format"]}
 
 

@@ -16,7 +16,7 @@ _TAG = re.compile(r"<(/?)answer>")
 _STATEMENT = re.compile(r"\b(?:answer|choice|option)(?:\s+is\b|\s*:)\s*:?", re.IGNORECASE)
 _PREFIX = re.compile(
     r"(?:so|thus|therefore|hence)?,?\s*(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)?"
-    r"answer\s*(?:is\b|:|=)\s*:?\s*",
+    r"answer\s*(?:is\b|:|=)\s*:?\s*|(?:所以|因此|故)?,?\s*(?:答案\s*[是为]?\s*:?|选择?(?=[\s(]*[A-Z]))\s*",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[\w)\]}$%°\"'])[.!?]\s+(?=[A-Z])")
@@ -29,7 +29,7 @@ _WRAPPERS = (
     ("`", "`"),
 )
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textrm|mathrm|mathbf)\s*(?=\{)")
-_FENCE = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n|json\b)?(.*?)```", re.DOTALL)
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
@@ -43,6 +43,9 @@ _PLAIN = str.maketrans(
         "\u2044": "/",  # fraction slash
         "\u2215": "/",
         "\u3002": ".",
+        "\u3010": "[",
+        "\u3011": "]",
+        **dict.fromkeys("\u300c\u300d\u300e\u300f", '"'),
         "\u2018": "'",
         "\u2019": "'",
         "\u201c": '"',
@@ -133,13 +136,14 @@ def closing(text: str, start: int) -> int:
     return -1
 
 
-def unwrap(text: str) -> str:
-    """An answer without its dress: "the answer is", `$..$`, `\\boxed{}`, bold, fences."""
+def unwrap(text: str, prefix: bool = True) -> str:
+    """An answer without its dress: `$..$`, `\\boxed{}`, bold, fences, and "the answer is" where
+    that `prefix` is to go."""
     for _ in range(5):
         before, text = text, text.strip()
         fence = _FENCE.fullmatch(text)
         text = fence[1].strip() if fence else text
-        text = _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
+        text = _PREFIX.sub("", text, count=1) if prefix and _PREFIX.match(text) else text
         command = _COMMANDS.match(text)
         if command and closing(text, command.end()) == len(text) - 1:
             text = text[command.end() + 1 : -1]

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from jaxvl.data.example import Example
 from jaxvl.rewards.verdict import gold_problem
-
-_KINDS = {"digit": "number", "mcq": "mcq", "math": "math", "iou": "bbox"}
+from jaxvl.rewards.vlaa import KINDS, verifier_of
 
 
 def gold_check(example: Example) -> str:
     """Why an example's answer cannot be verified against ("" where it can): for `data.check`.
 
     The kind is that of its column `verifier_type`, or a choice where it has choices; other answers
-    are open, and nothing is said about them.
+    are open, and nothing is said about them. UserError for a verifier type that is none: all rows
+    of a set may have it, and no reward could be given.
     """
     declared = example.columns.get("verifier_type")
-    kind = _KINDS.get(str(declared)) if declared else "mcq" if example.choices else None
+    if declared:
+        kind = KINDS.get(verifier_of({"id": example.id, "verifier_type": declared}))
+    else:
+        kind = "mcq" if example.choices else None
     if kind is None:
         return ""
     why = gold_problem(kind, example.answer, example.choices)

@@ -29,29 +29,35 @@ class Scores:
     """Rewards of N completions by K functions: values_NK, NaN where a function does not apply, and
     total_N, the sum weighted over those that do. Both float32.
 
-    A completion that a function has `MASKED` is left out of the step: its total is NaN. `metrics`
-    and `extra` are what functions logged, a number or a value for each completion by name.
+    A completion that a function has `MASKED` is left out of the step: its total is NaN. `logged`
+    and `extra` are what functions logged by name: any number of numbers, a value for each
+    completion.
     """
 
     names: tuple[str, ...]
     values_NK: np.ndarray
     total_N: np.ndarray
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    logged: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     extra: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def masked_N(self) -> np.ndarray:
         return np.isnan(self.total_N)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean of the numbers of each name that functions logged."""
+        return {name: sum(values) / len(values) for name, values in self.logged.items()}
+
 
 def join_scores(parts: Sequence[Scores]) -> Scores:
-    """The scores of several batches as those of one: metrics are averaged, and a value that was
-    logged for some of them alone is None in the others."""
-    metrics = {name for part in parts for name in part.metrics}
+    """The scores of several batches as those of one; a value that was logged for some of them
+    alone is None in the others."""
     columns = {name for part in parts for name in part.extra}
-    logged = {
-        name: [part.metrics[name] for part in parts if name in part.metrics] for name in metrics
-    }
+    logged: dict[str, list[float]] = {}
+    for part in parts:
+        for name, values in part.logged.items():
+            logged[name] = [*logged.get(name, ()), *values]
     extra = {
         name: [x for p in parts for x in p.extra.get(name, [None] * len(p.total_N))]
         for name in columns
@@ -60,7 +66,7 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
         parts[0].names,
         np.concatenate([part.values_NK for part in parts]),
         np.concatenate([part.total_N for part in parts]),
-        {name: sum(values) / len(values) for name, values in sorted(logged.items())},
+        logged,
         dict(sorted(extra.items())),
     )
 
@@ -121,8 +127,7 @@ def score(
     weights_K = np.asarray([reward.weight for reward in rewards], np.float32)
     total_N = np.nansum(values_NK * weights_K, axis=1, dtype=np.float32)
     total_N[masked_N] = np.nan
-    metrics = {name: sum(values) / len(values) for name, values in log.metrics.items()}
-    return Scores(names, values_NK, total_N, metrics, log.columns)
+    return Scores(names, values_NK, total_N, log.numbers, log.columns)
 
 
 class _Log:
@@ -130,11 +135,11 @@ class _Log:
 
     def __init__(self, count: int):
         self.count = count
-        self.metrics: dict[str, list[float]] = {}
+        self.numbers: dict[str, list[float]] = {}
         self.columns: dict[str, list[Any]] = {}
 
     def metric(self, name: str, value: float) -> None:
-        self.metrics.setdefault(name, []).append(float(value))
+        self.numbers.setdefault(name, []).append(float(value))
 
     def column(self, column: str, values: Sequence[Any]) -> None:
         if len(values) != self.count:

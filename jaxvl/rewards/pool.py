@@ -29,7 +29,7 @@ from jaxvl.config import Verify
 from jaxvl.errors import UserError
 from jaxvl.rewards import worker
 
-START_SECONDS = 60.0  # for a worker to import sympy on a busy machine
+START_SECONDS = 300.0  # for a worker to import sympy on a busy machine
 MEMO = 100_000  # comparisons that are remembered
 _POLL = 0.02  # seconds between two looks at a working process
 _WALL = 30.0  # seconds that pass on the clock: a busy machine, or a process that was stopped

@@ -105,10 +105,13 @@ def _judged(judge: Judge, answer: str, gold: str, choices: list[str]) -> Verdict
     shown = answer[: extract.LIMIT]
     if len(answer) > extract.LIMIT:
         return Verdict(0.0, shown, "", TOO_LONG)
-    plain = extract.unwrap(extract.normalize(answer))
+    answer, gold = extract.normalize(answer), extract.unwrap(gold)
+    plain = extract.unwrap(answer)
     if not plain:
         return Verdict(0.0, shown, "", NO_ANSWER)
-    reward, canonical, reason = judge(plain, extract.unwrap(gold), choices)
+    reward, canonical, reason = judge(plain, gold, choices)
+    if reason == UNREAD:  # "the answer is B because .." says what the B is
+        reward, canonical, reason = judge(extract.unwrap(answer, prefix=False), gold, choices)
     return Verdict(reward, shown, canonical, reason)
 
 

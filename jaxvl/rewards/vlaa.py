@@ -19,7 +19,7 @@ from jaxvl.rewards.rules import Frames, judge_rows, log_rates, rows_of
 
 VERIFIERS = ("digit", "mcq", "math", "iou", "open")
 
-_KINDS = {"digit": "number", "mcq": "mcq", "math": "math", "iou": "bbox"}
+KINDS = {"digit": "number", "mcq": "mcq", "math": "math", "iou": "bbox"}
 _ALIASES = {"bbox": "iou", "open-ended": "open", "open_ended": "open"}
 # By the folder of a sample's image, which is how the released files name their sources.
 _SOURCES = {
@@ -106,7 +106,7 @@ class Mixed:
         rewards: list[Any] = [None] * len(completions)
         ruled = [i for i, kind in enumerate(kinds) if kind in self.only and kind != "open"]
         verdicts = judge_rows(
-            [_KINDS[kinds[i]] for i in ruled],
+            [KINDS[kinds[i]] for i in ruled],
             [completions[i] for i in ruled],
             [rows[i] for i in ruled],
             frames=self.frames,

@@ -14,6 +14,7 @@ from jaxvl.rl.logprobs import pick
 from jaxvl.sharding import ROWS
 
 NEVER = -jnp.inf
+BLOCK = 128  # tokens; it divides the vocabularies of the Qwen2-VL family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,34 @@ def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
 def draw(logits_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
     """A token from softmax(logits) by its cumulative distribution: one random number a token.
 
-    The first token whose cumulative mass exceeds u * total is taken. Only tokens with mass can be
-    taken, whatever the rounding: all others are left out of the search.
+    The first token whose cumulative mass exceeds u * total is taken, looked for in two steps, first
+    among blocks of tokens and then in one block: a sum over the whole vocabulary is cheap, a
+    running sum is not. Only tokens with mass can be taken, whatever the rounding.
     """
-    weights = jnp.exp(logits_RgV - logits_RgV.max(axis=-1, keepdims=True))
-    mass = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), -1.0)
-    target = uniform_Rg[..., None] * mass.max(axis=-1, keepdims=True)
-    return jnp.argmax(mass > target, axis=-1).astype(jnp.int32)
+    *_, V = logits_RgV.shape
+    spec = jax.typeof(logits_RgV).sharding.spec
+    logits_RgV = logits_RgV - logits_RgV.max(axis=-1, keepdims=True)
+    logits_RgV = jnp.pad(logits_RgV, ((0, 0), (0, 0), (0, -V % BLOCK)), constant_values=NEVER)
+    shape = (*uniform_Rg.shape, -(-V // BLOCK), BLOCK)
+    blocks = jnp.reshape(logits_RgV, shape, out_sharding=P(*spec[:2], None, None))
+    mass = jnp.exp(blocks).sum(-1)
+    block_Rg, rest_Rg = _first_above(mass, uniform_Rg * mass.sum(-1))
+    inside = jnp.take_along_axis(blocks, block_Rg[..., None, None], axis=2)[:, :, 0]
+    token_Rg, _ = _first_above(jnp.exp(inside), rest_Rg)
+    return (block_Rg * BLOCK + token_Rg).astype(jnp.int32)
+
+
+def _first_above(mass: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first index at which the running sum of `mass` [.., X] exceeds `target` [..], or the last
+    with mass where rounding lets none; and what is left of the target before it."""
+    total = jnp.cumsum(mass, axis=-1)
+    alive = mass > 0
+    found = alive & (total > target[..., None])
+    index = jnp.where(
+        found.any(-1), found.argmax(-1), mass.shape[-1] - 1 - alive[..., ::-1].argmax(-1)
+    )
+    before = jnp.where(jnp.arange(mass.shape[-1]) < index[..., None], mass, 0.0).sum(-1)
+    return index, target - before
 
 
 def choose(
@@ -86,7 +108,8 @@ def choose(
     if how.temperature == 0.0:
         token_Rg = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
-        steps_Rg = jnp.broadcast_to(step, keys_Rg.shape, out_sharding=P(ROWS, None))
+        as_keys = jax.typeof(keys_Rg).sharding
+        steps_Rg = jnp.broadcast_to(step, keys_Rg.shape, out_sharding=as_keys.spec)
         keys_Rg = jax.vmap(jax.vmap(jax.random.fold_in))(keys_Rg, steps_Rg)
         uniform_Rg = jax.vmap(jax.vmap(jax.random.uniform))(keys_Rg)
         token_Rg = draw(restrict(allowed, how.top_k, how.top_p), uniform_Rg)

@@ -59,12 +59,14 @@ class Policy:
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then constant, linear to 0 or cosine to 0."""
+    """Learning rate by update: linear warm-up, then constant, or linear or cosine to `min_lr`."""
     rest = max(steps - cfg.warmup_steps, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
-        "linear": optax.linear_schedule(cfg.lr, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(cfg.lr, rest),
+        "linear": optax.linear_schedule(cfg.lr, cfg.min_lr, rest),
+        "cosine": optax.cosine_decay_schedule(
+            cfg.lr, rest, alpha=cfg.min_lr / cfg.lr if cfg.lr else 0.0
+        ),
     }[cfg.schedule]
     if not cfg.warmup_steps:
         return after

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -49,11 +49,11 @@ class Past:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What decoding changes. The loop counts tokens of a slot by a clock that all slots share.
+    """What decoding changes.
 
-    A slot writes its token's keys at column clock % (columns): one place for all slots, wherever
-    they are in their completions. No slot is older than there are columns, so the ring never bites
-    its tail.
+    A clock counts steps, and all slots write the keys of their token at column clock % columns,
+    wherever they are in their completions: one slice, in place. A slot sees the columns that were
+    written since it took its completion. The loop ends before one is older than there are columns.
     """
 
     tokens: jax.Array  # [B, n, C], EMPTY where there is none yet
@@ -64,7 +64,7 @@ class State:
     live: jax.Array  # [B, S] it has not ended
     last: jax.Array  # [B, S] its newest token
     waiting: jax.Array  # [B] the first cell that no slot has taken
-    clock: jax.Array  # [] tokens fed to a slot that was there from the start
+    clock: jax.Array  # [] steps done
 
     @property
     def slots(self) -> int:
@@ -81,6 +81,7 @@ class Look:
     """What the host has to know of a state: numbers that every process has."""
 
     clock: jax.Array
+    oldest: jax.Array  # tokens fed to the live slot that has most
     busy: jax.Array  # live slots of the shard that has most
     waiting: jax.Array  # bool, whether some cell is in no slot yet
 
@@ -144,7 +145,8 @@ def _ends(token: jax.Array, length: jax.Array, how: Decoding) -> jax.Array:
 
 def _look(state: State) -> Look:
     waiting = (state.waiting < state.tokens.shape[1]).any()
-    return Look(state.clock, state.live.sum(1).max(), waiting)
+    oldest = jnp.where(state.live, state.clock - state.since, 0).max()
+    return Look(state.clock, oldest, state.live.sum(1).max(), waiting)
 
 
 def decode(
@@ -152,13 +154,14 @@ def decode(
 ) -> tuple[State, Look]:
     """A token of every slot at a time.
 
-    It ends when the clock is at `until`, or when no cell waits and no shard has more than `enough`
-    live slots.
+    It ends when the clock is at `until`, when a slot has no column left, or when no cell waits and
+    no shard has more than `enough` live slots.
     """
 
     def goes_on(state: State) -> jax.Array:
         look = _look(state)
-        return (look.clock < until) & (look.waiting | (look.busy > enough))
+        room = (look.clock < until) & (look.oldest < state.columns)
+        return room & (look.waiting | (look.busy > enough))
 
     state = jax.lax.while_loop(goes_on, lambda state: _one_token(past, state, how), state)
     return state, _look(state)
@@ -218,17 +221,12 @@ def _admit(state: State, how: Decoding) -> State:
 
 def resize(state: State, slots: int, columns: int) -> State:
     """`state` in fewer slots, in which all that live find a place, or with longer caches."""
-    more = columns - state.columns
-
-    def grow(cache: KVCache) -> KVCache:
-        none = ((0, 0),) * 3
-        return KVCache(
-            k=jnp.pad(cache.k, (*none, (0, 0), (0, more))),
-            v=jnp.pad(cache.v, (*none, (0, more), (0, 0))),
-        )
-
-    if more:
-        state = dataclasses.replace(state, cache=[grow(cache) for cache in state.cache])
+    if columns > state.columns:
+        last = state.clock - 1
+        written = last - (last - jnp.arange(columns)) % columns  # the clock of each new column
+        old = written % state.columns
+        cache = [KVCache(x.k[..., old], x.v[..., old, :]) for x in state.cache]
+        state = dataclasses.replace(state, cache=cache)
     if slots == state.slots:
         return state
     kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]
@@ -250,8 +248,21 @@ def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:
     return Rollout(rows(tokens), rows(mask), rows(state.logps), rows(stop))
 
 
+def _compiled(function: Any, *args: Any) -> Any:
+    """Compiles a jitted function for arguments of these shapes; the shapes of what it returns, on
+    the devices where it will lie: what is compiled for others would not serve."""
+    lowered = function.lower(*args)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lowered.out_info,
+        lowered.compile().output_shardings,
+    )
+
+
 class Sampler:
     """`sampler(params, prompt, key)` -> Rollout, its products in `dtype`.
+
+    A function `meanwhile` is called once while the device decodes.
 
     A few compiled programs: one to start with for every shape of prompts, and a loop for every
     number of slots and columns in their ladders.
@@ -269,12 +280,20 @@ class Sampler:
             return decode(past, state, how, until, enough)
 
         self.start, self.go_on = start, go_on
-        self.resize = jax.jit(resize, static_argnums=(1, 2))
-        self.rollout = jax.jit(rollout, static_argnums=(1, 2))
+        # Programs are counted by function: partial, so that every sampler has its own.
+        self.resize = jax.jit(functools.partial(resize), static_argnums=(1, 2))
+        self.rollout = jax.jit(functools.partial(rollout), static_argnums=(1, 2))
 
-    def __call__(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
-        for state in self.states(params, prompt, key):  # noqa: B007 (the last is what is wanted)
-            pass
+    def __call__(
+        self,
+        params: dict[str, Any],
+        prompt: Prompt,
+        key: jax.Array,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Rollout:
+        for number, state in enumerate(self.states(params, prompt, key)):  # noqa: B007 (the last)
+            if number == 1 and meanwhile is not None:  # the first state is the prefill's
+                meanwhile()
         return self.read(prompt, state)
 
     def read(self, prompt: Prompt, state: State) -> Rollout:
@@ -295,28 +314,33 @@ class Sampler:
                 return
             slots = state.slots if waiting else min(x for x in widths if x >= busy)
             if slots < state.slots:
-                state = self.resize(state, slots, state.columns)
-            room = min((x for x in rooms if x > clock), default=rooms[-1])
+                state = self._moved(state, slots, state.columns)
+            room = min(x for x in rooms if x > int(look.oldest))
             if room > state.columns:
-                state = self.resize(state, slots, room)
-            until = room if room < rooms[-1] else np.iinfo(np.int32).max
-            if every:
-                until = min(until, clock + every)
+                state = self._moved(state, slots, room)
+            until = clock + every if every else np.iinfo(np.int32).max
             enough = max((x for x in widths if x < slots), default=0)
             state, look = self.go_on(past, state, np.int32(until), np.int32(enough))
 
     def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> None:
         """Compile all that `states` may call for these arguments, of which the shapes count."""
-        self.start.lower(params, prompt, key).compile()
-        past, first, _ = jax.eval_shape(self.start, params, prompt, key)
+        past, first, _ = _compiled(self.start, params, prompt, key)
         widths, rooms = self._sizes(first)
-        for slots, room in itertools.product(widths, rooms):
-            state = jax.eval_shape(functools.partial(resize, slots=slots, columns=room), first)
-            self.go_on.lower(past, state, np.int32(0), np.int32(0)).compile()
+        states = {(first.slots, first.columns): first}
+        for slots, room in itertools.product(reversed(widths), rooms):
+            state = states[slots, room]
+            _compiled(self.go_on, past, state, np.int32(0), np.int32(0))
+            _compiled(self.rollout, state, self.how, self._shape(prompt))
             longer = [(slots, x) for x in rooms if x > room][:1]
             for to in longer + [(x, room) for x in widths if x < slots]:
-                self.resize.lower(state, *to).compile()
-            self.rollout.lower(state, self.how, self._shape(prompt)).compile()
+                states[to] = _compiled(self.resize, state, *to)
+
+    def _moved(self, state: State, slots: int, columns: int) -> State:
+        """`resize`, after which the old caches' memory is free, whoever holds `state`."""
+        moved = self.resize(state, slots, columns)
+        for old in jax.tree.leaves(state.cache):
+            old.delete()
+        return moved
 
     def _shape(self, prompt: Prompt) -> tuple[int, int]:
         return prompt.tokens.shape[0], self.how.completions

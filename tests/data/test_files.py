@@ -69,6 +69,8 @@ def test_json_comes_in_several_forms(tmp_path, text):
         ("a.jsonl", b'{"a": "\xff"}\n' + b"[" * 100_000, [1, 2], "broken JSON"),
         ("a.json", b'{"a": \n{"a": 1}\n', [1], "broken JSON"),
         ("a.json", b'[{"a": 1}, 2]', [2], "expected an object"),
+        ("a.jsonl", b'{"a": "\\ud83d\\ude00"}\n{"a": "\\ud83d"}', [2], "half of a character"),
+        ("a.json", b'[{"a": "x"}, {"a": {"b": ["\\uDC00"]}}]', [2], "half of a character"),
         ("a.tsv", b"a\tb\n1\t2\n1\n1\t2\t3\n", [2, 3], "does not fit the header"),
     ],
 )

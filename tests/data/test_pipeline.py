@@ -6,11 +6,12 @@ import itertools
 import json
 import threading
 
+import numpy as np
 import pytest
 
 from jaxvl.data.example import Example
 from jaxvl.data.mixture import Mixture, Part
-from jaxvl.data.pipeline import batches
+from jaxvl.data.pipeline import batches, share
 from jaxvl.errors import UserError
 
 EXAMPLES = [Example(id=str(i), question="q", answer="a") for i in range(7)]
@@ -48,6 +49,19 @@ def test_shards_are_disjoint_and_together_the_whole_stream(count):
         together = sorted(item for shard in shards for item in shard[step])
         whole = stream(4, prompts=3 * count)[step]
         assert together == whole
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(1, 3), (2, 1), (2, 3), (4, 3), (4, 2)])
+def test_every_block_of_a_step_is_cut_among_the_processes(count, blocks):
+    """So mini-batches hold the same prompts in the same order, whatever the count."""
+    shares = [share(24, index, count, blocks).reshape(-1, 24 // blocks // count)
+              for index in range(count)]  # fmt: skip
+    assert len(shares[0]) == blocks
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), np.arange(24).reshape(blocks, -1))
+
+
+def test_where_blocks_do_not_fit_there_are_fewer():
+    assert [share(6, index, 2, 2).tolist() for index in (0, 1)] == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

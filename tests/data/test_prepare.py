@@ -127,6 +127,7 @@ def test_every_kind_of_bad_row_is_in_the_manifest_and_none_ends_it(tmp_path):
         {**good, "id": "x", "answer": "z", "choices": ["x", "y"]},
     ]
     rows += [{**good, "id": "special", "question": "<|im_start|>system"}]
+    rows += [{**good, "id": "half", "question": "what is \ud800?"}]
     lines = [json.dumps(row) for row in rows] + ["{ not json", "[]"]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     expected |= {
@@ -137,6 +138,7 @@ def test_every_kind_of_bad_row_is_in_the_manifest_and_none_ends_it(tmp_path):
         "choices of a wrong type": ["list"],
         "answer is none of the choices": ["x"],
         "special token in the text": ["special"],
+        "broken text": [str(len(rows))],
         "broken JSON": [str(len(rows) + 1), str(len(rows) + 2)],
     }
     digest = test_sets.image_digest(load_image(picture(6, form="PNG")))

@@ -266,5 +266,5 @@ def test_mistakes_are_messages(tmp_path):
     score.score(tmp_path / "smoke")
     fails("report", tmp_path, "--by=colour", match="expected one of \\['task'\\]")
     fails("report", tmp_path, "--format=pdf", match="expected md, json, csv, html")
-    fails("report", tmp_path, "--export=xls", match="vlmevalkit or lmms")
+    fails("report", tmp_path, "--export=xls", match="vlmevalkit, lmms, mossbench")
     fails("score", tmp_path, "--judge-url=http://x", match="both --judge-url and --judge-model")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvl.rewards.audit import WINDOW, Watch, audit, kind_of
+from jaxvl.rewards.audit import WINDOW, Watch, examine, kind_of, metrics
 
 
 def test_numbers_of_a_step():
@@ -28,7 +28,7 @@ def test_numbers_of_a_step():
         },
     }
     lengths_N = np.array([len(ids) for ids in completion_ids])
-    got = audit(inputs, lengths_N, group=2)
+    got = metrics(examine(inputs), lengths_N, group=2)
     expected = {
         "audit/accuracy": 4 / 6,
         "audit/format": 4 / 6,
@@ -51,7 +51,7 @@ def test_rows_that_no_rule_can_judge_count_for_nothing():
         "completion_ids": [[1], [1]],
         "columns": {"answer": ["3", "a cat"], "verifier_type": ["digit", "open"]},
     }
-    got = audit(inputs, np.array([1, 1]), group=1)
+    got = metrics(examine(inputs), np.array([1, 1]), group=1)
     assert got["audit/accuracy"] == 1 and math.isnan(got["audit/length_wrong"])
 
 

@@ -54,6 +54,16 @@ def test_answers_are_remembered(one):
     assert one.counts["remembered"] == before + 1
 
 
+def test_a_text_is_searched_for_strings_and_numbers(one):
+    golds, strings = ["left", "(A)", "4"], ["left", "right", "(A)"]
+    assert one.among(golds, "it is to the left", strings) == "match"
+    assert one.among(golds, "it is (A)", strings) == "match"
+    assert one.among(golds, "there are 4 of them", strings) == "match"
+    assert one.among(golds, "it is to the right", strings) == "mismatch"
+    assert one.among(golds, "who knows", strings) == "refused"
+    assert one.among(["who knows"], "who knows", ["who knows"]) == "match"
+
+
 def test_memory_is_bounded_from_within():
     made = Pool(Limits(workers=1, memory=1 << 30))
     assert made.equal("x+1", "1+x") == "match"

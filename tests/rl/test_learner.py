@@ -193,3 +193,9 @@ def test_schedules_over_ten_updates(schedule, warmup, expected):
     lr = learner.schedule(Optim(lr=3.0, schedule=schedule, warmup_steps=warmup), 10)
     found = {step: float(lr(step)) / 3.0 for step in expected}
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_ends_at_its_lowest(schedule):
+    lr = learner.schedule(Optim(lr=4e-6, schedule=schedule, min_lr=1e-6, warmup_steps=2), 10)
+    np.testing.assert_allclose([lr(2), lr(6), lr(10)], [4e-6, 2.5e-6, 1e-6], rtol=1e-6)

@@ -67,7 +67,8 @@ class Records(RowSource):
             if isinstance(raw, BadRow):
                 yield str(number), raw
                 continue
-            id = str(raw.get(self.id, number))
+            id = raw.get(self.id)
+            id = str(number if id is None else id)
             try:
                 yield id, self._example(raw, id, task, self.folders(file))
             except BadRow as why:

@@ -9,6 +9,7 @@ TSVs. VisualThinker-R1-Zero reports the micro average of its own scorer, which i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxvl.data.example import Dropped
 from jaxvl.eval import figures, formats, marks, protocols
@@ -26,14 +27,11 @@ _FILES = (
     "test.jsonl",
     "CV-Bench-[23]D.tsv",
 )
-_LETTERS = "ABCDEF"
 # What the official scorer looks for beside numbers, formulas and the texts of the choices.
-_STRINGS = [form(c) for form in (str, str.lower, "({})".format) for c in _LETTERS] + [
-    f"({c.lower()})" for c in _LETTERS
-]
+_STRINGS = [*"ABCDEF", *"abcdef", *map("({})".format, "abcdef"), *map("({})".format, "ABCDEF")]
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -72,7 +70,7 @@ def _official(item: Item, reply: str) -> Mark:
     "left", and "Left" nothing.
     """
     answer = _first_answer(reply) or reply
-    text = item.choices[_LETTERS.index(item.gold)]
+    text = item.choices[formats.LETTERS.index(item.gold)]
     golds = [text.lower(), text, item.gold, item.gold.lower()]
     golds += [f"({item.gold.lower()})", f"({item.gold})"]
     outcome = pool.among(golds, answer, [*_STRINGS, *item.choices])

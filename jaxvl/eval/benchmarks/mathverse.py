@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from jaxvl.data.example import Dropped, LeftOut
 from jaxvl.eval import figures, formats, marks, protocols
@@ -18,7 +19,6 @@ from jaxvl.eval.protocols import KIT, LMMS, QWEN
 
 _FILES = (
     "vision_only*.parquet",
-    "*/vision_only*.parquet",
     "testmini*.parquet",
     "MathVerse_MINIVOnly.tsv",
     "MathVerse_MINI_Vision_Only*.tsv",
@@ -28,7 +28,7 @@ _COT = "vlmevalkit-cot"
 _OPTION = re.compile(r"^\s*([A-H])\s*[:.]\s*(.*\S)\s*$", re.MULTILINE)
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -10,7 +10,8 @@ drawn, and an open answer is right where it equals any of the golds.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from decimal import Decimal
+from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped, LeftOut
 from jaxvl.eval import figures, formats, marks, protocols
@@ -32,12 +33,12 @@ _OF = {subject: name for name, subjects in DISCIPLINES.items() for subject in su
 _FILES = ("validation*.parquet", "MMMU_DEV_VAL.tsv")
 _IMAGES = tuple(f"image_{n}" for n in range(1, 8))
 _MARKER = re.compile(r"<image (\d)>")
-_NUMBER = re.compile(r"[-+$]?\d[\d.,/]*%?")
-_open = marks.any_gold(marks.within(Fraction(1, 200)))  # the official rule: to two decimals
+_DECIMAL = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
+_open = marks.any_gold(marks.by_kind)
 _SUBJECT = re.compile(r"(validation|dev|test)_(.+)_\d+")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -48,14 +49,15 @@ def _item(row: Row, protocol: str) -> Item:
     if split != "validation":
         raise LeftOut("another split", f"the split is {split}")
     subject = named[2] if named else row.word("category")
-    choices, golds = row.choices("options"), [row.text("answer")]
-    if not choices and golds[0].startswith("["):
-        golds = [str(gold) for gold in formats.listed(golds[0])]
+    choices, answer = row.choices("options"), row.text("answer")
+    golds = formats.listed(answer) if answer.startswith("[") and not choices else [answer]
+    numbers = all(_DECIMAL.fullmatch(str(gold)) for gold in golds)
+    golds = [_to_two_decimals(str(gold)) for gold in golds]
     return Item(
         id=id,
-        gold=formats.letter(golds[0], choices) if choices else golds[0],
+        gold=formats.letter(answer, choices) if choices else golds[0],
         choices=choices,
-        kind="mcq" if choices else _kind(golds),
+        kind="mcq" if choices else "number" if numbers else "text",
         groups={
             "subject": subject,
             "discipline": _OF.get(subject.replace(" ", "_"), ""),
@@ -93,8 +95,9 @@ def _interleaved(text: str, count: int) -> protocols.Wording:
     return parts if len(pieces) > 1 else text
 
 
-def _kind(golds: list[str]) -> str:
-    return "number" if all(_NUMBER.fullmatch(gold) for gold in golds) else "text"
+def _to_two_decimals(gold: str) -> str:
+    """A decimal as the official rule compares it: a reply is held to its places."""
+    return f"{Decimal(gold.replace(',', '')):.2f}" if _DECIMAL.fullmatch(gold) else gold
 
 
 def mark(item: Item, reply: str, mode: str) -> Mark:

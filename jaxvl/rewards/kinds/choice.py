@@ -15,7 +15,7 @@ _LETTERS = "ABCDEFGHJ"
 _DRESS = re.compile(r"[*`\"'$]|\\(?:left|right)(?![a-zA-Z])")
 _TEXT = re.compile(r"\\(?:boxed|fbox|text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
-_ALONE = re.compile(r"[\[(]?\s*([A-Za-z0-9])\s*[\])]?\s*[.:,;)、。]*")
+_ALONE = re.compile(r"[\[(]?\s*([A-Za-z0-9])\s*[\])]?\s*[.:,;)!?、。]*")
 # (B) and [B] anywhere; B. B) B: and B、 as the head of an option's text
 _BRACKETED = re.compile(r"(?<![A-Za-z0-9_])[(\[]\s*([A-Z0-9])\s*[)\]]")
 _HEAD = re.compile(r"(?<![A-Za-z0-9_°])(?:([A-Z])\s*[.):、]|([0-9])\s*[.):、](?![0-9]))")
@@ -25,7 +25,11 @@ _SAID = re.compile(
 )
 _STANDALONE = re.compile(r"(?<![A-Za-z0-9_'°\\])(?<!\d )([A-Z])(?![A-Za-z0-9_'])")
 _ARTICLE = re.compile(r"(?<![A-Za-z0-9_])A(?=\s+[a-z])")
-_SEVERAL = re.compile(r"\s*(?:,|;|&|\band\b|\s)\s*")
+_SEVERAL = re.compile(r"\s*(?:[,;&、和与及]|\band\b|\s)\s*")
+_THEY_ARE = re.compile(
+    r"(?:the\s+)?(?:correct\s+|right\s+)?(?:answers?|options?|choices?)\s*(?:are\b|is\b|:)?\s*:?",
+    re.IGNORECASE,
+)
 _NEGATED = re.compile(r"(?:\b(?:not|neither|nor|except|isn'?t|never)\b)", re.IGNORECASE)
 
 
@@ -83,7 +87,8 @@ def read(answer: str, labels: str, choices: list[str]) -> frozenset[str] | str:
 
 
 def _listed(plain: str, labels: str) -> frozenset[str] | None:
-    """Nothing but several letters: "B, D", "(A) and (C)", "BD"."""
+    """Nothing but several letters: "B, D", "(A) and (C)", "BD", "the answers are B and D"."""
+    plain = _THEY_ARE.sub("", plain, count=1) if _THEY_ARE.match(plain) else plain
     parts = [part.strip("()[].") for part in _SEVERAL.split(plain) if part.strip("()[].")]
     if len(parts) == 1 and 1 < len(parts[0]) <= 5:
         parts = list(parts[0]) if parts[0].isupper() else parts

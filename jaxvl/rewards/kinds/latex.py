@@ -44,7 +44,7 @@ _REWRITES = tuple(
         (r"\\(?:vee|lor)(?![a-zA-Z])", " or "),
         (r"\\operatorname\s*\{([a-zA-Z]+)\}", r"\\\1 "),
         (r"\\(?:displaystyle|left|right|[bB]igg?[lr]?|limits)(?![a-zA-Z])\.?", ""),
-        (r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~", " "),
+        (r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\leq(?:slant)?(?![a-zA-Z])", r"\\le "),
         (r"\\geq(?:slant)?(?![a-zA-Z])", r"\\ge "),
@@ -118,9 +118,10 @@ def compact(latex: str) -> str:
     return re.sub(r"\{(\w)\}(?!\w)", r"\1", "".join(latex.split()))
 
 
-def degrees(latex: str) -> str:
-    """Degree signs as numbers: radians under a trigonometric function, else left out."""
-    if _TRIGONOMETRY.search(latex):
+def degrees(latex: str, other: str = "") -> str:
+    """Degree signs as numbers: radians under a trigonometric function and where the `other` side
+    is a multiple of pi without a degree sign, else left out."""
+    if _TRIGONOMETRY.search(latex) or ("\\pi" in other and "°" not in other):
         return re.sub(r"([0-9.]+)\s*°", r"(\\frac{\1 \\cdot \\pi}{180})", latex).replace("°", "")
     return latex.replace("°", "")
 

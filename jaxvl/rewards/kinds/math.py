@@ -31,9 +31,10 @@ def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
         equal = number.matches(found, right)
         return float(equal), str(found), MATCH if equal else MISMATCH
     gold_latex, gold_unit = latex.split_unit(latex.to_latex(gold))
-    if _TEXT_ONLY.fullmatch(gold_latex):
-        return phrase.judge(answer, gold, choices)
     found_latex, found_unit = latex.split_unit(latex.to_latex(answer))
+    variable = _SINGLE.fullmatch(gold_latex) and not _TEXT_ONLY.fullmatch(found_latex)
+    if _TEXT_ONLY.fullmatch(gold_latex) and not variable:  # x, but 2x/2 is x too
+        return phrase.judge(answer, gold, choices)
     canonical = latex.compact(found_latex)
     if latex.problem(gold_latex, gold_latex):
         return 0.0, "", BAD_GOLD
@@ -41,7 +42,10 @@ def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
         return 0.0, "", REFUSED
     if gold_unit and found_unit and gold_unit != found_unit:
         return 0.0, canonical, MISMATCH
-    shapes = [structure.parse(latex.degrees(text)) for text in (gold_latex, found_latex)]
+    if "°" in (gold_unit, found_unit):
+        gold_latex, found_latex = gold_latex + gold_unit, found_latex + found_unit
+    pairs = ((gold_latex, found_latex), (found_latex, gold_latex))
+    shapes = [structure.parse(latex.degrees(text, other)) for text, other in pairs]
     try:
         equal = structure.equal(*shapes, _same)
     except _NoAnswer as reason:

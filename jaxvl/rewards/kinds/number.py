@@ -105,8 +105,8 @@ _LATEX = (
     (re.compile(r"\\([$%#])"), r"\1"),
     (re.compile(r"\^\{?\\circ\}?|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|º"), "°"),
     (
-        re.compile(r"\\[dtc]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"),
-        r" \1\2/\3\4 ",
+        re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?)\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"),
+        r" \1\2\3/\4\5 ",
     ),
     (re.compile(r"\\approx(?![a-zA-Z])|≈"), "="),
     (re.compile(r"(?<=\d)\s*(?:×|\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?\s*([+-]?\d+)\s*\}?"), r"e\1"),

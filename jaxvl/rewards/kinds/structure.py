@@ -50,6 +50,9 @@ def sides(text: str) -> list[str]:
 def parse(text: str) -> Node:
     """The shape of an answer in LaTeX."""
     text = text.strip().strip(",;").strip()
+    both = _both(text)
+    if both:
+        return both
     items = _split(text, _SEPARATOR)
     if len(items) > 1:
         return _set(text, [parse(item) for item in items])
@@ -66,6 +69,23 @@ def parse(text: str) -> Node:
         if len(parts) > 1 and _closes_last(text):
             return Node("tuple", text, parts, text[0] + text[-1])
     return _with_variable(text) or Node("leaf", text)
+
+
+def _both(text: str) -> Node | None:
+    """`x > 1 and x < 2`: the interval between the bounds, empty where they are the wrong way."""
+    halves = _split(text, re.compile(r"\band\b|\\(?:wedge|land)(?![a-zA-Z])"))
+    if len(halves) != 2 or not all(_RELATION.search(half) for half in halves):
+        return None
+    bounds = [_interval(half) for half in halves]
+    if None in bounds or bounds[0].variable != bounds[1].variable:
+        return None
+    if bounds[0].parts[0].text == "-\\infty":
+        bounds.reverse()
+    low, high = bounds
+    if high.parts[0].text != "-\\infty" or low.parts[1].text != "\\infty":
+        return None
+    parts, brackets = (low.parts[0], high.parts[1]), low.brackets[0] + high.brackets[1]
+    return Node("tuple", text, parts, brackets, low.variable)
 
 
 def _with_variable(text: str) -> Node | None:

@@ -36,6 +36,26 @@ LETTERS = [
     ("C. not enough information", "C", 1),
     ("The answer is B", "B", 1),
     ("The answer is (B).", "B", 1),
+    ("The answer is B because the chair is nearer.", "B", 1),
+    ("The answer is B because C is further off.", "B", 0),
+    ("The answer is A because it is nearer.", "A", 0),  # as "a dog" would be
+    ("答案：B", "B", 1),
+    ("答案是B。", "B", 1),
+    ("所以选 (B)", "B", 1),
+    ("选择题", "B", 0),
+    ("【B】", "B", 1),
+    ("「B」", "B", 1),
+    ("B!", "B", 1),
+    ("```B```", "B", 1),
+    ("```text\nB\n```", "B", 1),
+    ("B、左边", "B", 1),
+    ("D、B", "B, D", 1),
+    ("D、B", "B", 0),
+    ("B和D", "B, D", 1),
+    ("B或D", "B, D", 0),
+    ("The correct answers are B and D.", "B, D", 1),
+    ("Options: (B), (D)", "B, D", 1),
+    ("The answers are B and D", "B", 0),
     ("the correct answer is: B", "B", 1),
     ("Answer: B", "B", 1),
     ("Option B", "B", 1),
@@ -112,6 +132,7 @@ LETTERS = [
 FOUR = ["left", "right", "above", "below"]
 COUNTS = ["2", "3", "13", "0.5"]
 POINTS = ["Point B", "Point A", "Both points", "A"]
+LETTERED = ["B", "C", "D", "E", "No correct answer"]  # options that are called by letters
 # (answer, gold, choices, reward)
 TEXTS = [
     ("right", "B", FOUR, 1),
@@ -153,6 +174,11 @@ TEXTS = [
     ("B -5", "B", ["5", "-5"], 1),
     ("C or D", "B", ["C", "C or D"], 1),
     ("(B) C or D.", "B", ["C", "C or D"], 1),
+    ("D. E", "D", LETTERED, 1),
+    ("(A) B", "A", LETTERED, 1),
+    ("D. E", "E", LETTERED, 0),
+    ("D, E", "D", LETTERED, 0),
+    ("D. C", "D", LETTERED, 0),
 ]
 
 

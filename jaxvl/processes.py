@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes that are one run: how they find each other, hand each other what each must know
+of all, and end together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import distributed  # its client holds the store; jax has no public door to it
+from jax.experimental import multihost_utils
+
+from jaxvl.errors import UserError
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+HEARTBEAT_SECONDS = 30  # without a sign of life after which jax ends all other processes
+START_SECONDS = 600  # for all processes to come: machines of a pod start at different times
+_LOOK_SECONDS = 1.0  # between two looks at whether another process has failed
+_LAST_SECONDS = 5.0  # that a failing process stays, so that all others can read why
+_FAILED = "jaxvl/failed"
+_LOST = re.compile("Gloo|[Cc]onnection|UNAVAILABLE|heartbeat")  # an error of what joins processes
+
+
+def start() -> None:
+    """Join the other processes of this run, if the environment says that there are some.
+
+    On Cloud TPU, GKE and in a SLURM step of several tasks jax finds them itself. Anywhere else
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who
+    they are. Call it before jax touches a device and after the reward workers were started.
+    """
+    if jax.distributed.is_initialized():
+        return
+    how = _explicit()
+    if not how and not _in_cluster():
+        return
+    # SIGTERM ends a process, and so all of them: the newest checkpoint is what is left.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        **how,
+        initialization_timeout=START_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _explicit() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize` from variables, {} where there are none."""
+    env = os.environ
+    if not (env.get(COUNT) or env.get(INDEX)):
+        return {}
+    try:
+        count, index = int(env[COUNT]), int(env[INDEX])
+        address = env[ADDRESS]
+        if not 0 <= index < count or ":" not in address:
+            raise ValueError
+    except (KeyError, ValueError):
+        found = ", ".join(
+            f"{name}={env.get(name, '(not set)')}" for name in (ADDRESS, COUNT, INDEX)
+        )
+        raise UserError(
+            f"{found}: expected host:port of process 0, how many processes there are, and the "
+            "number of this one, from 0"
+        ) from None
+    return {
+        "coordinator_address": address,
+        "num_processes": count,
+        "process_id": index,
+        "cluster_detection_method": "deactivate",  # or SLURM's would take all GPUs but one away
+    }
+
+
+def _in_cluster() -> bool:
+    """Whether jax can find the other processes itself."""
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if "SLURM_PROCID" in os.environ and tasks.isdecimal() and int(tasks) > 1:
+        return True
+    return (jax.config.jax_platforms or "").startswith("tpu")  # jax sets it on a Cloud TPU VM
+
+
+def exchange(value: Any) -> list[Any]:
+    """`value`, made of what JSON holds, of every process, in their order. All must call it."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(data.size, np.int32))
+    room = max(4096, 1 << int(sizes.max() - 1).bit_length())  # few shapes: each is compiled
+    rows = multihost_utils.process_allgather(np.pad(data, (0, room - data.size)))
+    return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What ends one process ends all of them, and each prints why.
+
+    An error of this process is printed, told to the others, and ends the process at once: jax's
+    own farewell would wait for the others, who wait for this one. A process that is killed says
+    nothing: the others end when a connection to it breaks or its heartbeats stop.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.distributed.is_initialized() and distributed.global_state.num_processes > 1:
+            _fail(error)
+        raise
+
+
+def _watch() -> None:
+    """Ends this process when another has said that it failed."""
+    while jax.distributed.is_initialized():
+        why = _reason()
+        if why:
+            _exit(why)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _reason() -> str:
+    """Why another process ended, as it told; "" where none did."""
+    own = f"{_FAILED}/{distributed.global_state.process_id}"
+    try:
+        told = dict(distributed.global_state.client.key_value_dir_get(_FAILED))
+    except (jax.errors.JaxRuntimeError, AttributeError):
+        return ""  # the store is gone: the run is over, or process 0 is, of which jax tells
+    return next((why for key, why in told.items() if key != own), "")
+
+
+def _fail(error: BaseException) -> None:
+    """Print why, tell the others, and end."""
+    index, count = distributed.global_state.process_id, distributed.global_state.num_processes
+    known = isinstance(error, UserError)
+    lost = not known and bool(_LOST.search(str(error)))
+    why = f"process {index} of {count} failed: " + ("" if known else f"{type(error).__name__}: ")
+    if lost:
+        why = f"process {index} of {count} lost another one, which failed or was killed: "
+    elif not known:
+        traceback.print_exception(error)
+    why += str(error)
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    if lost:  # perhaps that one has told why
+        deadline = time.monotonic() + _LAST_SECONDS
+        while time.monotonic() < deadline:
+            if told := _reason():
+                _exit(told)
+            time.sleep(_LOOK_SECONDS)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", why)
+    time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
+    os._exit(1)
+
+
+def _exit(why: str) -> None:
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(1)

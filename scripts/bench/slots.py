@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions that take turns in slots against all of them at a time, a static batch.
+
+    python scripts/bench/slots.py --out slots.json
+    python scripts/bench/slots.py --gpu --out slots.json
+
+Two kinds of lengths, which a completion's key decides: exponential with a mean of 0.3 of the cap,
+and all equal to the cap. "Kept" is the share of slot-steps (slots of a compiled loop times its
+steps) that give a token of a completion. Equal lengths are also sampled in static batches of as
+many completions as there are slots, one batch after the other. Runs are interleaved.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+from decoding import Work, arguments, parse
+from pairs import report
+
+from jaxvl.rl import draw, sampler
+from jaxvl.sharding import make_mesh
+
+STOP, OTHER = 1, 2  # token ids
+MEAN = 0.3  # of the cap
+
+
+def end_by_key(cap: int) -> None:
+    """From now on samplers end a completion after a number of tokens that its key decides."""
+
+    def exponential(key):
+        return jax.random.exponential(jax.random.fold_in(key, cap))
+
+    spread = jax.vmap(jax.vmap(exponential))
+
+    def choose(logits, keys, step, how):
+        token, logp = draw.choose(logits, keys, step, how)
+        if not how.stop_ids:
+            return token, logp
+        length = jnp.clip(jnp.ceil(MEAN * cap * spread(keys)), 1, cap)
+        going_on = jnp.where(token == STOP, OTHER, token)
+        return jnp.where(step + 1 >= length, STOP, going_on), logp
+
+    sampler.choose = choose
+
+
+def forms(args: argparse.Namespace, mesh) -> dict[tuple[str, str], Callable[[int], dict]]:
+    """(lengths, form) -> a rollout of all completions with this seed."""
+    prompts = args.completions // args.group
+    work = Work(args, prompts, args.new_tokens, mesh)
+    found = {}
+    for lengths, stop_ids in (("exponential", (STOP,)), ("equal", ())):
+        for name, slots in ((f"{args.slots} slots", args.slots), ("all at a time", 0)):
+            made = work.sampler(slots, stop_ids)
+            found[lengths, name] = lambda seed, made=made: work.run(made, seed)
+    part = Work(args, args.slots // args.group, args.new_tokens, mesh)
+    static = part.sampler()
+
+    def in_turn(seed: int) -> dict:
+        runs = [part.run(static, seed) for _ in range(args.completions // args.slots)]
+        return {name: sum(run[name] for run in runs) for name in runs[0]}
+
+    found["equal", f"batches of {args.slots}"] = in_turn
+    return found
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--completions", type=int, default=512)
+    parser.add_argument("--slots", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, help="the cap; default 128, on a GPU 700")
+    parser.add_argument("--runs", type=int, default=3)
+    args = parse(parser)
+    args.new_tokens = args.new_tokens or (700 if args.gpu else 128)
+    end_by_key(args.new_tokens)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        found = forms(args, mesh)
+        for name, run in found.items():
+            print("compiling and warming up:", *name, flush=True)
+            run(0)
+        runs = {name: [] for name in found}
+        for seed in range(args.runs):
+            for name, run in found.items():
+                runs[name].append(run(seed))
+    rows = []
+    for (lengths, form), results in runs.items():
+        decoded = sum(run["tokens"] - args.completions for run in results)
+        rows.append(
+            {
+                "lengths": lengths,
+                "form": form,
+                "kept": decoded / sum(run["slot_steps"] for run in results),
+                "decode steps": median(run["steps"] for run in results),
+                "tokens": median(run["tokens"] for run in results),
+                "prefill, s": median(run["prefill"] for run in results),
+                "decode, s": median(run["decode"] for run in results),
+                "tok/s decoding": median(run["tokens"] / run["decode"] for run in results),
+                "load": os.getloadavg()[0],
+            }
+        )
+    report(rows, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run on 1, 2 and 4 processes of this machine: the same figures; killed, resumed, failing.
+
+    python scripts/check_processes.py [--steps 6] [--out DIR] [--only same killed resumed failed]
+
+The processes have a CPU device each and talk over loopback. Every part prints what it found and
+ends the script with an error where that is not what it should be. A run that is finished is not run
+again, so an interrupted check goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from jaxvl.metrics import read_metrics  # noqa: E402
+
+# The quickstart's model; small batches, so that four processes on two cores come to an end.
+SMALL = (
+    "eval=none",
+    "grpo.prompts=4",
+    "grpo.group=4",
+    "grpo.beta=0.04",
+    "sampling.max_new_tokens=8",
+    "data.source.size=40",
+    "optim.warmup_steps=0",
+    "run.export=false",
+    "verify.workers=1",
+)
+CLOCK = ("time/", "perf/", "step_time")
+# float32 sums in another order, over some updates: AdamW's first steps divide a gradient by its own
+# size, so that a weight whose gradient is all rounding moves either way.
+CLOSE = 2e-3
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+FAILING = """
+from jaxvl.config import Reward
+import dataclasses, os, runpy
+quickstart = runpy.run_path({path!r})
+def config():
+    return dataclasses.replace(quickstart["config"](), rewards=(Reward(fails),))
+def fails(completions, trainer_state, **columns):
+    if trainer_state.global_step == 2 and os.environ["JAX_PROCESS_ID"] == "1":
+        raise ValueError("no more rewards")
+    return [float(len(text) % 3) for text in map(str, completions)]
+"""
+
+
+@dataclasses.dataclass
+class Job:
+    """The processes of a run and what they print."""
+
+    run_dir: Path
+    processes: list[subprocess.Popen]
+    logs: list[Path]
+
+    def wait(self, seconds: float = 3600) -> list[int]:
+        """The exit codes, once all have ended."""
+        deadline = time.monotonic() + seconds
+        return [process.wait(max(1, deadline - time.monotonic())) for process in self.processes]
+
+    def finish(self) -> None:
+        """Wait, and show the log of a process that failed."""
+        for code, log in zip(self.wait(), self.logs, strict=True):
+            if code:
+                raise SystemExit(f"{log} ended with {code}:\n{log.read_text()[-4000:]}")
+
+    def wait_for_step(self, step: int, seconds: float = 3600) -> None:
+        """Until the run has written the metrics of a step."""
+        deadline = time.monotonic() + seconds
+        while (
+            not (self.run_dir / "metrics.jsonl").exists() or len(read_metrics(self.run_dir)) < step
+        ):
+            for process, log in zip(self.processes, self.logs, strict=True):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    self.kill()
+                    raise SystemExit(
+                        f"{self.run_dir} has no step {step}:\n{log.read_text()[-4000:]}"
+                    )
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def launch(
+    count: int, run_dir: Path, overrides: Sequence[str], config: str = "configs/quickstart.py"
+) -> Job:
+    """A run on `count` processes with a CPU device each; they do as jaxvl's launchers would."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    job = Job(run_dir, [], [])
+    for index in range(count):
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT)}
+        if count > 1:
+            env |= {
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(index),
+            }
+        log = run_dir.with_name(f"{run_dir.name}.{index}.log")
+        command = [sys.executable, "-m", "jaxvl", "grpo", config, *SMALL, f"run.dir={run_dir}"]
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                [*command, *overrides], cwd=ROOT, env=env, stdout=file, stderr=file
+            )
+        job.processes.append(process)
+        job.logs.append(log)
+    return job
+
+
+def difference(run_dir: Path, other: Path) -> tuple[float, str]:
+    """The largest difference of a metric between two runs, as a share of its size where that is
+    above 1, and where it is. The numbers of examples and completions must be the same."""
+    lines, others = read_metrics(run_dir), read_metrics(other)
+    if [line["step"] for line in lines] != [line["step"] for line in others]:
+        raise SystemExit(f"{run_dir} and {other} have other steps")
+    worst = (0.0, "nothing")
+    for line, expected in zip(lines, others, strict=True):
+        names = {name for name in line | expected if not name.startswith(CLOCK)}
+        for name in names - {"nonfinite"}:
+            one, two = line.get(name), expected.get(name)
+            if one is None or two is None:
+                gap = 0.0 if one is two else float("inf")
+            else:
+                gap = abs(one - two) / max(1.0, abs(two))
+            worst = max(worst, (gap, f"{name} of step {line['step']}: {one} and {two}"))
+    return worst
+
+
+def prompts(run_dir: Path, step: int) -> list[tuple[int, str]]:
+    """(position, id) of the prompts of a step, over all processes."""
+    import json
+
+    files = [*(run_dir / "rollouts").glob(f"step_{step}.*jsonl")]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return sorted((row["prompt_id"], row["id"]) for row in rows)
+
+
+def check_close(run_dir: Path, other: Path, what: str) -> None:
+    gap, where = difference(run_dir, other)
+    print(f"{what}: largest difference {gap:.1e} ({where})", flush=True)
+    steps = [line["step"] for line in read_metrics(other)]
+    same = all(prompts(run_dir, step) == prompts(other, step) for step in steps)
+    print(f"{what}: the prompts of every step are the same: {same}", flush=True)
+    if gap > CLOSE or not same:
+        raise SystemExit("that is too much")
+
+
+def finished(run_dir: Path, steps: int) -> bool:
+    file = run_dir / "metrics.jsonl"
+    return file.exists() and len(read_metrics(run_dir)) == steps
+
+
+MESHES = {1: (), 2: ("mesh.data=2",), 4: ("mesh.data=2", "mesh.fsdp=2")}
+
+
+def whole(out: Path, count: int, steps: int) -> Path:
+    """The run without a break on `count` processes."""
+    run_dir = out / f"whole_{count}"
+    if not finished(run_dir, steps):
+        overrides = [*MESHES[count], f"run.steps={steps}", "run.save_every=2"]
+        launch(count, run_dir, [*overrides, "run.resume=true"]).finish()
+    return run_dir
+
+
+def same(out: Path, steps: int) -> None:
+    for count in (2, 4):
+        check_close(whole(out, count, steps), whole(out, 1, steps), f"{count} processes and 1")
+
+
+def killed(out: Path, steps: int) -> None:
+    """One of two is killed after step 3; the other ends within a minute and says why."""
+    run_dir = out / "killed"
+    if run_dir.exists():
+        return
+    for victim in (1, 0):
+        overrides = [*MESHES[2], f"run.steps={steps}", "run.save_every=2", "run.resume=true"]
+        job = launch(2, run_dir, overrides)
+        job.wait_for_step(3 if victim else 4)
+        job.processes[victim].send_signal(signal.SIGKILL)
+        start = time.monotonic()
+        code = job.processes[1 - victim].wait(120)
+        took = time.monotonic() - start
+        job.kill()
+        lines = job.logs[1 - victim].read_text().splitlines()
+        said = [line for line in lines if line.startswith("error: ")]
+        print(f"process {victim} killed: the other ended with {code} after {took:.0f} s", *said,
+              sep="\n  ", flush=True)  # fmt: skip
+        if took > 60 or not code or not said:
+            raise SystemExit("that is too late, or without a word")
+
+
+def resumed(out: Path, steps: int) -> None:
+    """The killed run goes on with four processes on another mesh, as if nothing had been."""
+    run_dir = out / "killed"
+    if not finished(run_dir, steps):
+        overrides = ["mesh.fsdp=2", "mesh.tensor=2", f"run.steps={steps}", "run.save_every=2"]
+        launch(4, run_dir, [*overrides, "run.resume=true"]).finish()
+    check_close(run_dir, whole(out, 1, steps), "killed on 2, resumed on 4 with another mesh")
+
+
+def failed(out: Path, steps: int) -> None:
+    """The reward of one process raises: both end and print it."""
+    config = out / "failing.py"
+    config.write_text(FAILING.format(path=str(ROOT / "configs/quickstart.py")))
+    job = launch(2, out / "failed", ["mesh.data=2", "run.steps=3"], str(config))
+    job.wait_for_step(1)
+    start = time.monotonic()
+    codes = job.wait(300)
+    print(f"a reward of process 1 raised: exit codes {codes}, {time.monotonic() - start:.0f} s")
+    for log in job.logs:
+        text = log.read_text().strip()
+        print(f"  {log.name}: {text.splitlines()[-1]}")
+        if "process 1 of 2 failed: reward `fails` raised ValueError: no more rewards" not in text:
+            raise SystemExit("the reason is missing")
+
+
+PARTS = {"same": same, "killed": killed, "resumed": resumed, "failed": failed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=Path("runs/processes"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.only:
+        PARTS[name](args.out.absolute(), args.steps)
+
+
+if __name__ == "__main__":
+    main()

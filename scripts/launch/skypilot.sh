@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# A run on GPUs of any cloud that SkyPilot knows, one process a machine.
+#
+#   bash scripts/launch/skypilot.sh [--dry-run] train CONFIG [K=V]...     start, or go on
+#   bash scripts/launch/skypilot.sh [--dry-run] logs | stop | collect | down
+#
+# NAME   of the cluster and of the run         BUCKET  that SkyPilot makes and mounts
+# GPUS   of a machine (default: H100:8)        NODES   how many machines (default: 1)
+# SPOT=1 machines that can be taken back, cheaper
+set -euo pipefail
+# shellcheck source=scripts/launch/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+case "$VERB" in
+help | -h | --help)
+    usage
+    exit
+    ;;
+esac
+need NAME "the name of the cluster"
+: "${GPUS:=H100:8}" "${NODES:=1}"
+RUN_DIR="/shared/runs/$NAME"
+
+case "$VERB" in
+train)
+    need BUCKET "the bucket that holds the runs"
+    TRAIN="$(train_command "$@")"
+    run sky launch --yes --detach-run --cluster "$NAME" --gpus "$GPUS" --num-nodes "$NODES" \
+        ${SPOT:+--use-spot} --env "TRAIN=$TRAIN" --env "BUCKET=$BUCKET" scripts/launch/skypilot.yaml
+    ;;
+logs) run sky logs "$NAME" ;;
+stop) run sky cancel --yes --all "$NAME" ;;
+collect) run rsync -a "$NAME:$RUN_DIR/" "runs/$NAME/" ;;
+down) run sky down --yes "$NAME" ;;
+*) fail "no verb $VERB; see $0 help" ;;
+esac

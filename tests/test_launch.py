@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launchers: what a dry run prints is right, and what they would run runs, beside fakes."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = ROOT / "scripts/launch"
+LAUNCHERS = ("tpu_vm", "gke", "slurm", "skypilot")
+ODD = """run.note=it's "so" $HOME \\ end"""  # a value that has to be quoted
+ARGS = ["configs/quickstart.py", "mesh.fsdp=-1", ODD]
+SETTINGS = {
+    "NAME": "mine",
+    "ZONE": "us-central1-a",
+    "TYPE": "v5litepod-16",
+    "BUCKET": "bucket",
+    "IMAGE": "registry/jaxvl",
+    "ACCELERATOR": "tpu-v5-lite-podslice",
+    "TOPOLOGY": "4x4",
+    "HOSTS": "4",
+    "NODES": "2",
+}
+
+
+def launch(name, *args, path="", settings=SETTINGS, cwd=ROOT):
+    env = {"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(cwd), **settings}
+    command = ["bash", str(LAUNCH / f"{name}.sh"), *args]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+def dry(name, *args):
+    done = launch(name, "--dry-run", *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def fakes(tmp_path):
+    """Programs that launchers and jobs call. `jaxvl` writes down its arguments and environment."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    note = (
+        "import json, os, sys\n"
+        'env = {name: value for name, value in os.environ.items() if "JAX_" in name}\n'
+        'line = {"args": sys.argv[1:], "env": env}\n'
+        f'print(json.dumps(line), file=open("{tmp_path}/calls", "a"))'
+    )
+    (tmp_path / "note.py").write_text(note)
+    programs = {
+        "jaxvl": f'exec {shutil.which("python3")} {tmp_path}/note.py "$@"',
+        "scontrol": "printf 'node1\\nnode2\\n'",
+        "srun": 'shift; SLURM_NTASKS=2 SLURM_PROCID=1 exec "$@"',
+        "sbatch": "SLURM_JOB_ID=7 SLURM_JOB_NODELIST=node[1-2] bash -s",
+        "gcloud": 'for word; do [[ $word != --command=* ]] || bash -c "${word#--command=}"; done',
+        "mountpoint": "exit 0",
+        "setsid": 'exec "$@"',
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    for venv in ("venv", ".venv"):
+        (tmp_path / venv / "bin").mkdir(parents=True)
+        (tmp_path / venv / "bin/activate").touch()
+    return folder
+
+
+def calls(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+
+def expected(run_dir):
+    return ["grpo", *ARGS, f"run.dir={run_dir}", "run.resume=true"]
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_dry_run_touches_nothing_and_says_what_it_would_do(name, tmp_path):
+    """No program of a cloud is there: a call of one would be an error."""
+    for verb in ("train", "logs", "stop"):
+        shown = dry(name, verb, *(ARGS if verb == "train" else ()))
+        assert "mine" in shown
+    assert "configs/quickstart.py" in dry(name, "train", *ARGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "settings", "message"),
+    [
+        ("tpu_vm", ["train"], SETTINGS, "train needs a config"),
+        ("tpu_vm", ["up"], {}, "set NAME, the name of the TPU"),
+        ("gke", ["train", *ARGS], {"NAME": "x"}, "set IMAGE"),
+        ("slurm", ["fly"], SETTINGS, "no verb fly"),
+        ("skypilot", ["train", *ARGS], {"NAME": "x"}, "set BUCKET"),
+    ],
+)
+def test_what_is_missing_is_named(name, args, settings, message):
+    done = launch(name, "--dry-run", *args, settings=settings)
+    assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_help_needs_no_settings(name):
+    done = launch(name, "help", settings={})
+    assert done.returncode == 0 and f"scripts/launch/{name}.sh" in done.stdout
+    assert "NAME" in done.stdout and "set -euo" not in done.stdout
+
+
+def test_the_job_of_slurm_starts_every_process(fakes, tmp_path):
+    done = launch("slurm", "train", *ARGS, path=fakes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (call,) = calls(tmp_path)
+    assert call["args"] == expected("runs/mine")
+    assert call["env"]["JAX_COORDINATOR_ADDRESS"] == "node1:20007"
+    assert call["env"]["JAX_NUM_PROCESSES"] == "2" and call["env"]["JAX_PROCESS_ID"] == "1"
+    assert "#SBATCH --nodes=2\n" in done.stdout
+
+
+def test_the_command_of_a_tpu_vm_survives_two_shells(fakes, tmp_path):
+    done = launch("tpu_vm", "train", *ARGS, path=fakes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pid = int((tmp_path / "jaxvl.pid").read_text())
+    for _ in range(600):  # it runs on in the background
+        if (tmp_path / "calls").exists() or not Path(f"/proc/{pid}").exists():
+            break
+        subprocess.run(["sleep", "0.1"], check=True)
+    (call,) = calls(tmp_path)
+    assert call["args"] == expected("shared/runs/mine")
+
+
+def test_making_a_tpu_names_its_image():
+    assert "--version=v2-alpha-tpuv5-lite" in dry("tpu_vm", "up")
+
+
+def test_the_manifest_of_gke():
+    manifest = yaml.safe_load(dry("gke", "train", *ARGS).split("|  kubectl")[0])
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = manifest["spec"]["replicatedJobs"]
+    assert job["replicas"] == 1
+    assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == 4
+    pod = job["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    shell, flag, command = container["command"]
+    assert (shell, flag) == ("bash", "-c")
+    assert shlex.split(command) == ["exec", "jaxvl", *expected("/shared/runs/mine")]
+    assert "$(" not in command  # Kubernetes would fill it in
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_task_of_skypilot(fakes, tmp_path):
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    shown = dry("skypilot", "train", *ARGS).split("+ ", 1)[1]
+    words = shlex.split(shown)
+    assert words[:2] == ["sky", "launch"] and words[-1] == "scripts/launch/skypilot.yaml"
+    env = dict(word.split("=", 1) for word in words if word.startswith(("TRAIN=", "BUCKET=")))
+    assert set(env) == set(task["envs"])
+    nodes = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "a\nb"}
+    done = subprocess.run(
+        ["bash", "-c", task["run"]],
+        env={**nodes, **env, "PATH": f"{fakes}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (call,) = calls(tmp_path)
+    assert call["args"] == expected("/shared/runs/mine")
+    assert call["env"]["JAX_COORDINATOR_ADDRESS"] == "a:23456"
+
+
+def test_shellcheck_finds_nothing():
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shellcheck = shutil.which("shellcheck", path=here)
+    if not shellcheck:
+        pytest.skip("shellcheck is not there (the test extra brings it)")
+    files = [str(file) for file in LAUNCH.glob("*.sh")]
+    done = subprocess.run(
+        [shellcheck, "-x", *files], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
