@@ -200,6 +200,24 @@ def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
         assert found == expected
 
 
+def test_what_is_made_ready_ahead_is_still_to_come(make_stream, tmp_path):
+    """The state is that of the first prompts that nobody has taken, and drops are of the step that
+    takes them."""
+    cfg = make_config(tmp_path, too_long="drop", shuffle=False)
+    ahead, plain = (loop.Ahead(make_stream(cfg), 1, 2) for _ in range(2))
+    for step in (1, 2, 3):
+        ahead.prepare()
+        ahead.prepare()  # once is enough
+        assert ahead.get_state() == plain.get_state() == {"position": 4 * (step - 1)}
+        listed = tmp_path / "dropped.jsonl"
+        assert step > 1 or not listed.exists()
+        items, arrays = ahead.take(7 * step)
+        expected, others = plain.take(7 * step)
+        assert places(items) == places(expected)
+        assert all((arrays[name] == others[name]).all() for name in arrays)
+    assert {line["step"] for line in read_metrics(tmp_path, "dropped.jsonl")} == {7, 14, 21}
+
+
 def test_every_drop_is_listed_and_counted(make_stream, tmp_path):
     stream = make_stream(make_config(tmp_path, too_long="drop", shuffle=False))
     first, second, third = (next(stream) for _ in range(3))

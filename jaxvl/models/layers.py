@@ -26,8 +26,8 @@ from jaxvl.sharding import ROWS, path_name
 
 # Names of what a policy may keep for the backward pass: see `for_backward`.
 PRODUCT = "product"  # what a Linear returns before its bias
-KERNEL = "kernel"  # what splash attention's backward pass reads beside its inputs
-CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive whose outputs cuDNN's reads
+ATTENDED = "attended"  # what attention returns, and what a kernel's backward pass reads beside it
+CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive whose outputs are that of cuDNN
 
 
 def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
@@ -159,8 +159,8 @@ def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Modu
 def for_backward(body: Callable, remat: str) -> Callable:
     """A layer of a scan that keeps for its backward pass what `remat` says; the rest is made again.
 
-    "block": its input alone. "products": the products of its weights too, and the output of an
-    attention kernel with its log-sum-exp, so that only what is cheap is computed again.
+    "block": its input alone. "products": the products of its weights too, and what attention
+    returns, so that only what is cheap is computed again.
     """
     keep = {"block": None, "products": _is_kept}[remat]
     return jax.checkpoint(body, prevent_cse=False, policy=keep)  # a scan needs no barriers
@@ -168,7 +168,7 @@ def for_backward(body: Callable, remat: str) -> Callable:
 
 def _is_kept(primitive, *operands, **parameters) -> bool:
     # What cuDNN's backward pass reads has no name to be kept by: its primitive stands for it.
-    named = jax.checkpoint_policies.save_only_these_names(PRODUCT, KERNEL)
+    named = jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED)
     return primitive.name == CUDNN or named(primitive, *operands, **parameters)
 
 
