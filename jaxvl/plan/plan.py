@@ -93,7 +93,7 @@ def _mesh(wanted: Mesh, devices: Sequence[Any]) -> jax.sharding.Mesh:
 
 def _counted(program: Program, cfg, arch: Arch, mesh) -> dict[str, float]:
     """Bytes on one device by what they are, all that a run holds meanwhile included."""
-    held = {**program.beside, **program.args}
+    held = {**program.beside, **program.args, **program.makes}
     if "state" in held:
         state = held.pop("state")
         held |= {"parameters": state.params, "moments": state.opt_state}

@@ -83,6 +83,7 @@ class Program:
     function: Callable
     args: dict[str, Any]  # by what they are, in order
     beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
+    makes: dict[str, Any]  # what comes out and takes no argument's place, if it is large
     work: Work  # of one call
     calls: int = 1  # in a step
     turns: int = 1  # of the loop whose length the program does not say
@@ -174,6 +175,7 @@ def _logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
         learner.make_logprobs(policy),
         {"reference": held.reference, "batch": dataclasses.replace(batch, **unread)},
         {"state": held.state},
+        {},
         work(arch, sizes, "forward"),
     )
 
@@ -201,6 +203,7 @@ def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh:
         make(tx=held.tx, lr=rate, dropout=dropout),
         args,
         {"reference": held.own_reference()},
+        {},
         work(arch, one, "update", model),
         calls=calls,
         turns=one.micro_batches,
@@ -225,6 +228,7 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
     key = jax.eval_shape(lambda: jax.random.key(0))
     past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
     room = functools.partial(resize, slots=state.slots, columns=sizes.length)
+    caches = {"weights and prompts": past, "completions": jax.eval_shape(room, state)}
     number = jax.ShapeDtypeStruct((), jnp.int32)
     beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
     cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
@@ -234,18 +238,15 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
             sampler.start,
             {"parameters": held.params, "batch": asked, "key": key},
             beside,
+            caches,
             work(arch, sizes, "prefill"),
         ),
         Program(
             "decode",
             sampler.go_on,
-            {
-                "weights and prompts": past,
-                "completions": jax.eval_shape(room, state),
-                "until": number,
-                "enough": number,
-            },
+            {**caches, "until": number, "enough": number},
             beside | {"parameters": held.params},
+            {},
             work(arch, sizes, "decode"),
             turns=sizes.length * -(-cells // state.slots),
         ),
