@@ -48,7 +48,7 @@ PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?",
 STOP = tuple(range(0, 300, 6))  # so many that lengths differ
 LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
 GRADIENTS = 1e-5  # of a leaf's norm
-WEIGHTS = 2e-6  # of weights near 1, which are rounded to 6e-8 and moved by up to lr * error / eps
+WEIGHTS = 5e-6  # of weights near 1, which are rounded to 6e-8 and moved by up to lr * error / eps
 # `eps` of the size of gradients: else AdamW makes full steps of gradients that are all rounding.
 OPTIM = Optim(lr=1e-2, eps=1e-2, clip_norm=1e9)
 HOW = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))
