@@ -25,7 +25,6 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
 from jaxvl import config
 from jaxvl.errors import UserError
 from jaxvl.plan.chips import GiB, Topology
->>>>>>> main
 from jaxvl.plan.compile import Compiled, Memory, compile_program
 from jaxvl.plan.plan import plan_gpus, plan_tpu
 from jaxvl.plan.programs import Program

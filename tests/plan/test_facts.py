@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an update of two layers exchanges and holds on eight devices, as facts to be kept."""
->>>>>>> main
 
 from collections import Counter
 
