@@ -11,6 +11,7 @@ was; figures are read from it anew each time. Delete a recipe's folder when its 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import gzip
 import json
@@ -22,12 +23,8 @@ from pathlib import Path
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
 
 from jaxvl import config
-<<<<<<< HEAD
-from jaxvl.plan.chips import Topology
-=======
 from jaxvl.errors import UserError
 from jaxvl.plan.chips import GiB, Topology
->>>>>>> plan
 from jaxvl.plan.compile import Compiled, Memory, compile_program
 from jaxvl.plan.plan import plan_gpus, plan_tpu
 from jaxvl.plan.programs import Program

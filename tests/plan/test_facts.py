@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-<<<<<<< HEAD
 """What an update of two layers exchanges and holds on eight devices: facts that must not drift."""
-=======
-"""What an update of two layers exchanges and holds on eight devices, as facts to be kept."""
->>>>>>> plan
 
 from collections import Counter
 
