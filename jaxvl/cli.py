@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import sys
 from pathlib import Path
@@ -122,6 +124,43 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
     from jaxvl.runpage import write_report
 
     typer.echo(write_report(run_dir))
+
+
+@app.command()
+def plan(
+    config_file: ConfigFile,
+    overrides: Overrides = None,
+    topology: Annotated[
+        str, typer.Option(help="A TPU slice: v5e:4x4, v4:2x2x2, v5p:2x2x2, v6e:2x4, ..")
+    ] = "",
+    gpus: Annotated[
+        int | None, typer.Option(help="So many GPUs of 80 GB, by counting.", min=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+) -> None:
+    """See whether a run fits chips that are not there: exit code 1 if it does not.
+
+    For a TPU slice the run's programs are compiled by the TPU's own compiler. Neither weights nor
+    data are read.
+    """
+    if bool(topology) == (gpus is not None):
+        raise UserError("plan: expected --topology (as in --topology v5e:4x4) or --gpus, one")
+    # Read when jax is first imported and first used: chips that are there are left alone.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(gpus or 1)}
+    from jaxvl import config
+    from jaxvl.plan import show
+    from jaxvl.plan.chips import Topology
+    from jaxvl.plan.plan import plan_gpus, plan_tpu
+
+    cfg = config.load(config_file, overrides or [], config.Config, config.SFTConfig)
+    if gpus:
+        found = plan_gpus(cfg, gpus, config_file)
+    else:
+        say = functools.partial(typer.echo, err=True)
+        found = plan_tpu(cfg, Topology.parse(topology), config_file, say)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else show.text(found))
+    if not found.fits:
+        raise typer.Exit(1)
 
 
 def use_compilation_cache() -> None:

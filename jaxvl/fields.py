@@ -22,6 +22,8 @@ from typing import Any, Literal
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 
+_PLACES = ("jaxvl.config", "jaxvl.algorithm")
+
 
 def set_field(cfg: Any, override: str) -> Any:
     """A copy of the dataclass `cfg` with one field replaced; `override` is "a.b=value"."""
@@ -58,7 +60,7 @@ def to_json(value: Any) -> Any:
             fields[field.name] = to_json(item)
             if len(_choices(hints[field.name])) > 1:
                 fields[field.name] = {"type": type(item).__name__, **fields[field.name]}
-        known = type(value).__module__ == "jaxvl.config"  # by its place; a source says what it is
+        known = type(value).__module__ in _PLACES  # by its place; a source says what it is
         return fields if known else {"type": _qualname(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}

@@ -135,21 +135,23 @@ def _reason() -> str:
 
 
 def _fail(error: BaseException) -> None:
-    """Tell the others, and end."""
+    """Print why, tell the others, and end."""
     index, count = distributed.global_state.process_id, distributed.global_state.num_processes
-    me, what = f"process {index} of {count}", f"{type(error).__name__}: {error}"
-    if isinstance(error, UserError):
-        why = f"{me} failed: {error}"
-    elif _LOST.search(str(error)):
-        for _ in range(int(_LAST_SECONDS / _LOOK_SECONDS)):  # perhaps it told why
-            if why := _reason():
-                _exit(why)
-            time.sleep(_LOOK_SECONDS)
-        why = f"{me} lost another one, which was killed or cut off: its log may say more ({what})"
-    else:
+    known = isinstance(error, UserError)
+    lost = not known and bool(_LOST.search(str(error)))
+    why = f"process {index} of {count} failed: " + ("" if known else f"{type(error).__name__}: ")
+    if lost:
+        why = f"process {index} of {count} lost another one, which failed or was killed: "
+    elif not known:
         traceback.print_exception(error)
-        why = f"{me} failed: {what}"
+    why += str(error)
     print(f"error: {why}", file=sys.stderr, flush=True)
+    if lost:  # perhaps that one has told why
+        deadline = time.monotonic() + _LAST_SECONDS
+        while time.monotonic() < deadline:
+            if told := _reason():
+                _exit(told)
+            time.sleep(_LOOK_SECONDS)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", why)
     time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0

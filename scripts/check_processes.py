@@ -196,11 +196,13 @@ def killed(out: Path, steps: int) -> None:
         start = time.monotonic()
         code = job.processes[1 - victim].wait(120)
         took = time.monotonic() - start
-        last = "\n  ".join(job.logs[1 - victim].read_text().strip().splitlines()[-3:])
-        print(f"process {victim} killed: the other ended with {code} after {took:.0f} s:\n  {last}")
         job.kill()
-        if took > 60 or not code:
-            raise SystemExit("that is too late")
+        lines = job.logs[1 - victim].read_text().splitlines()
+        said = [line for line in lines if line.startswith("error: ")]
+        print(f"process {victim} killed: the other ended with {code} after {took:.0f} s", *said,
+              sep="\n  ", flush=True)  # fmt: skip
+        if took > 60 or not code or not said:
+            raise SystemExit("that is too late, or without a word")
 
 
 def resumed(out: Path, steps: int) -> None:

@@ -13,9 +13,11 @@ give (missed), every row where we differ, and how the marks came about.
 import json
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from jaxvl.errors import UserError
+from jaxvl.eval.benchmark import Item
 from jaxvl.eval.benchmarks.mathvision import BENCHMARK
 
 
@@ -29,34 +31,38 @@ def main() -> None:
         raise UserError(f"no predictions-*.jsonl in {folder}")
     for row in dropped:
         print(f"not used: row {row.id}: {row.found}")
-    listed = json.loads(Path(__file__).with_name("mathvision_exceptions.json").read_text())
     for file in files:
-        report(file, {item.id: item for item in items}, listed.get(file.name, {}))
+        report(file, {item.id: item for item in items}, exceptions(file))
 
 
-def report(file: Path, items: dict, exceptions: dict[str, str]) -> None:
+def exceptions(file: Path) -> dict[str, str]:
+    """The rows of a file of replies whose published verdict is wrong, each with the reason."""
+    listed = Path(__file__).with_name("mathvision_exceptions.json")
+    return json.loads(listed.read_text(encoding="utf-8")).get(file.name, {})
+
+
+def compare(file: Path, items: dict[str, Item], off: Collection[str]) -> list[tuple]:
+    """(id, item, our mark, published verdict) of the replies in a file that are not `off`."""
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return [
+        (row["id"], item, BENCHMARK.mark(item, row["response"], "lenient"), row["correct"])
+        for row in rows
+        if row["id"] not in off and (item := items.get(row["id"]))
+    ]
+
+
+def report(file: Path, items: dict[str, Item], off: dict[str, str]) -> None:
     """Print how one file of replies compares."""
-    outcomes, reasons, differing = Counter(), Counter(), []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        item = items.get(row["id"])
-        if item is None or row["id"] in exceptions:
-            continue
-        mark = BENCHMARK.mark(item, row["response"], "lenient")
-        reasons[mark.reason] += 1
-        outcome = (mark.value == 1, row["correct"])
-        outcomes[outcome] += 1
-        if outcome[0] != outcome[1]:
-            differing.append((row["id"], item.kind, mark.reason, mark.extracted, item.gold))
-    count = sum(outcomes.values())
-    agreed = outcomes[True, True] + outcomes[False, False]
-    print(f"{file.name}: {agreed} of {count} agree ({agreed / count:.1%})")
-    print(f"  false credit: {outcomes[True, False]}, missed credit: {outcomes[False, True]}")
-    for id, kind, reason, extracted, gold in differing:
-        print(f"  {id} ({kind}, {reason}): {extracted!r:.60} against {gold!r}")
-    for id, why in exceptions.items():
+    rows = compare(file, items, off)
+    differing = [row for row in rows if (row[2].value == 1) != row[3]]
+    agreed, false = len(rows) - len(differing), sum(mark.value == 1 for _, _, mark, _ in differing)
+    print(f"{file.name}: {agreed} of {len(rows)} agree ({agreed / len(rows):.1%})")
+    print(f"  false credit: {false}, missed credit: {len(differing) - false}")
+    for id, item, mark, _ in differing:
+        print(f"  {id} ({item.kind}, {mark.reason}): {mark.extracted!r:.60} against {item.gold!r}")
+    for id, why in off.items():
         print(f"  taken off: {id}: {why}")
-    print(f"  reasons: {dict(reasons)}")
+    print(f"  reasons: {dict(Counter(mark.reason for _, _, mark, _ in rows))}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ XLA_FLAGS = [
 ]
 if version("jax").startswith("0.10."):  # newer ones do not know it, and end the process over it
     XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS)).strip()
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS)).strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may need the network
 
 import jax  # noqa: E402  (the device count is read when jax is imported)

@@ -15,6 +15,7 @@ from jaxvl.rl.losses import next_beta
 from tests.test_train import small, values
 
 STEPS, PROMPTS, GROUP, REFILLS = 4, 4, 2, 2
+LITTLE = ("sampling.max_new_tokens=4", "optim.warmup_steps=0")
 ALL = GRPO(
     prompts=PROMPTS,
     group=GROUP,
@@ -36,7 +37,7 @@ def rarely(prompts, completions, completion_ids, **columns):
 
 
 def run(folder, resume=False):
-    cfg = small(folder, f"run.steps={STEPS}", "run.save_every=2", "sampling.max_new_tokens=4")
+    cfg = small(folder, f"run.steps={STEPS}", "run.save_every=2", *LITTLE)
     more = dataclasses.replace(cfg.run, resume=resume, export=False)
     train.train(dataclasses.replace(cfg, grpo=ALL, rewards=(Reward(rarely),), run=more))
 

@@ -37,7 +37,7 @@ def test_a_forward_pass_is_what_the_program_multiplies(vlm):
     """Rows with their padding are counted as full ones."""
     arrays = prompt_arrays(vlm, ["left?"] * R, [[]] * R, group=G, g=G)
     batch = train_batch(arrays, np.zeros((R, G, C), np.int32))
-    policy = Policy(vlm.graphdef, "float32", remat=False, temperature=1.0, chunk=G * C)
+    policy = Policy(vlm.graphdef, "float32", remat="block", temperature=1.0, chunk=G * C)
     with jax.set_mesh(vlm.mesh):
         traced = jax.make_jaxpr(lambda params: policy.logprobs(params, batch)[0])(vlm.params)
     parts = flops._parts(vlm.config, Work.full(R, T, PATCHES, G, C)).values()

@@ -64,15 +64,12 @@ def make_config(run_dir, *, source=None, run=None, model=None, **data):
 
 @pytest.fixture
 def make_stream(processor):
-    def make(cfg):
-        vlm = types.SimpleNamespace(processor=processor, mesh=one_device())
+    def make(cfg, devices=1):
+        mesh = make_mesh(devices, devices=jax.devices()[:devices])
+        vlm = types.SimpleNamespace(processor=processor, mesh=mesh)
         return loop.Stream(cfg, vlm, cfg.grpo.prompts)
 
     return make
-
-
-def one_device():
-    return make_mesh(devices=jax.devices()[:1])
 
 
 def places(items):
@@ -131,7 +128,7 @@ def test_any_number_of_processes_takes_the_same_stand_ins(
     shards = []
     for index in range(count):
         monkeypatch.setattr(loop, "row_share", lambda mesh, index=index: Told(index, count))
-        stream = make_stream(cfg)
+        stream = make_stream(cfg, devices=count)
         shards.append([places(next(stream)) for _ in range(6)])
     assert [sorted(sum(step, [])) for step in zip(*shards, strict=True)] == whole
 
@@ -154,7 +151,8 @@ def test_what_other_processes_cannot_use_is_listed_and_counted_too(
     def stream(folder, **data):
         theirs = [(1, {"id": "x", "reason": "torn", "found": "half a picture", "setting": False})]
         monkeypatch.setattr(loop, "row_share", lambda mesh: Told(1, 2, (theirs,)))
-        return make_stream(make_config(folder, too_long="drop", shuffle=False, **data))
+        cfg = make_config(folder, too_long="drop", shuffle=False, **data)
+        return make_stream(cfg, devices=2)
 
     items = next(stream(tmp_path / "some", max_bad=0.1))
     own = [item.position for item in items if item.dropped]
@@ -200,6 +198,24 @@ def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
         items = next(resumed)
         found = [(*place, i.dropped) for place, i in zip(places(items), items, strict=True)]
         assert found == expected
+
+
+def test_what_is_made_ready_ahead_is_still_to_come(make_stream, tmp_path):
+    """The state is that of the first prompts that nobody has taken, and drops are of the step that
+    takes them."""
+    cfg = make_config(tmp_path, too_long="drop", shuffle=False)
+    ahead, plain = (loop.Ahead(make_stream(cfg), 1, 2) for _ in range(2))
+    for step in (1, 2, 3):
+        ahead.prepare()
+        ahead.prepare()  # once is enough
+        assert ahead.get_state() == plain.get_state() == {"position": 4 * (step - 1)}
+        listed = tmp_path / "dropped.jsonl"
+        assert step > 1 or not listed.exists()
+        items, arrays = ahead.take(7 * step)
+        expected, others = plain.take(7 * step)
+        assert places(items) == places(expected)
+        assert all((arrays[name] == others[name]).all() for name in arrays)
+    assert {line["step"] for line in read_metrics(tmp_path, "dropped.jsonl")} == {7, 14, 21}
 
 
 def test_every_drop_is_listed_and_counted(make_stream, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from jaxvl.errors import UserError
-from jaxvl.metrics import MetricsWriter, Progress, read_metrics, rollout_metrics
+from jaxvl.metrics import MetricsWriter, Progress, over_updates, read_metrics, rollout_metrics
 from jaxvl.rewards.mix import Scores
 
 
@@ -127,3 +127,30 @@ def test_masked_completions_count_in_lengths_only():
     assert metrics["reward"] == 1 and metrics["reward_masked"] == 0.5
     assert metrics["frac_reward_zero_std"] == 0.5  # of the two groups that have rewards
     assert metrics["completions/mean_length"] == 4
+
+
+def test_the_updates_of_a_step_are_one_line():
+    gap = "sampling/sampling_logp_difference"
+    stats = [
+        {
+            "loss": 1.0,
+            "learning_rate": 3.0,
+            f"{gap}/mean": 0.1,
+            f"{gap}/max": 0.2,
+            "ratio/max": 5.0,
+        },
+        {
+            "loss": 2.0,
+            "learning_rate": 4.0,
+            f"{gap}/mean": 0.7,
+            f"{gap}/max": 0.9,
+            "ratio/max": 4.0,
+        },
+    ]
+    assert over_updates(stats) == {
+        "loss": 1.5,
+        "learning_rate": 4.0,  # the last
+        f"{gap}/mean": 0.1,  # before the first has changed the policy
+        f"{gap}/max": 0.2,
+        "ratio/max": 5.0,
+    }

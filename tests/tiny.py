@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random checkpoints of both families in Hugging Face format, made with numpy."""
+"""Tiny random checkpoints of both families in Hugging Face format, made with numpy; and the shapes
+of the published ones."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import ml_dtypes  # noqa: F401  (numpy learns what bfloat16 is)
 import numpy as np
 from transformers import AutoConfig
 
+from jaxvl.models.public import NAMES as PUBLIC  # noqa: F401  (tests take both from here)
+from jaxvl.models.public import config as public_config  # noqa: F401
 from scripts.bench.checkpoint import (
     flat_config,
     tensor_shapes,
@@ -39,15 +41,6 @@ TEXTS = [
     "You are a helpful assistant. Describe the image: a green triangle above a yellow cube.",
     "<think>The large sphere is behind the small cylinder.</think><answer>(B)</answer>",
 ]
-
-
-CONFIGS = Path(__file__).parent / "fixtures/configs"
-PUBLIC = sorted(file.stem for file in CONFIGS.iterdir())  # "qwen2_vl_2b", ..
-
-
-def public_config(name: str) -> dict:
-    """config.json of a published checkpoint."""
-    return json.loads((CONFIGS / f"{name}.json").read_text())
 
 
 def make_tokenizer():

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxvl.errors import UserError
 from jaxvl.eval import behaviour, stats
 from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
@@ -81,24 +83,56 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
-    """A metric with its interval: that of `stats.proportion` where it is the mean of all marks, or
-    of all marks that are known; else from a cluster bootstrap.
+    """A metric with its interval: Wilson's where it is a share, of all marks, of all that are known
+    or of clusters; else from a cluster bootstrap.
 
     It has no value where it is None, and where it refuses incomplete data (UserError).
     """
+    unknown = stats.Estimate(None, -math.inf, math.inf, len(scored))
+    clusters = list(_by(scored, lambda one: cluster(one.item)).values())
     try:
         value = metric(scored)
         for part in (scored, [one for one in scored if one.mark.value is not None]):
             rate = _rate(part)
             if value is not None and rate.value is not None and abs(value - rate.value) < 1e-12:
                 return rate
-        by_cluster = _by(scored, lambda one: cluster(one.item))
-        value, influence = stats.influence(metric, list(by_cluster.values()), _alike)
+        value, influence_K = stats.influence(metric, clusters, _alike)
+        if value is None or influence_K is None:
+            return dataclasses.replace(unknown, value=value)
+        units = _units(metric, clusters, value, influence_K)
     except UserError:
-        value, influence = None, None
-    if value is None or influence is None:
-        return stats.Estimate(value, -math.inf, math.inf, len(scored))
-    return stats.bootstrap(value, influence, len(scored))
+        return unknown
+    if units:
+        return stats.Estimate(value, *stats.wilson(value, units), len(scored))
+    return stats.bootstrap(value, influence_K, len(scored))
+
+
+def _units(
+    metric: Metric, clusters: Sequence[Sequence[Scored]], value: float, influence_K: np.ndarray
+) -> float | None:
+    """Of how many equal units a metric is the share, None where it is no share of clusters.
+
+    A share of clusters has the influences 0 - value and 1 - value. Where all agree none has any:
+    then it is one over the most that a single cluster changes by taking the other value.
+    """
+    if influence_K.any():
+        shares_K = influence_K + value
+        whole = np.isclose(shares_K, 0, atol=1e-9) | np.isclose(shares_K, 1, atol=1e-9)
+        return float(len(clusters)) if whole.all() else None
+    if value not in (0.0, 1.0):
+        return None
+    changes: dict[str, float] = {}
+    for at, members in enumerate(clusters):
+        key = _alike(members)
+        if key not in changes:
+            flipped = [
+                dataclasses.replace(one, mark=dataclasses.replace(one.mark, value=1.0 - value))
+                for one in members
+            ]
+            others = [*clusters[:at], flipped, *clusters[at + 1 :]]
+            found = metric([one for of in others for one in of])
+            changes[key] = 0.0 if found is None else abs(found - value)
+    return 1 / max(changes.values()) if any(changes.values()) else None
 
 
 def _rate(scored: Sequence[Scored]) -> stats.Estimate:

@@ -26,13 +26,23 @@ from jaxvl.sharding import ROWS, path_name
 
 # Names of what a policy may keep for the backward pass: see `for_backward`.
 PRODUCT = "product"  # what a Linear returns before its bias
-KERNEL = "kernel"  # what splash attention's backward pass reads beside its inputs
-CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive whose outputs cuDNN's reads
+ATTENDED = "attended"  # what attention returns, and what a kernel's backward pass reads beside it
+CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive whose outputs are that of cuDNN
 
 
 def normal(rngs: nnx.Rngs, *shape: int, fan_in: int) -> nnx.Param:
     """Fresh weights of deviation 1/sqrt(fan_in): small models learn slower from a fixed 0.02."""
     return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5)
+
+
+def gather(w: jax.Array, *spec: str | None) -> jax.Array:
+    """A weight with its fsdp shards together, split as `spec` says.
+
+    `reduced`: the parts of its gradient, one a device, stay apart until all come back through here,
+    where they are summed and cut into shards in one exchange. Without it each product would make
+    the sum, whole on every device, and one in a loop would every turn.
+    """
+    return reshard(w, P(*spec, reduced=set(ROWS)))
 
 
 @jax.custom_vjp
@@ -50,7 +60,9 @@ def _widen_backward(kept, g_RSF):
     x_RSD, w_DF = kept
     return (
         jnp.einsum("RSF,DF->RSD", g_RSF, w_DF, out_sharding=P(ROWS, None, None)),
-        jnp.einsum("RSD,RSF->DF", x_RSD, g_RSF, out_sharding=P(None, "tensor")),
+        jnp.einsum(
+            "RSD,RSF->DF", x_RSD, g_RSF, out_sharding=P(None, "tensor", unreduced=set(ROWS))
+        ),
     )
 
 
@@ -68,11 +80,10 @@ class Linear(nnx.Module):
             self.b = nnx.Param(jnp.zeros(d_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The reshard gathers the fsdp shards.
         if self.kind == "column":
-            y = widen(x, reshard(self.w[...], P(None, "tensor")))
+            y = widen(x, gather(self.w[...], None, "tensor"))
         else:
-            w = reshard(self.w[...], P("tensor", None))
+            w = gather(self.w[...], "tensor", None)
             y = jnp.einsum("RSF,FD->RSD", x, w, out_sharding=P(ROWS, None, None))
         y = checkpoint_name(y, PRODUCT)
         if hasattr(self, "lora"):  # a `lora.Adapter`, where the parameters hold one
@@ -148,8 +159,8 @@ def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Modu
 def for_backward(body: Callable, remat: str) -> Callable:
     """A layer of a scan that keeps for its backward pass what `remat` says; the rest is made again.
 
-    "block": its input alone. "products": the products of its weights too, and the output of an
-    attention kernel with its log-sum-exp, so that only what is cheap is computed again.
+    "block": its input alone. "products": the products of its weights too, and what attention
+    returns, so that only what is cheap is computed again.
     """
     keep = {"block": None, "products": _is_kept}[remat]
     return jax.checkpoint(body, prevent_cse=False, policy=keep)  # a scan needs no barriers
@@ -157,7 +168,7 @@ def for_backward(body: Callable, remat: str) -> Callable:
 
 def _is_kept(primitive, *operands, **parameters) -> bool:
     # What cuDNN's backward pass reads has no name to be kept by: its primitive stands for it.
-    named = jax.checkpoint_policies.save_only_these_names(PRODUCT, KERNEL)
+    named = jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENDED)
     return primitive.name == CUDNN or named(primitive, *operands, **parameters)
 
 

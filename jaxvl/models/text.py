@@ -20,6 +20,7 @@ from jaxvl.models.layers import (
     RMSNorm,
     SwiGLU,
     for_backward,
+    gather,
     join_heads,
     normal,
     split_heads,
@@ -86,13 +87,16 @@ class Embedding(nnx.Module):
     @jax.named_scope("embedding")
     def __call__(self, tokens_RS: jax.Array) -> jax.Array:
         # Looked up with the width whole: split over fsdp as well, XLA would replicate the result.
-        table_VD = reshard(self.w[...], P("tensor", None))
-        return table_VD.at[tokens_RS].get(out_sharding=P(ROWS, None, None))
+        return self.table().at[tokens_RS].get(out_sharding=P(ROWS, None, None))
+
+    def table(self) -> jax.Array:
+        """[V, D], gathered over fsdp."""
+        return gather(self.w[...], "tensor", None)
 
     @jax.named_scope("head")
-    def logits(self, x_RSD: jax.Array) -> jax.Array:
+    def logits(self, x_RSD: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
         """[R, S, D] -> float32 [R, S, V], the vocabulary split over tensor."""
-        table_VD = reshard(self.w[...], P("tensor", None))
+        table_VD = self.table() if table_VD is None else table_VD
         return jnp.einsum(
             "RSD,VD->RSV",
             x_RSD,
@@ -112,8 +116,12 @@ class Decoder(nnx.Module):
         if not arch.tied:
             self.head = Embedding(arch, rngs=rngs)
 
-    def logits(self, x_RSD: jax.Array) -> jax.Array:
-        return (self.embed if self.arch.tied else self.head).logits(x_RSD)
+    def table(self) -> jax.Array:
+        """The head's, gathered: a loop over tokens has it made once, before it begins."""
+        return (self.embed if self.arch.tied else self.head).table()
+
+    def logits(self, x_RSD: jax.Array, table_VD: jax.Array | None = None) -> jax.Array:
+        return (self.embed if self.arch.tied else self.head).logits(x_RSD, table_VD)
 
     @jax.named_scope("decoder")
     def __call__(

@@ -108,7 +108,8 @@ def choose(
     if how.temperature == 0.0:
         token_Rg = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
-        steps_Rg = jnp.broadcast_to(step, keys_Rg.shape, out_sharding=P(ROWS, None))
+        as_keys = jax.typeof(keys_Rg).sharding
+        steps_Rg = jnp.broadcast_to(step, keys_Rg.shape, out_sharding=as_keys.spec)
         keys_Rg = jax.vmap(jax.vmap(jax.random.fold_in))(keys_Rg, steps_Rg)
         uniform_Rg = jax.vmap(jax.vmap(jax.random.uniform))(keys_Rg)
         token_Rg = draw(restrict(allowed, how.top_k, how.top_p), uniform_Rg)

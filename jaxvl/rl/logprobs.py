@@ -38,10 +38,12 @@ def token_logprobs(
     tokens = jnp.pad(tokens_RgC.reshape(R, S), ((0, 0), (0, pad)))
     count = (S + pad) // chunk
 
+    table_VD = text.table()
+
     @jax.checkpoint
     def body(_, piece):
         hidden_RSD, tokens_RS = piece
-        return None, pick(text.logits(hidden_RSD) / temperature, tokens_RS)
+        return None, pick(text.logits(hidden_RSD, table_VD) / temperature, tokens_RS)
 
     pieces = (
         jnp.moveaxis(hidden.reshape(R, count, chunk, D), 1, 0),

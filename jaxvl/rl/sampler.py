@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt, Rollout
-from jaxvl.models.decode import Reader, Seats, take
+from jaxvl.models.decode import Reader, Seats, merge, split, take
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
 from jaxvl.rl.draw import Decoding, choose, fold_keys
@@ -58,7 +58,7 @@ class State:
 
     tokens: jax.Array  # [B, n, C], EMPTY where there is none yet
     logps: jax.Array  # [B, n, C]
-    cache: list[KVCache]  # of slots, a layer each
+    cache: list[KVCache]  # of slots, a layer each, B and S flat
     cell: jax.Array  # [B, S] what a slot holds
     since: jax.Array  # [B, S] the clock when its first token was fed
     live: jax.Array  # [B, S] it has not ended
@@ -230,9 +230,10 @@ def resize(state: State, slots: int, columns: int) -> State:
     if slots == state.slots:
         return state
     kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]
-    names = ("cache", "cell", "since", "live", "last")
-    moved = {name: jax.tree.map(lambda x: take(x, kept), getattr(state, name)) for name in names}
-    return dataclasses.replace(state, **moved)
+    names = ("cell", "since", "live", "last")
+    moved = {name: take(getattr(state, name), kept) for name in names}
+    cache = jax.tree.map(lambda x: merge(take(split(x, len(kept)), kept)), state.cache)
+    return dataclasses.replace(state, cache=cache, **moved)
 
 
 def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:
@@ -246,6 +247,17 @@ def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:
     stop = (state.tokens[..., None] == jnp.array(how.stop_ids, jnp.int32)).any((-1, -2))
     tokens = jnp.where(mask, state.tokens, how.pad_id)
     return Rollout(rows(tokens), rows(mask), rows(state.logps), rows(stop))
+
+
+def _compiled(function: Any, *args: Any) -> Any:
+    """Compiles a jitted function for arguments of these shapes; the shapes of what it returns, on
+    the devices where it will lie: what is compiled for others would not serve."""
+    lowered = function.lower(*args)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lowered.out_info,
+        lowered.compile().output_shardings,
+    )
 
 
 class Sampler:
@@ -269,8 +281,9 @@ class Sampler:
             return decode(past, state, how, until, enough)
 
         self.start, self.go_on = start, go_on
-        self.resize = jax.jit(resize, static_argnums=(1, 2))
-        self.rollout = jax.jit(rollout, static_argnums=(1, 2))
+        # Programs are counted by function: partial, so that every sampler has its own.
+        self.resize = jax.jit(functools.partial(resize), static_argnums=(1, 2))
+        self.rollout = jax.jit(functools.partial(rollout), static_argnums=(1, 2))
 
     def __call__(
         self,
@@ -312,16 +325,16 @@ class Sampler:
 
     def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> None:
         """Compile all that `states` may call for these arguments, of which the shapes count."""
-        self.start.lower(params, prompt, key).compile()
-        past, first, _ = jax.eval_shape(self.start, params, prompt, key)
+        past, first, _ = _compiled(self.start, params, prompt, key)
         widths, rooms = self._sizes(first)
-        for slots, room in itertools.product(widths, rooms):
-            state = jax.eval_shape(functools.partial(resize, slots=slots, columns=room), first)
-            self.go_on.lower(past, state, np.int32(0), np.int32(0)).compile()
+        states = {(first.slots, first.columns): first}
+        for slots, room in itertools.product(reversed(widths), rooms):
+            state = states[slots, room]
+            _compiled(self.go_on, past, state, np.int32(0), np.int32(0))
+            _compiled(self.rollout, state, self.how, self._shape(prompt))
             longer = [(slots, x) for x in rooms if x > room][:1]
             for to in longer + [(x, room) for x in widths if x < slots]:
-                self.resize.lower(state, *to).compile()
-            self.rollout.lower(state, self.how, self._shape(prompt)).compile()
+                states[to] = _compiled(self.resize, state, *to)
 
     def _moved(self, state: State, slots: int, columns: int) -> State:
         """`resize`, after which the old caches' memory is free, whoever holds `state`."""

@@ -90,7 +90,7 @@ def main() -> None:
     watch = Watch()
     with checkpoint(args.shape or ("2b" if args.gpu else "1m"), args) as path:
         cfg = Config(
-            model=Model(str(path), args.dtype, remat=args.gpu),
+            model=Model(str(path), args.dtype, remat="block" if args.gpu else "products"),
             data=Data(RandomSizes(args.images, side), chat_question, tokens, patches),
             rewards=(Reward(even_tokens),),
             run=Run(tempfile.mkdtemp(prefix="jaxvl-bench-"), steps=args.steps),

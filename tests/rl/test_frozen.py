@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is frozen costs nothing: no gradient, no moments; what trains learns as if it were not."""
 
+import math
 import re
 
 import jax
@@ -58,6 +59,20 @@ def test_every_parameter_has_its_part(vlm):
     again = parts.join(trained, frozen)
     assert jax.tree.structure(again) == jax.tree.structure(vlm.params)
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (again, vlm.params)), strict=True))
+
+
+def test_no_buffer_of_the_compiled_update_holds_more_logits_than_a_chunk(vlm, whole):
+    """Three rows of 24 completion tokens in chunks of 5: what is as wide as the vocabulary has 15
+    rows, or is the table of tokens or its gradient."""
+    update, _ = whole
+    vocab, dim = vlm.config.text.vocab, vlm.config.text.dim
+    shapes = {
+        tuple(map(int, shape.split(",")))
+        for shape in re.findall(r"\w+\[([\d,]+)\]", update.program.as_text())
+    }
+    wide = {math.prod(shape) // vocab for shape in shapes if vocab in shape}
+    assert 3 * 5 in wide
+    assert max(wide - {dim}) == 3 * 5 < 3 * 24 and dim not in (15, 72)
 
 
 def test_no_gradient_is_computed(whole, some):

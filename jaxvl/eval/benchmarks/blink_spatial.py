@@ -7,6 +7,8 @@ As published: BLINK-Benchmark/BLINK (a folder of parquet a subset) and VLMEvalKi
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jaxvl.data.example import Dropped, LeftOut
 from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item
@@ -18,7 +20,7 @@ _FILES = (tuple(f"{name}/val*.parquet" for name in SUBSETS), "val*.parquet", "BL
 _IMAGES = ("image", "image_1", "image_2", "image_3", "image_4")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -9,6 +9,7 @@ TSVs. VisualThinker-R1-Zero reports the micro average of its own scorer, which i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxvl.data.example import Dropped
 from jaxvl.eval import figures, formats, marks, protocols
@@ -30,7 +31,7 @@ _FILES = (
 _STRINGS = [*"ABCDEF", *"abcdef", *map("({})".format, "abcdef"), *map("({})".format, "ABCDEF")]
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval import figures, formats, marks, protocols
@@ -44,7 +45,7 @@ _ESCAPED = re.compile(r'\\(["\\])')
 _number = marks.within(Fraction(1, 1000))
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -10,6 +10,7 @@ answers in capital letters, never matches.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval import figures, formats, marks, protocols
@@ -24,7 +25,7 @@ _RANGE = re.compile(r"\b(A|1)\s*(?:-|–|to|through)\s*([B-J]|[2-9])\b")
 _LIST = re.compile(r"\bA\s*,\s*B(?:\s*,\s*[C-J])*(?:\s*,?\s*(?:or|and)\s+[C-J])?\b")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

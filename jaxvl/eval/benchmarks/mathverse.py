@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from jaxvl.data.example import Dropped, LeftOut
 from jaxvl.eval import figures, formats, marks, protocols
@@ -27,7 +28,7 @@ _COT = "vlmevalkit-cot"
 _OPTION = re.compile(r"^\s*([A-H])\s*[:.]\s*(.*\S)\s*$", re.MULTILINE)
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

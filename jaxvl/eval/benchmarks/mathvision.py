@@ -8,13 +8,16 @@ right where it is equal (`jaxvl.rewards`, kind "math").
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxvl.data.example import Dropped
 from jaxvl.eval import figures, formats, marks, protocols
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import Benchmark, Item, Mark
 from jaxvl.eval.formats import Layout, Row
 from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.rewards.kinds import number
 
 _FILES = ("test-*.parquet", "test.parquet", "test.jsonl", "MathVision.tsv")
 
@@ -22,12 +25,12 @@ _LMMS = 'Please solve the problem step by step and put your answer in one "\\box
 _LMMS_CHOICE = "Answer the question with the option's letter from the given choices directly."
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return read_files(source, protocol, _FILES)
 
 
 def read_files(
-    source: str, protocol: str, layouts: Sequence[Layout]
+    source: Path, protocol: str, layouts: Sequence[Layout]
 ) -> tuple[list[Item], list[Dropped]]:
     """The problems in the files of one of `layouts`."""
     return formats.collect(source, layouts, lambda row: [_item(row, protocol)])
@@ -62,11 +65,23 @@ def _item(row: Row, protocol: str) -> Item:
     )
 
 
+def mark(item: Item, reply: str, mode: str) -> Mark:
+    """In the mode "rounded" a number counts that is the gold's to two decimals, in a reply that is
+    read as in "lenient": lmms-eval's rule, for figures that are set beside its."""
+    if mode != "rounded":
+        return marks.by_kind(item, reply, mode)
+    gold = number.read(item.gold) if item.kind == "math" else ""
+    if isinstance(gold, number.Number) and not gold.unit:
+        item = dataclasses.replace(item, gold=f"{float(gold.value):.2f}")
+    return marks.by_kind(item, reply, "lenient")
+
+
 BENCHMARK = Benchmark(
     name="mathvision",
     title="MathVision (test)",
     protocols=protocols.offered(KIT, QWEN, LMMS),
     read=read,
-    mark=marks.by_kind,
+    mark=mark,
     metrics={"accuracy": figures.accuracy, "macro": figures.macro("subject")},
+    modes=("strict", "lenient", "rounded"),
 )

@@ -5,6 +5,7 @@ whole test set."""
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from jaxvl.data.example import Dropped
 from jaxvl.eval.benchmark import Item
@@ -13,7 +14,7 @@ from jaxvl.eval.benchmarks import mathvision
 _FILES = ("testmini-*.parquet", "testmini.parquet", "testmini.jsonl", "MathVision_MINI.tsv")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return mathvision.read_files(source, protocol, _FILES)
 
 

@@ -9,6 +9,7 @@ nothing is mapped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxvl.data.example import BadRow, Dropped
@@ -49,7 +50,7 @@ _LMMS = {
 }
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped, LeftOut
 from jaxvl.eval import figures, formats, marks, protocols
@@ -37,7 +38,7 @@ _open = marks.any_gold(marks.by_kind)
 _SUBJECT = re.compile(r"(validation|dev|test)_(.+)_\d+")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -8,6 +8,7 @@ choices, and counts in the figure `circular` where all are answered right.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from jaxvl.data.example import Dropped, Example
 from jaxvl.data.tasks.sat import SAT
@@ -33,7 +34,7 @@ _TEMPLATES = {
 }
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     examples = SAT(str(source), "test", single_image=False).load()
     items = [
         _item(example, turn, protocol)

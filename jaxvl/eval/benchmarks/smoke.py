@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, Example
-from jaxvl.data.scenes import TASKS, Scenes
+from jaxvl.data.scenes import Scenes
 from jaxvl.data.templates import chat_question, vlaa
-from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
+from jaxvl.eval.benchmark import Benchmark, Item, Mark
+from jaxvl.eval.figures import accuracy, macro
 from jaxvl.rewards.verdict import verify
 
 _TEMPLATES = {"plain": chat_question, "vlaa": vlaa}
@@ -35,25 +35,13 @@ def _mark(item: Item, reply: str, mode: str) -> Mark:
     return Mark(verdict.reward, verdict.extracted, verdict.canonical, verdict.reason)
 
 
-def _accuracy(scored: Sequence[Scored]) -> float | None:
-    values = [one.mark.value or 0.0 for one in scored]
-    return sum(values) / len(values) if values else None
-
-
-def _macro(scored: Sequence[Scored]) -> float | None:
-    """The mean of the four tasks' accuracies."""
-    of_task = {task: [s for s in scored if s.item.groups["task"] == task] for task in TASKS}
-    means = [_accuracy(found) for found in of_task.values()]
-    return None if None in means else sum(means) / len(means)
-
-
 BENCHMARK = Benchmark(
     name="smoke",
     title="Eight rendered scenes",
     protocols={"plain": "the question alone", "vlaa": "with VLAA-Thinker's system prompt"},
     read=_read,
     mark=_mark,
-    metrics={"accuracy": _accuracy, "macro": _macro},
+    metrics={"accuracy": accuracy, "macro": macro("task")},
     max_new_tokens=64,
     needs_source=False,
 )

@@ -8,6 +8,8 @@ the form of SAT's sentence.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.tasks.fields import shown
 from jaxvl.data.templates import with_choices
@@ -20,7 +22,7 @@ _FILES = ("zeroshot/test.jsonl", "test.jsonl", "test*.parquet")
 _CHOICES = ("true", "false")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval import figures, formats, marks, protocols
@@ -23,7 +24,7 @@ _FILES = ("testmini*.parquet", "WeMath.tsv", "testmini.json")
 _KEY = re.compile(r"([23])steps_([123]|multi)")
 
 
-def read(source: str, protocol: str) -> tuple[list[Item], list[Dropped]]:
+def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     items, dropped = formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
     parts = defaultdict(set)
     for item in items:

@@ -6,13 +6,18 @@ Scores, softmax and its sums are float32. Query heads are grouped by kv head: N 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.models.layers import ATTENDED
 from jaxvl.sharding import ROWS, axis_size
 
 MASKED = -1e30  # finite: a fully masked row stays free of NaN, and its weight underflows to 0
+QUERIES = 256  # of a row, whose scores exist at a time
 
 
 def share_kv(x_RSKH: jax.Array) -> jax.Array:
@@ -67,8 +72,53 @@ def segment_attention(
     q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
 ) -> jax.Array:
     """See `attention.segment_attention`."""
-    mask_RSS = segments_RS[:, :, None] == segments_RS[:, None, :]
-    return masked_attention(q_RSNH, k_RSKH, v_RSKH, mask_RSS)
+
+    def attend(q_RQNH, numbers_RQ):
+        mask_RQS = numbers_RQ[:, :, None] == segments_RS[:, None, :]
+        return masked_attention(q_RQNH, k_RSKH, v_RSKH, mask_RQS)
+
+    return _over_queries(attend, q_RSNH, segments_RS)
+
+
+def _causal_attention(q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array) -> jax.Array:
+    def attend(q_RQNH, places_RQ):
+        mask_RQS = places_RQ[:, :, None] >= jnp.arange(k_RSKH.shape[1])
+        return masked_attention(q_RQNH, k_RSKH, v_RSKH, mask_RQS)
+
+    R, S = q_RSNH.shape[:2]
+    places_RS = jnp.broadcast_to(jnp.arange(S), (R, S), out_sharding=P(ROWS, None))
+    return _over_queries(attend, q_RSNH, places_RS)
+
+
+def _over_queries(attend: Callable, q_RSNH: jax.Array, numbers_RS: jax.Array) -> jax.Array:
+    """`attend(queries, their numbers)` for at most `QUERIES` queries of each row at a time."""
+    S = q_RSNH.shape[1]
+    pieces = -(-S // QUERIES)
+    pad = ((0, 0), (0, -S % pieces))
+    q, numbers = jnp.pad(q_RSNH, (*pad, (0, 0), (0, 0))), jnp.pad(numbers_RS, pad)
+    return in_pieces(attend, pieces, q, numbers)[:, :S]
+
+
+def in_pieces(attend: Callable, pieces: int, *arrays: jax.Array) -> jax.Array:
+    """`attend` on equal pieces of axis 1, one after the other; arrays are [R, S] or [R, S, N, H].
+
+    The scores of one piece exist at a time, and are made again for its backward pass. That takes a
+    fifth less time on a CPU than all scores at once, which no cache holds.
+    """
+    if pieces == 1:
+        return checkpoint_name(attend(*arrays), ATTENDED)
+
+    def cut(x):
+        shape = (x.shape[0], pieces, x.shape[1] // pieces, *x.shape[2:])
+        heads = ("tensor", None) if x.ndim == 4 else ()
+        x = jnp.reshape(x, shape, out_sharding=P(ROWS, None, None, *heads))
+        return jnp.moveaxis(x, 1, 0)
+
+    body = jax.checkpoint(lambda piece: attend(*piece), prevent_cse=False)
+    out = jnp.moveaxis(jax.lax.map(body, tuple(cut(x) for x in arrays)), 0, 1)
+    R, _, Q, N, H = out.shape
+    out = jnp.reshape(out, (R, pieces * Q, N, H), out_sharding=P(ROWS, None, "tensor", None))
+    return checkpoint_name(out, ATTENDED)
 
 
 def keys_last(k: jax.Array) -> jax.Array:
@@ -134,28 +184,19 @@ def tree_attention(
     prompt_mask_RT: jax.Array,
     completions: int,
 ) -> jax.Array:
-    """See `attention.tree_attention`: no mask is larger than [T, T] or [C, C]."""
-    R, S, N, H = q_RSNH.shape
-    T = prompt_mask_RT.shape[1]
-    prompt = masked_attention(
-        q_RSNH[:, :T], k_RSKH[:, :T], v_RSKH[:, :T], causal_mask(prompt_mask_RT)
-    )
-    if completions == 0:
+    """See `attention.tree_attention`: no mask is larger than [QUERIES, T] or [C, C]."""
+    T, g = prompt_mask_RT.shape[1], completions
+    prompt_k, prompt_v = k_RSKH[:, :T], v_RSKH[:, :T]
+    prompt = _causal_attention(q_RSNH[:, :T], prompt_k, prompt_v)
+    if g == 0:
         return prompt
-    C = (S - T) // completions
+    prompt_k, prompt_v = keys_last(prompt_k), heads_first(prompt_v)
+    C = (q_RSNH.shape[1] - T) // g
+    own_mask = jnp.tril(jnp.ones((C, C), bool))
 
-    def branch(x):
-        spec = P(ROWS, None, None, "tensor", None)
-        return jnp.reshape(x[:, T:], (R, completions, C, *x.shape[2:]), out_sharding=spec)
+    def attend(q, k, v):  # of one completion a row
+        q, k, v = q[:, None], keys_last(k)[:, None], heads_first(v)[:, None]
+        return branch_attention(q, prompt_k, prompt_v, prompt_mask_RT, k, v, own_mask)[:, 0]
 
-    own = branch_attention(
-        branch(q_RSNH),
-        keys_last(k_RSKH[:, :T]),
-        heads_first(v_RSKH[:, :T]),
-        prompt_mask_RT,
-        keys_last(branch(k_RSKH)),
-        heads_first(branch(v_RSKH)),
-        jnp.tril(jnp.ones((C, C), bool)),
-    )
-    own = jnp.reshape(own, (R, S - T, N, H), out_sharding=P(ROWS, None, "tensor", None))
+    own = in_pieces(attend, g, q_RSNH[:, T:], k_RSKH[:, T:], v_RSKH[:, T:])
     return jnp.concatenate([prompt, own], axis=1)

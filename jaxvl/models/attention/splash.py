@@ -20,7 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.models.layers import KERNEL
+from jaxvl.models.layers import ATTENDED
 from jaxvl.sharding import ROWS, platform
 
 BLOCKS = (512, 256, 128)  # tokens in a block; large ones keep the matrix unit busy
@@ -139,6 +139,6 @@ def _kernel(
             block_q_dq=block,
             block_kv_dq=block,
         ),
-        residual_checkpoint_name=KERNEL,
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )

@@ -128,6 +128,16 @@ def test_dynamaths_json_is_read_in_both_modes(asked, answer, right):
 )
 def test_mathvision_runs_nothing_and_rounds_nothing(reply, right):
     assert both(mathvision.BENCHMARK, item("2", kind="math"), reply) == right
+    rounded = mathvision.mark(item("2", kind="math"), reply, "rounded").value
+    assert rounded == (1 if reply in ("2.0001", "2.004") else right)
+
+
+def test_mathvision_rounds_numbers_and_nothing_else_where_that_is_asked_for():
+    third, root = item("\\frac{1}{3}", kind="math"), item("\\sqrt{2}", kind="math")
+    assert mathvision.mark(third, "\\boxed{0.33}", "rounded").value == 1
+    assert mathvision.mark(third, "\\boxed{0.34}", "rounded").value == 0
+    assert mathvision.mark(root, "1.41", "rounded").value == 0
+    assert mathvision.mark(SPACE, "The answer is A.", "rounded").value == 1
 
 
 def test_mathvista_maps_nothing_to_the_nearest_choice():

@@ -2,6 +2,7 @@
 """Real rows, where there are some: JAXVL_BENCHMARK_DATA names a folder with `mathvision`
 (test.jsonl and images) and `dynamath` (trial1, trial2, .. of its repository)."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from jaxvl.data.image import load_image
 from jaxvl.eval.benchmarks import dynamath, mathvision
 
 DATA = Path(os.environ.get("JAXVL_BENCHMARK_DATA") or "/nowhere")
+
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(("name", "module"), [("mathvision", mathvision), ("dynamath", dynamath)])
@@ -32,3 +36,20 @@ def test_real_rows_are_read_and_their_golds_are_right(name, module):
     if name == "dynamath":
         assert {item.groups["variant"] for item in items} >= {"1", "2"}
         assert 2 * len({item.cluster for item in items}) <= len(items)
+
+
+def test_marks_agree_with_mathvisions_authors():
+    files = sorted((DATA / "mathvision").glob("predictions-*.jsonl"))
+    if not files:
+        pytest.skip("JAXVL_BENCHMARK_DATA has no published replies in its folder mathvision")
+    spec = importlib.util.spec_from_file_location(
+        "agreement", ROOT / "scripts" / "mathvision_agreement.py"
+    )
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    items, _ = mathvision.BENCHMARK.read(DATA / "mathvision", "vlmevalkit")
+    for file in files:
+        off = script.exceptions(file)
+        rows = script.compare(file, {item.id: item for item in items}, off)
+        agreed = sum((mark.value == 1) == verdict for _, _, mark, verdict in rows)
+        assert len(off) <= 0.05 * len(items) and agreed >= 0.95 * len(rows) > 0

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chips that a plan knows, from their makers' data sheets, and how a slice of them is wired."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from jaxvl import flops
+from jaxvl.errors import UserError
+
+GB, GiB = 1e9, 2.0**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU chip: what a jax device is on every kind here (two cores that work as one on v4 and
+    v5p)."""
+
+    name: str
+    kind: str  # what jax calls the device
+    hbm: float  # bytes of memory
+    bandwidth: float  # bytes/s of HBM
+    link: float  # bytes/s one way of one link between neighbours
+    axes: int  # a slice is a torus or a grid of so many axes; two links on each
+    ring: int  # an axis whose length is a multiple of this has its ends joined
+    source: str
+
+    @property
+    def flops(self) -> float:
+        """FLOP/s of bfloat16 products."""
+        return flops.peak(self.kind, "bfloat16")
+
+
+_DOCS = "https://cloud.google.com/tpu/docs"
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        # Links: the bandwidth that the page gives for a chip, both ways, over its ports and by two.
+        Chip("v4", "TPU v4", 32 * GiB, 1200 * GB, 50 * GB, 3, 4, f"{_DOCS}/v4"),
+        Chip("v5e", "TPU v5 lite", 16 * GiB, 819 * GB, 50 * GB, 2, 16, f"{_DOCS}/v5e"),
+        Chip("v5p", "TPU v5", 95 * GiB, 2765 * GB, 100 * GB, 3, 4, f"{_DOCS}/v5p"),
+        Chip("v6e", "TPU v6 lite", 32 * GiB, 1600 * GB, 100 * GB, 2, 16, f"{_DOCS}/v6e"),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU, of which a plan counts the memory alone."""
+
+    name: str
+    hbm: float
+    source: str
+
+
+GPU = Gpu("GPU of 80 GB", 80 * GB, "the makers' 80 GB, as of an A100 or H100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice: chips of one kind in a grid."""
+
+    chip: Chip
+    shape: tuple[int, ...]  # as many numbers as the chip has axes
+
+    @classmethod
+    def parse(cls, text: str) -> Topology:
+        """From "v5e:4x4"; a v4 or v5p has three axes, of which the last may be left out."""
+        name, _, sizes = text.partition(":")
+        if name not in CHIPS:
+            raise UserError(
+                f"--topology {text}: no chip {name!r}; expected one of {', '.join(CHIPS)}, "
+                "as in v5e:4x4"
+            )
+        chip = CHIPS[name]
+        parts = sizes.split("x")
+        if not all(part.isdigit() and int(part) > 0 for part in parts) or not (
+            2 <= len(parts) <= chip.axes
+        ):
+            example = "4x4" if chip.axes == 2 else "2x2x2"
+            raise UserError(
+                f"--topology {text}: expected {chip.axes} sizes of a slice, as in {name}:{example}"
+            )
+        shape = tuple(int(part) for part in parts)
+        return cls(chip, shape + (1,) * (chip.axes - len(shape)))
+
+    def __str__(self) -> str:
+        return f"{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    def bandwidth(self, coords: Sequence[Sequence[int]]) -> float:
+        """Bytes/s that a chip at the edge of a group can receive from the others, whose places in
+        the slice are `coords`: one link on every axis along which the group lies, two on one with
+        its ends joined."""
+        links = 0
+        for axis, size in enumerate(self.shape):
+            spread = {place[axis] for place in coords}
+            if len(spread) > 1:
+                joined = len(spread) == size and size % self.chip.ring == 0
+                links += 2 if joined else 1
+        return max(links, 1) * self.chip.link

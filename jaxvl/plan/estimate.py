@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory by counting: exact for what a run holds, a formula for what a program makes on the way.
+
+The formula is for the design, not for a compiler: each layer keeps its input for the backward pass,
+one layer's insides exist at a time, weights are gathered a layer at a time, and logits exist for a
+chunk of tokens. A compiled update that takes much more does something that it should not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxvl.config import Config, SFTConfig
+from jaxvl.models.arch import Arch
+from jaxvl.plan.programs import Held, Sizes
+
+
+def shard_bytes(tree: Any) -> float:
+    """Bytes of a tree of shapes on one device, by their shardings."""
+    return float(sum(_leaf_bytes(x) for x in jax.tree.leaves(tree)))
+
+
+def _leaf_bytes(x: jax.ShapeDtypeStruct) -> int:
+    shape = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
+    size = 8 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
+    return math.prod(shape) * size
+
+
+def temporaries(name: str, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, held: Held) -> float:
+    """Bytes that the program `name` makes beside its arguments, by formula."""
+    if name == "update":
+        return sum(update_temporaries(cfg, arch, mesh, held).values())
+    sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
+    text, tensor = arch.text, mesh.shape["tensor"]
+    rows = sizes.rows // (mesh.shape["data"] * mesh.shape["fsdp"])
+    weights = _cast(held.params, cfg.model.dtype)
+    if name == "decode":
+        # The weights gathered, which every token reads, and float32 logits of every completion.
+        gathered = width * sum(x.size for x in jax.tree.leaves(held.params["text"])) / tensor
+        return gathered + 4.0 * 4.0 * rows * sizes.completions * text.vocab
+    if name == "logprobs":
+        rows, weights = rows // sizes.micro_batches, 0.0
+    patches = width * rows * sizes.patches * arch.vision.dim * 8
+    scores = 4.0 * rows * arch.vision.heads / tensor * sizes.patches**2
+    return weights + max(patches + scores, _layer(sizes, arch, tensor, width) * rows)
+
+
+def update_temporaries(
+    cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, held: Held, kernels: bool = True
+) -> dict[str, float]:
+    """Bytes on one device that an update with activation checkpointing makes beside its arguments,
+    by what they are, where the backward pass needs most. With `kernels` attention keeps no scores.
+    """
+    sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
+    sizes = sizes.mini_batch()
+    text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
+    R = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * mesh.shape["fsdp"])
+    S = sizes.tokens + sizes.completions * sizes.length
+    chunk = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
+    inputs = text.layers * S * text.dim + vision.depth * sizes.patches * vision.dim
+    layer = R * _layer(sizes, arch, tensor, width, kernels) + 3 * width * _weights(arch) / tensor
+    logits = 4.0 * R * min(chunk, S) * text.vocab / tensor
+    head = 3 * logits + 2 * width * text.vocab * text.dim / tensor
+    return {
+        "weights for products": _cast(held.params, cfg.model.dtype),
+        "gradients": 2 * shard_bytes(held.state.params),  # of all micro-batches, and of this one
+        "inputs of layers": float(width * R * inputs),
+        "a layer, its weights gathered" if layer > head else "head": max(layer, head),
+    }
+
+
+def row_bytes(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, kernels: bool = True) -> float:
+    """Bytes that a row more in a device's micro-batch takes: inputs of layers and one layer."""
+    sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
+    text, vision = arch.text, arch.vision
+    S = sizes.tokens + sizes.completions * sizes.length
+    inputs = text.layers * S * text.dim + vision.depth * sizes.patches * vision.dim
+    return width * inputs + _layer(sizes, arch, mesh.shape["tensor"], width, kernels)
+
+
+def _layer(sizes: Sizes, arch: Arch, tensor: int, width: int, kernels: bool = True) -> float:
+    """Bytes inside of a decoder layer that is run forward and backward, of one row."""
+    text, own = arch.text, sizes.completions * sizes.length
+    S, T = sizes.tokens + own, sizes.tokens
+    heads = text.heads * text.head_dim
+    inside = width * S * (4 * text.dim + 2 * (2 * heads + 3 * text.hidden) / tensor)
+    scores = 4.0 * text.heads / tensor * (T * T + own * (T + sizes.length))
+    return inside + (0.0 if kernels else 3 * scores)
+
+
+def _weights(arch: Arch) -> int:
+    """Of a decoder layer."""
+    text = arch.text
+    q, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    return text.dim * (2 * q + 2 * kv + 3 * text.hidden)
+
+
+def _cast(params: Any, dtype: str) -> float:
+    """Bytes of a copy of `params` in `dtype`, of those that are in another."""
+    wanted = jnp.dtype(dtype)
+    others = (x for x in jax.tree.leaves(params) if x.dtype != wanted)
+    return sum(_leaf_bytes(x) / x.dtype.itemsize * wanted.itemsize for x in others)

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled program does, read from its HLO text: collectives, memory traffic, large arrays.
+
+XLA's own cost analysis counts the body of a loop once. Here what stands in a body counts as often
+as the loop runs: XLA writes the number beside a loop whose length is known (a scan), and the caller
+gives it for one that ends by itself (decoding).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
+BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# These move nothing: names for what is there, or what the loop around them already counts.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
+# Custom calls that give what is there another name.
+_NAMES = {"ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound"}
+_FREE |= {"call", "after-all", "partition-id", "replica-id", "optimization-barrier", "iota"}
+
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\([^)]*.*)?\) -> .*\{$|^(ENTRY )?%?([\w.\-]+) \{$")
+_CALLED = re.compile(
+    r"\b(calls|to_apply|body|condition|called_computations|branch_computations|true_computation"
+    r"|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+# Three ways to write groups: lists, an iota that is reshaped, and the axes of a mesh.
+_LISTS = re.compile(r"replica_groups=\{(\{[\d,]*\})")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,]*\})")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """A shape as HLO writes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str = ""  # "S(1)" in it: not in HBM, but in the memory beside the arithmetic
+
+    @property
+    def bytes(self) -> float:
+        return math.prod(self.shape) * BYTES[self.dtype]
+
+    @property
+    def hbm(self) -> float:
+        """Its bytes if it lies in HBM."""
+        return 0.0 if "S(" in self.layout else self.bytes
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    text: str  # the line
+
+    @property
+    def bytes(self) -> float:
+        return sum(array.bytes for array in self.results)
+
+    @property
+    def hbm(self) -> float:
+        return sum(array.hbm for array in self.results)
+
+    @property
+    def op_name(self) -> str:
+        """Where in the program's source it comes from, by scopes."""
+        found = _OP_NAME.search(self.text)
+        return found[1] if found else ""
+
+    @property
+    def target(self) -> str:
+        """Of a custom call: what it calls."""
+        found = _TARGET.search(self.text)
+        return found[1] if found else ""
+
+    def called(self) -> Iterator[tuple[str, str]]:
+        """(how, computation) of what it runs: ("body", "region_3.7")."""
+        for how, names in _CALLED.findall(self.text):
+            for name in names.strip("{}").split(","):
+                yield how, name.strip().lstrip("%")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One place in the program where chips exchange data."""
+
+    kind: str
+    bytes: float  # of the whole array on one side: what a gather makes, what a reduction takes
+    times: float  # how often a step of the program comes by
+    group: tuple[int, ...]  # the chips of its first group, by their number in the mesh
+    op_name: str
+
+    @property
+    def moved(self) -> float:
+        """Bytes that a chip receives each time, in the ring algorithms."""
+        n = max(len(self.group), 1)
+        passes = {"all-reduce": 2.0 * (n - 1) / n, "collective-permute": 1.0}
+        return self.bytes * passes.get(self.kind, (n - 1) / n)
+
+
+class Module:
+    """The computations of a compiled program, and how often each runs.
+
+    `unknown_trips` is the number of turns of a loop whose length XLA does not know.
+    """
+
+    def __init__(self, text: str, unknown_trips: float = 1):
+        self.computations, self.entry = _parse(text)
+        self.unknown_trips = unknown_trips
+        partitions = re.search(r"num_partitions=(\d+)", text)
+        self.partitions = int(partitions[1]) if partitions else 1
+        self.lines = {line.name: line for lines in self.computations.values() for line in lines}
+
+    @functools.cached_property
+    def times(self) -> dict[str, float]:
+        """How often each computation runs, those left out that a fusion or a reduction is made of.
+
+        The text has callees before their callers, so that one pass from its end is enough.
+        """
+        times = dict.fromkeys(self.computations, 0.0)
+        times[self.entry] = 1.0
+        for name in reversed(self.computations):
+            for line in self.computations[name]:
+                if line.opcode == "fusion":
+                    continue
+                for how, called in line.called():
+                    if how != "to_apply" or line.opcode == "call":
+                        turns = self.turns(line) if line.opcode == "while" else 1.0
+                        times[called] += times[name] * turns
+        return times
+
+    def turns(self, loop: Instruction) -> float:
+        """How often a loop's body runs: what XLA writes beside it, or the constant that its
+        counter, which starts at 0, is compared with."""
+        if found := _TRIPS.search(loop.text):
+            return float(found[1])
+        condition = self.computations[dict(loop.called())["condition"]]
+        last = condition[-1]
+        for name in last.operands if "direction=LT" in last.text else ():
+            if found := re.search(r"s32\[\]\S* constant\((\d+)\)", self.lines[name].text):
+                return float(found[1])
+        return float(self.unknown_trips)
+
+    def running(self) -> Iterator[tuple[Instruction, float]]:
+        """Every instruction that runs by itself (not inside of a fusion), and how often."""
+        for name, times in self.times.items():
+            if times:
+                for line in self.computations[name]:
+                    yield line, times
+
+    def inside(self, line: Instruction) -> Iterator[Instruction]:
+        """An instruction and, of a fusion or an asynchronous start, those that it is made of."""
+        yield line
+        for how, called in line.called():
+            if how in ("calls", "called_computations"):
+                for part in self.computations.get(called, ()):
+                    yield from self.inside(part)
+
+    def collectives(self) -> list[Collective]:
+        """Every collective, also those in fusions. A start and its done are one; so are the parts
+        of one that runs beside several fusions, which share its channel."""
+        found: dict[Any, Collective] = {}
+        for computation, times in self.times.items():
+            for line in self.computations[computation] if times else ():
+                for part in self.inside(line):
+                    kind = part.opcode.removesuffix("-start")
+                    if kind in COLLECTIVES:
+                        channel = _CHANNEL.search(part.text)
+                        key = (computation, channel[1] if channel else part.name)
+                        found.setdefault(key, self._collective(kind, part, line, times))
+        return list(found.values())
+
+    def _collective(self, kind: str, part: Instruction, line: Instruction, times: float):
+        group = _first_group(part.text, self.partitions)
+        size = sum(self.lines[name].bytes for name in part.operands if name in self.lines)
+        if kind == "all-gather":
+            size *= len(group)
+        # A fusion that keeps one part of a sum is a reduce-scatter: the sum is not made whole.
+        if kind == "all-reduce" and "all-reduce-scatter" in line.text.partition("metadata=")[0]:
+            kind = "reduce-scatter"
+        return Collective(kind, size, times, group, part.op_name or line.op_name)
+
+    def traffic(self) -> float:
+        """Bytes read and written in HBM by a call of the program, on one chip.
+
+        Every instruction reads its operands and writes its results, where they are not kept beside
+        the arithmetic; a fusion that takes a slice of an operand reads the slice, one that writes a
+        slice in place writes the slice. What collectives send and receive is counted once.
+        """
+        moved = sum(times * self._moved(line) for line, times in self.running())
+        return moved + sum(one.times * (one.moved + one.bytes) for one in self.collectives())
+
+    def _moved(self, line: Instruction) -> float:
+        opcode = line.opcode
+        if opcode in _FREE or opcode.endswith("-done") or opcode.startswith(COLLECTIVES):
+            return 0.0
+        body = next((called for how, called in line.called() if how == "calls"), None)
+        if opcode == "fusion" and body in self.computations:
+            return self._fused(line, self.computations[body])
+        if opcode == "copy-start":  # (to, from, ..)
+            return line.results[0].hbm + line.results[1].hbm
+        if opcode == "slice-start":  # ((whole), part, ..)
+            whole, part = line.results[:2]
+            return part.hbm + (part.bytes if whole.hbm else 0.0)
+        if opcode == "custom-call" and line.target in _NAMES:
+            return 0.0
+        if opcode in ("dynamic-slice", "slice", "gather"):
+            return 2.0 * line.hbm
+        if opcode in ("dynamic-update-slice", "scatter"):
+            return 2.0 * sum(self._hbm(name) for name in line.operands[1:2])
+        return line.hbm + sum(self._hbm(name) for name in line.operands)
+
+    def _fused(self, line: Instruction, body: list[Instruction]) -> float:
+        """Of a fusion: operands of which only slices are used count as the slices, and those of a
+        collective that runs beside it do not count here."""
+        if any(part.target.startswith("AsyncCollective") for part in body):
+            return 0.0
+        beside = {str(a) for part in body if part.opcode in COLLECTIVES for a in part.results}
+        read = 0.0
+        written = sum(array.hbm for array in line.results if str(array) not in beside)
+        users: dict[str, list[Instruction]] = {}
+        for part in body:
+            for name in part.operands:
+                users.setdefault(name, []).append(part)
+        for part in body:
+            if part.opcode != "parameter" or not part.hbm or str(part.results[0]) in beside:
+                continue
+            uses = users.get(part.name, [])
+            firsts = {use.opcode if use.operands[0] == part.name else "" for use in uses}
+            if firsts and firsts <= {"dynamic-slice", "slice", "gather"}:
+                read += sum(use.bytes for use in uses)
+            elif firsts == {"dynamic-update-slice"}:
+                changed = sum(self.lines[use.operands[1]].bytes for use in uses)
+                written += changed - part.bytes  # the rest stays where it is
+            else:
+                read += part.hbm
+        return read + max(written, 0.0)
+
+    def _hbm(self, name: str) -> float:
+        return self.lines[name].hbm if name in self.lines else 0.0
+
+    def flops(self) -> float:
+        """Operations of matrix products on one chip; those of custom calls are not seen here."""
+        return sum(
+            times * self._product(part)
+            for line, times in self.running()
+            for part in self.inside(line)
+            if part.opcode in ("dot", "convolution")
+        )
+
+    def _product(self, line: Instruction) -> float:
+        """2 x results x how many products are summed for each."""
+        kernel = self.lines[line.operands[1]].results[0].shape
+        if line.opcode == "dot":
+            contracted = re.search(r"rhs_contracting_dims=\{([\d,]*)\}", line.text)
+            summed = math.prod(kernel[int(i)] for i in contracted[1].split(",") if i)
+        else:
+            # In "bf0_0io->bf0" the kernel's letter i is summed over, and so is a digit, a dimension
+            # of a window, unless padding or dilation make it a batch of products in disguise.
+            labels = re.search(r"dim_labels=\w+_(\w+)->", line.text)[1]
+            window = dict(re.findall(r"(size|pad|lhs_dilate)=([\w\-]+)", line.text))
+            batched = window.get("pad") or window.get("lhs_dilate")
+            summed = math.prod(
+                size
+                for size, letter in zip(kernel, labels, strict=True)
+                if letter == "i" or (letter.isdigit() and not batched)
+            )
+        return 2.0 * sum(math.prod(array.shape) for array in line.results) * summed
+
+    def kernels(self) -> dict[str, float]:
+        """Custom calls by their target, and how often a step makes each."""
+        found: dict[str, float] = {}
+        for line, times in self.running():
+            for part in self.inside(line):
+                if part.opcode == "custom-call":
+                    found[part.target] = found.get(part.target, 0.0) + times
+        return found
+
+    def arrays(self) -> list[tuple[Array, str]]:
+        """Arrays that instructions outside of fusions make, with where they come from, the largest
+        first; each shape once."""
+        found: dict[str, tuple[Array, str]] = {}
+        for line, _ in self.running():
+            if line.opcode in _FREE:
+                continue
+            for array in line.results:
+                found.setdefault(str(array), (array, line.op_name))
+        return sorted(found.values(), key=lambda pair: -pair[0].bytes)
+
+
+def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Computations by name, and the name of the one that runs first."""
+    computations: dict[str, list[Instruction]] = {}
+    current, entry = None, ""
+    for line in text.splitlines():
+        if not line.startswith(" ") and line.endswith("{"):
+            first = line.removeprefix("ENTRY ")
+            name = re.match(r"%?([\w.\-]+)", first)
+            if name and not line.startswith("HloModule"):
+                current = computations.setdefault(name[1], [])
+                entry = name[1] if line.startswith("ENTRY ") else entry
+            continue
+        found = _LINE.match(line)
+        if found and current is not None:
+            name, results, opcode, rest = found.groups()
+            current.append(
+                Instruction(name, opcode, _arrays(results), _operands(rest), line.strip())
+            )
+    return computations, entry
+
+
+def _arrays(text: str) -> tuple[Array, ...]:
+    return tuple(
+        Array(dtype, tuple(int(size) for size in shape.split(",") if size), layout)
+        for dtype, shape, layout in _ARRAY.findall(text)
+        if dtype in BYTES
+    )
+
+
+def _operands(rest: str) -> tuple[str, ...]:
+    """Names in the parentheses that an instruction's operands stand in."""
+    depth = 1
+    for at, letter in enumerate(rest):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return tuple(re.findall(r"%([\w.\-]+)", rest[:at]))
+    return ()
+
+
+def _first_group(text: str, partitions: int) -> tuple[int, ...]:
+    """The chips of the first group that a collective names: all of them where it names none."""
+    for pattern in (_PAIRS, _LISTS):
+        if found := pattern.search(text):
+            numbers = re.findall(r"\d+", found[1])
+            return tuple(int(n) for n in numbers) or tuple(range(partitions))
+    if found := _IOTA.search(text):
+        shape, dims, order = (_numbers(part) for part in found.groups())
+        chips = np.arange(math.prod(dims)).reshape(dims)
+        return tuple(chips.transpose(order or None).reshape(shape)[0].tolist())
+    if found := _AXES.search(text):
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        chips = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
+        own = re.findall(r"'(\w+)'", found[2])
+        return tuple(
+            chips[tuple(slice(None) if name in own else 0 for name in axes)].ravel().tolist()
+        )
+    return tuple(range(partitions))
+
+
+def _numbers(text: str | None) -> list[int]:
+    return [int(n) for n in (text or "").split(",") if n]

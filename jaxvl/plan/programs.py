@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of a run as shapes alone: what each is called with, and how it is lowered.
+
+No array is made, so that a model of any size is planned on any machine. Batches have the sizes of
+the largest buckets, and every completion is as long as it may be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from jaxvl import flops
+from jaxvl import programs as shapes
+from jaxvl.batch import Prompt, TrainBatch
+from jaxvl.config import Config, Model, SFTConfig
+from jaxvl.models import hf, lora, parts, public, qwen_vl
+from jaxvl.models.arch import Arch
+from jaxvl.rl import learner
+from jaxvl.rl.draw import Decoding
+from jaxvl.rl.sampler import Sampler, resize
+from jaxvl.sharding import param_shardings
+from jaxvl.validate import check_rows
+
+STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of a step's batch: rows, and what is in a row."""
+
+    rows: int  # R of the whole mesh
+    micro_batches: int  # that its log-probabilities are made in; of all updates together
+    mini_batches: int  # of each of which an update learns
+    tokens: int  # T
+    patches: int  # P
+    completions: int  # g
+    length: int  # C
+
+    @classmethod
+    def of(cls, cfg: Config | SFTConfig) -> Sizes:
+        data = cfg.data
+        size = {"tokens": max(data.prompt_buckets), "patches": max(data.patch_buckets)}
+        if isinstance(cfg, SFTConfig):
+            sft = cfg.sft
+            return cls(
+                sft.rows, sft.micro_batches, 1, **size, completions=1, length=sft.target_length
+            )
+        grpo = cfg.grpo
+        g = grpo.group_per_row or grpo.group
+        C = cfg.sampling.max_new_tokens
+        return cls(grpo.rows, grpo.pieces, grpo.mini_batches, **size, completions=g, length=C)
+
+    def mini_batch(self) -> Sizes:
+        """Of what one update learns from."""
+        parts = self.mini_batches
+        return dataclasses.replace(
+            self, rows=self.rows // parts, micro_batches=self.micro_batches // parts, mini_batches=1
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a program computes of its batch, all chips together, padding included."""
+
+    model_flops: float  # what no implementation can avoid (`jaxvl.flops`)
+    attention: float  # of attention, executed: what a kernel takes, which HLO does not show
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One jitted function and the shapes it is called with."""
+
+    name: str
+    function: Callable
+    args: dict[str, Any]  # by what they are, in order
+    beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
+    work: Work  # of one call
+    calls: int = 1  # in a step
+    turns: int = 1  # of the loop whose length the program does not say
+
+    def lower(self) -> jax.stages.Lowered:
+        return self.function.lower(*self.args.values())
+
+
+def read_arch(model: Model) -> Arch:
+    """The shape of the model that a config names: a directory with config.json, or a published
+    model, of which nothing is fetched."""
+    path = Path(model.path).expanduser()
+    config = hf.read_config(path) if path.is_dir() else public.config(model.path)
+    arch = hf.arch_from_config(config)
+    text = dataclasses.replace(arch.text, float32_head=model.float32_head)
+    return dataclasses.replace(arch, text=text)
+
+
+def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
+    """What a run of `cfg` compiles on `mesh`, in the order in which a step calls it.
+
+    UserError where model or batch cannot be cut as the mesh asks. Call it under `jax.set_mesh`.
+    """
+    qwen_vl.check_mesh(arch, mesh)
+    grpo = cfg.grpo if isinstance(cfg, Config) else None
+    check_rows(grpo or cfg.sft, mesh.shape["data"] * mesh.shape["fsdp"])
+    sizes, held = Sizes.of(cfg), Held.of(cfg, arch, mesh)
+    update = _update(cfg, arch, sizes, held, mesh)
+    if grpo is None:
+        return [update]
+    found = _sampling(cfg, arch, sizes, held, mesh)
+    if grpo.beta:
+        found.append(_logprobs(cfg, arch, sizes, held, mesh))
+    return [*found, update]
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a run holds all the time, as shapes with shardings."""
+
+    graphdef: Any
+    params: dict[str, Any]  # all that the policy is made of
+    state: learner.TrainState
+    frozen: dict[str, Any]
+    reference: dict[str, Any]  # {} where there is none
+    tx: Any
+
+    @classmethod
+    def of(cls, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> Held:
+        model = cfg.model
+        base, graph = base_params(model, arch, mesh), qwen_vl.graphdef(arch)
+        params, trains = base, set(model.train)
+        if model.lora:
+            fresh = jax.eval_shape(lambda: lora.init(base, model.lora, lora.keys(0)[0]))
+            params, graph = parts.join(base, fresh), lora.graphdef(arch, model.lora)
+            trains |= {parts.ADAPTERS}
+        learns, frozen = parts.split(params, trains)
+        tx = learner.optimizer(cfg.optim, cfg.run.steps)
+        state = jax.eval_shape(lambda p: learner.init_state(p, tx), learns)
+        reference = {}
+        if isinstance(cfg, Config) and cfg.grpo.beta:
+            reference = jax.eval_shape(
+                lambda p: qwen_vl.for_products(p, model.dtype, arch.text), base
+            )
+        return cls(graph, parts.join(frozen, state.params), state, frozen, reference, tx)
+
+    def own_reference(self) -> dict[str, Any]:
+        """What of the reference is no other array: frozen parameters are shared with it."""
+        flat = traverse_util.flatten_dict(self.frozen, sep="/")
+        mine = traverse_util.flatten_dict(self.reference, sep="/")
+        return {path: x for path, x in mine.items() if path not in flat}
+
+
+def _policy(cfg: Config | SFTConfig, held: Held) -> learner.Policy:
+    if isinstance(cfg, Config):
+        temperature, chunk = cfg.sampling.temperature, cfg.grpo.logprob_chunk
+    else:
+        temperature, chunk = 1.0, cfg.sft.logprob_chunk
+    return learner.Policy(held.graphdef, cfg.model.dtype, cfg.model.remat, temperature, chunk)
+
+
+def _logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+    """The reference's log-probabilities of a step's completions."""
+    policy = dataclasses.replace(_policy(cfg, held), graphdef=qwen_vl.graphdef(arch))
+    batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
+    unread = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
+    return Program(
+        "logprobs",
+        learner.make_logprobs(policy),
+        {"reference": held.reference, "batch": dataclasses.replace(batch, **unread)},
+        {"state": held.state},
+        work(arch, sizes, "forward"),
+    )
+
+
+def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+    policy, model = _policy(cfg, held), cfg.model
+    one = sizes.mini_batch()
+    dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
+    make = functools.partial(learner.make_update, learner.sft_objective(policy))
+    calls = 1
+    args = {
+        "state": held.state,
+        "batch": train_batch(cfg, arch, sizes, mesh, one.micro_batches),
+        "frozen": held.frozen,
+    }
+    if isinstance(cfg, Config):
+        objective = learner.grpo_objective(policy, cfg.grpo, sizes.length)
+        live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
+        make = functools.partial(learner.make_update, objective, live=live)
+        calls = cfg.grpo.updates
+        args["beta"] = jax.ShapeDtypeStruct((), jnp.float32)
+    rate = learner.schedule(cfg.optim, cfg.run.steps)
+    return Program(
+        "update",
+        make(tx=held.tx, lr=rate, dropout=dropout),
+        args,
+        {"reference": held.own_reference()},
+        work(arch, one, "update", model),
+        calls=calls,
+        turns=one.micro_batches,
+    )
+
+
+def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> list[Program]:
+    """Prefill, and the loop of decoding at its largest: all slots, room for whole completions."""
+    how = Decoding(
+        completions=sizes.completions,
+        max_new_tokens=sizes.length,
+        stop_ids=STOP,
+        pad_id=PAD,
+        never_ids=arch.never_sampled,
+        temperature=cfg.sampling.temperature,
+        top_p=cfg.sampling.top_p,
+        top_k=cfg.sampling.top_k,
+        slots=cfg.sampling.slots,
+    )
+    sampler = Sampler(held.graphdef, how, cfg.model.dtype)
+    asked = largest_prompt(cfg, arch, sizes, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
+    room = functools.partial(resize, slots=state.slots, columns=sizes.length)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
+    cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
+    return [
+        Program(
+            "prefill",
+            sampler.start,
+            {"parameters": held.params, "batch": asked, "key": key},
+            beside,
+            work(arch, sizes, "prefill"),
+        ),
+        Program(
+            "decode",
+            sampler.go_on,
+            {
+                "weights and prompts": past,
+                "completions": jax.eval_shape(room, state),
+                "until": number,
+                "enough": number,
+            },
+            beside | {"parameters": held.params},
+            work(arch, sizes, "decode"),
+            turns=sizes.length * -(-cells // state.slots),
+        ),
+    ]
+
+
+def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> Work:
+    """FLOPs of "prefill", "decode", "forward" or "update" (of `model`) on a batch of `sizes`."""
+    rows = flops.Work.full(sizes.rows, sizes.tokens, sizes.patches, sizes.completions, sizes.length)
+    if arch.vision.gated:  # windows of 8 x 8 patches
+        rows = dataclasses.replace(rows, windows=[64] * (sizes.rows * sizes.patches // 64))
+    tower, prompts = flops.tower(arch.vision, rows), flops.prefill(arch.text, rows)
+    if kind == "decode":
+        return Work(flops.decode(arch.text, rows).total, 0.0)
+    if kind == "prefill":
+        total = tower.total + flops.merger(arch.vision, rows).total + prompts.total
+        return Work(total, tower.attention + prompts.attention)
+    attention = tower.attention + prompts.attention + flops.decode(arch.text, rows).attention
+    if kind == "forward":
+        return Work(flops.forward(arch, rows), attention)
+    adapted = model.lora.parts if model.lora else ()
+    # Forward, again to save memory, and five products backward where forward has two.
+    executed = attention * (1 + (model.remat == "block") + 2.5)
+    return Work(flops.update(arch, rows, model.train, adapted), executed)
+
+
+def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
+    """The checkpoint's parameters as a run holds them: float32 where they train, else in the dtype
+    of computing."""
+    wide = qwen_vl.abstract_params(arch)
+    narrow = jax.eval_shape(lambda p: qwen_vl.for_products(p, model.dtype, arch.text), wide)
+    mixed = parts.join(narrow, parts.split(wide, model.train)[0])
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        mixed,
+        param_shardings(wide, mesh),
+    )
+
+
+def largest_prompt(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> Prompt:
+    """A step's prompts, in the largest buckets."""
+    return list(shapes.prompts(cfg.data, sizes.rows, arch.vision.patch_values, mesh))[-1]
+
+
+def train_batch(
+    cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh, count: int
+) -> TrainBatch:
+    """`count` micro-batches of a step, each to be learnt from."""
+    asked = largest_prompt(cfg, arch, sizes, mesh)
+    cut = (sizes.micro_batches, count)
+    return shapes.batch(asked, sizes.completions, sizes.length, *cut, mesh)

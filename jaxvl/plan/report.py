@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan finds: numbers of every program and of a step, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from jaxvl.plan.roofline import Roofline
+
+SPARE = 0.1  # of a chip's memory, that should stay free
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind and group size, in one call of a program."""
+
+    kind: str
+    chips: int  # in a group
+    count: float  # how many, loops unrolled
+    bytes: float  # that a chip receives, all together
+
+
+@dataclasses.dataclass(frozen=True)
+class Large:
+    """A large array, and the setting that makes it smaller ("" where none does)."""
+
+    bytes: float
+    shape: str
+    where: str
+    setting: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramReport:
+    """One program of a run on one chip. Sizes in bytes, work per call."""
+
+    name: str
+    calls: int  # in a step
+    memory: dict[str, float]  # by kind; "beside" is what a run holds that the program does not see
+    compile_seconds: float | None = None  # None: not compiled
+    model_flops: float = 0.0
+    flops: float = 0.0  # executed: computed again and padding included
+    traffic: float = 0.0  # bytes read and written in HBM
+    collectives: tuple[Traffic, ...] = ()
+    kernels: dict[str, float] = dataclasses.field(default_factory=dict)  # Pallas calls, by target
+    roofline: Roofline | None = None
+    largest: tuple[Large, ...] = ()
+    warnings: tuple[str, ...] = ()
+    formula: float | None = None  # of an update: its temporaries as they should be
+
+    @property
+    def total(self) -> float:
+        return sum(self.memory.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A config on a slice of chips, or on GPUs. `exact` is False where a formula stands in for
+    the compiler."""
+
+    config: str
+    target: str
+    chips: int
+    mesh: dict[str, int]
+    hbm: float  # bytes of a chip
+    peak: float | None  # FLOP/s of a chip; None: no times are estimated
+    source: str  # of the chip's figures
+    exact: bool
+    sizes: dict[str, int]
+    programs: tuple[ProgramReport, ...]
+    row: float  # bytes that one row more in a micro-batch takes on a chip, by our formula
+
+    @property
+    def fits(self) -> bool:
+        return all(program.total <= self.hbm for program in self.programs)
+
+    @property
+    def seconds(self) -> float | None:
+        """The step's bound: its programs one after the other; None where they were not compiled."""
+        bounds = [program.roofline for program in self.programs]
+        if None in bounds:
+            return None
+        return sum(p.calls * p.roofline.seconds for p in self.programs)
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Rows of a chip in a micro-batch with which the update leaves `SPARE` of the memory free:
+        what was compiled, and by our formula what fits beside it or has to go."""
+        update = next(p for p in self.programs if p.name == "update")
+        shards = self.mesh["data"] * self.mesh["fsdp"]
+        rows = self.sizes["rows"] // self.sizes["micro_batches"] // shards
+        return max(rows + math.floor(((1 - SPARE) * self.hbm - update.total) / self.row), 0)
+
+    def mfu(self, name: str) -> float | None:
+        """Model FLOPs of a program over what the chip could do in its bound."""
+        program = next(p for p in self.programs if p.name == name)
+        if program.roofline is None:
+            return None
+        return program.model_flops / (program.roofline.seconds * self.peak)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with what follows from it."""
+        found = dataclasses.asdict(self)
+        for program, entry in zip(self.programs, found["programs"], strict=True):
+            entry["total"] = program.total
+            if program.roofline:
+                entry["roofline"] |= {
+                    "seconds": program.roofline.seconds,
+                    "bound": program.roofline.bound,
+                }
+        update = self.mfu("update")
+        return found | {
+            "fits": self.fits,
+            "step_seconds": self.seconds,
+            "update_mfu": update,
+            "largest_micro_batch": self.largest_micro_batch,
+        }

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a program takes at least, if nothing but its slowest resource counts.
+
+Compute, HBM and links between chips are taken to overlap fully; so this is a bound that a chip
+approaches, no forecast. Model FLOPs over it and over the chips' peak are the modelled MFU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxvl.plan.chips import Topology
+from jaxvl.plan.hlo import Collective
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of a program on every resource of a chip."""
+
+    compute: float
+    hbm: float
+    ici: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute, self.hbm, self.ici)
+
+    @property
+    def bound(self) -> str:
+        """The resource that the program waits for."""
+        parts = dataclasses.asdict(self)
+        return max(parts, key=lambda name: parts[name])
+
+
+def roofline(
+    topology: Topology,
+    coords: Sequence[Sequence[int]],
+    flops: float,
+    traffic: float,
+    collectives: Sequence[Collective],
+) -> Roofline:
+    """Of what one chip does in a step: FLOPs, bytes to and from HBM, collectives.
+
+    `coords` are the places in the slice of the mesh's devices, by their number in the mesh.
+    """
+    ici = 0.0
+    for one in collectives:
+        if len(one.group) > 1:
+            places = [coords[number] for number in one.group]
+            ici += one.times * one.moved / topology.bandwidth(places)
+    chip = topology.chip
+    return Roofline(flops / chip.flops, traffic / chip.bandwidth, ici)

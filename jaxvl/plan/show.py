@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxvl.plan.chips import GiB
+from jaxvl.plan.report import SPARE, Plan, ProgramReport
+
+
+def text(plan: Plan) -> str:
+    """The whole of it, in the order of the questions: does it fit, how long, why, what to do."""
+    return "\n".join((*_head(plan), *_memory(plan), *_times(plan), *_advice(plan))) + "\n"
+
+
+def _head(plan: Plan) -> list[str]:
+    sizes, mesh = plan.sizes, plan.mesh
+    return [
+        f"{plan.config} on {plan.target}: {plan.chips} chips of {plan.hbm / GiB:.1f} GiB, "
+        + "mesh "
+        + " x ".join(f"{name} {size}" for name, size in mesh.items()),
+        f"a step: {sizes['rows']} rows in {sizes['micro_batches']} micro-batches; a row: "
+        f"{sizes['tokens']} prompt tokens, {sizes['patches']} patches, {sizes['completions']} "
+        f"completions of {sizes['length']} tokens",
+        "" if plan.exact else "an estimate: what programs make on the way is by formula",
+        "",
+    ]
+
+
+def _memory(plan: Plan) -> list[str]:
+    kinds = [kind for kind in plan.programs[0].memory if any(p.memory[kind] for p in plan.programs)]
+    rows = [["memory of a chip, GiB", *kinds, "total", "of HBM"]]
+    for program in plan.programs:
+        sizes = [
+            f"{program.memory[kind] / GiB:.2f}" if kind in program.memory else "-" for kind in kinds
+        ]
+        share = f"{program.total / plan.hbm:.0%}"
+        rows.append([program.name, *sizes, f"{program.total / GiB:.2f}", share])
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    if plan.exact:
+        verdict += " (beside: what a run holds meanwhile that the program does not see)"
+    return [*_table(rows), verdict, ""]
+
+
+def _times(plan: Plan) -> list[str]:
+    rows = [
+        ["work of a chip, a call", "model TFLOP", "TFLOP", "HBM GB", "ICI GB", "compute s"]
+        + ["HBM s", "ICI s", "bound", "calls", "compiled in"]
+    ]
+    for program in plan.programs:
+        if program.roofline is None:
+            continue
+        roof = program.roofline
+        moved = sum(one.bytes for one in program.collectives)
+        rows.append(
+            [
+                program.name,
+                f"{program.model_flops / 1e12:.1f}",
+                f"{program.flops / 1e12:.1f}",
+                f"{program.traffic / 1e9:.1f}",
+                f"{moved / 1e9:.1f}",
+                f"{roof.compute:.3f}",
+                f"{roof.hbm:.3f}",
+                f"{roof.ici:.3f}",
+                f"{roof.bound} {roof.seconds:.3f} s",
+                str(program.calls),
+                f"{program.compile_seconds:.0f} s",
+            ]
+        )
+    if len(rows) == 1:
+        return []
+    lines = [*_table(rows), ""]
+    for program in plan.programs:
+        if program.collectives:
+            lines.append(f"collectives of {program.name}: " + _collectives(program))
+        if program.formula is not None:
+            made = f"{program.memory['temporaries'] / GiB:.2f} GiB"
+            lines.append(
+                f"temporaries of {program.name}: {made}, by formula {program.formula / GiB:.2f}"
+            )
+        if program.kernels:
+            calls = ", ".join(f"{name} {n:.0f}" for name, n in program.kernels.items())
+            lines.append(f"kernels of {program.name}: {calls}")
+        lines += [f"WARNING, {program.name}: {warning}" for warning in program.warnings]
+    if plan.seconds is not None:
+        lines += [
+            "",
+            f"a step takes at least {plan.seconds:.2f} s (a bound where compute, HBM and ICI "
+            f"overlap, not a forecast); modelled MFU of the update {plan.mfu('update'):.0%}",
+        ]
+    lines += [f"chip: {plan.source}", ""]
+    return lines
+
+
+def _collectives(program: ProgramReport) -> str:
+    return ", ".join(
+        f"{one.count:.0f} {one.kind} over {one.chips} ({one.bytes / 1e9:.2f} GB)"
+        for one in program.collectives
+    )
+
+
+def _advice(plan: Plan) -> list[str]:
+    rows = plan.largest_micro_batch
+    lines = [
+        f"with {SPARE:.0%} of memory to spare a micro-batch of the update has at most {rows} rows "
+        "a chip (by formula, from what it takes now)"
+    ]
+    for program in plan.programs:
+        if program.total <= plan.hbm:
+            continue
+        lines.append(f"{program.name} is {(program.total - plan.hbm) / GiB:.2f} GiB too large:")
+        kinds = sorted(program.memory.items(), key=lambda pair: -pair[1])
+        lines += [f"  {size / GiB:8.2f} GiB  {kind}" for kind, size in kinds[:3]]
+        for one in program.largest:
+            lines.append(f"  {one.bytes / GiB:8.2f} GiB  {one.shape}  {one.where}")
+            lines += [f"                {one.setting}"] if one.setting else []
+    return lines
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as they must be, the first to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a TPU would run, made ready on a machine without one (with libtpu, of the extra `tpu`)."""
+
+import importlib.util
+import os
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.models import attention
+from jaxvl.models.layers import for_backward
+from jaxvl.sharding import ROWS, make_mesh, platform
+from tests.test_sharding import abstract_update, small
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install jaxvl[tpu]"
+)
+T, G, C = 300, 3, 100
+S, PADDED = T + G * C, 640
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """Sixteen v5e chips that are not here."""
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # others may do the same
+    topology = topologies.get_topology_desc("v5e:4x4", platform="tpu")
+    return make_mesh(2, 4, 2, devices=topology.devices)
+
+
+def kernels(text: str) -> Counter:
+    """Calls of Pallas kernels in StableHLO, by the pass they are of."""
+    return Counter(re.findall(r'kernel_name = "splash_mha_(fwd|dq|dkv)', text))
+
+
+def assert_no_array_of_pairs(text: str) -> None:
+    """No array has two axes that are as long as a row."""
+    shapes = re.findall(r"tensor<((?:\d+x)+)", text)
+    assert any(str(S) in shape.split("x") for shape in shapes)
+    for shape in shapes:
+        assert sum(size in (str(S), str(PADDED)) for size in shape.split("x")) < 2, shape
+
+
+def test_an_update_has_the_kernels_and_no_array_of_pairs_of_tokens(mesh):
+    """Tower and decoder, forward, again for the backward pass, and backward."""
+    update, state, batch = abstract_update(small("qwen2_5_vl_3b"), mesh, T=T, patches=S, g=G, C=C)
+    with jax.set_mesh(mesh):
+        assert platform() == "tpu"
+        text = update.trace(state, batch).lower().as_text()
+    assert kernels(text) == {"fwd": 4, "dq": 2, "dkv": 2}
+    assert_no_array_of_pairs(text)
+
+
+@pytest.mark.parametrize(("remat", "forward"), [("block", 2), ("products", 1)])
+def test_attention_compiles_and_is_kept_with_the_products(mesh, remat, forward):
+    def arrays(heads, *shape, dtype=jnp.bfloat16):
+        spec = P(ROWS, None, "tensor", None) if heads else P(ROWS, None)
+        shape = (8, *shape, heads, 128) if heads else (8, *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    def loss(q, k, v, mask):
+        def layer(x, _):
+            return attention.tree_attention(x, k, v, mask, G), None
+
+        return jax.lax.scan(for_backward(layer, remat), q, None, length=2)[0].sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    with jax.set_mesh(mesh):
+        lowered = gradient.lower(
+            arrays(4, S), arrays(2, S), arrays(2, S), arrays(0, T, dtype=jnp.bool_)
+        )
+    assert kernels(lowered.as_text())["fwd"] == forward
+    assert "tpu_custom_call" in lowered.compile().as_text()

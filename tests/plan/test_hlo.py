@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reader of HLO counts what a text says, in all the ways in which it is said."""
+
+import pytest
+
+from jaxvl.plan.hlo import Module
+
+# Two turns of a loop: a gather from 4 chips to 8 x 16 numbers, a product with 16 x 32, a fusion
+# that reads one row of ten; then a sum over all 8 chips, and a kernel.
+TEXT = """HloModule jit_f, num_partitions=8
+
+%fused (param_0: f32[10,32], param_1: s32[]) -> f32[1,32] {
+  %param_0 = f32[10,32]{1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice.1 = f32[1,32]{1,0} dynamic-slice(%param_0, %param_1, %zero), SIZES
+}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], bf16[8,4], bf16[16,32], f32[10,32])) -> (s32[], bf16[8,4]) {
+  %p = (s32[], bf16[8,4]{1,0}, bf16[16,32]{1,0}, /*index=3*/f32[10,32]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[8,4]{1,0} get-tuple-element(%p), index=1
+  %w = bf16[16,32]{1,0} get-tuple-element(%p), index=2
+  %t = f32[10,32]{1,0} get-tuple-element(%p), index=3
+  %gathered = bf16[8,16]{1,0} all-gather(%x), channel_id=1, GROUPS, dimensions={1}
+  %y = f32[8,32]{1,0} dot(%gathered, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %row = f32[1,32]{1,0} fusion(%t, %i), kind=kLoop, calls=%fused
+  ROOT %next = (s32[], bf16[8,4]{1,0}) tuple(%i, %x)
+}
+
+%condition (q: (s32[], bf16[8,4])) -> pred[] {
+  %q = (s32[], bf16[8,4]{1,0}) parameter(0)
+  %limit = s32[] constant(2)
+  %at = s32[] get-tuple-element(%q), index=0
+  ROOT %less = pred[] compare(%at, %limit), direction=LT
+}
+
+ENTRY %main (x: bf16[8,4]) -> f32[8,32] {
+  %start = (s32[], bf16[8,4]{1,0}) parameter(0)
+  %loop = (s32[], bf16[8,4]{1,0}) while(%start), condition=%condition, body=%body, TRIPS
+  %v = f32[8,32]{1,0:T(8,128)S(1)} custom-call(%start), custom_call_target="tpu_custom_call"
+  ROOT %total = f32[8,32] all-reduce(%v), channel_id=2, replica_groups=[1,8]<=[8], to_apply=%add
+}
+"""
+GROUPS = {
+    "replica_groups={{0,1,2,3},{4,5,6,7}}": (0, 1, 2, 3),
+    "replica_groups=[2,4]<=[8]": (0, 1, 2, 3),
+    "replica_groups=[2,4]<=[4,2]T(1,0)": (0, 2, 4, 6),
+    "replica_groups=mesh['a'=4,'b'=2] {'a'}": (0, 2, 4, 6),
+    "replica_groups=mesh['a'=2,'b'=4] {'b'}": (0, 1, 2, 3),
+}
+
+
+def module(groups="replica_groups=[2,4]<=[8]", trips="", unknown=1):
+    return Module(TEXT.replace("GROUPS", groups).replace("TRIPS", trips), unknown)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_collectives(groups):
+    gather, total = sorted(module(groups).collectives(), key=lambda one: one.kind)
+    assert (gather.kind, gather.times, gather.bytes) == ("all-gather", 2, 8 * 16 * 2)
+    assert gather.group == GROUPS[groups]
+    assert gather.moved == 8 * 16 * 2 * 3 / 4
+    assert (total.kind, total.times, len(total.group)) == ("all-reduce", 1, 8)
+    assert total.moved == 2 * 8 * 32 * 4 * 7 / 8
+
+
+def test_a_loop_runs_as_often_as_its_text_says():
+    """By XLA's note, else by the constant of its condition, else by what the caller says."""
+    assert module().times["body"] == 2
+    noted = 'backend_config={"known_trip_count":{"n":"28"}}'
+    assert module(trips=noted).times["body"] == 28
+    text = TEXT.replace("GROUPS", "").replace("compare(%at, %limit)", "compare(%at, %at)")
+    assert Module(text, 700).times["body"] == 700
+
+
+def test_flops_and_traffic():
+    found = module()
+    assert found.flops() == 2 * (2 * 8 * 32 * 16)
+    product = (8 * 16 + 16 * 32) * 2 + 8 * 32 * 4
+    row = 32 * 4 * 2  # read one, write one, of the ten
+    gather = (8 * 16 * 2) * (1 + 3 / 4)
+    # The kernel writes beside the arithmetic, and reads the loop's counter and the array.
+    kernel, total = 4 + 8 * 4 * 2, (8 * 32 * 4) * (1 + 2 * 7 / 8)
+    counter = 4 + 4 + 4 + 1  # the fusion's index; two numbers that are compared
+    assert found.traffic() == 2 * (product + row + counter + gather) + kernel + total
+
+
+def test_kernels_and_arrays():
+    found = module()
+    assert found.kernels() == {"tpu_custom_call": 1}
+    assert [str(array) for array, _ in found.arrays()][:2] == ["f32[8,32]", "bf16[8,16]"]
+
+
+def test_products_that_xla_writes_as_convolutions():
+    """TPU programs have no dot: a plain product, one over two axes, and a batch of products."""
+    line = """HloModule m
+ENTRY %main (a: f32[8,16]) -> f32[8,32] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = f32[KERNEL]{1,0} parameter(1)
+  ROOT %c = f32[RESULT]{1,0} convolution(%a, %b), WINDOW
+}
+"""
+    for kernel, result, window, flops in (
+        ("16,32", "8,32", "dim_labels=bf_io->bf", 2 * 8 * 32 * 16),
+        ("4,16,32", "1,8,32", "window={size=4}, dim_labels=0bf_0io->0bf", 2 * 8 * 32 * 16 * 4),
+        (
+            "4,16,32",
+            "4,8,32",
+            "window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0io->0bf",
+            2 * 4 * 8 * 32 * 16,
+        ),
+    ):
+        text = line.replace("KERNEL", kernel).replace("RESULT", result).replace("WINDOW", window)
+        assert Module(text).flops() == flops

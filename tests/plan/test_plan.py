@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan counts what a run holds, says what a slice is, and what is wrong with a question."""
+
+import importlib.util
+import json
+import os
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvl import cli
+from jaxvl.errors import UserError
+from jaxvl.models import public, qwen_vl
+from jaxvl.plan import show
+from jaxvl.plan.chips import CHIPS, Topology
+from jaxvl.plan.compile import read_exhausted, tpu_devices
+from jaxvl.plan.estimate import shard_bytes
+from jaxvl.plan.hlo import Collective
+from jaxvl.plan.plan import plan_gpus, setting
+from jaxvl.plan.programs import Sizes, read_arch
+from jaxvl.plan.roofline import roofline
+from jaxvl.sharding import make_mesh, param_shardings
+from tests.plan.small import DIM, VOCAB, small_config, write_model
+
+PROGRAMS = ("prefill", "decode", "logprobs", "update")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("plan") / "model")
+
+
+def test_a_topology():
+    slice_ = Topology.parse("v5p:2x4")
+    assert (str(slice_), slice_.chips, slice_.shape) == ("v5p:2x4x1", 8, (2, 4, 1))
+    assert Topology.parse("v5e:4x4").chip is CHIPS["v5e"]
+
+
+@pytest.mark.parametrize("text", ["v9:4x4", "v5e", "v5e:4", "v5e:4x4x4", "v6e:4x", "v5p:0x2x2"])
+def test_a_topology_that_is_none(text):
+    with pytest.raises(UserError, match="expected"):
+        Topology.parse(text)
+
+
+def test_links_between_chips():
+    """A group along one axis has a link, along two axes two, along a ring both its ends."""
+    small, pod = Topology.parse("v5e:4x4"), Topology.parse("v5e:16x16")
+    assert small.bandwidth([(0, i, 0) for i in range(4)]) == 50e9
+    assert small.bandwidth([(i, j, 0) for i in range(4) for j in range(4)]) == 100e9
+    assert pod.bandwidth([(0, i, 0) for i in range(16)]) == 100e9
+
+
+def test_roofline():
+    """16 GB gathered over four chips of one axis: 12 GB at 50 GB/s; 2 s of products."""
+    gather = Collective("all-gather", 8e9, 2, (0, 1, 2, 3), "")
+    places = [(0, i, 0) for i in range(4)]
+    found = roofline(Topology.parse("v5e:4x4"), places, 2 * 197e12, 819e9, [gather])
+    assert (found.compute, found.hbm) == (2.0, 1.0)
+    assert found.ici == pytest.approx(0.24)
+    assert (found.bound, found.seconds) == ("compute", 2.0)
+
+
+def test_what_does_not_fit_is_read():
+    """In the words of the TPU compiler."""
+    memory, largest = read_exhausted(
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G.\n\nTotal hbm usage >= "
+        "22.75G:\n    reserved        258.00M\n    program          3.50G\n    arguments"
+        "       19.00G\n\n  Largest program allocations in hbm:\n\n  1. Size: 1.50G\n"
+        '     Operator: op_name="jit(update)/while" source_file="a.py"\n     Shape: f32[28,1024]'
+        "{1,0:T(8,128)}\n     Unpadded size: 1.40G\n\n  2. Size: 512.0M\n     Shape: bf16[8]\n"
+    )
+    assert (memory.arguments, memory.total) == (19 * 2**30, 22.5 * 2**30)
+    assert largest[0] == (1.5 * 2**30, "f32[28,1024]{1,0:T(8,128)}", "jit(update)/while")
+    assert largest[1] == (2**29, "bf16[8]", "")
+
+
+def test_settings_that_move_an_array(model):
+    cfg = small_config(model)
+    sizes, arch, mesh = Sizes.of(cfg), read_arch(cfg.model), make_mesh(1, 4, 2)
+    rows = sizes.tokens + sizes.completions * sizes.length
+    for shape, expected in {
+        f"f32[1,64,{VOCAB}]": "logprob_chunk",
+        f"bf16[{VOCAB // 2},{DIM}]": "mesh.tensor",
+        f"bf16[2,{rows},384]": "micro_batches",
+        "bf16[2,256,320]": "patch_buckets",
+        "f32[7,7]": "",
+    }.items():
+        found = setting(shape, sizes, arch, mesh)
+        assert expected in found and bool(found) == bool(expected), shape
+
+
+def test_what_gpus_hold_is_what_arrays_take(model):
+    """Counted from shapes, on a mesh: the bytes of the same arrays on a device."""
+    cfg = small_config(model, fsdp=4, tensor=2)
+    found = plan_gpus(cfg, 8, "small")
+    mesh, shapes = make_mesh(1, 4, 2), qwen_vl.abstract_params(read_arch(cfg.model))
+    held = jax.tree.map(
+        lambda x, sharding: jax.device_put(np.zeros(x.shape, np.float32), sharding),
+        shapes,
+        param_shardings(shapes, mesh),
+    )
+    here = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(held))
+    update = next(program for program in found.programs if program.name == "update")
+    assert update.memory["parameters"] == here
+    assert update.memory["moments"] == 2 * here + 8  # and two counters
+    assert update.memory["reference"] == here / 2  # in bfloat16
+    batch = 2 * (256 * 1176 * 4 + 256 * 4 * 4)  # two rows of patches, their places and numbers
+    tokens = 2 * (128 * (1 + 3 + 1) * 4 + 4 * 4)
+    completions = 2 * (4 * 128 * (4 + 1 + 4 + 4) + 4 * 4)
+    assert update.memory["batch"] == batch + tokens + completions
+    assert found.fits and found.seconds is None and not found.exact
+    assert "fits" in show.text(found)
+
+
+def test_bytes_on_a_device():
+    mesh = make_mesh(1, 4, 2)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tensor", "fsdp"))
+    x = jax.ShapeDtypeStruct((8, 16), jnp.bfloat16, sharding=sharding)
+    here = jax.device_put(np.zeros((8, 16), jnp.bfloat16), sharding)
+    assert shard_bytes({"x": x}) == here.addressable_shards[0].data.nbytes
+
+
+def test_a_model_that_is_not_known():
+    with pytest.raises(UserError, match="no directory with config.json.*qwen2_vl_2b"):
+        public.config("Qwen/Qwen9-VL-2B")
+    assert public.config("Qwen/Qwen2.5-VL-72B-Instruct")["model_type"] == "qwen2_5_vl"
+
+
+def test_without_the_compiler(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'jaxvl\[tpu\]'"):
+        tpu_devices(Topology.parse("v5e:4x4"))
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("plan") / "small.py"
+    path.write_text(
+        "from pathlib import Path\nfrom tests.plan.small import small_config\n"
+        f"def config():\n    return small_config(Path({str(model)!r}))\n"
+    )
+    return path
+
+
+def run(monkeypatch, capsys, *args):
+    """Exit code, stdout and stderr of the command, in this process and its eight devices."""
+    monkeypatch.setattr(sys, "argv", ["jaxvl", "plan", *map(str, args)])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_the_command(monkeypatch, capsys, config_file):
+    code, out, _ = run(monkeypatch, capsys, config_file, "--gpus", "8", "--json", "mesh.fsdp=8")
+    found = json.loads(out)
+    assert code == 0 and found["fits"] and found["mesh"]["fsdp"] == 8
+    assert [program["name"] for program in found["programs"]] == list(PROGRAMS)
+
+
+def test_what_does_not_fit_ends_with_1(monkeypatch, capsys, config_file):
+    big = "model.path=Qwen/Qwen2.5-VL-72B-Instruct"
+    code, out, _ = run(monkeypatch, capsys, config_file, "--gpus", "1", big)
+    assert code == 1
+    assert "DOES NOT FIT" in out and "update is" in out and "too large" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "expected --topology"),
+        (("--gpus", "1", "--topology", "v5e:4x4"), "expected --topology"),
+        (("--topology", "v5x:4x4"), "no chip 'v5x'"),
+        (("--gpus", "1", "model.path=no/model"), "model.path = no/model"),
+        (("--gpus", "8", "mesh.fsdp=8", "grpo.prompts=3"), "not a multiple of 8"),
+    ],
+)
+def test_a_mistake_ends_with_2(monkeypatch, capsys, config_file, args, message):
+    code, _, err = run(monkeypatch, capsys, config_file, *args)
+    assert code == 2 and message in err
