@@ -102,7 +102,7 @@ class BarChart:
     x_ticks: tuple[tuple[float, str], ...]
 
 
-BAR, LABELS, AFTER = 22, 130, 52  # pixels of a row, of the labels, of the texts behind the bars
+BAR, LABELS, AFTER = 22, 150, 20  # pixels of a row, of the labels, behind the last tick
 Row = tuple[str, float, tuple[float, float] | None, float | None]
 
 
@@ -118,7 +118,7 @@ def bar_chart(title: str, rows: Sequence[Row], top: float = 0.0) -> BarChart | N
 
     bars = tuple(
         Bar(
-            label if len(label) <= 21 else label[:20] + "\u2026",
+            label if len(label) <= 22 else label[:21] + "\u2026",
             f"{label}: {show(value)}"
             + (f" [{show(interval[0])}, {show(interval[1])}]" if interval else ""),
             TOP + BAR * (at + 0.5),

@@ -217,7 +217,7 @@ class Eval:
 class Benchmark:
     """A benchmark of `jaxvl eval list`, its files at `source`, asked by `protocol` ("": its own).
 
-    About `limit` of its items are asked, evenly spaced (0: all).
+    About `limit` of its items are asked, always the same ones (0: all).
     """
 
     name: str

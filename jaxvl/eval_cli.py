@@ -145,10 +145,12 @@ def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any
     use_compilation_cache()
     import jax
 
+    from jaxvl import processes
     from jaxvl.eval.local import Local, open_model
     from jaxvl.eval.run import Processes
     from jaxvl.sharding import make_mesh
 
+    processes.start()
     try:
         sizes = [int(size) for size in mesh.split(",")]
         data, fsdp, tensor = sizes

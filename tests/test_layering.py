@@ -30,7 +30,10 @@ FORBIDDEN = {
     "vlm": {f"jaxvl.{name}" for name in ("train", "sft", "eval")},
     "sft": {"jaxvl.train", "jaxvl.eval"},
     "eval": {"jaxvl.train", "jaxvl.sft"},
+    "plan": {f"jaxvl.{name}" for name in ("loop", "vlm", "train", "sft", "eval")},
 }
+for name in ("sharding", "batch", "models", "rl", "vlm", "loop", "sft", "eval", "train"):
+    FORBIDDEN.setdefault(name, set()).add("jaxvl.plan")
 # Reading benchmarks and marking replies needs no device, though a room's other files have one.
 NO_DEVICE = {"eval/benchmarks", "eval/formats", "eval/protocols", "eval/marks", "eval/figures"}
 # The part of NNX that means the same whether or not modules are graphs; jax does the rest.

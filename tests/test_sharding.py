@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt, TrainBatch, Vision
-from jaxvl.config import GRPO, LoRA, Optim
+from jaxvl.config import GRPO, Grpo, LoRA, Optim
 from jaxvl.errors import UserError
 from jaxvl.models import hf, lora, qwen_vl
 from jaxvl.rl import learner
@@ -48,10 +48,10 @@ PROMPTS = [f"{V}left or right?", "How many blue squares are there?", f"{V}red?",
 STOP = tuple(range(0, 300, 6))  # so many that lengths differ
 LOGPS = 1e-5  # float32 sums in another order, log-probabilities near -6
 GRADIENTS = 1e-5  # of a leaf's norm
-WEIGHTS = 2e-6  # of weights near 1, which are rounded to 6e-8 and moved by up to lr * error / eps
+WEIGHTS = 5e-6  # of weights near 1, which are rounded to 6e-8 and moved by up to lr * error / eps
 # `eps` of the size of gradients: else AdamW makes full steps of gradients that are all rounding.
 OPTIM = Optim(lr=1e-2, eps=1e-2, clip_norm=1e9)
-HOW = GRPO(num_iterations=2, beta=0.1, epsilon_high=0.3)
+HOW = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))
 
 
 def small(name):

@@ -19,6 +19,7 @@ from jaxvl import config, train
 from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
+from jaxvl.eval.local import open_model
 from jaxvl.metrics import read_metrics
 from jaxvl.rewards import MASKED
 
@@ -86,11 +87,20 @@ def test_benchmarks_are_answered_on_the_way_and_the_best_model_is_kept(whole):
     lines = {line["step"]: line for line in read_metrics(run_dir)}
     answered = [step for step, line in lines.items() if "eval/smoke/accuracy" in line]
     assert answered == [4, 6]  # every 4 steps, and after the last
-    assert {"eval/smoke/strict", "eval/smoke/macro", "eval/smoke/length"} <= set(lines[4])
+    assert {"eval/smoke/strict", "eval/smoke/format", "eval/smoke/length"} <= set(lines[4])
     lengths = {step: lines[step]["completions/mean_length"] for step in answered}
     best = json.loads((run_dir / "best/best.json").read_text())
     assert best["value"] == max(lengths.values()) == lengths[best["step"]]
     assert jaxvl.load(run_dir / "best", "float32").config == whole[1].config
+
+
+def test_an_evaluation_takes_the_directory_of_a_run(whole):
+    run_dir, trained = whole
+    pixels = {"min_pixels": None, "max_pixels": 6272}
+    vlm, weights = open_model(str(run_dir), "float32", trained.mesh, **pixels)
+    jax.tree.map(np.testing.assert_array_equal, vlm.params, trained.params)
+    assert vlm.processor.image.max_pixels == 6272
+    assert weights != open_model(str(run_dir / "hf"), "float32", trained.mesh, **pixels)[1]
 
 
 def test_sampler_and_learner_agree_on_log_probabilities(whole):

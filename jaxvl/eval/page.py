@@ -130,6 +130,6 @@ def _shown(
         "reply": line["text"] if line else "(the reply is gone)",
         "tokens": row["tokens"],
         "finish_reason": row["finish_reason"],
-        "marks": {name: of for name, of in row.items() if isinstance(of, dict) and "value" in of},
+        "marks": {name: of for name, of in row.items() if isinstance(of, dict) and "reason" in of},
         "kind": "right" if right else "wrong" if mark["canonical"] else "unread",
     }

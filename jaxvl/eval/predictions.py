@@ -73,7 +73,7 @@ def folders(results: Path) -> list[Path]:
 
 
 class Writer:
-    """Appends replies to one file of a folder, which no one else may be writing."""
+    """Appends replies to one file of a folder, which no one else may be writing. A context."""
 
     def __init__(self, folder: Path, name: str = "predictions.jsonl"):
         path = folder / name
@@ -91,7 +91,10 @@ class Writer:
         self.file.flush()
         os.fsync(self.file.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
         self.file.close()
 
 

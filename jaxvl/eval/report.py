@@ -90,7 +90,7 @@ def overview(found: Sequence[Results], columns: int | None = None) -> Table:
         lenient = one["modes"]["lenient"]
         name, value = headline(one, "lenient")
         row = [("PARTIAL " if one["partial"] else "") + one["task"], one["protocol"]]
-        row += [f"{one['answered']}" + (f" x {one['samples']}" if one["samples"] > 1 else "")]
+        row += [_count(one)]
         row += [name, percent(value), percent(headline(one, "strict")[1])]
         row += [share(one["format"]["value"]), share(lenient["unparsed"])]
         row += [share(one["truncated"]["value"]), share(lenient["unscorable"])]
@@ -98,6 +98,13 @@ def overview(found: Sequence[Results], columns: int | None = None) -> Table:
         row += [share((one["majority"] or {}).get("value")), share(one["detectable"])]
         rows.append(row[:columns])
     return {"title": "Benchmarks", "columns": names[:columns], "rows": rows}
+
+
+def _count(one: Results) -> str:
+    """Items answered, of how many there are with those that could not be read, times samples."""
+    unread = sum(not row["setting"] for row in one["dropped"])
+    of = f" of {one['items'] + unread}" if unread or one["partial"] else ""
+    return f"{one['answered']}{of}" + (f" x {one['samples']}" if one["samples"] > 1 else "")
 
 
 def details(one: Results, paper: bool = False) -> Iterator[Table]:
@@ -126,16 +133,38 @@ def details(one: Results, paper: bool = False) -> Iterator[Table]:
         ]
         columns = ["judge", "verdicts", "none", "accuracy", "agrees with the rules"]
         yield {"title": "Judged, beside the rules", "columns": columns, "rows": rows}
+        yield from _by_judge(one["judge"])
     yield from _behaviour(one)
+
+
+def _by_judge(judges: dict[str, Any]) -> Iterator[Table]:
+    """The metrics and the breakdowns by the verdicts of judges, on the replies that each judged."""
+    first = next(iter(judges.values()))
+    rows = [
+        [name, *(percent(of["metrics"][name]) for of in judges.values())]
+        for name in first["metrics"]
+    ]
+    yield {"title": "By judges", "columns": ["metric", *judges], "rows": rows}
+    for name in dict.fromkeys(name for of in judges.values() for name in of["groups"]):
+        found = [of["groups"].get(name, {}) for of in judges.values()]
+        rows = [
+            [group, *(percent(of.get(group)) for of in found)]
+            for group in dict.fromkeys(group for of in found for group in of)
+        ]
+        yield {"title": f"By judges, by {name}", "columns": [name, *judges], "rows": rows}
 
 
 def _published(one: Results) -> Iterator[Table]:
     for title, columns, rows in published.TABLES.get(one["task"], ()):
-        ours = [share(_value(one["modes"]["lenient"], name)) for name in published.figures(columns)]
+        names = published.figures(columns)
+        ours = [
+            [f"ours, {name}", *(share(_value(mode, figure)) for figure in names)]
+            for name, mode in one["modes"].items()
+        ]
         yield {
             "title": f"Published, not ours: {title}",
             "columns": ["model", *columns],
-            "rows": [["ours, lenient", *ours], *([*row] for row in rows)],
+            "rows": [*ours, *map(list, rows)],
         }
 
 

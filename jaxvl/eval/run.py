@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from jaxvl.data.example import Dropped, summary
 from jaxvl.errors import UserError
@@ -40,7 +43,6 @@ class Processes:
         """What the first process says, in all of them."""
         if self.count == 1 or not len(missing):
             return list(missing)
-        import numpy as np
         from jax.experimental import multihost_utils
 
         return multihost_utils.broadcast_one_to_all(np.array(missing, bool)).tolist()
@@ -66,15 +68,57 @@ def run(
     the i-th of n shares, each with a file of its own.
     """
     name = task.benchmark.name
-    folder = out / name
-    settings = {
+    folder, settings = out / name, _settings(task, how, decides, about)
+    items = shard(subset(task.items, limit), *part)
+    wanted = [(item, sample) for item in items for sample in range(how.n)]
+    with contextlib.ExitStack() as files:
+        done: dict[predictions.Key, Line] = {}
+        writer = None
+        if processes.index == 0:
+            predictions.open_folder(folder, settings, force)
+            share = "" if part[1] == 1 else f"-{part[0]}-of-{part[1]}"
+            writer = predictions.Writer(folder, f"predictions{share}.jsonl")
+            files.enter_context(writer)
+            done, notes = predictions.read(folder)
+            if limit or share:
+                notes.append(f"PARTIAL: {len(items)} of {len(task.items)} items")
+            there = sum(_key(pair) in done for pair in wanted)
+            notes.append(f"{len(wanted)} replies, {there} are there")
+            print("".join(f"{name}: {note}\n" for note in notes), end="", flush=True)
+        missing = processes.agreed([_key(pair) not in done for pair in wanted])
+        total, digest = len(wanted), predictions.digest_of(settings)
+        wanted = [pair for pair, new in zip(wanted, missing, strict=True) if new]
+        count = total - len(wanted)
+        with Progress(total, count, unit="reply") as progress:
+            for batch in model.replies(wanted):
+                count += len(batch)
+                if writer:
+                    writer.append([_line(reply, task, digest) for reply in batch])
+                    progress.update(count, {})
+    if model.dropped:
+        print(f"{name}: without a reply: {summary(model.dropped)}", flush=True)
+        model.dropped.clear()
+    return total - count
+
+
+def _key(pair: tuple[Item, int]) -> predictions.Key:
+    return pair[0].id, pair[1]
+
+
+def _settings(
+    task: Task, how: Sampling, decides: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What settings.json holds. The number of samples decides nothing: more may follow."""
+    sampling = dataclasses.asdict(how)
+    del sampling["n"]
+    return {
         "schema": predictions.SCHEMA,
         "decides": {
-            "task": name,
+            "task": task.benchmark.name,
             "protocol": task.protocol,
             "system_prompt": task.system_prompt,
             "dataset": task.dataset_digest,
-            **dataclasses.asdict(dataclasses.replace(how, n=1)),
+            **sampling,
             **decides,
         },
         "source": task.source,
@@ -82,35 +126,6 @@ def run(
         "dropped": [dataclasses.asdict(row) for row in task.dropped],
         "about": dict(about),
     }
-    settings["decides"].pop("n")  # more samples of the same kind may follow
-    items = shard(subset(task.items, limit), *part)
-    wanted = [(item, sample) for item in items for sample in range(how.n)]
-    done: dict[predictions.Key, Line] = {}
-    writer = None
-    if processes.index == 0:
-        predictions.open_folder(folder, settings, force)
-        file = "predictions.jsonl" if part[1] == 1 else f"predictions-{part[0]}-of-{part[1]}.jsonl"
-        writer = predictions.Writer(folder, file)
-        done, notes = predictions.read(folder)
-        print("".join(f"{name}: {note}\n" for note in notes), end="", flush=True)
-    missing = processes.agreed([(item.id, sample) not in done for item, sample in wanted])
-    wanted = [pair for pair, new in zip(wanted, missing, strict=True) if new]
-    digest = predictions.digest_of(settings)
-    total, count = len(missing), len(missing) - len(wanted)
-    partial = f", PARTIAL: {len(items)} of {len(task.items)} items" if limit or part[1] > 1 else ""
-    print(f"{name}: {total} replies, {count} are there{partial}", flush=True)
-    with Progress(total, count, unit="reply") as progress:
-        for batch in model.replies(wanted):
-            count += len(batch)
-            if writer:
-                writer.append([_line(reply, task, digest) for reply in batch])
-                progress.update(count, {})
-    if writer:
-        writer.close()
-    if model.dropped:
-        print(f"{name}: without a reply: {summary(model.dropped)}", flush=True)
-        model.dropped.clear()
-    return total - count
 
 
 def _line(reply: Reply, task: Task, settings: str) -> Line:

@@ -6,12 +6,15 @@ A reply that nobody can mark (no usable gold) counts as wrong, and is counted ap
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxvl.errors import UserError
 from jaxvl.eval import behaviour, stats
@@ -58,7 +61,7 @@ def results(
         "length": behaviour.lengths(scored["lenient"], lines),
         "repetitive": behaviour.repetitive(texts),
         "words": behaviour.words(texts),
-        "judge": _judge(scored["lenient"], judged),
+        "judge": _judge(task.benchmark, scored["lenient"], judged),
     }
 
 
@@ -68,9 +71,9 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     unread = sum(one.mark.value is not None and not one.mark.canonical for one in scored)
     reasons = Counter(one.mark.reason for one in scored)
     return {
-        "accuracy": _rate(scored),
+        "accuracy": _rate(_rated(benchmark, scored)),
         "metrics": {name: _estimate(metric, scored) for name, metric in benchmark.metrics.items()},
-        "groups": _groups(scored),
+        "groups": _groups(benchmark, scored),
         "unparsed": unread / count,
         "unscorable": sum(one.mark.value is None for one in scored) / count,
         "timeouts": reasons[TIMEOUT] + reasons[CRASH],
@@ -80,24 +83,56 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
-    """A metric with its interval: that of `stats.proportion` where it is the mean of all marks, or
-    of all marks that are known; else from a cluster bootstrap.
+    """A metric with its interval: Wilson's where it is a share, of all marks, of all that are known
+    or of clusters; else from a cluster bootstrap.
 
     It has no value where it is None, and where it refuses incomplete data (UserError).
     """
+    unknown = stats.Estimate(None, -math.inf, math.inf, len(scored))
+    clusters = list(_by(scored, lambda one: cluster(one.item)).values())
     try:
         value = metric(scored)
         for part in (scored, [one for one in scored if one.mark.value is not None]):
             rate = _rate(part)
             if value is not None and rate.value is not None and abs(value - rate.value) < 1e-12:
                 return rate
-        by_cluster = _by(scored, lambda one: cluster(one.item))
-        value, influence = stats.influence(metric, list(by_cluster.values()), _alike)
+        value, influence_K = stats.influence(metric, clusters, _alike)
+        if value is None or influence_K is None:
+            return dataclasses.replace(unknown, value=value)
+        units = _units(metric, clusters, value, influence_K)
     except UserError:
-        value, influence = None, None
-    if value is None or influence is None:
-        return stats.Estimate(value, -math.inf, math.inf, len(scored))
-    return stats.bootstrap(value, influence, len(scored))
+        return unknown
+    if units:
+        return stats.Estimate(value, *stats.wilson(value, units), len(scored))
+    return stats.bootstrap(value, influence_K, len(scored))
+
+
+def _units(
+    metric: Metric, clusters: Sequence[Sequence[Scored]], value: float, influence_K: np.ndarray
+) -> float | None:
+    """Of how many equal units a metric is the share, None where it is no share of clusters.
+
+    A share of clusters has the influences 0 - value and 1 - value. Where all agree none has any:
+    then it is one over the most that a single cluster changes by taking the other value.
+    """
+    if influence_K.any():
+        shares_K = influence_K + value
+        whole = np.isclose(shares_K, 0, atol=1e-9) | np.isclose(shares_K, 1, atol=1e-9)
+        return float(len(clusters)) if whole.all() else None
+    if value not in (0.0, 1.0):
+        return None
+    changes: dict[str, float] = {}
+    for at, members in enumerate(clusters):
+        key = _alike(members)
+        if key not in changes:
+            flipped = [
+                dataclasses.replace(one, mark=dataclasses.replace(one.mark, value=1.0 - value))
+                for one in members
+            ]
+            others = [*clusters[:at], flipped, *clusters[at + 1 :]]
+            found = metric([one for of in others for one in of])
+            changes[key] = 0.0 if found is None else abs(found - value)
+    return 1 / max(changes.values()) if any(changes.values()) else None
 
 
 def _rate(scored: Sequence[Scored]) -> stats.Estimate:
@@ -115,14 +150,19 @@ def _alike(members: Sequence[Scored]) -> str:
     return json.dumps(seen, sort_keys=True, default=str)
 
 
-def _groups(scored: Sequence[Scored]) -> dict[str, dict[str, stats.Estimate]]:
+def _rated(benchmark: Benchmark, scored: Sequence[Scored]) -> Sequence[Scored]:
+    """The marks that a rate is of."""
+    return scored if benchmark.none_is_wrong else [o for o in scored if o.mark.value is not None]
+
+
+def _groups(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, dict[str, stats.Estimate]]:
     """Accuracy by each group of each breakdown."""
     names = dict.fromkeys(name for one in scored for name in one.item.groups)
     found: dict[str, dict[str, stats.Estimate]] = {}
     for name in names:
         named = [one for one in scored if name in one.item.groups]
         groups = _by(named, lambda one, name=name: one.item.groups[name])
-        found[name] = {group: _rate(groups[group]) for group in sorted(groups)}
+        found[name] = {g: _rate(_rated(benchmark, groups[g])) for g in sorted(groups)}
     return found
 
 
@@ -204,10 +244,10 @@ def _gold_letter(item: Item) -> str:
 
 
 def _judge(
-    scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
+    benchmark: Benchmark, scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """For each judge its mean verdict, on the replies that it gave one on, and how often the rules
-    agree."""
+    """For each judge its mean verdict, on the replies that it gave one on, how often the rules
+    agree, and the metrics and groups that come of its verdicts in place of the rules'."""
     rules = {(one.item.id, one.sample): one for one in scored}
     found = {}
     for name, rows in _by(judged, lambda row: row["judge"]).items():
@@ -218,11 +258,15 @@ def _judge(
             for key, value in values.items()
         ]
         clusters = [cluster(rules[key].item) for key in values]
+        marks = {key: dataclasses.replace(rules[key].mark, value=values[key]) for key in values}
+        by_judge = [dataclasses.replace(rules[key], mark=mark) for key, mark in marks.items()]
         found[name] = {
             "replies": len(values),
             "missing": len(scored) - len(values),
             "accuracy": stats.proportion(list(values.values()), clusters),
             "agreement": stats.proportion(agreed, clusters),
+            "metrics": {n: _estimate(metric, by_judge) for n, metric in benchmark.metrics.items()},
+            "groups": _groups(benchmark, by_judge),
         }
     return found
 

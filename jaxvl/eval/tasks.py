@@ -100,12 +100,16 @@ def reopen(settings: dict[str, Any], source: str = "") -> Task:
 
 
 def subset(items: Sequence[Item], limit: int) -> list[Item]:
-    """About `limit` items (0: all), evenly spaced; clusters are taken whole or not at all."""
+    """About `limit` items (0: all), drawn by the digests of their clusters' names.
+
+    Clusters are taken whole or not at all; a smaller limit's items are among a larger one's.
+    """
     if not limit or limit >= len(items):
         return list(items)
-    clusters = list(dict.fromkeys(cluster(item) for item in items))
-    count = max(1, round(limit * len(clusters) / len(items)))
-    chosen = {clusters[place * len(clusters) // count] for place in range(count)}
+    clusters = sorted(
+        {cluster(item) for item in items}, key=lambda name: (_digest(name.encode()), name)
+    )
+    chosen = set(clusters[: max(1, round(limit * len(clusters) / len(items)))])
     return [item for item in items if cluster(item) in chosen]
 
 

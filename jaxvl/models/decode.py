@@ -2,7 +2,7 @@
 """The decoder one token at a time, in slots: each holds one completion of some prompt.
 
     B shards of rows (devices along data and fsdp)    r rows of a shard, g completions of a row
-    S slots of a shard                                n cells of a shard, one a completion: n = r*g
+    S slots of a shard, Z = B*S of all                n cells of a shard, one a completion: n = r*g
 
 A slot has keys and values of its own; those of the prompt stand once a row. Queries go to the row
 of their prompt, where one product serves all completions of the row, and what they found comes back
@@ -50,6 +50,21 @@ class Seats:
         return x_Bn if self.slot is None else take(x_Bn, self.cell)
 
 
+def merge(x_BS: jax.Array) -> jax.Array:
+    """[B, S, ..] -> [Z, ..]"""
+    B, S, *rest = x_BS.shape
+    spec = jax.typeof(x_BS).sharding.spec
+    return jnp.reshape(x_BS, (B * S, *rest), out_sharding=P(spec[0], *spec[2:]))
+
+
+def split(x_Z: jax.Array, shards: int) -> jax.Array:
+    """[Z, ..] -> [B, S, ..], or rows [R, ..] -> [B, r, ..]"""
+    Z, *rest = x_Z.shape
+    spec = jax.typeof(x_Z).sharding.spec
+    shape = (shards, Z // shards, *rest)
+    return jnp.reshape(x_Z, shape, out_sharding=P(spec[0], None, *spec[1:]))
+
+
 def take(x: jax.Array, index: jax.Array) -> jax.Array:
     """x[b, index[b]] for every shard b."""
     return jax.vmap(lambda x, index: x[index])(x, index)
@@ -73,11 +88,6 @@ class Reader:
         """`cache` is the prompts', of all layers: sliced once, not once a token."""
         shards = axis_size("data") * axis_size("fsdp")
 
-        def split(x):  # [R, ..] -> [B, r, ..]
-            spec = jax.typeof(x).sharding.spec
-            shape = (shards, x.shape[0] // shards, *x.shape[1:])
-            return jnp.reshape(x, shape, out_sharding=P(spec[0], None, *spec[1:]))
-
         layers = range(text.arch.layers)
         return cls(
             arch=text.arch,
@@ -85,8 +95,8 @@ class Reader:
             layers=[jax.tree.map(lambda x, i=i: x[i], text.layers) for i in layers],
             norm=text.norm,
             head=text.embed if text.arch.tied else text.head,
-            prompts=[jax.tree.map(lambda x, i=i: split(x[i]), cache) for i in layers],
-            mask=split(mask_RT),
+            prompts=[jax.tree.map(lambda x, i=i: split(x[i], shards), cache) for i in layers],
+            mask=split(mask_RT, shards),
         )
 
     def extend(
@@ -100,8 +110,10 @@ class Reader:
     ) -> tuple[jax.Array, list[KVCache]]:
         """One more token of every slot: final hidden states [B, S, D] and the grown caches.
 
-        The token's keys and values are written at `column` of the slots' own caches, in place
-        where these are a loop's; `seen_BSC` says which columns a slot sees, `column` among them.
+        The token's keys and values are written at `column` of the slots' own caches (k
+        [Z, K, H, C], v [Z, K, C, H]); `seen_BSC` says which columns a slot sees, `column` among
+        them. A loop that carries the caches writes in place, because products read them in the very
+        shape that is written: with a B of 1 in front XLA would write twice, and copy for it.
         """
         x_BSD = self.embed(tokens_BS).astype(self.norm.scale[...].dtype)
         B, S = tokens_BS.shape
@@ -111,9 +123,10 @@ class Reader:
         for layer, prompt, past in zip(self.layers, self.prompts, own, strict=True):
 
             def attend(q, k, v, prompt=prompt, past=past):
+                k_ZKH, v_ZKH = merge(k), merge(v)
                 now = KVCache(
-                    jax.lax.dynamic_update_slice(past.k, k[..., None], (0, 0, 0, 0, column)),
-                    jax.lax.dynamic_update_slice(past.v, v[..., None, :], (0, 0, 0, column, 0)),
+                    jax.lax.dynamic_update_slice(past.k, k_ZKH[..., None], (0, 0, 0, column)),
+                    jax.lax.dynamic_update_slice(past.v, v_ZKH[..., None, :], (0, 0, column, 0)),
                 )
                 return _attend(q, prompt, self.mask, now, seen_BSC, seats), now
 
@@ -126,10 +139,10 @@ class Reader:
     def empty_cache(self, slots: int, tokens: int) -> list[KVCache]:
         """Room for `tokens` tokens of every slot, a cache a layer."""
         B, _, K, H, _ = self.prompts[0].k.shape
-        dtype, spec = self.prompts[0].k.dtype, P(ROWS, None, "tensor", None, None)
+        dtype, spec = self.prompts[0].k.dtype, P(ROWS, "tensor", None, None)
 
         def zeros(*shape):
-            return jnp.zeros((B, slots, K, *shape), dtype, out_sharding=spec)
+            return jnp.zeros((B * slots, K, *shape), dtype, out_sharding=spec)
 
         return [KVCache(k=zeros(H, tokens), v=zeros(tokens, H)) for _ in self.layers]
 
@@ -156,9 +169,12 @@ def _attend(
         prompt,
         mask_BrT[:, :, None, None, None],
     )
-    of_prompt = [seats.to_slots(jnp.swapaxes(x, 2, 3)) for x in of_prompt]
+    of_prompt = [merge(seats.to_slots(jnp.swapaxes(x, 2, 3))) for x in of_prompt]
     of_own = _part(
-        ("BSKGH,BSKHC->BSKGC", "BSKGC,BSKCH->BSKGH"), q_BSKGH, own, seen_BSC[:, :, None, None]
+        ("ZKGH,ZKHC->ZKGC", "ZKGC,ZKCH->ZKGH"),
+        merge(q_BSKGH),
+        own,
+        merge(seen_BSC)[:, None, None],
     )
     top = jnp.maximum(of_prompt[1], of_own[1])
     out, total = 0.0, 0.0

@@ -36,18 +36,19 @@ def temporaries(name: str, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, held
     if name == "update":
         return sum(update_temporaries(cfg, arch, mesh, held).values())
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
-    text, tensor = arch.text, mesh.shape["tensor"]
+    text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
     rows = sizes.rows // (mesh.shape["data"] * mesh.shape["fsdp"])
-    weights = _cast(held.params, cfg.model.dtype)
     if name == "decode":
         # The weights gathered, which every token reads, and float32 logits of every completion.
         gathered = width * sum(x.size for x in jax.tree.leaves(held.params["text"])) / tensor
         return gathered + 4.0 * 4.0 * rows * sizes.completions * text.vocab
+    tokens = sizes.tokens
     if name == "logprobs":
-        rows, weights = rows // sizes.micro_batches, 0.0
-    patches = width * rows * sizes.patches * arch.vision.dim * 8
-    scores = 4.0 * rows * arch.vision.heads / tensor * sizes.patches**2
-    return weights + max(patches + scores, _layer(sizes, arch, tensor, width) * rows)
+        rows, tokens = rows // sizes.micro_batches, tokens + sizes.completions * sizes.length
+    heads = text.heads * text.head_dim
+    decoder = tokens * (4 * text.dim + (2 * heads + 3 * text.hidden) / tensor)
+    tower = sizes.patches * (6 * vision.dim + 3 * vision.hidden / tensor)
+    return width * (rows * max(decoder, tower) + 2 * _weights(arch) / tensor)
 
 
 def update_temporaries(

@@ -14,8 +14,8 @@ import jax
 
 from jaxvl.config import Config, Mesh, SFTConfig
 from jaxvl.models.arch import Arch
-from jaxvl.plan import estimate, hlo
-from jaxvl.plan.chips import GPU, Topology
+from jaxvl.plan import checks, estimate, hlo
+from jaxvl.plan.chips import GPU, GiB, Topology
 from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
 from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
@@ -42,7 +42,10 @@ def plan_tpu(
             say(f"compiling {program.name} for {topology}")
             done = compiler(program)
             say(f"compiled {program.name} in {done.seconds:.0f} s")
-            reports.append(_report(program, done, topology, coords, arch, sizes, mesh))
+            report = _report(program, done, topology, coords, arch, sizes, mesh)
+            if program.name == "update":
+                report = _checked(report, done, cfg, arch, mesh)
+            reports.append(report)
     chip = topology.chip
     return Plan(
         config=name,
@@ -90,7 +93,7 @@ def _mesh(wanted: Mesh, devices: Sequence[Any]) -> jax.sharding.Mesh:
 
 def _counted(program: Program, cfg, arch: Arch, mesh) -> dict[str, float]:
     """Bytes on one device by what they are, all that a run holds meanwhile included."""
-    held = {**program.beside, **program.args}
+    held = {**program.beside, **program.args, **program.makes}
     if "state" in held:
         state = held.pop("state")
         held |= {"parameters": state.params, "moments": state.opt_state}
@@ -138,6 +141,22 @@ def _report(
         roofline=roofline(topology, coords, flops, module.traffic(), found),
         largest=_largest(arrays, sizes, arch, mesh),
     )
+
+
+def _checked(
+    report: ProgramReport, done: Compiled, cfg: Config | SFTConfig, arch: Arch, mesh
+) -> ProgramReport:
+    """An update's report with what is wrong with it, if anything, and its memory by formula."""
+    held = Held.of(cfg, arch, mesh)
+    formula = sum(estimate.update_temporaries(cfg, arch, mesh, held).values())
+    faults = checks.replicated(held.state.params, mesh)
+    if done.text:
+        module = hlo.Module(done.text, Sizes.of(cfg).mini_batch().micro_batches)
+        faults += checks.faults(module, arch, Sizes.of(cfg), mesh)
+    made = done.memory.temporaries
+    if made > 1.3 * formula:
+        faults.append(f"temporaries of {made / GiB:.2f} GiB, {formula / GiB:.2f} by formula")
+    return dataclasses.replace(report, warnings=(*report.warnings, *faults), formula=formula)
 
 
 def _traffic(collectives: Iterable[hlo.Collective]) -> tuple[Traffic, ...]:

@@ -16,18 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from jaxvl import flops
-from jaxvl.batch import Prompt, TrainBatch, Vision
+from jaxvl import programs as shapes
+from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.models import hf, lora, parts, public, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
 from jaxvl.rl.draw import Decoding
 from jaxvl.rl.sampler import Sampler, resize
-from jaxvl.sharding import ROWS, param_shardings
+from jaxvl.sharding import param_shardings
 from jaxvl.validate import check_rows
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
@@ -83,6 +83,7 @@ class Program:
     function: Callable
     args: dict[str, Any]  # by what they are, in order
     beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
+    makes: dict[str, Any]  # what comes out and takes no argument's place, if it is large
     work: Work  # of one call
     calls: int = 1  # in a step
     turns: int = 1  # of the loop whose length the program does not say
@@ -115,16 +116,7 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
         return [update]
     found = _sampling(cfg, arch, sizes, held, mesh)
     if grpo.beta:
-        policy = dataclasses.replace(_policy(cfg, held), graphdef=qwen_vl.graphdef(arch))
-        found.append(
-            Program(
-                "logprobs",
-                learner.make_logprobs(policy),
-                {"reference": held.reference, "batch": train_batch(arch, sizes, mesh)},
-                {"state": held.state},
-                work(arch, sizes, "forward"),
-            )
-        )
+        found.append(_logprobs(cfg, arch, sizes, held, mesh))
     return [*found, update]
 
 
@@ -173,28 +165,48 @@ def _policy(cfg: Config | SFTConfig, held: Held) -> learner.Policy:
     return learner.Policy(held.graphdef, cfg.model.dtype, cfg.model.remat, temperature, chunk)
 
 
+def _logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+    """The reference's log-probabilities of a step's completions."""
+    policy = dataclasses.replace(_policy(cfg, held), graphdef=qwen_vl.graphdef(arch))
+    batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
+    unread = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
+    return Program(
+        "logprobs",
+        learner.make_logprobs(policy),
+        {"reference": held.reference, "batch": dataclasses.replace(batch, **unread)},
+        {"state": held.state},
+        {},
+        work(arch, sizes, "forward"),
+    )
+
+
 def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
-    policy, model, sizes = _policy(cfg, held), cfg.model, sizes.mini_batch()
+    policy, model = _policy(cfg, held), cfg.model
+    one = sizes.mini_batch()
     dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
-    objective, calls = learner.sft_objective(policy), 1
+    make = functools.partial(learner.make_update, learner.sft_objective(policy))
+    calls = 1
     args = {
         "state": held.state,
-        "batch": train_batch(arch, sizes, mesh),
+        "batch": train_batch(cfg, arch, sizes, mesh, one.micro_batches),
         "frozen": held.frozen,
     }
     if isinstance(cfg, Config):
         objective = learner.grpo_objective(policy, cfg.grpo, sizes.length)
+        live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
+        make = functools.partial(learner.make_update, objective, live=live)
         calls = cfg.grpo.updates
         args["beta"] = jax.ShapeDtypeStruct((), jnp.float32)
     rate = learner.schedule(cfg.optim, cfg.run.steps)
     return Program(
         "update",
-        learner.make_update(objective, held.tx, rate, dropout),
+        make(tx=held.tx, lr=rate, dropout=dropout),
         args,
         {"reference": held.own_reference()},
-        work(arch, sizes, "update", model),
+        {},
+        work(arch, one, "update", model),
         calls=calls,
-        turns=sizes.micro_batches,
+        turns=one.micro_batches,
     )
 
 
@@ -212,10 +224,11 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
         slots=cfg.sampling.slots,
     )
     sampler = Sampler(held.graphdef, how, cfg.model.dtype)
-    asked = prompt(arch, sizes, mesh)
+    asked = largest_prompt(cfg, arch, sizes, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
     room = functools.partial(resize, slots=state.slots, columns=sizes.length)
+    caches = {"weights and prompts": past, "completions": jax.eval_shape(room, state)}
     number = jax.ShapeDtypeStruct((), jnp.int32)
     beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
     cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
@@ -225,18 +238,15 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
             sampler.start,
             {"parameters": held.params, "batch": asked, "key": key},
             beside,
+            caches,
             work(arch, sizes, "prefill"),
         ),
         Program(
             "decode",
             sampler.go_on,
-            {
-                "weights and prompts": past,
-                "completions": jax.eval_shape(room, state),
-                "until": number,
-                "enough": number,
-            },
+            {**caches, "until": number, "enough": number},
             beside | {"parameters": held.params},
+            {},
             work(arch, sizes, "decode"),
             turns=sizes.length * -(-cells // state.slots),
         ),
@@ -266,57 +276,25 @@ def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> Wor
 def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
     """The checkpoint's parameters as a run holds them: float32 where they train, else in the dtype
     of computing."""
-    shapes = qwen_vl.abstract_params(arch)
-    narrow = jax.eval_shape(lambda p: qwen_vl.for_products(p, model.dtype, arch.text), shapes)
-    mixed = parts.join(narrow, parts.split(shapes, model.train)[0])
+    wide = qwen_vl.abstract_params(arch)
+    narrow = jax.eval_shape(lambda p: qwen_vl.for_products(p, model.dtype, arch.text), wide)
+    mixed = parts.join(narrow, parts.split(wide, model.train)[0])
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         mixed,
-        param_shardings(shapes, mesh),
+        param_shardings(wide, mesh),
     )
 
 
-def prompt(arch: Arch, sizes: Sizes, mesh: Mesh, micro: bool = False) -> Prompt:
-    """A batch's prompts; with micro-batches in front if `micro`."""
-    lead = (sizes.micro_batches,) if micro else ()
-    R, T, patches = sizes.rows // (lead or (1,))[0], sizes.tokens, sizes.patches
-
-    def array(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-        return _rows((*lead, R, *shape), dtype, mesh, len(lead))
-
-    vision = Vision(
-        patches=array(patches, arch.vision.patch_values, dtype=jnp.float32),
-        coords=array(patches, 2),
-        segments=array(patches),
-        windows=array(patches),
-    )
-    return Prompt(
-        tokens=array(T),
-        length=array(),
-        positions=array(3, T),
-        next_position=array(),
-        slots=array(T),
-        prompt_id=array(),
-        completion=array(),
-        vision=vision,
-    )
+def largest_prompt(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> Prompt:
+    """A step's prompts, in the largest buckets."""
+    return list(shapes.prompts(cfg.data, sizes.rows, arch.vision.patch_values, mesh))[-1]
 
 
-def train_batch(arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
-    """What an update sees."""
-    lead = (sizes.micro_batches, sizes.rows // sizes.micro_batches, sizes.completions)
-    tokens = (*lead, sizes.length)
-    return TrainBatch(
-        prompt=prompt(arch, sizes, mesh, micro=True),
-        tokens=_rows(tokens, jnp.int32, mesh, 1),
-        mask=_rows(tokens, jnp.bool_, mesh, 1),
-        advantages=_rows(lead, jnp.float32, mesh, 1),
-        old_logps=_rows(tokens, jnp.float32, mesh, 1),
-        ref_logps=_rows(tokens, jnp.float32, mesh, 1),
-    )
-
-
-def _rows(shape: tuple[int, ...], dtype, mesh: Mesh, lead: int) -> jax.ShapeDtypeStruct:
-    """An array whose axis number `lead` is split over data and fsdp, as `put_rows` does."""
-    spec = P(*(None,) * lead, ROWS, *(None,) * (len(shape) - lead - 1))
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+def train_batch(
+    cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh, count: int
+) -> TrainBatch:
+    """`count` micro-batches of a step, each to be learnt from."""
+    asked = largest_prompt(cfg, arch, sizes, mesh)
+    cut = (sizes.micro_batches, count)
+    return shapes.batch(asked, sizes.completions, sizes.length, *cut, mesh)

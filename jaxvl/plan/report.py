@@ -48,6 +48,7 @@ class ProgramReport:
     roofline: Roofline | None = None
     largest: tuple[Large, ...] = ()
     warnings: tuple[str, ...] = ()
+    formula: float | None = None  # of an update: its temporaries as they should be
 
     @property
     def total(self) -> float:

@@ -74,6 +74,11 @@ def _times(plan: Plan) -> list[str]:
     for program in plan.programs:
         if program.collectives:
             lines.append(f"collectives of {program.name}: " + _collectives(program))
+        if program.formula is not None:
+            made = f"{program.memory['temporaries'] / GiB:.2f} GiB"
+            lines.append(
+                f"temporaries of {program.name}: {made}, by formula {program.formula / GiB:.2f}"
+            )
         if program.kernels:
             calls = ", ".join(f"{name} {n:.0f}" for name, n in program.kernels.items())
             lines.append(f"kernels of {program.name}: {calls}")

@@ -99,9 +99,7 @@ class Endpoint:
                 if response.status_code == 200:
                     reply = response.json()
                     if isinstance(reply, dict):
-                        usage = reply.get("usage") or {}
-                        for name in ("prompt_tokens", "completion_tokens"):
-                            self.counts[name] += int(usage.get(name) or 0)
+                        self._count(reply.get("usage"))
                         return reply
                 elif response.status_code not in _AGAIN:
                     break
@@ -114,6 +112,12 @@ class Endpoint:
                 await asyncio.sleep(min(wait, _LONGEST_WAIT))
         self.counts["failed"] += 1
         return None
+
+    def _count(self, usage: Any) -> None:
+        """Adds up the tokens that an answer reports, where it reports any."""
+        for name in ("prompt_tokens", "completion_tokens"):
+            tokens = usage.get(name) if isinstance(usage, dict) else None
+            self.counts[name] += tokens if isinstance(tokens, int) else 0
 
     def _key(self, body: dict[str, Any]) -> str:
         text = json.dumps([self.url, body], sort_keys=True)

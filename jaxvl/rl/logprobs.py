@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from jaxvl.models.text import Decoder
+from jaxvl.sharding import ROWS
 
 
 def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -34,8 +36,13 @@ def token_logprobs(
     S = g * C
     chunk = min(chunk, S)
     pad = -S % chunk
-    hidden = jnp.pad(hidden_RgCD.reshape(R, S, D), ((0, 0), (0, pad), (0, 0)))
-    tokens = jnp.pad(tokens_RgC.reshape(R, S), ((0, 0), (0, pad)))
+
+    def rows(x: jax.Array, *shape: int) -> jax.Array:
+        """`x` as [R, *shape]: with axes of size 1 jax cannot tell which of them is split."""
+        return jnp.reshape(x, (R, *shape), out_sharding=P(ROWS, *(None,) * len(shape)))
+
+    hidden = jnp.pad(rows(hidden_RgCD, S, D), ((0, 0), (0, pad), (0, 0)))
+    tokens = jnp.pad(rows(tokens_RgC, S), ((0, 0), (0, pad)))
     count = (S + pad) // chunk
 
     table_VD = text.table()
@@ -46,11 +53,9 @@ def token_logprobs(
         return None, pick(text.logits(hidden_RSD, table_VD) / temperature, tokens_RS)
 
     pieces = (
-        jnp.moveaxis(hidden.reshape(R, count, chunk, D), 1, 0),
-        jnp.moveaxis(tokens.reshape(R, count, chunk), 1, 0),
+        jnp.moveaxis(rows(hidden, count, chunk, D), 1, 0),
+        jnp.moveaxis(rows(tokens, count, chunk), 1, 0),
     )
     _, results = jax.lax.scan(body, None, pieces)
-    logps, entropy = (
-        jnp.moveaxis(x, 0, 1).reshape(R, S + pad)[:, :S].reshape(R, g, C) for x in results
-    )
+    logps, entropy = (rows(rows(jnp.moveaxis(x, 0, 1), S + pad)[:, :S], g, C) for x in results)
     return logps, entropy

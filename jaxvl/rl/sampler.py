@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.batch import Prompt, Rollout
-from jaxvl.models.decode import Reader, Seats, take
+from jaxvl.models.decode import Reader, Seats, merge, split, take
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
 from jaxvl.rl.draw import Decoding, choose, fold_keys
@@ -58,7 +58,7 @@ class State:
 
     tokens: jax.Array  # [B, n, C], EMPTY where there is none yet
     logps: jax.Array  # [B, n, C]
-    cache: list[KVCache]  # of slots, a layer each
+    cache: list[KVCache]  # of slots, a layer each, B and S flat
     cell: jax.Array  # [B, S] what a slot holds
     since: jax.Array  # [B, S] the clock when its first token was fed
     live: jax.Array  # [B, S] it has not ended
@@ -230,9 +230,10 @@ def resize(state: State, slots: int, columns: int) -> State:
     if slots == state.slots:
         return state
     kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]
-    names = ("cache", "cell", "since", "live", "last")
-    moved = {name: jax.tree.map(lambda x: take(x, kept), getattr(state, name)) for name in names}
-    return dataclasses.replace(state, **moved)
+    names = ("cell", "since", "live", "last")
+    moved = {name: take(getattr(state, name), kept) for name in names}
+    cache = jax.tree.map(lambda x: merge(take(split(x, len(kept)), kept)), state.cache)
+    return dataclasses.replace(state, cache=cache, **moved)
 
 
 def rollout(state: State, how: Decoding, shape: tuple[int, int]) -> Rollout:

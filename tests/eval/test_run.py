@@ -126,10 +126,10 @@ def test_shares_have_files_of_their_own_and_make_the_whole(tmp_path):
 
 def test_a_file_has_one_writer(tmp_path):
     answer(tmp_path)
-    writer = predictions.Writer(tmp_path / "smoke")
-    with pytest.raises(UserError, match="being written by another process"):
-        answer(tmp_path)
-    writer.close()
+    with predictions.Writer(tmp_path / "smoke"):
+        with pytest.raises(UserError, match="being written by another process"):
+            answer(tmp_path)
+    assert answer(tmp_path) == 0
 
 
 def test_of_two_replies_the_last_counts(tmp_path):
@@ -154,13 +154,17 @@ def items(clusters):
     return [Item(str(i), "?", (), "A", cluster=name) for i, name in enumerate(clusters)]
 
 
-def test_a_subset_is_spread_and_cuts_no_cluster():
+def test_a_subset_is_drawn_and_cuts_no_cluster():
     alone = items([""] * 100)
-    assert [item.id for item in tasks.subset(alone, 4)] == ["0", "25", "50", "75"]
+    four, forty = tasks.subset(alone, 4), tasks.subset(alone, 40)
+    assert len(four) == 4 and len(forty) == 40
+    assert set(item.id for item in four) < set(item.id for item in forty)
+    # No stride: of items that take turns in four groups all are there.
+    assert {int(item.id) % 4 for item in forty} == {0, 1, 2, 3}
+    assert [int(item.id) for item in forty] == sorted(int(item.id) for item in forty)
     assert tasks.subset(alone, 0) == tasks.subset(alone, 100) == alone
-    kin = items([str(i % 10) for i in range(100)])
-    chosen = tasks.subset(kin, 21)
-    assert len(chosen) == 20 and {item.cluster for item in chosen} == {"0", "5"}
+    kin = tasks.subset(items([str(i % 10) for i in range(100)]), 21)
+    assert len(kin) == 20 and len({item.cluster for item in kin}) == 2
 
 
 def test_what_is_asked_has_a_digest():

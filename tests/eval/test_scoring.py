@@ -10,7 +10,18 @@ from typer.testing import CliRunner
 
 from jaxvl.cli import app
 from jaxvl.errors import UserError
-from jaxvl.eval import behaviour, export, judged, page, report, score, stats, summary, tasks
+from jaxvl.eval import (
+    behaviour,
+    export,
+    figures,
+    judged,
+    page,
+    report,
+    score,
+    stats,
+    summary,
+    tasks,
+)
 from jaxvl.eval.benchmark import Item, Mark, Scored
 from jaxvl.eval.compare import compare, to_markdown
 from jaxvl.eval.replies import Reply, Sampling
@@ -185,6 +196,33 @@ def test_a_metric_that_cannot_be_had_has_no_value():
     assert single.value == 0.7 and score.plain(single)["low"] is None
 
 
+def test_shares_have_wilsons_interval_whatever_they_are_shares_of():
+    def worst(scored):
+        names = {one.item.cluster for one in scored}
+        missed = {one.item.cluster for one in scored if one.mark.value != 1}
+        return 1 - len(missed) / len(names)
+
+    def among_y(scored):
+        return figures.among("g", "y")(scored)
+
+    def variants(right):
+        return [
+            dataclasses.replace(one, item=dataclasses.replace(one.item, cluster=str(at // 2)))
+            for at, one in enumerate(marked([1.0] * 2 * right + [1.0, 0.0] * (50 - right)))
+        ]
+
+    for right in (0, 5, 50):
+        found = summary._estimate(worst, variants(right))
+        assert found.value == pytest.approx(right / 50)
+        assert (found.low, found.high) == pytest.approx(stats.wilson(right / 50, 50))
+    rows = marked([1.0, 0.0] * 20) + [
+        dataclasses.replace(one, item=dataclasses.replace(one.item, id=f"y{at}"))
+        for at, one in enumerate(marked([0.0] * 10, group="y"))
+    ]
+    found = summary._estimate(among_y, rows)
+    assert (found.low, found.high) == pytest.approx(stats.wilson(0.0, 10))
+
+
 def test_length_repetition_and_words():
     texts = ["Wait, against", "possibly aha", "checkered", "so be it " * 30, "   " * 90]
     found = behaviour.words(texts)
@@ -211,7 +249,11 @@ def test_a_judge_stands_beside_the_rules(tmp_path, serve):  # noqa: F811
     assert found["modes"]["lenient"]["accuracy"]["value"] == 7 / 8
     assert (tmp_path / "smoke" / score.SCORES).read_bytes() == before
     assert judged.ask(tmp_path / "smoke", Endpoint(server.url), "judge") == 1  # the unclear one
-    assert "Judged, beside the rules" in report.to_markdown(report.load(tmp_path))
+    assert found["judge"]["judge"]["metrics"]["accuracy"]["value"] == 1.0
+    by_rule, by_judge = found["modes"]["lenient"]["groups"], found["judge"]["judge"]["groups"]
+    assert by_rule.keys() == by_judge.keys() and by_judge
+    shown = report.to_markdown(report.load(tmp_path))
+    assert "Judged, beside the rules" in shown and "By judges, by" in shown
 
 
 def test_files_of_other_kits_go_out_and_come_back(tmp_path):

@@ -170,7 +170,7 @@ def test_gradients_of_every_parameter(pair, images):
     weights = rng.normal(size=(P, g, C)).astype(np.float32)
 
     arrays = collate(encoded, range(P), pad_id=0, prompt_bucket=192, patch_bucket=576)
-    policy = Policy(vlm.graphdef, "float32", False, temperature=1.0, chunk=8)
+    policy = Policy(vlm.graphdef, "float32", "block", temperature=1.0, chunk=8)
     batch = train_batch(arrays, tokens)
 
     @jax.jit

@@ -4,7 +4,7 @@
 import json
 from pathlib import Path
 
-from jaxvl.config import GRPO, Config, Data, Mesh, Model, Reward, Run, Sampling
+from jaxvl.config import GRPO, SFT, Config, Data, Mesh, Model, Reward, Run, Sampling, SFTConfig
 from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import VisualThinker
 from jaxvl.models import public
@@ -46,4 +46,16 @@ def small_config(model: Path, **mesh: int) -> Config:
         sampling=Sampling(max_new_tokens=128),
         grpo=GRPO(prompts=8, group=4, logprob_chunk=64),
         mesh=Mesh(**mesh),
+    )
+
+
+def small_sft(model: Path) -> SFTConfig:
+    """Its supervised counterpart, whose only program is the update: a row of 128 + 512 tokens."""
+    cfg = small_config(model, fsdp=-1)
+    return SFTConfig(
+        model=cfg.model,
+        data=cfg.data,
+        sft=SFT(target=str, rows=8, target_length=512, logprob_chunk=64),
+        run=cfg.run,
+        mesh=cfg.mesh,
     )

@@ -232,6 +232,7 @@ def _in_context(words: list[str], index: int, number: Number) -> Number | str:
     after = words[index + 1].lower() if index + 1 < len(words) else ""
     signed = words[index][0] in "+-"
     variable = signed and len(before) == 1 and before.isalpha()  # x -5
+    variable |= after in ("x", "y", "z", "n", "k")  # 5 x is no 5
     if before in _BOUNDS or _PARTS.fullmatch(after) or variable:
         return UNREAD
     if before in ("minus", "negative", "-"):

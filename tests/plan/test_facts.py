@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an update of two layers exchanges and holds on eight devices: facts that must not drift."""
+
+from collections import Counter
+
+import jax
+import pytest
+
+from jaxvl.models import hf, public, qwen_vl
+from jaxvl.plan import checks
+from jaxvl.plan.hlo import Array, Module
+from jaxvl.plan.programs import Sizes, programs, read_arch
+from jaxvl.sharding import make_mesh
+from tests.plan.small import DIM, VOCAB, small_config, write_model
+
+MESH = (1, 4, 2)
+# (kind, devices of a group) -> how many in a call, loops unrolled.
+FACTS = {
+    ("all-gather", 4): 56,  # weights over fsdp, forward and again backward
+    ("all-reduce", 2): 71,  # activations, softmax and logits over tensor
+    ("all-reduce", 4): 9,  # gradients over rows: a CPU has no reduce-scatter
+    ("all-reduce", 8): 1,
+}
+RENEW = """
+What an update's devices exchange has changed. If that is meant (another layer, another way to cut,
+a new version of jax), write the new counts into FACTS and say why in the commit. If it is not, a
+weight is gathered, or a gradient summed, more often than before: `op_name` of the collectives that
+jaxvl.plan.hlo.Module(text).collectives() lists says where."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The small run's config, arch and mesh, and its update's module."""
+    cfg = small_config(write_model(tmp_path_factory.mktemp("facts")), fsdp=4, tensor=2)
+    mesh, arch = make_mesh(*MESH), read_arch(cfg.model)
+    with jax.set_mesh(mesh):
+        update = next(p for p in programs(cfg, arch, mesh) if p.name == "update")
+        text = update.lower().compile().as_text()
+    return cfg, arch, mesh, Module(text, update.turns)
+
+
+def test_collectives_of_an_update(compiled):
+    found = Counter()
+    for one in compiled[3].collectives():
+        found[one.kind, len(one.group)] += int(one.times)
+    assert dict(found) == FACTS, RENEW
+
+
+def test_an_update_holds_nothing_that_the_design_rules_out(compiled):
+    cfg, arch, mesh, module = compiled
+    assert checks.faults(module, arch, Sizes.of(cfg), mesh) == []
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array("f32", (2, 512, VOCAB // 2)),  # logits of all completions of two rows
+        Array("f32", (1024, VOCAB)),
+        Array("f32", (2, 1, 640, 640)),  # scores of a row's tokens
+    ],
+    ids=str,
+)
+def test_what_is_ruled_out_is_seen(compiled, array, monkeypatch):
+    cfg, arch, mesh, module = compiled
+    monkeypatch.setattr(module, "arrays", lambda: [(array, "here")])
+    assert len(checks.faults(module, arch, Sizes.of(cfg), mesh)) == 1
+
+
+def test_what_is_fine_is_not_seen(compiled, monkeypatch):
+    cfg, arch, mesh, module = compiled
+    fine = [Array("f32", (2, 64, VOCAB // 2)), Array("f32", (VOCAB, DIM)), Array("f32", (640, DIM))]
+    monkeypatch.setattr(module, "arrays", lambda: [(array, "") for array in fine])
+    assert checks.faults(module, arch, Sizes.of(cfg), mesh) == []
+
+
+@pytest.mark.parametrize("name", public.NAMES)
+def test_no_large_parameter_is_on_every_device(name):
+    params = qwen_vl.abstract_params(hf.arch_from_config(public.config(name)))
+    assert checks.replicated(params, make_mesh(1, 8, 1)) == []
+    assert checks.replicated(params, make_mesh(8, 1, 1, jax.devices())) != []

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan of two layers by the TPU's own compiler, where that is installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plan.small import write_model
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu compiles for TPUs: jaxvl[tpu]"
+)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """`jaxvl plan` in a process of its own, without the flags that make compiling fast in tests."""
+    folder = tmp_path_factory.mktemp("tpu")
+    path = folder / "small.py"
+    path.write_text(
+        "from pathlib import Path\nfrom tests.plan.small import small_sft\n"
+        f"def config():\n    return small_sft(Path({str(write_model(folder / 'model'))!r}))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "jaxvl", "plan", path, "--topology", "v5e:2x4", "--json"],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def test_it_fits(plan):
+    (update,) = plan["programs"]
+    assert plan["fits"] and plan["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert 0 < update["total"] < plan["hbm"]
+    assert 0 < plan["update_mfu"] < 1 and plan["step_seconds"] > 0
+    assert update["roofline"]["bound"] in ("compute", "hbm", "ici")
+
+
+def test_nothing_that_the_design_rules_out(plan):
+    """Neither logits nor scores of a whole row, nor an array made whole by accident."""
+    assert plan["programs"][0]["warnings"] == []
+
+
+def test_attention_is_a_kernel(plan):
+    """Forward, again for the backward pass, and two kernels backward; tower and decoder."""
+    assert plan["programs"][0]["kernels"] == {"tpu_custom_call": 2 * 2 * 4}
+
+
+def test_gradients_are_summed_and_cut_in_one_exchange(plan):
+    """A reduction of the whole gradient of a weight would move twice the bytes."""
+    moved = {one["kind"]: one["bytes"] for one in plan["programs"][0]["collectives"]}
+    assert moved["all-reduce"] < 0.05 * moved["reduce-scatter"]
+
+
+def test_nothing_is_computed_twice(plan):
+    """Executed FLOPs against the model's: forward again, padding, and what kernels skip."""
+    update = plan["programs"][0]
+    assert 1 < update["flops"] / update["model_flops"] < 2
