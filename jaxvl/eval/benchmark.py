@@ -101,7 +101,8 @@ class Benchmark:
     `metrics` are named figures over the scored replies, the headline first. They are computed with
     whole clusters left out, too, and may look at values and reasons of marks, at groups and `extra`
     of items, and at which have one cluster. `judge` has a model judge replies, beside the rules. A
-    benchmark that draws its own items needs no source.
+    benchmark that draws its own items needs no source. A mark without a value counts as 0 in rates,
+    or where `none_is_wrong` is not set it is left out of them.
     """
 
     name: str
@@ -114,3 +115,4 @@ class Benchmark:
     modes: tuple[str, ...] = ("strict", "lenient")
     judge: Judge = by_reference
     needs_source: bool = True
+    none_is_wrong: bool = True

@@ -13,6 +13,7 @@ import jax
 
 from jaxvl.config import Benchmarks
 from jaxvl.data import test_sets
+from jaxvl.data.example import summary
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item, Scored
 from jaxvl.eval.local import Local
@@ -57,7 +58,11 @@ class During:
             self.engines[tokens] = Local(vlm, Sampling(max_new_tokens=tokens), self.cfg.batch)
         engine = self.engines[tokens]
         engine.vlm = vlm  # other parameters, the same program
-        return [reply for batch in engine.replies([(i, 0) for i in items]) for reply in batch]
+        batches = list(engine.replies([(item, 0) for item in items]))
+        if engine.dropped:
+            print(f"{task.benchmark.name}: without a reply: {summary(engine.dropped)}", flush=True)
+            engine.dropped.clear()
+        return [reply for batch in batches for reply in batch]
 
     def _keep(self, step: int, vlm: VLM, metrics: Mapping[str, float]) -> None:
         """Exports the model if it is the best so far; the mark of test data goes with it."""

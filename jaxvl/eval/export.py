@@ -62,18 +62,20 @@ def _lmms(folder: Path, out: Path) -> Path:
     return _write(out / f"samples_{task.benchmark.name}.jsonl", "".join(lines))
 
 
-def _mossbench(folder: Path, out: Path) -> Path:
-    """With the strict verdicts of scores.jsonl."""
-    task = reopen(predictions.read_settings(folder))
-    known = {item.id: item for item in task.items}
+def marked(folder: Path) -> list[tuple[Scored, str]]:
+    """The replies of a benchmark with their strict marks, of scores.jsonl."""
+    known = {item.id: item for item in reopen(predictions.read_settings(folder)).items}
     found, _ = predictions.read(folder)
-    replies = [
+    return [
         (Scored(known[row["id"]], row["sample"], Mark(**row["strict"])), line["text"])
         for row in read_scores(folder)
         if (line := found.get((row["id"], row["sample"]))) and row["id"] in known
     ]
-    text = json.dumps(oversensitivity.published(replies), indent=2, ensure_ascii=False)
-    return _write(out / f"{task.benchmark.name}.json", text + "\n")
+
+
+def _mossbench(folder: Path, out: Path) -> Path:
+    text = json.dumps(oversensitivity.published(marked(folder)), indent=2, ensure_ascii=False)
+    return _write(out / f"{folder.name}.json", text + "\n")
 
 
 def _write(path: Path, text: str) -> Path:

@@ -32,8 +32,10 @@ def macro(name: str) -> Metric:
     """The mean over the values of the group `name` of their accuracies."""
 
     def metric(scored: Sequence[Scored]) -> float | None:
-        values = sorted({one.item.groups[name] for one in scored})
-        return mean(among(name, value)(scored) or 0.0 for value in values)
+        parts: dict[str, list[float]] = {}
+        for one in scored:
+            parts.setdefault(one.item.groups[name], []).append(one.mark.value or 0.0)
+        return mean(sum(part) / len(part) for part in parts.values())
 
     return metric
 

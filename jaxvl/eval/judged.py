@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped, summary
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions
+from jaxvl.eval import oversensitivity, predictions
 from jaxvl.eval.predictions import Key, Line
 from jaxvl.eval.tasks import reopen
 from jaxvl.rewards.endpoint import Endpoint
@@ -50,10 +50,11 @@ def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
 
 def take(folder: Path, file: Path) -> int:
     """Take over a file of verdicts: rows of JSON, CSV or TSV with an id (or VLMEvalKit's `index`)
-    and a value (or its `hit`), and a `sample` where there are several. Returns how many."""
+    and a value (or its `hit`), and a `sample` where there are several; or MOSSBench's own form.
+    Returns how many."""
     found, _ = predictions.read(folder)
     rows, bad = [], []
-    for number, _, raw in files.read([file]):
+    for number, raw in _rows(file):
         try:
             rows.append(_verdict(raw, found, file.name))
         except BadRow as why:
@@ -62,6 +63,15 @@ def take(folder: Path, file: Path) -> int:
         raise UserError(f"{file} has rows that are no verdicts: {summary(bad)}")
     _append(folder, rows)
     return len(rows)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, files.Raw]]:
+    if not oversensitivity.is_published(file):
+        yield from ((number, raw) for number, _, raw in files.read([file]))
+        return
+    verdicts = oversensitivity.verdicts(file)
+    known = [{"id": pid, "value": value} for pid, value in verdicts.items() if value is not None]
+    yield from enumerate(known, 1)
 
 
 def _verdict(raw: Any, found: dict, judge: str) -> dict[str, Any]:

@@ -94,6 +94,14 @@ def published(
     return {"responses": responses, "reject Rate": rates}
 
 
+def is_published(path: Path) -> bool:
+    """Whether a file begins as one of that form does."""
+    with open(path, "rb") as file:
+        start = file.read(200)
+    first = b"".join(start.partition(b":")[0].split())
+    return path.suffix == ".json" and first == b'{"responses"'
+
+
 def verdicts(path: Path) -> dict[str, float | None]:
     """Verdicts by pid in a file of that form, which a person or another judge has filled in."""
     try:

@@ -133,7 +133,25 @@ def details(one: Results, paper: bool = False) -> Iterator[Table]:
         ]
         columns = ["judge", "verdicts", "none", "accuracy", "agrees with the rules"]
         yield {"title": "Judged, beside the rules", "columns": columns, "rows": rows}
+        yield from _by_judge(one["judge"])
     yield from _behaviour(one)
+
+
+def _by_judge(judges: dict[str, Any]) -> Iterator[Table]:
+    """The metrics and the breakdowns by the verdicts of judges, on the replies that each judged."""
+    first = next(iter(judges.values()))
+    rows = [
+        [name, *(percent(of["metrics"][name]) for of in judges.values())]
+        for name in first["metrics"]
+    ]
+    yield {"title": "By judges", "columns": ["metric", *judges], "rows": rows}
+    for name in dict.fromkeys(name for of in judges.values() for name in of["groups"]):
+        found = [of["groups"].get(name, {}) for of in judges.values()]
+        rows = [
+            [group, *(percent(of.get(group)) for of in found)]
+            for group in dict.fromkeys(group for of in found for group in of)
+        ]
+        yield {"title": f"By judges, by {name}", "columns": [name, *judges], "rows": rows}
 
 
 def _published(one: Results) -> Iterator[Table]:

@@ -61,7 +61,7 @@ def results(
         "length": behaviour.lengths(scored["lenient"], lines),
         "repetitive": behaviour.repetitive(texts),
         "words": behaviour.words(texts),
-        "judge": _judge(scored["lenient"], judged),
+        "judge": _judge(task.benchmark, scored["lenient"], judged),
     }
 
 
@@ -71,9 +71,9 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     unread = sum(one.mark.value is not None and not one.mark.canonical for one in scored)
     reasons = Counter(one.mark.reason for one in scored)
     return {
-        "accuracy": _rate(scored),
+        "accuracy": _rate(_rated(benchmark, scored)),
         "metrics": {name: _estimate(metric, scored) for name, metric in benchmark.metrics.items()},
-        "groups": _groups(scored),
+        "groups": _groups(benchmark, scored),
         "unparsed": unread / count,
         "unscorable": sum(one.mark.value is None for one in scored) / count,
         "timeouts": reasons[TIMEOUT] + reasons[CRASH],
@@ -150,14 +150,19 @@ def _alike(members: Sequence[Scored]) -> str:
     return json.dumps(seen, sort_keys=True, default=str)
 
 
-def _groups(scored: Sequence[Scored]) -> dict[str, dict[str, stats.Estimate]]:
+def _rated(benchmark: Benchmark, scored: Sequence[Scored]) -> Sequence[Scored]:
+    """The marks that a rate is of."""
+    return scored if benchmark.none_is_wrong else [o for o in scored if o.mark.value is not None]
+
+
+def _groups(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, dict[str, stats.Estimate]]:
     """Accuracy by each group of each breakdown."""
     names = dict.fromkeys(name for one in scored for name in one.item.groups)
     found: dict[str, dict[str, stats.Estimate]] = {}
     for name in names:
         named = [one for one in scored if name in one.item.groups]
         groups = _by(named, lambda one, name=name: one.item.groups[name])
-        found[name] = {group: _rate(groups[group]) for group in sorted(groups)}
+        found[name] = {g: _rate(_rated(benchmark, groups[g])) for g in sorted(groups)}
     return found
 
 
@@ -239,10 +244,10 @@ def _gold_letter(item: Item) -> str:
 
 
 def _judge(
-    scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
+    benchmark: Benchmark, scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """For each judge its mean verdict, on the replies that it gave one on, and how often the rules
-    agree."""
+    """For each judge its mean verdict, on the replies that it gave one on, how often the rules
+    agree, and the metrics and groups that come of its verdicts in place of the rules'."""
     rules = {(one.item.id, one.sample): one for one in scored}
     found = {}
     for name, rows in _by(judged, lambda row: row["judge"]).items():
@@ -253,11 +258,15 @@ def _judge(
             for key, value in values.items()
         ]
         clusters = [cluster(rules[key].item) for key in values]
+        marks = {key: dataclasses.replace(rules[key].mark, value=values[key]) for key in values}
+        by_judge = [dataclasses.replace(rules[key], mark=mark) for key, mark in marks.items()]
         found[name] = {
             "replies": len(values),
             "missing": len(scored) - len(values),
             "accuracy": stats.proportion(list(values.values()), clusters),
             "agreement": stats.proportion(agreed, clusters),
+            "metrics": {n: _estimate(metric, by_judge) for n, metric in benchmark.metrics.items()},
+            "groups": _groups(benchmark, by_judge),
         }
     return found
 

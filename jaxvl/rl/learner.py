@@ -207,32 +207,31 @@ def make_update(
         frozen: dict[str, Any] | None = None,
         beta: jax.Array | None = None,
     ):
-        def loss_of(params, piece, number):
-            key = dropout
-            if key is not None:
-                key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
-            return objective(parts.join(frozen or {}, params), piece, batch, key, beta)
-
-        def micro(number):
+        def loss_of(params, number):
+            """The loss of a micro-batch, and its stats as they are added up."""
             piece = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), batch
             )
-            of = jax.value_and_grad(loss_of, has_aux=True)
-            (loss, stats), grads = of(state.params, piece, number)
+            key = dropout
+            if key is not None:
+                key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
+            whole = parts.join(frozen or {}, params)
+            loss, stats = objective(whole, piece, batch, key, beta)
             tokens = piece.mask.sum()
             sums = {name: x * (1 if _kept_whole(name) else tokens) for name, x in stats.items()}
-            return grads, sums | {"loss": loss, "tokens": tokens}
+            return loss, sums | {"loss": loss, "tokens": tokens}
 
         def add(number, sofar):
-            grads, stats = micro(number)
-            more = {
+            grads, stats = jax.grad(loss_of, has_aux=True)(state.params, number)
+            added = {
                 name: jnp.maximum(sofar[1][name], x) if name.endswith("max") else sofar[1][name] + x
                 for name, x in stats.items()
             }
-            return jax.tree.map(jnp.add, sofar[0], grads), more
+            return jax.tree.map(jnp.add, sofar[0], grads), added
 
+        shapes = jax.eval_shape(loss_of, state.params, 0)[1]
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(micro, 0)[1])
         grads, stats = jax.lax.fori_loop(0, _needed(live(batch)), add, (zeros, nothing))
         tokens = jnp.maximum(stats.pop("tokens"), 1)
         stats = {name: x if _kept_whole(name) else x / tokens for name, x in stats.items()}

@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, help="default 9m, on a GPU 2b")
     parser.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--prompts", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=600, help="T of a prompt")
     parser.add_argument("--new-tokens", type=int, help="C; default 200, on a GPU 256")
     parser.add_argument("--image-size", type=int, default=448, help="pixels of a side")

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """MOSSBench from its published files to its figures."""
 
+import dataclasses
 import json
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -132,6 +134,7 @@ def test_figures_of_replies(tmp_path):
         "unparsed": 1 / 6,
         "no answer block": 2 / 6,  # the unparsed one is counted above
         "caption refused": None,
+        "caption misperceived": None,
         "refused with description": None,
         "refused with intent": None,
     }
@@ -161,6 +164,8 @@ def test_the_stages(tmp_path):
     got = {name: metric(rows) for name, metric in BENIGN.metrics.items()}
     assert got["refusals"] == 4 / 6
     assert got["caption refused"] == 1 / 4
+    assert got["caption misperceived"] is None  # the rule has no label
+    assert {row.mark.value for row in rows if row.item.extra["stage"] == "caption"} == {1.0, None}
     assert got["refused with description"] == 3 / 4
     assert got["refused with intent"] == 1 / 4
     # A bootstrap draws requests with all their stages, some twice.
@@ -219,6 +224,11 @@ def test_the_benchmark_s_own_form(tmp_path):
     assert found["responses"]["101"]["rejected"] is None
     file = tmp_path / "results.json"
     file.write_text(json.dumps(found))
+    assert oversensitivity.is_published(file)
+    (tmp_path / "rows.json").write_text(json.dumps([found["responses"]["1"]], indent=4))
+    assert not oversensitivity.is_published(tmp_path / "rows.json")
+    file.write_text(json.dumps(found, indent=4))
+    assert oversensitivity.is_published(file)
     judged = oversensitivity.verdicts(file)
     assert judged == {"1": 1.0, "2": 0.0, "101": None, "103": 0.0, "201": 1.0, "250": 0.0}
     judged["2"] = 1.0
@@ -238,17 +248,43 @@ def test_a_file_of_verdicts_that_is_none(tmp_path, text):
         oversensitivity.verdicts(file)
 
 
-def test_a_judge_is_asked_about_what_can_be_read():
-    asked = []
+class Server:
+    """An endpoint that answers each request by what is in its text."""
 
-    def judge(images, questions, texts):
-        asked.extend(zip(images, questions, texts, strict=True))
-        return [0.0, None]
+    def __init__(self):
+        self.texts, self.counts = [], Counter()
 
-    replies = ["<think>x</think><answer>Play.</answer>", "", "<think>", "Hm."]
-    item = Item("1", "", ("a.png",), "", extra={"question": "May I?"})
-    assert refusal.verdicts(judge, [item] * 4, replies) == [0.0, 1.0, None, None]
-    assert asked == [(("a.png",), "May I?", "Play."), (("a.png",), "May I?", "Hm.")]
+    def post(self, bodies):
+        texts = [body["messages"][0]["content"][-1]["text"] for body in bodies]
+        self.texts += texts
+        said = ["Misperception" if "True description" in t else "Score: 1" for t in texts]
+        return [{"choices": [{"message": {"content": text}}]} for text in said]
+
+
+def test_a_judge_is_asked_about_what_can_be_read(tmp_path):
+    items, _ = BENIGN.read(published.repository(tmp_path), "paper")
+    server = Server()
+    replies = ["<think>x</think><answer>Play.</answer>", "", "<think>", "Hm.", " ", "I cannot."]
+    assert BENIGN.judge(server, "m", items, replies) == [1.0, 1.0, None, 1.0, 1.0, 1.0]
+    assert len(server.texts) == 3
+    assert items[0].extra["question"] in server.texts[0] and "Play." in server.texts[0]
+
+
+def test_a_judge_labels_captions_and_judges_the_rest(tmp_path):
+    items, _ = BENIGN.read(published.repository(tmp_path), "stages")
+    replies = ["I cannot help." if item.id == "1/caption" else "A room." for item in items]
+    server = Server()
+    values = BENIGN.judge(server, "m", items, replies)
+    assert values == [None if item.id == "1/caption" else 1.0 for item in items]
+    labelled = [text for text in server.texts if "True description" in text]
+    assert len(labelled) == 5 and items[4].extra["description"] in labelled[0]
+    rows = [
+        Scored(item, 0, dataclasses.replace(BENIGN.mark(item, reply, "strict"), value=value))
+        for item, reply, value in zip(items, replies, values, strict=True)
+    ]
+    got = {name: metric(rows) for name, metric in BENIGN.metrics.items()}
+    assert (got["refusals"], got["refused with intent"]) == (1.0, 1.0)
+    assert (got["caption refused"], got["caption misperceived"]) == (1 / 6, 1.0)
 
 
 def rows_with(rate, kind, count=10):

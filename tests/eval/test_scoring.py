@@ -249,7 +249,11 @@ def test_a_judge_stands_beside_the_rules(tmp_path, serve):  # noqa: F811
     assert found["modes"]["lenient"]["accuracy"]["value"] == 7 / 8
     assert (tmp_path / "smoke" / score.SCORES).read_bytes() == before
     assert judged.ask(tmp_path / "smoke", Endpoint(server.url), "judge") == 1  # the unclear one
-    assert "Judged, beside the rules" in report.to_markdown(report.load(tmp_path))
+    assert found["judge"]["judge"]["metrics"]["accuracy"]["value"] == 1.0
+    by_rule, by_judge = found["modes"]["lenient"]["groups"], found["judge"]["judge"]["groups"]
+    assert by_rule.keys() == by_judge.keys() and by_judge
+    shown = report.to_markdown(report.load(tmp_path))
+    assert "Judged, beside the rules" in shown and "By judges, by" in shown
 
 
 def test_files_of_other_kits_go_out_and_come_back(tmp_path):

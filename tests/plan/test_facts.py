@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an update of two layers exchanges and holds on eight devices, as facts to be kept."""
+"""What an update of two layers exchanges and holds on eight devices: facts that must not drift."""
 
 from collections import Counter
 

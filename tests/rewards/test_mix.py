@@ -176,10 +176,11 @@ def test_names_and_columns_must_be_unambiguous():
 
 def test_scores_of_two_batches_are_one():
     values = np.array([[1.0], [np.nan], [0.5]], np.float32)
-    one = Scores(("a",), values[:2], values[:2, 0], {"x": 1.0, "y": 4.0}, {"note": ["p", "q"]})
-    other = Scores(("a",), values[2:], values[2:, 0], {"x": 2.0})
+    logged = {"x": [1.0, 1.0], "y": [4.0]}
+    one = Scores(("a",), values[:2], values[:2, 0], logged, {"note": ["p", "q"]})
+    other = Scores(("a",), values[2:], values[2:, 0], {"x": [4.0]})
     both = join_scores([one, other])
     np.testing.assert_array_equal(both.values_NK, values)
     np.testing.assert_array_equal(both.total_N, values[:, 0])
-    assert both.metrics == {"x": 1.5, "y": 4.0}
+    assert both.metrics == {"x": 2.0, "y": 4.0}
     assert both.extra == {"note": ["p", "q", None]} and both.names == ("a",)

@@ -94,10 +94,11 @@ def _problems(scored: Sequence[Scored]) -> list[tuple[list[bool], bool]]:
     """(which steps are right, is the whole right) of each problem that is complete."""
     found = []
     for group in figures.by_cluster(scored):
-        right = {one.item.groups["part"]: one.mark.value == 1 for one in group}
-        if not _missing(set(right)):
-            whole = next(right.pop(part) for part in list(right) if part.endswith("multi"))
-            found.append((list(right.values()), whole))
+        steps = [one.mark.value == 1 for one in group if one.item.groups["steps"] == "1"]
+        whole = [one for one in group if one.item.groups["steps"] != "1"]
+        # The groups of the question as a whole say how many steps there are.
+        if whole and len(steps) == int(whole[0].item.groups["steps"]):
+            found.append((steps, whole[0].mark.value == 1))
     return found
 
 

@@ -36,7 +36,7 @@ __all__ = [
     "tree_attention",
 ]
 
-FEW = 256  # tokens of a row, below which a kernel pays more for whole blocks than it saves
+FEW = 256  # tokens, below which a row is hardly longer than the blocks that a kernel works in
 
 
 def choose(platform: str, tokens: int, head_dim: int, dtype: Any) -> str:
