@@ -60,7 +60,7 @@ def test_bars_lie_on_the_axis_with_their_intervals_and_marks():
     first, second = chart.bars
     assert ticks["0"] == chart.left and second.end == ticks["1"] and first.end == ticks["0.5"]
     assert first.interval == pytest.approx(
-        (chart.left + (first.end - chart.left) * share for share in (0.5, 1.5)), abs=0.1
+        [chart.left + (first.end - chart.left) * share for share in (0.5, 1.5)], abs=0.1
     )
     assert first.text == "a: 0.5 [0.25, 0.75]" and second.interval is second.mark is None
     assert len(second.label) == 22 and second.text.startswith("a label that is much too long")

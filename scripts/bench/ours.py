@@ -87,7 +87,7 @@ class Ours:
         tokens = round_up(max(len(e.tokens) for e in encoded), 16)
         patches = max(len(e.segments) for e in encoded)
         cfg = Config(
-            model=Model(path, dtype, remat),
+            model=Model(path, dtype=dtype, remat=remat),
             data=Data(source, chat_question, (tokens,), (patches,)),
             rewards=(Reward(even_tokens),),
             run=Run(tempfile.mkdtemp(prefix="jaxvl-bench-"), steps=10_000),

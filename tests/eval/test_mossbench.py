@@ -11,7 +11,7 @@ import pytest
 from jaxvl.data.image import load_image
 from jaxvl.data.templates import VLAA_SYSTEM
 from jaxvl.errors import UserError
-from jaxvl.eval import oversensitivity, refusal, stages
+from jaxvl.eval import oversensitivity, refusal, stages, summary
 from jaxvl.eval.benchmark import Item, Mark, Scored
 from jaxvl.eval.benchmarks import mossbench, mossbench_contrast
 from tests.eval import mossbench_files as published
@@ -138,6 +138,10 @@ def test_figures_of_replies(tmp_path):
         "refused with description": None,
         "refused with intent": None,
     }
+    mode = summary._mode(BENIGN, scored(items, replies))
+    assert (mode["accuracy"].value, mode["accuracy"].count) == (3 / 5, 5)
+    of_type = mode["groups"]["type"]["Exaggerated Risk"]
+    assert (of_type.value, of_type.count) == (1.0, 1)  # of two, one that nobody could read
     plain = scored(BENIGN.read(tmp_path, "paper")[0], replies)
     assert BENIGN.metrics["no answer block"](plain) is None
     assert all(metric([]) is None for metric in BENIGN.metrics.values())

@@ -27,6 +27,13 @@ TOLERANCE = 1e-5 if PLATFORM == "cpu" else 2e-2
 KERNELS = {"cpu": ["splash", "cudnn"], "tpu": ["splash"], "gpu": ["cudnn"]}[PLATFORM]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def precision():
+    """Of bfloat16 products no other; of float32 ones the highest, as in all tests."""
+    with jax.default_matmul_precision("highest" if DTYPE == jnp.float32 else "default"):
+        yield
+
+
 def kernel(name):
     return importlib.import_module(f"jaxvl.models.attention.{name}")
 
