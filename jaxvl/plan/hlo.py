@@ -253,9 +253,10 @@ class Module:
         """Bytes of an array of size `whole` that a fusion's body reads through `value`, and those
         that stay where they are because a slice is written into it in place."""
         read = kept = 0.0
-        for use in body:
-            if value.name not in use.operands:
-                continue
+        uses = [use for use in body if value.name in use.operands]
+        if not uses:  # it is what the body returns
+            return whole, kept
+        for use in uses:
             first = use.operands[0] == value.name
             if first and use.opcode in ("dynamic-slice", "slice", "gather"):
                 read += use.bytes

@@ -122,13 +122,18 @@ ENTRY %main (a: f32[8,16]) -> f32[8,32] {
 
 
 def test_slices_inside_of_fusions_in_fusions():
-    """A row of ten is read, through another fusion; a row of ten is written, in place."""
+    """A row of ten is read, through another fusion; a row of ten is written, in place; and ten rows
+    are read by a product, though a fusion gives them another name first."""
     text = """HloModule m
 %inner (p: f32[10,32], i: s32[]) -> f32[1,32] {
   %p = f32[10,32]{1,0} parameter(0)
   %i = s32[]{:S(2)} parameter(1)
   %same = f32[10,32]{1,0} bitcast(%p)
   ROOT %row = f32[1,32]{1,0} dynamic-slice(%same, %i, %i)
+}
+%rename (w: f32[10,32]) -> f32[32,10] {
+  %w = f32[10,32]{1,0} parameter(0)
+  ROOT %turned = f32[32,10]{0,1} bitcast(%w)
 }
 %outer (a: f32[10,32], j: s32[], b: f32[10,32]) -> f32[10,32] {
   %a = f32[10,32]{1,0} parameter(0)
@@ -137,11 +142,20 @@ def test_slices_inside_of_fusions_in_fusions():
   %taken = f32[1,32]{1,0} fusion(%a, %j), kind=kLoop, calls=%inner
   ROOT %put = f32[10,32]{1,0} dynamic-update-slice(%b, %taken, %j, %j)
 }
+%product (c: f32[4,32], d: f32[10,32]) -> f32[4,10] {
+  %c = f32[4,32]{1,0:S(1)} parameter(0)
+  %d = f32[10,32]{1,0} parameter(1)
+  %e = f32[32,10]{0,1} fusion(%d), kind=kLoop, calls=%rename
+  ROOT %g = f32[4,10]{1,0:S(1)} convolution(%c, %e), dim_labels=bf_io->bf
+}
 ENTRY %main (x: f32[10,32], k: s32[], y: f32[10,32]) -> f32[10,32] {
   %x = f32[10,32]{1,0} parameter(0)
   %k = s32[]{:S(2)} parameter(1)
   %y = f32[10,32]{1,0} parameter(2)
+  %z = f32[4,32]{1,0:S(1)} constant({...})
+  %h = f32[4,10]{1,0:S(1)} fusion(%z, %x), kind=kOutput, calls=%product
   ROOT %f = f32[10,32]{1,0} fusion(%x, %k, %y), kind=kLoop, calls=%outer
 }
 """
-    assert Module(text).traffic() == 2 * 32 * 4
+    whole, row = 10 * 32 * 4, 32 * 4
+    assert Module(text).traffic() == whole + 2 * row
