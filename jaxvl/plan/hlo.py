@@ -240,23 +240,38 @@ class Module:
         beside = {str(a) for part in body if part.opcode in COLLECTIVES for a in part.results}
         read = 0.0
         written = sum(array.hbm for array in line.results if str(array) not in beside)
-        users: dict[str, list[Instruction]] = {}
         for part in body:
-            for name in part.operands:
-                users.setdefault(name, []).append(part)
-        for part in body:
-            if part.opcode != "parameter" or not part.hbm or str(part.results[0]) in beside:
-                continue
-            uses = users.get(part.name, [])
-            firsts = {use.opcode if use.operands[0] == part.name else "" for use in uses}
-            if firsts and firsts <= {"dynamic-slice", "slice", "gather"}:
-                read += sum(use.bytes for use in uses)
-            elif firsts == {"dynamic-update-slice"}:
-                changed = sum(self.lines[use.operands[1]].bytes for use in uses)
-                written += changed - part.bytes  # the rest stays where it is
-            else:
-                read += part.hbm
+            if part.opcode == "parameter" and part.hbm and str(part.results[0]) not in beside:
+                taken, kept = self._used(body, part, part.bytes)
+                read += taken
+                written -= kept
         return read + max(written, 0.0)
+
+    def _used(
+        self, body: list[Instruction], value: Instruction, whole: float
+    ) -> tuple[float, float]:
+        """Bytes of an array of size `whole` that a fusion's body reads through `value`, and those
+        that stay where they are because a slice is written into it in place."""
+        read = kept = 0.0
+        for use in body:
+            if value.name not in use.operands:
+                continue
+            first = use.operands[0] == value.name
+            if first and use.opcode in ("dynamic-slice", "slice", "gather"):
+                read += use.bytes
+            elif first and use.opcode == "dynamic-update-slice":
+                kept += whole - self.lines[use.operands[1]].bytes
+            elif use.opcode in ("fusion", "bitcast"):
+                inner, name = body, use
+                if use.opcode == "fusion":
+                    inner = self.computations[dict(use.called())["calls"]]
+                    number = f"parameter({use.operands.index(value.name)})"
+                    name = next(one for one in inner if number in one.text)
+                taken, stays = self._used(inner, name, whole)
+                read, kept = read + taken, kept + stays
+            else:
+                return whole, kept
+        return min(read, whole), kept
 
     def _hbm(self, name: str) -> float:
         return self.lines[name].hbm if name in self.lines else 0.0

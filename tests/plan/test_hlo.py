@@ -119,3 +119,29 @@ ENTRY %main (a: f32[8,16]) -> f32[8,32] {
     ):
         text = line.replace("KERNEL", kernel).replace("RESULT", result).replace("WINDOW", window)
         assert Module(text).flops() == flops
+
+
+def test_slices_inside_of_fusions_in_fusions():
+    """A row of ten is read, through another fusion; a row of ten is written, in place."""
+    text = """HloModule m
+%inner (p: f32[10,32], i: s32[]) -> f32[1,32] {
+  %p = f32[10,32]{1,0} parameter(0)
+  %i = s32[]{:S(2)} parameter(1)
+  %same = f32[10,32]{1,0} bitcast(%p)
+  ROOT %row = f32[1,32]{1,0} dynamic-slice(%same, %i, %i)
+}
+%outer (a: f32[10,32], j: s32[], b: f32[10,32]) -> f32[10,32] {
+  %a = f32[10,32]{1,0} parameter(0)
+  %j = s32[]{:S(2)} parameter(1)
+  %b = f32[10,32]{1,0} parameter(2)
+  %taken = f32[1,32]{1,0} fusion(%a, %j), kind=kLoop, calls=%inner
+  ROOT %put = f32[10,32]{1,0} dynamic-update-slice(%b, %taken, %j, %j)
+}
+ENTRY %main (x: f32[10,32], k: s32[], y: f32[10,32]) -> f32[10,32] {
+  %x = f32[10,32]{1,0} parameter(0)
+  %k = s32[]{:S(2)} parameter(1)
+  %y = f32[10,32]{1,0} parameter(2)
+  ROOT %f = f32[10,32]{1,0} fusion(%x, %k, %y), kind=kLoop, calls=%outer
+}
+"""
+    assert Module(text).traffic() == 2 * 32 * 4
