@@ -16,6 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
 
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
@@ -73,7 +74,8 @@ def take(x: jax.Array, index: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """What decoding reads and never writes: weights a layer each, and the prompts' cache."""
+    """What decoding reads and never writes: the prompts' cache, and weights a layer each, on every
+    device whole but for what is split over tensor."""
 
     arch: TextArch = dataclasses.field(metadata={"static": True})
     embed: Embedding
@@ -89,12 +91,13 @@ class Reader:
         shards = axis_size("data") * axis_size("fsdp")
 
         layers = range(text.arch.layers)
+        embed = jax.tree.map(_whole, text.embed)
         return cls(
             arch=text.arch,
-            embed=text.embed,
-            layers=[jax.tree.map(lambda x, i=i: x[i], text.layers) for i in layers],
+            embed=embed,
+            layers=[jax.tree.map(lambda x, i=i: _whole(x[i]), text.layers) for i in layers],
             norm=text.norm,
-            head=text.embed if text.arch.tied else text.head,
+            head=embed if text.arch.tied else jax.tree.map(_whole, text.head),
             prompts=[jax.tree.map(lambda x, i=i: split(x[i], shards), cache) for i in layers],
             mask=split(mask_RT, shards),
         )
@@ -145,6 +148,12 @@ class Reader:
             return jnp.zeros((B * slots, K, *shape), dtype, out_sharding=spec)
 
         return [KVCache(k=zeros(H, tokens), v=zeros(tokens, H)) for _ in self.layers]
+
+
+def _whole(w: jax.Array) -> jax.Array:
+    """A weight with its fsdp shards together: a loop would gather them for every token anew."""
+    spec = (None if axis == "fsdp" else axis for axis in jax.typeof(w).sharding.spec)
+    return reshard(w, P(*spec))
 
 
 def _attend(
