@@ -63,7 +63,11 @@ class QwenVL(nnx.Module):
         tokens_RS = jnp.reshape(tokens_RgC, (R, g * C), out_sharding=P(ROWS, None))
         x_RSD = jnp.concatenate([self.embed(prompt, remat), self.text.embed(tokens_RS)], axis=1)
         own_RC = prompt.next_position[:, None] + jnp.arange(C)
-        own_R3S = jnp.broadcast_to(jnp.tile(own_RC, (1, g))[:, None], (R, 3, g * C))
+        # Not `tile`: of one row jax cannot tell afterwards that rows are what is split.
+        rows = P(ROWS, None, None)
+        own_RgC = jnp.broadcast_to(own_RC[:, None], (R, g, C), out_sharding=rows)
+        own_R1S = jnp.reshape(own_RgC, (R, 1, g * C), out_sharding=rows)
+        own_R3S = jnp.broadcast_to(own_R1S, (R, 3, g * C), out_sharding=rows)
         positions = jnp.concatenate([prompt.positions, own_R3S], axis=2)
         hidden_RSD, _ = self.text(x_RSD, positions, prompt_mask(prompt), g, remat=remat)
         first = last_hidden(prompt, hidden_RSD[:, :T])[:, None, None]
