@@ -38,10 +38,8 @@ def temporaries(name: str, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, held
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
     rows = sizes.rows // (mesh.shape["data"] * mesh.shape["fsdp"])
-    if name == "decode":
-        # The weights gathered, which every token reads, and float32 logits of every completion.
-        gathered = width * sum(x.size for x in jax.tree.leaves(held.params["text"])) / tensor
-        return gathered + 4.0 * 4.0 * rows * sizes.completions * text.vocab
+    if name == "decode":  # float32 logits of every completion, and what is drawn from them
+        return 4.0 * 4.0 * rows * sizes.completions * text.vocab
     tokens = sizes.tokens
     if name == "logprobs":
         rows, tokens = rows // sizes.micro_batches, tokens + sizes.completions * sizes.length
