@@ -21,7 +21,7 @@ from jax.sharding import reshard
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.attention.reference import MASKED
-from jaxvl.models.layers import RMSNorm
+from jaxvl.models.layers import RMSNorm, join
 from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
 from jaxvl.sharding import ROWS, axis_size
 
@@ -84,22 +84,34 @@ class Reader:
     head: Embedding
     prompts: list[KVCache]  # k [B, r, K, H, T], v [B, r, K, T, H]
     mask: jax.Array  # [B, r, T], true on real prompt tokens
+    turns: rope.Turn  # of every position there may be, [T + C, H/2]: XLA would work out those of a
+    #                   token wherever a layer reads them
 
     @classmethod
-    def of(cls, text: Decoder, cache: KVCache, mask_RT: jax.Array) -> Reader:
-        """`cache` is the prompts', of all layers: sliced once, not once a token."""
+    def of(cls, text: Decoder, cache: KVCache, mask_RT: jax.Array, tokens: int) -> Reader:
+        """`cache` is the prompts', of all layers: sliced once, not once a token. Completions have
+        at most so many `tokens`."""
         shards = axis_size("data") * axis_size("fsdp")
-
         layers = range(text.arch.layers)
         embed = jax.tree.map(_whole, text.embed)
+        every = jnp.arange(mask_RT.shape[1] + tokens)  # a position is never above its token's place
+        positions_13S = jnp.broadcast_to(every, (1, 3, len(every)))
+
+        def layer(i: int) -> DecoderLayer:
+            one = jax.tree.map(lambda x: _whole(x[i]), text.layers)
+            join(one.attn, *one.attn.COLUMNS)
+            join(one.mlp, *one.mlp.COLUMNS)
+            return one
+
         return cls(
             arch=text.arch,
             embed=embed,
-            layers=[jax.tree.map(lambda x, i=i: _whole(x[i]), text.layers) for i in layers],
+            layers=[layer(i) for i in layers],
             norm=text.norm,
             head=embed if text.arch.tied else jax.tree.map(_whole, text.head),
             prompts=[jax.tree.map(lambda x, i=i: split(x[i], shards), cache) for i in layers],
             mask=split(mask_RT, shards),
+            turns=jax.tree.map(lambda x: x[0], text.turn(positions_13S)),
         )
 
     def extend(
@@ -119,9 +131,8 @@ class Reader:
         shape that is written: with a B of 1 in front XLA would write twice, and copy for it.
         """
         x_BSD = self.embed(tokens_BS).astype(self.norm.scale[...].dtype)
-        B, S = tokens_BS.shape
-        position_B3S = jnp.broadcast_to(position_BS[:, None], (B, 3, S))
-        angles = rope.mrope_angles(position_B3S, self.arch.mrope_section, self.arch.rope_theta)
+        rows = P(ROWS, None, None)
+        cos, sin = (x.at[position_BS].get(out_sharding=rows, mode="clip") for x in self.turns)
         grown = []
         for layer, prompt, past in zip(self.layers, self.prompts, own, strict=True):
 
@@ -133,7 +144,7 @@ class Reader:
                 )
                 return _attend(q, prompt, self.mask, now, seen_BSC, seats), now
 
-            x_BSD, now = layer(x_BSD, angles, attend)
+            x_BSD, now = layer(x_BSD, (cos, sin), attend)
             grown.append(now)
         if self.arch.float32_head:  # what it reads is not rounded
             x_BSD = x_BSD.astype(jnp.float32)

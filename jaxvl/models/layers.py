@@ -12,6 +12,7 @@ together inside a jitted function, and their dtype is the dtype that products ar
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.sharding import ROWS, path_name
+from jaxvl.sharding import ROWS, axis_size, path_name
 
 # Names of what a policy may keep for the backward pass: see `for_backward`.
 PRODUCT = "product"  # what a Linear returns before its bias
@@ -91,6 +92,60 @@ class Linear(nnx.Module):
         return y + self.b[...] if hasattr(self, "b") else y
 
 
+class Joined(nnx.Module):
+    """ "column" `Linear`s of one input as one product: x [R, S, in] -> what each of them returns.
+
+    For decoding, where every product of a few rows has a price of its own. Each device's columns of
+    all weights stand side by side, so that the split over tensor stays as it is.
+    """
+
+    def __init__(self, linears: list[Linear]):
+        parts = axis_size("tensor")
+
+        def side_by_side(leaves: list[jax.Array]) -> nnx.Param:
+            lead = (None,) * (leaves[0].ndim - 1)
+            spec = P(*lead, "tensor", None)
+            shapes = [(*x.shape[:-1], parts, x.shape[-1] // parts) for x in leaves]
+            cut = [
+                jnp.reshape(x, shape, out_sharding=spec)
+                for x, shape in zip(leaves, shapes, strict=True)
+            ]
+            return nnx.Param(jnp.concatenate(cut, axis=-1))
+
+        self.widths = tuple(linear.w.shape[-1] // parts for linear in linears)
+        self.w = side_by_side([linear.w[...] for linear in linears])
+        if hasattr(linears[0], "b"):
+            self.b = side_by_side([reshard(linear.b[...], P("tensor")) for linear in linears])
+
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        spec = P(ROWS, None, "tensor", None)
+        y_RSPf = jnp.einsum("RSD,DPf->RSPf", x, self.w[...], out_sharding=spec)
+        y_RSPf = y_RSPf + self.b[...] if hasattr(self, "b") else y_RSPf
+        R, S, parts, _ = y_RSPf.shape
+        ends = list(itertools.accumulate(self.widths))
+        return [
+            jnp.reshape(y, (R, S, parts * y.shape[-1]), out_sharding=P(ROWS, None, "tensor"))
+            for y in jnp.split(y_RSPf, ends[:-1], axis=-1)
+        ]
+
+
+def join(module: nnx.Module, *names: str) -> None:
+    """Puts a `Joined` in the place of the named `Linear`s, unless one of them has an adapter."""
+    linears = [getattr(module, name) for name in names]
+    if any(hasattr(linear, "lora") for linear in linears):
+        return
+    module.joined = Joined(linears)
+    for name in names:
+        delattr(module, name)
+
+
+def project(module: nnx.Module, x: jax.Array, *names: str) -> list[jax.Array]:
+    """What the named `Linear`s return for `x`, joined or not."""
+    if hasattr(module, "joined"):
+        return module.joined(x)
+    return [getattr(module, name)(x) for name in names]
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square norm, computed in float32."""
 
@@ -134,13 +189,16 @@ class MLP(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x))"""
 
+    COLUMNS = ("gate", "up")
+
     def __init__(self, dim: int, hidden: int, *, bias: bool, rngs: nnx.Rngs):
         self.gate = Linear("column", dim, hidden, bias=bias, rngs=rngs)
         self.up = Linear("column", dim, hidden, bias=bias, rngs=rngs)
         self.down = Linear("row", hidden, dim, bias=bias, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        gate, up = project(self, x, *self.COLUMNS)
+        return self.down(jax.nn.silu(gate) * up)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ from jaxvl.models.layers import (
     gather,
     join_heads,
     normal,
+    project,
     split_heads,
     stack,
 )
@@ -32,13 +33,18 @@ from jaxvl.sharding import ROWS, axis_size
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values as `attention.branch_attention` reads them, of one layer or (L) of all."""
+    """Keys and values in the order in which a decode step reads them, of one layer or (L) of all.
 
-    k: jax.Array  # of prompts [(L,) R, K, H, T], of completions [R, g, K, H, C]
-    v: jax.Array  # of prompts [(L,) R, K, T, H], of completions [R, g, K, C, H]
+    X are rows with T tokens of a prompt, or slots with C of a completion.
+    """
+
+    k: jax.Array  # [(L,) X, K, H, T]
+    v: jax.Array  # [(L,) X, K, T, H]
 
 
 class Attention(nnx.Module):
+    COLUMNS = ("q", "k", "v")
+
     def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
         self.heads, self.kv_heads = arch.heads, arch.kv_heads
         width, kv_width = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
@@ -47,10 +53,11 @@ class Attention(nnx.Module):
         self.v = Linear("column", arch.dim, kv_width, bias=True, rngs=rngs)
         self.o = Linear("row", width, arch.dim, bias=False, rngs=rngs)
 
-    def qkv(self, x_RSD: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_RSNH = split_heads(self.q(x_RSD), self.heads)
-        k_RSKH, v_RSKH = (self._split_kv(part(x_RSD)) for part in (self.k, self.v))
-        return rope.rotate(q_RSNH, angles), rope.rotate(k_RSKH, angles), v_RSKH
+    def qkv(self, x_RSD: jax.Array, turn: rope.Turn) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q_RSF, *kv = project(self, x_RSD, *self.COLUMNS)
+        q_RSNH = split_heads(q_RSF, self.heads)
+        k_RSKH, v_RSKH = (self._split_kv(x_RSF) for x_RSF in kv)
+        return rope.rotate(q_RSNH, turn), rope.rotate(k_RSKH, turn), v_RSKH
 
     def _split_kv(self, x_RSF: jax.Array) -> jax.Array:
         if axis_size("tensor") <= self.kv_heads:
@@ -67,10 +74,10 @@ class DecoderLayer(nnx.Module):
         self.norm2 = RMSNorm(arch.dim, arch.norm_eps)
         self.mlp = SwiGLU(arch.dim, arch.hidden, bias=False, rngs=rngs)
 
-    def __call__(self, x_RSD: jax.Array, angles: jax.Array, attend: Callable):
+    def __call__(self, x_RSD: jax.Array, turn: rope.Turn, attend: Callable):
         """`attend(q, k, v)` returns the attention's output and what it wants kept."""
         with jax.named_scope("attention"):
-            out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), angles))
+            out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), turn))
             x_RSD = x_RSD + self.attn.o(join_heads(out_RSNH))
         with jax.named_scope("mlp"):
             return x_RSD + self.mlp(self.norm2(x_RSD)), kept
@@ -135,7 +142,7 @@ class Decoder(nnx.Module):
         remat: str = "block",
     ) -> tuple[jax.Array, KVCache | None]:
         """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values."""
-        angles = self._angles(positions_R3S)
+        turn = self.turn(positions_R3S)
         x_RSD = x_RSD.astype(self.norm.scale[...].dtype)
 
         def attend(q, k, v):
@@ -145,7 +152,7 @@ class Decoder(nnx.Module):
             return out, KVCache(attention.keys_last(k), attention.heads_first(v))
 
         def body(x_RSD, layer):
-            return layer(x_RSD, angles, attend)
+            return layer(x_RSD, turn, attend)
 
         x_RSD, cache = jax.lax.scan(for_backward(body, remat), x_RSD, self.layers)
         return self._last(x_RSD), cache
@@ -154,7 +161,7 @@ class Decoder(nnx.Module):
         self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, at: jax.Array
     ) -> jax.Array:
         """What the tokens of prompts look at in layer `at`: float32 [R, K, G, query, key]."""
-        angles = self._angles(positions_R3S)
+        turn = self.turn(positions_R3S)
 
         def attend(q, k, v):
             return attention.tree_attention(q, k, v, prompt_mask_RT, completions=0), None
@@ -164,61 +171,15 @@ class Decoder(nnx.Module):
                 lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.layers
             )
 
-        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, angles, attend)[0], x_RSD)
-        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), angles)
+        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, turn, attend)[0], x_RSD)
+        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), turn)
         return attention.masked_weights(q, k, attention.causal_mask(prompt_mask_RT))
-
-    def unstack(self, prompt: KVCache) -> list[tuple[DecoderLayer, KVCache]]:
-        """Every layer with its part of the prompt's cache: sliced once, not once a token."""
-        both = (self.layers, prompt)
-        return [jax.tree.map(lambda x, i=i: x[i], both) for i in range(self.arch.layers)]
-
-    @jax.named_scope("decoder")
-    def extend(
-        self,
-        x_RgD: jax.Array,
-        positions_R3g: jax.Array,
-        prompt_mask_RT: jax.Array,
-        layers: list[tuple[DecoderLayer, KVCache]],
-        own: list[KVCache],
-        step: jax.Array,
-    ) -> tuple[jax.Array, list[KVCache]]:
-        """Token number `step` of every completion: hidden states [R, g, D] and the grown caches."""
-        angles = self._angles(positions_R3g)
-        x_RgD = x_RgD.astype(self.norm.scale[...].dtype)  # of a float32 head the embedding is wider
-        own_mask = (jnp.arange(own[0].k.shape[-1]) <= step)[None]
-
-        def attend(q, k, v, prompt: KVCache, own: KVCache):
-            own = KVCache(
-                jax.lax.dynamic_update_slice(own.k, k[..., None], (0, 0, 0, 0, step)),
-                jax.lax.dynamic_update_slice(own.v, v[..., None, :], (0, 0, 0, step, 0)),
-            )
-            out = attention.branch_attention(
-                q[:, :, None], prompt.k, prompt.v, prompt_mask_RT, own.k, own.v, own_mask
-            )
-            return out[:, :, 0], own
-
-        grown = []
-        for (layer, prompt), past in zip(layers, own, strict=True):
-            x_RgD, now = layer(x_RgD, angles, functools.partial(attend, prompt=prompt, own=past))
-            grown.append(now)
-        return self._last(x_RgD), grown
 
     def _last(self, x_RSD: jax.Array) -> jax.Array:
         """The final norm; what a float32 head reads is not rounded."""
         return self.norm(x_RSD.astype(jnp.float32) if self.arch.float32_head else x_RSD)
 
-    def empty_cache(self, rows: int, completions: int, tokens: int, dtype) -> list[KVCache]:
-        """Room for `tokens` tokens of every completion, a cache a layer."""
-        lead = (rows, completions, max(self.arch.kv_heads, axis_size("tensor")))
-        H, spec = self.arch.head_dim, P(ROWS, None, "tensor", None, None)
-        return [
-            KVCache(
-                k=jnp.zeros((*lead, H, tokens), dtype, out_sharding=spec),
-                v=jnp.zeros((*lead, tokens, H), dtype, out_sharding=spec),
-            )
-            for _ in range(self.arch.layers)
-        ]
-
-    def _angles(self, positions_R3S: jax.Array) -> jax.Array:
-        return rope.mrope_angles(positions_R3S, self.arch.mrope_section, self.arch.rope_theta)
+    def turn(self, positions_R3S: jax.Array) -> rope.Turn:
+        """What positions do to queries and keys, for all layers."""
+        arch = self.arch
+        return rope.turn(rope.mrope_angles(positions_R3S, arch.mrope_section, arch.rope_theta))

@@ -7,10 +7,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.rl.logprobs import pick
 from jaxvl.sharding import ROWS
 
 NEVER = -jnp.inf
@@ -32,13 +32,26 @@ class Decoding:
     slots: int = 0  # completions decoded at a time, over all devices; 0: all
 
 
-def fold_keys(key: jax.Array, prompt_id_R: jax.Array, completion_Rg: jax.Array) -> jax.Array:
-    """A key for every completion from what identifies it, [R, g]."""
+def uniforms(
+    key: jax.Array, prompt_id_R: jax.Array, completion_Rg: jax.Array, tokens: int
+) -> jax.Array:
+    """A random number in [0, 1) for every token of every completion, [R, g, tokens].
 
-    def one(prompt_id, completion):
+    Each comes from a key that `key`, the prompt, the completion and the token's number make up.
+    """
+
+    def of_completion(prompt_id, completion):
         return jax.random.fold_in(jax.random.fold_in(key, prompt_id), completion)
 
-    return jax.vmap(jax.vmap(one, (None, 0)))(prompt_id_R, completion_Rg)
+    keys_Rg = jax.vmap(jax.vmap(of_completion, (None, 0)))(prompt_id_R, completion_Rg)
+    shape, spec = (*keys_Rg.shape, tokens), P(*jax.typeof(keys_Rg).sharding.spec, None)
+    keys_RgC = jnp.broadcast_to(keys_Rg[..., None], shape, out_sharding=spec)
+    number_RgC = jnp.broadcast_to(jnp.arange(tokens), shape, out_sharding=spec)
+
+    def of_token(key, number):
+        return jax.random.uniform(jax.random.fold_in(key, number))
+
+    return jax.vmap(jax.vmap(jax.vmap(of_token)))(keys_RgC, number_RgC)
 
 
 def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
@@ -60,57 +73,64 @@ def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
     return logits_RgV
 
 
-def draw(logits_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
-    """A token from softmax(logits) by its cumulative distribution: one random number a token.
+def draw(mass_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
+    """A token with a chance in proportion to its `mass`: one random number in [0, 1) a token.
 
-    The first token whose cumulative mass exceeds u * total is taken, looked for in two steps, first
-    among blocks of tokens and then in one block: a sum over the whole vocabulary is cheap, a
+    The first token at which the running sum exceeds u * total is taken, looked for in two steps,
+    first among blocks of tokens and then in one block: a sum over the whole vocabulary is cheap, a
     running sum is not. Only tokens with mass can be taken, whatever the rounding.
     """
-    *_, V = logits_RgV.shape
-    spec = jax.typeof(logits_RgV).sharding.spec
-    logits_RgV = logits_RgV - logits_RgV.max(axis=-1, keepdims=True)
-    logits_RgV = jnp.pad(logits_RgV, ((0, 0), (0, 0), (0, -V % BLOCK)), constant_values=NEVER)
+    *_, V = mass_RgV.shape
+    spec = jax.typeof(mass_RgV).sharding.spec
+    mass_RgV = jnp.pad(mass_RgV, ((0, 0), (0, 0), (0, -V % BLOCK)))
     shape = (*uniform_Rg.shape, -(-V // BLOCK), BLOCK)
-    blocks = jnp.reshape(logits_RgV, shape, out_sharding=P(*spec[:2], None, None))
-    mass = jnp.exp(blocks).sum(-1)
+    blocks = jnp.reshape(mass_RgV, shape, out_sharding=P(*spec[:2], None, None))
+    mass = blocks.sum(-1)
     block_Rg, rest_Rg = _first_above(mass, uniform_Rg * mass.sum(-1))
     inside = jnp.take_along_axis(blocks, block_Rg[..., None, None], axis=2)[:, :, 0]
-    token_Rg, _ = _first_above(jnp.exp(inside), rest_Rg)
-    return (block_Rg * BLOCK + token_Rg).astype(jnp.int32)
+    token_Rg, _ = _first_above(inside, rest_Rg)
+    return block_Rg * BLOCK + token_Rg
 
 
 def _first_above(mass: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first index at which the running sum of `mass` [.., X] exceeds `target` [..], or the last
     with mass where rounding lets none; and what is left of the target before it."""
-    total = jnp.cumsum(mass, axis=-1)
+    X = mass.shape[-1]
+    place = jnp.arange(X, dtype=jnp.int32)
+    # As a product: what adds up a window at a time is slow on every platform.
+    to_here = (place[:, None] <= place).astype(mass.dtype)
+    total = jnp.einsum("RgX,XY->RgY", mass, to_here, precision=jax.lax.Precision.HIGHEST)
     alive = mass > 0
-    found = alive & (total > target[..., None])
-    index = jnp.where(
-        found.any(-1), found.argmax(-1), mass.shape[-1] - 1 - alive[..., ::-1].argmax(-1)
-    )
-    before = jnp.where(jnp.arange(mass.shape[-1]) < index[..., None], mass, 0.0).sum(-1)
+    first = jnp.where(alive & (total > target[..., None]), place, X).min(-1)
+    last = jnp.where(alive, place, 0).max(-1)
+    index = jnp.where(first < X, first, last)
+    before = jnp.where(place < index[..., None], mass, 0.0).sum(-1)
     return index, target - before
 
 
 def choose(
-    logits_RgV: jax.Array, keys_Rg: jax.Array, step: jax.Array, how: Decoding
+    logits_RgV: jax.Array, uniform_Rg: jax.Array, how: Decoding
 ) -> tuple[jax.Array, jax.Array]:
-    """Token number `step` (of all, or of each [R, g]) of every completion, and its log-probability.
+    """A token of every completion by its random number, and its log-probability.
 
     The log-probability is the model's own at the sampling temperature (1 when greedy), over the
     whole vocabulary: top_k, top_p and the forbidden tokens restrict the choice, not the measure, so
     it equals what the learner computes.
     """
-    logits_RgV = reshard(logits_RgV, P(ROWS, None, None))
-    scaled = logits_RgV / (how.temperature or 1.0)
-    allowed = scaled.at[..., jnp.array(how.never_ids, jnp.int32)].set(NEVER)
+    scaled = reshard(logits_RgV, P(ROWS, None, None)) / (how.temperature or 1.0)
+    V, never = scaled.shape[-1], np.array(how.never_ids, np.int32)
+    allowed = jnp.where(np.isin(np.arange(V), never), NEVER, scaled)
+    top = allowed.max(-1)
+    # What may be chosen and what may not apart: the latter may hold nearly all of the mass.
+    mass = jnp.exp(allowed - top[..., None])
+    log_total = top + jnp.log(mass.sum(-1))
+    if never.size:
+        forbidden = jax.nn.logsumexp(scaled[..., never], axis=-1)
+        log_total = jnp.logaddexp(log_total, forbidden)
     if how.temperature == 0.0:
         token_Rg = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
-        as_keys = jax.typeof(keys_Rg).sharding
-        steps_Rg = jnp.broadcast_to(step, keys_Rg.shape, out_sharding=as_keys.spec)
-        keys_Rg = jax.vmap(jax.vmap(jax.random.fold_in))(keys_Rg, steps_Rg)
-        uniform_Rg = jax.vmap(jax.vmap(jax.random.uniform))(keys_Rg)
-        token_Rg = draw(restrict(allowed, how.top_k, how.top_p), uniform_Rg)
-    return token_Rg, pick(scaled, token_Rg)[0]
+        kept = restrict(allowed, how.top_k, how.top_p) > NEVER
+        token_Rg = draw(jnp.where(kept, mass, 0.0), uniform_Rg)
+    logit_Rg = jnp.take_along_axis(scaled, token_Rg[..., None], axis=-1)[..., 0]
+    return token_Rg, logit_Rg - log_total

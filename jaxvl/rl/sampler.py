@@ -28,7 +28,7 @@ from jaxvl.batch import Prompt, Rollout
 from jaxvl.models.decode import Reader, Seats, merge, split, take
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
-from jaxvl.rl.draw import Decoding, choose, fold_keys
+from jaxvl.rl.draw import Decoding, choose, uniforms
 from jaxvl.sharding import ROWS, axis_size
 
 LEVELS = 3  # sizes of a ladder: all, a half, a quarter
@@ -43,7 +43,7 @@ class Past:
 
     reader: Reader  # weights, and the prompts' keys and values
     position: jax.Array  # [B, n] of a completion's first token
-    keys: jax.Array  # [B, n] what draws are folded from
+    uniform: jax.Array  # [B, n, C] the random number that draws a token
 
 
 @jax.tree_util.register_dataclass
@@ -109,19 +109,20 @@ def prefill(
     n = R * g // B
     S = min(-(-how.slots // B), n) if how.slots else n
     hidden_RD, cache = model.prefill(prompt)
-    keys_Rg = fold_keys(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g))
+    uniform_RgC = uniforms(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
     logits_R1V = model.text.logits(hidden_RD[:, None])
     logits_RgV = jnp.broadcast_to(logits_R1V, (R, g, logits_R1V.shape[-1]))
-    token_Rg, logp_Rg = choose(logits_RgV, keys_Rg, jnp.int32(0), how)
+    token_Rg, logp_Rg = choose(logits_RgV, uniform_RgC[..., 0], how)
 
     def cells(x_Rg):
-        return jnp.reshape(x_Rg, (B, n), out_sharding=P(ROWS, None))
+        rest = x_Rg.shape[2:]
+        return jnp.reshape(x_Rg, (B, n, *rest), out_sharding=P(ROWS, None, *(None for _ in rest)))
 
     first = cells(token_Rg)[:, :S]
     past = Past(
-        reader=Reader.of(model.text, cache, prompt_mask(prompt)),
+        reader=Reader.of(model.text, cache, prompt_mask(prompt), C),
         position=cells(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
-        keys=cells(keys_Rg),
+        uniform=cells(uniform_RgC),
     )
     state = State(
         tokens=_filled(EMPTY, B, n, C, dtype=jnp.int32).at[:, :, 0].set(cells(token_Rg)),
@@ -171,20 +172,23 @@ def _one_token(past: Past, state: State, how: Decoding) -> State:
     n, S = state.tokens.shape[1], state.slots
     if S == n:  # slot i holds cell i
         seats = Seats(state.cell, None)
-        position, keys = past.position, past.keys
+        position = past.position
     else:
         state = _admit(state, how)
         none = _filled(0, *past.position.shape, dtype=jnp.int32)
         put = jax.vmap(lambda x, cell: x.at[cell].set(jnp.arange(S, dtype=jnp.int32)))
         seats = Seats(state.cell, put(none, state.cell))
-        position, keys = take(past.position, state.cell), take(past.keys, state.cell)
+        position = take(past.position, state.cell)
     age = state.clock - state.since  # [B, S] tokens fed before this one
     column = state.clock % state.columns
     back = (column - jnp.arange(state.columns)) % state.columns  # steps ago that one was written
     hidden, cache = past.reader.extend(
         state.last, position + age, seats, state.cache, column, back <= age[..., None]
     )
-    token, logp = choose(past.reader.head.logits(hidden), keys, age + 1, how)
+    uniform = jax.vmap(lambda x, cell, at: x.at[cell, at].get(mode="clip"))(
+        past.uniform, state.cell, age + 1
+    )
+    token, logp = choose(past.reader.head.logits(hidden), uniform, how)
     at = jnp.where(state.live, age + 1, how.max_new_tokens)  # out of bounds: not written
 
     def write(x, cell, at, value):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl.rl.draw import Decoding, choose, draw, fold_keys, restrict
+from jaxvl.rl.draw import Decoding, choose, draw, restrict, uniforms
 from jaxvl.sharding import make_mesh
 
 LAST = np.float32(1 - 2**-24)  # the largest float32 below 1
@@ -42,12 +42,20 @@ def test_top_p_after_forbidden_tokens():
     np.testing.assert_array_equal(kept, [False, True, True, False])
 
 
+def drawn(logits, uniform):
+    """Tokens from softmax(logits) [V], one for every number."""
+    mass = np.exp(logits - logits.max())
+    shape = (1, len(uniform), len(mass))
+    tokens = draw(jnp.broadcast_to(mass, shape), jnp.asarray(uniform, jnp.float32)[None])
+    return np.asarray(tokens)[0]
+
+
 def test_quantiles():
     """Uniforms spread evenly give every token its share, to within one draw."""
     logits = np.random.default_rng(0).normal(0, 1.5, 50).astype(np.float32)
     n = 20_000
     uniform = ((np.arange(n) + 0.5) / n).astype(np.float32)
-    tokens = np.asarray(draw(jnp.broadcast_to(logits, (1, n, 50)), uniform[None]))[0]
+    tokens = drawn(logits, uniform)
     share = np.exp(logits.astype(np.float64))
     share *= n / share.sum()
     counts = np.bincount(tokens, minlength=50)
@@ -63,11 +71,11 @@ def test_tokens_without_mass_are_never_drawn(vocab):
     logits[::2] = -np.inf  # the first token is among them,
     logits[-vocab // 3 :] = -np.inf  # and the last
     uniform = np.concatenate([[0.0, LAST], rng.random(30)]).astype(np.float32)
-    tokens = np.asarray(draw(jnp.broadcast_to(logits, (1, 32, vocab)), uniform[None]))
+    tokens = drawn(logits, uniform)
     assert (logits[tokens] > -np.inf).all()
     alive = np.flatnonzero(logits > -np.inf)
-    assert tokens[0, 0] == alive[0]
-    assert tokens[0, 1] >= alive[len(alive) // 2]
+    assert tokens[0] == alive[0]
+    assert tokens[1] >= alive[len(alive) // 2]
 
 
 def test_rounding_of_the_cumulative_sum_draws_no_token_without_mass():
@@ -82,14 +90,14 @@ def test_rounding_of_the_cumulative_sum_draws_no_token_without_mass():
     naive = (mass > uniform[:, None] * mass.max()).argmax(-1)
     if not (weights[naive] == 0).any():
         pytest.skip("this platform's sums do not rise")
-    tokens = np.asarray(draw(jnp.broadcast_to(logits, (1, len(risen), 20_000)), uniform[None]))
+    tokens = drawn(logits, uniform)
     assert (weights[tokens] > 0).all()
 
 
 def test_a_token_that_holds_all_the_mass():
-    logits = jnp.full((1, 2, 9), -200.0).at[..., 4].set(50.0)  # exp(-250) is 0 in float32
-    tokens = draw(logits, jnp.array([[0.0, LAST]]))
-    np.testing.assert_array_equal(tokens, [[4, 4]])
+    logits = np.full(9, -200.0, np.float32)  # exp(-250) is 0 in float32
+    logits[4] = 50.0
+    np.testing.assert_array_equal(drawn(logits, [0.0, LAST]), [4, 4])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -100,9 +108,10 @@ def one_device():
 
 def picks(logits, how, count, step=0, seed=0):
     """`count` choices for the same logits by the keys of as many completions."""
-    keys = fold_keys(jax.random.key(seed), jnp.zeros(1, jnp.int32), jnp.arange(count)[None])
+    prompt, completions = jnp.zeros(1, jnp.int32), jnp.arange(count)[None]
+    uniform = uniforms(jax.random.key(seed), prompt, completions, step + 1)[..., step]
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, count, len(logits)))
-    tokens, logps = choose(logits, keys, jnp.int32(step), how)
+    tokens, logps = choose(logits, uniform, how)
     return np.asarray(tokens)[0], np.asarray(logps)[0]
 
 
@@ -133,11 +142,22 @@ def test_draws_of_completions_and_steps_are_independent():
         assert ((counts - len(pairs) / 16) ** 2 / (len(pairs) / 16)).sum() < 44
 
 
-def test_keys_differ_by_prompt_completion_and_seed():
+def test_numbers_differ_by_prompt_completion_token_and_seed():
     ids = jnp.arange(3)
-    keys = [fold_keys(jax.random.key(s), ids, ids[:, None] * 0 + jnp.arange(4)) for s in (0, 1)]
-    data = np.stack([jax.random.key_data(k) for k in keys]).reshape(24, -1)
-    assert len(np.unique(data, axis=0)) == 24
+    completions = ids[:, None] * 0 + jnp.arange(4)
+    numbers = np.stack([uniforms(jax.random.key(s), ids, completions, 5) for s in (0, 1)])
+    assert numbers.shape == (2, 3, 4, 5)
+    assert len(np.unique(numbers)) == numbers.size
+    assert numbers.min() >= 0 and numbers.max() < 1
+
+
+def test_a_number_depends_on_what_it_is_for_and_nothing_else():
+    """Not on what else is asked for, nor on the order."""
+    key = jax.random.key(7)
+    few = uniforms(key, jnp.array([5]), jnp.array([[2, 9]]), 3)
+    many = uniforms(key, jnp.array([1, 5]), jnp.array([[0, 1, 2], [9, 4, 2]]), 6)
+    np.testing.assert_array_equal(few[0, 0], many[1, 2, :3])
+    np.testing.assert_array_equal(few[0, 1], many[1, 0, :3])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])

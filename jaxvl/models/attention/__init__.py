@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl.models.attention.reference import (
-    branch_attention,
     causal_mask,
     heads_first,
     keys_last,
@@ -25,7 +24,6 @@ from jaxvl.models.attention.reference import (
 from jaxvl.sharding import platform
 
 __all__ = [
-    "branch_attention",
     "causal_mask",
     "choose",
     "heads_first",

@@ -42,24 +42,68 @@ def _ungroup(o: jax.Array) -> jax.Array:
     return jnp.reshape(o, (*lead, K * G, H), out_sharding=spec)
 
 
-def _scores(equation: str, q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
-    scores = jnp.einsum(equation, q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    return jnp.where(mask, scores, MASKED)
-
-
 def masked_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RSS: jax.Array
+    q_RQNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RQS: jax.Array
 ) -> jax.Array:
     """Softmax attention under a boolean mask [R, query, key] (or [1, query, key])."""
-    weights = masked_weights(q_RSNH, k_RSKH, mask_RSS).astype(v_RSKH.dtype)
-    return _ungroup(jnp.einsum("RKGQS,RSKH->RQKGH", weights, v_RSKH))
+    q = jnp.moveaxis(_group(q_RQNH, k_RSKH.shape[2]), 1, 3)
+    return _ungroup(jnp.moveaxis(_attend(q, k_RSKH, v_RSKH, mask_RQS), 3, 1))
 
 
-def masked_weights(q_RSNH: jax.Array, k_RSKH: jax.Array, mask_RSS: jax.Array) -> jax.Array:
+def masked_weights(q_RQNH: jax.Array, k_RSKH: jax.Array, mask_RQS: jax.Array) -> jax.Array:
     """The weights of that softmax, float32 [R, K, G, query, key]."""
-    q = _group(q_RSNH, k_RSKH.shape[2])
-    scores = _scores("RQKGH,RSKH->RKGQS", q, k_RSKH, mask_RSS[:, None, None])
-    return jax.nn.softmax(scores, axis=-1)
+    q = jnp.moveaxis(_group(q_RQNH, k_RSKH.shape[2]), 1, 3)
+    mass, total = _mass(q, k_RSKH, mask_RQS)
+    return mass / total
+
+
+def _mass(
+    q_RKGQH: jax.Array, k_RSKH: jax.Array, mask_RQS: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A softmax before its division: [R, K, G, Q, S], and its sums over the keys."""
+    scores = _product("RKGQH,RSKH->RKGQS", q_RKGQH, k_RSKH) * q_RKGQH.shape[-1] ** -0.5
+    scores = jnp.where(mask_RQS[:, None, None], scores, MASKED)
+    mass = jnp.exp(scores - scores.max(-1, keepdims=True))
+    return mass, mass.sum(-1, keepdims=True)
+
+
+def _product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _attend(
+    q_RKGQH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RQS: jax.Array
+) -> jax.Array:
+    """[R, K, G, Q, H]; its gradient is written out so that no array of pairs is ever transposed.
+
+    JAX's own gradients of keys and values are products whose left side is the transposed weights. A
+    CPU writes those anew, and the backward pass takes twice the time.
+    """
+    mass, total = _mass(q_RKGQH, k_RSKH, mask_RQS)
+    out = _product("RKGQS,RSKH->RKGQH", mass.astype(v_RSKH.dtype), v_RSKH) / total
+    return out.astype(v_RSKH.dtype)
+
+
+def _attend_backward(kept, g_RKGQH):
+    """With p = mass / total: dv = p^T g, ds = p (g v^T - g . out), dq = ds k, dk = ds^T q."""
+    q, k, v, mask_RQS = kept
+    mass, total = _mass(q, k, mask_RQS)
+    g = g_RKGQH.astype(jnp.float32) / total
+    narrow = mass.astype(v.dtype)
+    out = _product("RKGQS,RSKH->RKGQH", narrow, v)
+    dv = _product("RKGQH,RKGQS->RKHS", g.astype(v.dtype), narrow)
+    change = _product("RKGQH,RSKH->RKGQS", g.astype(v.dtype), v)
+    change -= (g * out / total).sum(-1, keepdims=True)
+    ds = jnp.where(mask_RQS[:, None, None], mass * change * q.shape[-1] ** -0.5, 0.0)
+    ds = ds.astype(q.dtype)
+    dq = _product("RKGQS,RSKH->RKGQH", ds, k)
+    dk = _product("RKGQH,RKGQS->RKHS", q, ds)
+    keys_first = (jnp.moveaxis(x, 3, 1) for x in (dk, dv))
+    return dq.astype(q.dtype), *(x.astype(v.dtype) for x in keys_first), None
+
+
+_attend.defvjp(lambda *operands: (_attend(*operands), operands), _attend_backward)
 
 
 def causal_mask(prompt_mask_RT: jax.Array) -> jax.Array:
@@ -122,59 +166,13 @@ def in_pieces(attend: Callable, pieces: int, *arrays: jax.Array) -> jax.Array:
 
 
 def keys_last(k: jax.Array) -> jax.Array:
-    """[..., S, K, H] -> [..., K, H, S]: the order in which `branch_attention` reads keys."""
+    """[..., S, K, H] -> [..., K, H, S]: the order in which a decode step reads keys."""
     return jnp.moveaxis(k, -3, -1)
 
 
 def heads_first(v: jax.Array) -> jax.Array:
-    """[..., S, K, H] -> [..., K, S, H]: the order in which `branch_attention` reads values."""
+    """[..., S, K, H] -> [..., K, S, H]: the order in which a decode step reads values."""
     return jnp.swapaxes(v, -3, -2)
-
-
-def branch_attention(
-    q_RgQNH: jax.Array,
-    prompt_k_RKHT: jax.Array,
-    prompt_v_RKTH: jax.Array,
-    prompt_mask_RT: jax.Array,
-    own_k_RgKHS: jax.Array,
-    own_v_RgKSH: jax.Array,
-    own_mask_QS: jax.Array,
-) -> jax.Array:
-    """Completions attending to their row's prompt and to their own past: one softmax over both.
-
-    Two blocks of scores share a maximum and a sum: the prompt's keys stand once a row whatever g.
-    Keys and values come in the order that products read them, so that a cache which holds them so
-    is never copied. Returns [R, g, Q, N, H].
-    """
-
-    def swap(x):  # between the layouts of the two blocks: [R, g, K, ..] <-> [R, K, g, ..]
-        return jnp.swapaxes(x, 1, 2)
-
-    q = _group(q_RgQNH, prompt_k_RKHT.shape[1])
-    prompt = _scores(
-        "RgQKGH,RKHT->RKgQGT", q, prompt_k_RKHT, prompt_mask_RT[:, None, None, None, None]
-    )
-    own = _scores("RgQKGH,RgKHS->RgKQGS", q, own_k_RgKHS, own_mask_QS[:, None])
-    top = jax.lax.stop_gradient(jnp.maximum(prompt.max(-1), swap(own.max(-1))))
-    prompt = jnp.exp(prompt - top[..., None])
-    own = jnp.exp(own - swap(top)[..., None])
-    total = prompt.sum(-1) + swap(own.sum(-1))
-    dtype = prompt_v_RKTH.dtype
-    out = jnp.einsum(
-        "RKgQGT,RKTH->RKgQGH",
-        prompt.astype(dtype),
-        prompt_v_RKTH,
-        preferred_element_type=jnp.float32,
-    ) + swap(
-        jnp.einsum(
-            "RgKQGS,RgKSH->RgKQGH",
-            own.astype(dtype),
-            own_v_RgKSH,
-            preferred_element_type=jnp.float32,
-        )
-    )
-    out = (out / total[..., None]).astype(dtype)
-    return _ungroup(jnp.moveaxis(out, 1, 3))
 
 
 def tree_attention(
@@ -190,13 +188,15 @@ def tree_attention(
     prompt = _causal_attention(q_RSNH[:, :T], prompt_k, prompt_v)
     if g == 0:
         return prompt
-    prompt_k, prompt_v = keys_last(prompt_k), heads_first(prompt_v)
-    C = (q_RSNH.shape[1] - T) // g
-    own_mask = jnp.tril(jnp.ones((C, C), bool))
+    R, C = q_RSNH.shape[0], (q_RSNH.shape[1] - T) // g
+    rows = P(ROWS, None, None)
+    on_prompt = jnp.broadcast_to(prompt_mask_RT[:, None], (R, C, T), out_sharding=rows)
+    on_own = jnp.broadcast_to(jnp.tril(jnp.ones((C, C), bool)), (R, C, C), out_sharding=rows)
+    mask = jnp.concatenate([on_prompt, on_own], axis=2)
 
-    def attend(q, k, v):  # of one completion a row
-        q, k, v = q[:, None], keys_last(k)[:, None], heads_first(v)[:, None]
-        return branch_attention(q, prompt_k, prompt_v, prompt_mask_RT, k, v, own_mask)[:, 0]
+    def attend(q, k, v):  # of one completion a row, behind its prompt
+        k, v = jnp.concatenate([prompt_k, k], axis=1), jnp.concatenate([prompt_v, v], axis=1)
+        return masked_attention(q, k, v, mask)
 
     own = in_pieces(attend, g, q_RSNH[:, T:], k_RSKH[:, T:], v_RSKH[:, T:])
     return jnp.concatenate([prompt, own], axis=1)
