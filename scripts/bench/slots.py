@@ -27,21 +27,16 @@ STOP, OTHER = 1, 2  # token ids
 MEAN = 0.3  # of the cap
 
 
-def end_by_key(cap: int) -> None:
-    """From now on samplers end a completion after a number of tokens that its key decides."""
+def end_by_chance(cap: int) -> None:
+    """From now on samplers that may end a completion do so after a number of tokens that chance
+    decides, exponential but for `cap`: every token is the last with the same probability."""
 
-    def exponential(key):
-        return jax.random.exponential(jax.random.fold_in(key, cap))
-
-    spread = jax.vmap(jax.vmap(exponential))
-
-    def choose(logits, keys, step, how):
-        token, logp = draw.choose(logits, keys, step, how)
+    def choose(logits, uniform, how):
+        token, logp = draw.choose(logits, uniform, how)
         if not how.stop_ids:
             return token, logp
-        length = jnp.clip(jnp.ceil(MEAN * cap * spread(keys)), 1, cap)
         going_on = jnp.where(token == STOP, OTHER, token)
-        return jnp.where(step + 1 >= length, STOP, going_on), logp
+        return jnp.where(uniform < 1 / (MEAN * cap), STOP, going_on), logp
 
     sampler.choose = choose
 
@@ -74,7 +69,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     args = parse(parser)
     args.new_tokens = args.new_tokens or (700 if args.gpu else 128)
-    end_by_key(args.new_tokens)
+    end_by_chance(args.new_tokens)
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         found = forms(args, mesh)
