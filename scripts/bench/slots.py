@@ -4,7 +4,7 @@
     python scripts/bench/slots.py --out slots.json
     python scripts/bench/slots.py --gpu --out slots.json
 
-Two kinds of lengths, which a completion's key decides: exponential with a mean of 0.3 of the cap,
+Two kinds of lengths, which chance decides: exponential with a mean of 0.3 of the cap,
 and all equal to the cap. "Kept" is the share of slot-steps (slots of a compiled loop times its
 steps) that give a token of a completion. Equal lengths are also sampled in static batches of as
 many completions as there are slots, one batch after the other. Runs are interleaved.
