@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +19,11 @@ from jaxvl.models.arch import Arch, TextArch
 from jaxvl.models.layers import cast
 from jaxvl.models.text import Decoder, KVCache
 from jaxvl.models.vision import VisionTower
-from jaxvl.sharding import ROWS, check_divisible
+from jaxvl.sharding import ROWS, axis_size, check_divisible, platform
+
+# Tokens and patches of a device that prefill works on at a time: enough to keep it busy, and few
+# enough for memory; of a CPU, for its cache.
+TOKENS, CPU_TOKENS = 1 << 14, 1 << 10
 
 
 class QwenVL(nnx.Module):
@@ -33,11 +39,22 @@ class QwenVL(nnx.Module):
         return jnp.where(prompt.slots[..., None] >= 0, image_RTD, self.text.embed(prompt.tokens))
 
     def prefill(self, prompt: Prompt) -> tuple[jax.Array, KVCache]:
-        """Hidden state of each prompt's last token [R, D], and the prompt's keys and values."""
-        hidden_RTD, cache = self.text(
-            self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
-        )
-        return last_hidden(prompt, hidden_RTD), cache
+        """Hidden state of each prompt's last token [R, D], and the prompt's keys and values.
+
+        A few rows of every device at a time: of what is made on the way, all rows' never exists.
+        """
+
+        def some(prompt: Prompt) -> tuple[jax.Array, KVCache]:
+            hidden_RTD, cache = self.text(
+                self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
+            )
+            return last_hidden(prompt, hidden_RTD), cache
+
+        shards = axis_size("data") * axis_size("fsdp")
+        rows = prompt.tokens.shape[0] // shards
+        tokens = prompt.tokens.shape[1] + prompt.vision.segments.shape[1]
+        few = rows_at_a_time(rows, tokens, CPU_TOKENS if platform() == "cpu" else TOKENS)
+        return some(prompt) if few == rows else _in_turn(some, prompt, shards, rows // few)
 
     def hidden(self, prompt: Prompt, remat: str = "block") -> jax.Array:
         """Final hidden states of the prompts alone [R, T, D]."""
@@ -78,6 +95,57 @@ class QwenVL(nnx.Module):
         )
         first = jnp.broadcast_to(first, (R, g, 1, own.shape[-1]))
         return jnp.concatenate([first, own[:, :, :-1]], axis=2)
+
+
+def rows_at_a_time(rows: int, tokens: int, limit: int) -> int:
+    """The most rows of a device, a divisor of all its `rows`, with which `tokens` of each, patches
+    among them, stay within `limit`; at least one."""
+    few = min(rows, max(1, limit // tokens))
+    return max(number for number in range(1, few + 1) if rows % number == 0)
+
+
+def _in_turn(some: Callable, prompt: Prompt, shards: int, pieces: int) -> tuple[jax.Array, KVCache]:
+    """`some(prompt)` -> (hidden [R, D], cache [L, R, ..]) on `pieces` shares of each shard's rows,
+    one after the other."""
+
+    def split(x: jax.Array, axis: int) -> jax.Array:
+        """The row axis as [shards, rows of a shard]."""
+        spec, shape = list(jax.typeof(x).sharding.spec), list(x.shape)
+        shape[axis : axis + 1] = shards, x.shape[axis] // shards
+        spec[axis : axis + 1] = ROWS, None
+        return jnp.reshape(x, shape, out_sharding=P(*spec))
+
+    def merge(x: jax.Array, axis: int) -> jax.Array:
+        spec, shape = list(jax.typeof(x).sharding.spec), list(x.shape)
+        shape[axis : axis + 2] = (shards * x.shape[axis + 1],)
+        spec[axis : axis + 2] = (ROWS,)
+        return jnp.reshape(x, shape, out_sharding=P(*spec))
+
+    def share(number: jax.Array) -> tuple[jax.Array, KVCache]:
+        def cut(x: jax.Array) -> jax.Array:
+            x, size = split(x, 0), x.shape[0] // shards // pieces
+            return merge(jax.lax.dynamic_slice_in_dim(x, number * size, size, axis=1), 0)
+
+        hidden, cache = some(jax.tree.map(cut, prompt))
+        return split(hidden, 0), jax.tree.map(lambda x: split(x, 1), cache)
+
+    def put(number: jax.Array, sofar: tuple[jax.Array, KVCache]) -> tuple[jax.Array, KVCache]:
+        def into(whole: jax.Array, part: jax.Array, axis: int) -> jax.Array:
+            at = number * part.shape[axis]
+            return jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=axis)
+
+        (hidden, cache), (new_hidden, new_cache) = sofar, share(number)
+        rows_of = functools.partial(into, axis=2)
+        return into(hidden, new_hidden, 1), jax.tree.map(rows_of, cache, new_cache)
+
+    def room(x: Any, axis: int) -> jax.Array:
+        shape = [size * pieces if i == axis else size for i, size in enumerate(x.shape)]
+        return jnp.zeros(shape, x.dtype, out_sharding=x.sharding.spec)
+
+    hidden, cache = jax.eval_shape(share, 0)
+    rooms = room(hidden, 1), jax.tree.map(lambda x: room(x, 2), cache)
+    hidden, cache = jax.lax.fori_loop(0, pieces, put, rooms)
+    return merge(hidden, 0), jax.tree.map(lambda x: merge(x, 1), cache)
 
 
 def prompt_mask(prompt: Prompt) -> jax.Array:

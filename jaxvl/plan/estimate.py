@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxvl.config import Config, SFTConfig
 from jaxvl.models.arch import Arch
+from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
 from jaxvl.plan.programs import Held, Sizes
 
 
@@ -43,6 +44,8 @@ def temporaries(name: str, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, held
     tokens = sizes.tokens
     if name == "logprobs":
         rows, tokens = rows // sizes.micro_batches, tokens + sizes.completions * sizes.length
+    if name == "prefill":
+        rows = rows_at_a_time(rows, tokens + sizes.patches, TOKENS)
     heads = text.heads * text.head_dim
     decoder = tokens * (4 * text.dim + (2 * heads + 3 * text.hidden) / tensor)
     tower = sizes.patches * (6 * vision.dim + 3 * vision.hidden / tensor)

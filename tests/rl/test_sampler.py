@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxvl.batch import Prompt
+from jaxvl.models import qwen_vl
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import sampler
 from jaxvl.rl.draw import Decoding
@@ -188,6 +189,23 @@ def test_slots_and_columns_do_not_matter(vlm, arrays, run, short_ladders, slots,
     np.testing.assert_array_equal(got.tokens, np.where(mask, free.tokens, vlm.processor.pad_id))
     np.testing.assert_array_equal(got.finished, is_stop.any(-1))
     np.testing.assert_allclose(got.logps, np.where(mask, free.logps, 0.0), atol=LOGPS)
+
+
+@pytest.mark.parametrize("tokens", [1, 130])
+def test_rows_prefilled_at_a_time_do_not_matter(vlm, arrays, run, monkeypatch, tokens):
+    """One of the four, or two, whose tokens and patches are 56 each."""
+    expected = run(arrays, 0)
+    monkeypatch.setattr(qwen_vl, "CPU_TOKENS", tokens)
+    how = Decoding(completions=G, max_new_tokens=C, stop_ids=(), pad_id=vlm.processor.pad_id)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        sample = Sampler(vlm.graphdef, how, "float32")
+        start = sample.start.lower(vlm.params, prompt, jax.random.key(0)).as_text()
+        rollout = jax.device_get(sample(vlm.params, prompt, jax.random.key(0)))
+    rows = 1 if tokens == 1 else 2
+    assert f"tensor<{rows}x24xi32>" in start  # the shares are cut out
+    np.testing.assert_array_equal(rollout.tokens, expected.tokens)
+    np.testing.assert_allclose(rollout.logps, expected.logps, atol=1e-5)  # other products' sums
 
 
 def test_the_cache_is_written_in_place(vlm, arrays):
