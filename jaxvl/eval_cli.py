@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jaxvl.errors import UserError
+
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from jaxvl.eval.remote import Remote
+    from jaxvl.eval.replies import Sampling
+    from jaxvl.eval.run import Asked
+    from jaxvl.eval.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
 
@@ -17,6 +23,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Option("--source", help="NAME=PATH: where a benchmark's files are. May be repeated."),
 ]
+Pixels = dict[str, int | None]  # min_pixels, max_pixels
 Key = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
 
 
@@ -39,9 +46,7 @@ def run(
     tasks: Annotated[str, typer.Option(help="Benchmarks, with commas between.")],
     out: Annotated[Path, typer.Option(help="The directory of results; goes on where it was.")],
     source: Sources = None,
-    protocol: Annotated[
-        str, typer.Option(help="How they are asked; default: each one's own.")
-    ] = "",
+    protocol: Annotated[str, typer.Option(help="How to ask; default: each one's own.")] = "",
     system_prompt: Annotated[
         str, typer.Option(help="A text, `vlaa`, or `none`; default: the protocol's.")
     ] = "",
@@ -75,71 +80,61 @@ def run(
     ] = False,
 ) -> None:
     """Ask a model, and write its replies down as they come. Scores nothing."""
-    import dataclasses
-
     from jaxvl.eval import run as running
     from jaxvl.eval.replies import Sampling
-    from jaxvl.eval.tasks import open_task
 
     if n > 1 and temperature == 0:
         raise UserError(f"--n {n} at temperature 0 is one reply {n} times; give --temperature")
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    sources = running.parse_sources(source or [], names)
-    part = running.parse_part(shard)
-    opened = [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
-    how = Sampling(n, temperature, top_p, top_k, seed)
+    how, part = Sampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
+    opened = _open(tasks, source or [], protocol, system_prompt)
+    pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if replies:
-        make, decides, about, processes = _recorded(replies, model)
+        asked = _recorded(replies, model, pixels)
     elif url:
-        make, decides, about, processes = _remote(url, key, model, max_pixels)
+        asked = _remote(url, key, model, pixels)
     else:
-        pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        make, decides, about, processes = _local(model, dtype, mesh, **pixels)
-    missing = 0
-    for task in opened:
-        tokens = max_new_tokens or task.benchmark.max_new_tokens
-        how = dataclasses.replace(how, max_new_tokens=tokens)
-        missing += running.run(
-            task,
-            make(how, batch_size),
-            how,
-            out,
-            decides=decides | {"min_pixels": min_pixels, "max_pixels": max_pixels},
-            about=about | {"versions": running.versions(), "limit": limit},
-            limit=limit,
-            part=part,
-            force=force,
-            processes=processes,
-        )
+        asked = _local(model, dtype, mesh, pixels)
+    missing = running.run_all(
+        opened, asked, how, out, batch_size, max_new_tokens, limit=limit, part=part, force=force
+    )
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
     typer.echo(f"done: jaxvl eval score {out}")
 
 
-def _recorded(file: Path, model: str) -> tuple[Any, ...]:
+def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> list[Task]:
+    from jaxvl.eval.run import parse_sources
+    from jaxvl.eval.tasks import open_task
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    sources = parse_sources(source, names)
+    return [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
+
+
+def _recorded(file: Path, model: str, pixels: Pixels) -> Asked:
     from jaxvl.data.files import sha256
     from jaxvl.eval.recorded import Recorded
-    from jaxvl.eval.run import Processes
+    from jaxvl.eval.run import Asked
 
-    decides = {"model": model, "replies": sha256(file)}
-    return lambda how, batch: Recorded(file), decides, {"device": "none"}, Processes()
+    decides = {"model": model, "replies": sha256(file), **pixels}
+    return Asked(lambda how, batch: Recorded(file), decides, {"device": "none"})
 
 
-def _remote(url: str, key: str, model: str, max_pixels: int | None) -> tuple[Any, ...]:
+def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
     from jaxvl.eval.remote import Remote
-    from jaxvl.eval.run import Processes
+    from jaxvl.eval.run import Asked
     from jaxvl.rewards.endpoint import Endpoint
 
     endpoint = Endpoint(url, key, timeout=600.0)
 
-    def make(how: Any, batch: int) -> Remote:
+    def make(how: Sampling, batch: int) -> Remote:
         endpoint.concurrency = batch
-        return Remote(endpoint, model, how, batch, max_pixels)
+        return Remote(endpoint, model, how, batch, pixels["max_pixels"])
 
-    return make, {"model": model, "url": url}, {"device": "endpoint"}, Processes()
+    return Asked(make, {"model": model, "url": url, **pixels}, {"device": "endpoint"})
 
 
-def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any, ...]:
+def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
     from jaxvl.cli import use_compilation_cache
 
     use_compilation_cache()
@@ -147,7 +142,7 @@ def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any
 
     from jaxvl import processes
     from jaxvl.eval.local import Local, open_model
-    from jaxvl.eval.run import Processes
+    from jaxvl.eval.run import Asked, Processes
     from jaxvl.sharding import make_mesh
 
     processes.start()
@@ -165,12 +160,12 @@ def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any
         "processes": jax.process_count(),
         "mesh": dict(devices.shape),
     }
-
-    def make(how: Any, batch: int) -> Local:
-        return Local(vlm, how, batch)
-
-    decides = {"model": model, "weights": weights, "dtype": dtype}
-    return make, decides, about, Processes(jax.process_index(), jax.process_count())
+    return Asked(
+        lambda how, batch: Local(vlm, how, batch),
+        {"model": model, "weights": weights, "dtype": dtype, **pixels},
+        about,
+        Processes(jax.process_index(), jax.process_count()),
+    )
 
 
 @app.command()
