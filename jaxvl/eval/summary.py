@@ -19,6 +19,7 @@ import numpy as np
 from jaxvl.errors import UserError
 from jaxvl.eval import behaviour, stats
 from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
+from jaxvl.eval.figures import Sums
 from jaxvl.eval.predictions import Line
 from jaxvl.eval.tasks import Task, cluster
 from jaxvl.rewards import extract
@@ -72,7 +73,7 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     reasons = Counter(one.mark.reason for one in scored)
     return {
         "accuracy": _rate(_rated(benchmark, scored)),
-        "metrics": {name: _estimate(metric, scored) for name, metric in benchmark.metrics.items()},
+        "metrics": _metrics(benchmark, scored),
         "groups": _groups(benchmark, scored),
         "unparsed": unread / count,
         "unscorable": sum(one.mark.value is None for one in scored) / count,
@@ -82,24 +83,42 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
+def _metrics(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, stats.Estimate]:
+    """The benchmark's own figures."""
+    clusters = list(_by(scored, lambda one: cluster(one.item)).values())
+    alike = [_alike(members, benchmark.reads_reasons) for members in clusters]
+    return {
+        name: _estimate(metric, scored, clusters, alike)
+        for name, metric in benchmark.metrics.items()
+    }
+
+
+def _estimate(
+    metric: Metric,
+    scored: Sequence[Scored],
+    clusters: Sequence[Sequence[Scored]],
+    alike_K: Sequence[str],
+) -> stats.Estimate:
     """A metric with its interval: Wilson's where it is a share, of all marks, of all that are known
     or of clusters; else from a cluster bootstrap.
 
     It has no value where it is None, and where it refuses incomplete data (UserError).
     """
     unknown = stats.Estimate(None, -math.inf, math.inf, len(scored))
-    clusters = list(_by(scored, lambda one: cluster(one.item)).values())
     try:
         value = metric(scored)
         for part in (scored, [one for one in scored if one.mark.value is not None]):
             rate = _rate(part)
             if value is not None and rate.value is not None and abs(value - rate.value) < 1e-12:
                 return rate
-        value, influence_K = stats.influence(metric, clusters, _alike)
+        if isinstance(metric, Sums):
+            sums_K = [metric.totals(members) for members in clusters]
+            value, influence_K = stats.influence_of_sums(metric.value, sums_K)
+        else:
+            value, influence_K = stats.influence(metric, clusters, alike_K)
         if value is None or influence_K is None:
             return dataclasses.replace(unknown, value=value)
-        units = _units(metric, clusters, value, influence_K)
+        units = _units(metric, clusters, alike_K, value, influence_K)
     except UserError:
         return unknown
     if units:
@@ -108,7 +127,11 @@ def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
 
 
 def _units(
-    metric: Metric, clusters: Sequence[Sequence[Scored]], value: float, influence_K: np.ndarray
+    metric: Metric,
+    clusters: Sequence[Sequence[Scored]],
+    alike_K: Sequence[str],
+    value: float,
+    influence_K: np.ndarray,
 ) -> float | None:
     """Of how many equal units a metric is the share, None where it is no share of clusters.
 
@@ -122,8 +145,7 @@ def _units(
     if value not in (0.0, 1.0):
         return None
     changes: dict[str, float] = {}
-    for at, members in enumerate(clusters):
-        key = _alike(members)
+    for at, (key, members) in enumerate(zip(alike_K, clusters, strict=True)):
         if key not in changes:
             flipped = [
                 dataclasses.replace(one, mark=dataclasses.replace(one.mark, value=1.0 - value))
@@ -141,13 +163,17 @@ def _rate(scored: Sequence[Scored]) -> stats.Estimate:
     return stats.proportion(values, [cluster(one.item) for one in scored])
 
 
-def _alike(members: Sequence[Scored]) -> str:
+def _alike(members: Sequence[Scored], reasons: bool) -> str:
     """Equal for clusters that are alike to a metric, see `Benchmark`."""
-    seen = [
-        (one.sample, one.mark.value, one.mark.reason, dict(one.item.groups), dict(one.item.extra))
-        for one in members
-    ]
-    return json.dumps(seen, sort_keys=True, default=str)
+
+    def seen(one: Scored) -> list[Any]:
+        reason = one.mark.reason if reasons else ""
+        return [one.mark.value, reason, dict(one.item.groups), dict(one.item.extra)]
+
+    samples = _by(members, lambda one: one.sample).values()
+    return "\n".join(
+        sorted(json.dumps([seen(one) for one in of], sort_keys=True, default=str) for of in samples)
+    )
 
 
 def _rated(benchmark: Benchmark, scored: Sequence[Scored]) -> Sequence[Scored]:
@@ -265,7 +291,7 @@ def _judge(
             "missing": len(scored) - len(values),
             "accuracy": stats.proportion(list(values.values()), clusters),
             "agreement": stats.proportion(agreed, clusters),
-            "metrics": {n: _estimate(metric, by_judge) for n, metric in benchmark.metrics.items()},
+            "metrics": _metrics(benchmark, by_judge),
             "groups": _groups(benchmark, by_judge),
         }
     return found

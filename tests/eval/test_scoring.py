@@ -182,17 +182,23 @@ def marked(values, group="x", cluster=None):
     ]
 
 
+def estimate(metric, rows):
+    """A metric with its interval, as a report has it."""
+    it = dataclasses.replace(tasks.find("smoke"), metrics={"it": metric})
+    return summary._metrics(it, rows)["it"]
+
+
 def test_a_metric_that_cannot_be_had_has_no_value():
     def refuses(scored):
         raise UserError("rows are missing")
 
     rows = marked([1.0, 0.0, None])
-    assert summary._estimate(refuses, rows).value is None
-    assert summary._estimate(lambda scored: None, rows).value is None
+    assert estimate(refuses, rows).value is None
+    assert estimate(lambda scored: None, rows).value is None
     # The mean of the known marks is a proportion of two, of all marks one of three.
-    known = summary._estimate(lambda scored: 0.5, rows)
+    known = estimate(lambda scored: 0.5, rows)
     assert (known.low, known.high) == stats.wilson(0.5, 2)
-    single = summary._estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="kin"))
+    single = estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="kin"))
     assert single.value == 0.7 and score.plain(single)["low"] is None
 
 
@@ -212,14 +218,14 @@ def test_shares_have_wilsons_interval_whatever_they_are_shares_of():
         ]
 
     for right in (0, 5, 50):
-        found = summary._estimate(worst, variants(right))
+        found = estimate(worst, variants(right))
         assert found.value == pytest.approx(right / 50)
         assert (found.low, found.high) == pytest.approx(stats.wilson(right / 50, 50))
     rows = marked([1.0, 0.0] * 20) + [
         dataclasses.replace(one, item=dataclasses.replace(one.item, id=f"y{at}"))
         for at, one in enumerate(marked([0.0] * 10, group="y"))
     ]
-    found = summary._estimate(among_y, rows)
+    found = estimate(among_y, rows)
     assert (found.low, found.high) == pytest.approx(stats.wilson(0.0, 10))
 
 

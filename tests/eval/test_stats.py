@@ -86,7 +86,7 @@ def test_bootstraps_cover_the_truth_as_often_as_they_say():
     for _ in range(SIMULATIONS):
         hits = [("a", hit) for hit in rng.random(50) < 0.3]
         hits += [("b", hit) for hit in rng.random(70) < 0.6]
-        value, influence = stats.influence(formula, [[hit] for hit in hits], tuple)
+        value, influence = stats.influence(formula, [[hit] for hit in hits], hits)
         # 10,000 resamples would be the same to 0.2%, and take ten times as long.
         composite += covers(stats.bootstrap(value, influence, 120, resamples=1000), 0.45)
         shift = rng.normal(0, 0.2, (100, 1))  # answers to one picture are kin
@@ -120,7 +120,7 @@ def test_clusters_that_are_alike_are_left_out_once():
         return formula(members)
 
     hits = [("a", 0), ("a", 1), ("b", 0), ("b", 1)] * 20
-    value, influence = stats.influence(counted, [[hit] for hit in hits], tuple)
+    value, influence = stats.influence(counted, [[hit] for hit in hits], hits)
     assert len(calls) == 5 and value == 0.5
     assert influence == pytest.approx(stats.influence(formula, [[hit] for hit in hits])[1])
     assert stats.influence(lambda members: None, [[1], [2]]) == (None, None)
