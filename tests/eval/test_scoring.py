@@ -16,6 +16,7 @@ from jaxvl.eval import (
     figures,
     judged,
     page,
+    predictions,
     report,
     score,
     stats,
@@ -237,9 +238,20 @@ def test_length_repetition_and_words():
     assert found["VisualThinker"]["anywhere"] == 3 / 5
     assert found["VisualThinker"]["whole"] == 2 / 5
     assert behaviour.repetitive(texts) == 1 / 5
-    lines = [{"tokens": count, "thinking": 1} for count in (5, 5, 7, 9)]
-    lengths = behaviour.lengths(marked([1.0, 0.0, 1.0, 1.0]), lines)
+    lines = [
+        {"tokens": count, "thinking": 1, "finish_reason": "length" if count == 9 else "stop"}
+        for count in (5, 5, 7, 9)
+    ]
+    rows = marked([1.0, 0.0, 1.0]) + marked([1.0], group="y")
+    lengths = behaviour.lengths(rows, lines)
     assert lengths["right"]["mean"] == 7 and lengths["wrong"]["count"] == 1
+    assert lengths["right"]["cut"] == 1 / 3 and lengths["all"]["cut"] == 1 / 4
+    assert (lengths["thinking"]["mean"], lengths["answer"]["mean"]) == (1, 5.5)
+    of_group = lengths["groups"]["g"]
+    assert {name: (of["count"], of["mean"], of["cut"]) for name, of in of_group.items()} == {
+        "x": (3, 17 / 3, 0.0),
+        "y": (1, 9.0, 1.0),
+    }
     assert [(of["from"], of["count"]) for of in lengths["tenths"]] == [(5, 2), (7, 1), (9, 1)]
     assert behaviour.lengths(marked([1.0]), [{"tokens": None, "thinking": None}]) == {}
 
@@ -287,6 +299,22 @@ def test_what_a_model_says_cannot_reach_the_page(tmp_path):
     rendered = page.render(tmp_path, report.load(tmp_path), {}, items=3)
     assert "<script" not in rendered and "&lt;script&gt;" in rendered
     assert rendered.count('class="card item unread"') == 3
+
+
+def test_reports_have_lengths_by_group(tmp_path):
+    answered(tmp_path, mostly)
+    shown = report.to_markdown(report.load(tmp_path))
+    assert (
+        "### Length in tokens by task\n\n| task | number | mean | median | p95 | truncated |"
+        in shown
+    )
+    group = tasks.open_task("smoke").items[0].groups["task"]
+    rows = list(csv.DictReader(report.to_csv(report.load(tmp_path, "task")).splitlines()))
+    (row,) = [row for row in rows if (row["figure"], row["group"]) == ("tokens by task", group)]
+    lines, _ = predictions.read(tmp_path / "smoke")
+    items = [i for i in tasks.open_task("smoke").items if i.groups["task"] == group]
+    mean = sum(lines[item.id, 0]["tokens"] for item in items) / len(items)
+    assert float(row["value"]) == pytest.approx(mean) and row["count"] == str(len(items))
 
 
 def test_published_figures_are_marked_as_theirs(tmp_path, monkeypatch):
