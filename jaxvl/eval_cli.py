@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,9 @@ Sources = Annotated[
     typer.Option("--source", help="NAME=PATH: where a benchmark's files are. May be repeated."),
 ]
 Pixels = dict[str, int | None]  # min_pixels, max_pixels
+Mode = Annotated[str, typer.Option(help="lenient, strict, or another mode.")]
+TableFile = Annotated[Path | None, typer.Option(help="A file, .md or .json.")]
+Forced = Annotated[bool, typer.Option("--force", help="Go on though questions or rules differ.")]
 Key = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
 
 
@@ -260,19 +264,36 @@ def report(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Results of one model, scored.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Results of another.")],
-    mode: Annotated[str, typer.Option(help="lenient, strict, or another mode.")] = "lenient",
-    out: Annotated[Path | None, typer.Option(help="A file, .md or .json.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compare though questions or rules differ.")
-    ] = False,
+    mode: Mode = "lenient",
+    out: TableFile = None,
+    force: Forced = False,
 ) -> None:
     """What B is against A, item by item, with tests and intervals."""
     from jaxvl.eval import compare as comparing
-    from jaxvl.eval import tables
 
     found = comparing.compare(a, b, mode, force)
-    tables.show(comparing.overview(found))
+    _show(comparing, found, out)
+
+
+@app.command()
+def seeds(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Results of each, scored.")],
+    mode: Mode = "lenient",
+    out: TableFile = None,
+    force: Forced = False,
+) -> None:
+    """How far trainings of one method are apart that differ by their seed."""
+    from jaxvl.eval import seeds as between
+
+    _show(between, between.spread(runs, mode, force), out)
+
+
+def _show(made: ModuleType, found: list[dict], out: Path | None) -> None:
+    """The table that a module has for what it found, and the file that was asked for."""
+    from jaxvl.eval import tables
+
+    tables.show(made.overview(found))
     if out:
-        write = comparing.to_json if out.suffix == ".json" else comparing.to_markdown
+        write = made.to_json if out.suffix == ".json" else made.to_markdown
         out.write_text(write(found), encoding="utf-8")
         typer.echo(out)

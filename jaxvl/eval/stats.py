@@ -183,6 +183,14 @@ def mcnemar(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
+def of_mean(mean: float, error: float) -> float | None:
+    """The two-sided p of a mean being 0, from its standard error (of clusters: `standard_error`),
+    by the normal approximation; None where the error is not known."""
+    if math.isnan(error):
+        return None
+    return math.erfc(abs(mean) / (error * math.sqrt(2))) if error else float(mean == 0)
+
+
 def wilcoxon(differences_N: Sequence[float]) -> float:
     """The two-sided p of the signed-rank test, zeros ranked and then left out (Pratt 1959).
 

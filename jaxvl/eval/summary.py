@@ -284,7 +284,9 @@ def _judge(
             for key, value in values.items()
         ]
         clusters = [cluster(rules[key].item) for key in values]
-        marks = {key: dataclasses.replace(rules[key].mark, value=values[key]) for key in values}
+        # Where a reply without a mark is in no rate, metrics may still look at what it is.
+        seen = values if benchmark.none_is_wrong else rules
+        marks = {k: dataclasses.replace(rules[k].mark, value=values.get(k)) for k in seen}
         by_judge = [dataclasses.replace(rules[key], mark=mark) for key, mark in marks.items()]
         found[name] = {
             "replies": len(values),

@@ -19,6 +19,7 @@ from jaxvl.eval import (
     predictions,
     report,
     score,
+    seeds,
     stats,
     summary,
     tasks,
@@ -147,6 +148,59 @@ def test_a_comparison_counts_flips_and_refuses_other_questions(tmp_path):
         compare(a, b)
     with pytest.raises(UserError, match="not scored as 'loose'"):
         compare(a, b, "loose")
+
+
+def test_a_comparison_knows_kin_and_says_what_else_differs(tmp_path, monkeypatch):
+    known = tasks.known()["smoke"]
+    items, _ = known.read("", "plain")
+    kin = [dataclasses.replace(item, cluster=str(i // 2)) for i, item in enumerate(items)]
+    other = dataclasses.replace(known, read=lambda source, protocol: (kin, []), none_is_wrong=False)
+    monkeypatch.setattr(tasks, "known", lambda: {"smoke": other})
+    a, b = tmp_path / "a", tmp_path / "b"
+    answered(a, lambda i, item, k: gold(i, item, k) if i < 2 else "")
+    answered(b, lambda i, item, k: gold(i, item, k) if i > 3 else "")
+    settings = b / "smoke/settings.json"
+    settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 7'))
+    replies = b / "smoke/predictions.jsonl"
+    digest = predictions.digest_of(json.loads(settings.read_text()))
+    lines = [json.loads(line) | {"settings": digest} for line in replies.read_text().splitlines()]
+    replies.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score.score(b / "smoke")
+    (found,) = compare(a, b)
+    error = stats.standard_error([-1, -1, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3])
+    assert found["p, clusters"] == stats.of_mean(0.25, error) == found["p, Holm"] != found["p"]
+    assert found["settings"] == {"seed": [0, 7]}
+    assert "Not the same in both: seed, 0 in A and 7 in B." in to_markdown([found])
+    scores = b / "smoke/scores.jsonl"
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    rows[7]["lenient"]["value"] = None  # here nobody could judge, and that is not wrong
+    scores.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = compare(a, b)
+    assert found["items"] == 7 and found["only"] == [[items[7].id], []]
+    with pytest.raises(UserError, match="1 items have a mark in only one of"):
+        seeds.spread([a, b])
+
+
+def test_runs_that_differ_by_their_seed_are_put_together(tmp_path):
+    runs = [tmp_path / name for name in "abc"]
+    for right, run_dir in zip((2, 4, 5), runs, strict=True):
+        answered(run_dir, lambda i, item, k, right=right: gold(i, item, k) if i < right else "")
+    (found,) = seeds.spread(runs)
+    of = found["metrics"]["accuracy"]
+    assert of["values"] == [2 / 8, 4 / 8, 5 / 8] and of["mean"] == pytest.approx(11 / 24)
+    # squares of 5, 1 and 4 24ths: 42 / 24^2, over 2
+    assert of["deviation"] == pytest.approx((21 / 24**2) ** 0.5)
+    assert (of["lowest"], of["highest"]) == (2 / 8, 5 / 8)
+    said = CliRunner().invoke(
+        app, ["eval", "seeds", *map(str, runs), "--out", str(tmp_path / "s.md")]
+    )
+    assert said.exit_code == 0 and "25.0 50.0 62.5" in said.output
+    assert "| smoke | accuracy | 45.8 | 19.1 | 25.0 | 62.5 |" in (tmp_path / "s.md").read_text()
+    with pytest.raises(UserError, match="two or more directories"):
+        seeds.spread([runs[0], runs[0]])
+    answered(tmp_path / "d", gold, system_prompt="Be brief.")
+    with pytest.raises(UserError, match="the prompts of 8 items differ"):
+        seeds.spread([*runs, tmp_path / "d"])
 
 
 def test_several_samples_are_compared_by_their_means(tmp_path):

@@ -140,6 +140,18 @@ def test_mcnemar_is_statsmodels():
         assert stats.mcnemar(wins, losses) == pytest.approx(theirs, rel=1e-9)
 
 
+def test_a_difference_of_kin_is_statsmodels_cluster_robust_test():
+    linear = pytest.importorskip("statsmodels.regression.linear_model")
+    rng = np.random.default_rng(6)
+    groups = rng.integers(0, 30, 120)
+    values = 0.15 + rng.normal(0, 0.3, 30)[groups] + rng.normal(0, 0.4, 120)
+    ours = stats.of_mean(values.mean(), stats.standard_error(values, groups))
+    fit = linear.OLS(values, np.ones(120)).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    assert ours == pytest.approx(fit.pvalues[0], rel=1e-9) and 0.001 < ours < 0.9
+    assert stats.of_mean(0.0, 0.0) == 1.0 and stats.of_mean(0.5, 0.0) == 0.0
+    assert stats.of_mean(0.5, math.nan) is None
+
+
 def test_wilcoxon_is_scipys():
     scipy_stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(5)
