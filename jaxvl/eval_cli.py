@@ -288,6 +288,21 @@ def seeds(
     _show(between, between.spread(runs, mode, force), out)
 
 
+@app.command()
+def tradeoff(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Results of each model, scored.")
+    ],
+    judge: Annotated[str, typer.Option(help="By this judge's verdicts; default: the rule's.")] = "",
+    out: TableFile = None,
+    force: Forced = False,
+) -> None:
+    """MOSSBench: refusals of benign requests against those of harmful ones, over models."""
+    from jaxvl.eval import tradeoff as against
+
+    _show(against, against.tradeoff(runs, judge, force), out)
+
+
 def _show(made: ModuleType, found: list[dict], out: Path | None) -> None:
     """The table that a module has for what it found, and the file that was asked for."""
     from jaxvl.eval import tables

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxvl.errors import UserError
-from jaxvl.eval import oversensitivity, predictions, tables
+from jaxvl.eval import mossbench_form, predictions, tables
 from jaxvl.eval.benchmark import Mark, Scored, prompt_text
 from jaxvl.eval.score import read_scores
 from jaxvl.eval.tasks import reopen
@@ -74,7 +74,7 @@ def marked(folder: Path) -> list[tuple[Scored, str]]:
 
 
 def _mossbench(folder: Path, out: Path) -> Path:
-    text = json.dumps(oversensitivity.published(marked(folder)), indent=2, ensure_ascii=False)
+    text = json.dumps(mossbench_form.published(marked(folder)), indent=2, ensure_ascii=False)
     return _write(out / f"{folder.name}.json", text + "\n")
 
 

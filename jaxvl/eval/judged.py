@@ -12,7 +12,7 @@ from typing import Any
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped, summary
 from jaxvl.errors import UserError
-from jaxvl.eval import oversensitivity, predictions
+from jaxvl.eval import mossbench_form, predictions
 from jaxvl.eval.predictions import Key, Line
 from jaxvl.eval.stages import PLAIN
 from jaxvl.eval.tasks import reopen
@@ -70,8 +70,8 @@ def take(folder: Path, file: Path) -> int:
 def _rows(file: Path) -> Iterator[tuple[int, files.Raw]]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected one of verdicts")
-    if oversensitivity.is_published(file):
-        known = oversensitivity.verdicts(file).items()
+    if mossbench_form.is_published(file):
+        known = mossbench_form.verdicts(file).items()
         yield from enumerate(({"id": pid, "value": v} for pid, v in known if v is not None), 1)
     elif file.suffix == ".json" and (results := _results(file)) is not None:
         yield from enumerate(results, 1)

@@ -133,7 +133,7 @@ def details(one: Results, paper: bool = False) -> Iterator[Table]:
             [name, of["replies"], of["missing"], percent(of["accuracy"]), percent(of["agreement"])]
             for name, of in one["judge"].items()
         ]
-        columns = ["judge", "verdicts", "none", "accuracy", "agrees with the rules"]
+        columns = ["judge", "verdicts", "none", "mean verdict", "agrees with the rules"]
         yield {"title": "Judged, beside the rules", "columns": columns, "rows": rows}
         yield from _by_judge(one["judge"])
     yield from _behaviour(one)

@@ -273,17 +273,16 @@ def _judge(
     benchmark: Benchmark, scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """For each judge its mean verdict, on the replies that it gave one on, how often the rules
-    agree, and the metrics and groups that come of its verdicts in place of the rules'."""
+    agree where they give one, and the metrics and groups that come of its verdicts in place of the
+    rules'."""
     rules = {(one.item.id, one.sample): one for one in scored}
     found = {}
     for name, rows in _by(judged, lambda row: row["judge"]).items():
         values = {(row["id"], row["sample"]): row["value"] for row in rows}
         values = {key: value for key, value in values.items() if key in rules}
-        agreed = [
-            float(((rules[key].mark.value or 0.0) >= 0.5) == (value >= 0.5))
-            for key, value in values.items()
-        ]
         clusters = [cluster(rules[key].item) for key in values]
+        both = [key for key in values if rules[key].mark.value is not None]
+        agreed = [(rules[key].mark.value >= 0.5) == (values[key] >= 0.5) for key in both]
         # Where a reply without a mark is in no rate, metrics may still look at what it is.
         seen = values if benchmark.none_is_wrong else rules
         marks = {k: dataclasses.replace(rules[k].mark, value=values.get(k)) for k in seen}
@@ -292,7 +291,7 @@ def _judge(
             "replies": len(values),
             "missing": len(scored) - len(values),
             "accuracy": stats.proportion(list(values.values()), clusters),
-            "agreement": stats.proportion(agreed, clusters),
+            "agreement": stats.proportion(agreed, [cluster(rules[key].item) for key in both]),
             "metrics": _metrics(benchmark, by_judge),
             "groups": _groups(benchmark, by_judge),
         }

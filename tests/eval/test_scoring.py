@@ -348,6 +348,29 @@ def test_files_of_other_kits_go_out_and_come_back(tmp_path):
         judged.take(tmp_path / "smoke", verdicts)
 
 
+def test_verdicts_may_be_nested(tmp_path):
+    answered(tmp_path, mostly)
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    kits = [{"doc_id": i, "doc": {"id": id}, "judged": {"score": 1}} for i, id in enumerate(ids)]
+    forms = {
+        "list.json": {"model": "m", "results": [{"id": id, "hit": 1} for id in ids]},
+        "by_id.json": {"results": {id: {"value": "yes"} for id in ids}},
+        "values.json": {"results": dict.fromkeys(ids, True)},
+        "kit.json": kits,
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        assert judged.take(tmp_path / "smoke", tmp_path / name) == 8
+    found = score.plain(score.score(tmp_path / "smoke")[0])["judge"]
+    assert {name: found[name]["accuracy"]["value"] for name in forms} == dict.fromkeys(forms, 1.0)
+    bad = {"results": [{"hit": 1}, {"id": ids[0], "sample": "x", "hit": 1}, 3]}
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    with pytest.raises(UserError, match="1 no id.*1 no sample.*1 no object"):
+        judged.take(tmp_path / "smoke", tmp_path / "bad.json")
+    with pytest.raises(UserError, match="no such file"):
+        judged.take(tmp_path / "smoke", tmp_path / "none.json")
+
+
 def test_what_a_model_says_cannot_reach_the_page(tmp_path):
     answered(tmp_path, lambda i, item, k: "<script>alert(1)</script>\ud800 | & \n")
     rendered = page.render(tmp_path, report.load(tmp_path), {}, items=3)
