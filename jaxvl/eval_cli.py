@@ -87,8 +87,8 @@ def run(
     from jaxvl.eval import run as running
     from jaxvl.eval.replies import Sampling
 
-    if n > 1 and temperature == 0:
-        raise UserError(f"--n {n} at temperature 0 is one reply {n} times; give --temperature")
+    if replies and url:
+        raise UserError("--replies and --url: expected one; what is there is not asked for")
     how, part = Sampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
     opened = _open(tasks, source or [], protocol, system_prompt)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -110,7 +110,9 @@ def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> l
     from jaxvl.eval.run import parse_sources
     from jaxvl.eval.tasks import open_task
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    if not names:
+        raise UserError(f"--tasks {tasks!r} names no benchmark; `jaxvl eval list` shows them")
     sources = parse_sources(source, names)
     return [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
 
@@ -120,6 +122,8 @@ def _recorded(file: Path, model: str, pixels: Pixels) -> Asked:
     from jaxvl.eval.recorded import Recorded
     from jaxvl.eval.run import Asked
 
+    if not file.is_file():
+        raise UserError(f"--replies {file}: no such file; expected one of replies")
     decides = {"model": model, "replies": sha256(file), **pixels}
     return Asked(lambda how, batch: Recorded(file), decides, {"device": "none"})
 
@@ -201,7 +205,8 @@ def score(
         raise UserError("a judge needs both --judge-url and --judge-model")
     found = folders(results)
     names = [folder.name for folder in found]
-    sources, files = parse_sources(source or [], names), parse_sources(judged or [], names)
+    sources = parse_sources(source or [], names)
+    files = parse_sources(judged or [], names, "--judged")
     scored = []
     for folder in found:
         where = sources.get(folder.name, "")
@@ -239,14 +244,15 @@ def report(
     from jaxvl.eval import export as exporting
     from jaxvl.eval import page
     from jaxvl.eval import report as reports
+    from jaxvl.eval.predictions import folders
     from jaxvl.eval.run import parse_sources
 
+    sources = parse_sources(source or [], [folder.name for folder in folders(results)])
     if export:
-        for path in exporting.export(results, export, out or results / "export"):
+        for path in exporting.export(results, export, out or results / "export", sources):
             typer.echo(path)
         return
     found = reports.load(results, by)
-    sources = parse_sources(source or [], [one["task"] for one in found])
     make = {
         "md": lambda: reports.to_markdown(found, paper),
         "json": lambda: reports.to_json(found, paper),
@@ -255,9 +261,7 @@ def report(
     }
     if form not in make:
         raise UserError(f"--format {form!r}: expected {', '.join(make)}")
-    path = out or results / f"report.{form}"
-    path.write_text(make[form](), encoding="utf-8", errors="replace")
-    typer.echo(path)
+    _write(out or results / f"report.{form}", make[form]())
 
 
 @app.command()
@@ -310,5 +314,13 @@ def _show(made: ModuleType, found: list[dict], out: Path | None) -> None:
     tables.show(made.overview(found))
     if out:
         write = made.to_json if out.suffix == ".json" else made.to_markdown
-        out.write_text(write(found), encoding="utf-8")
-        typer.echo(out)
+        _write(out, write(found))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from None
+    typer.echo(path)

@@ -36,7 +36,8 @@ def compare(first: Path, second: Path, mode: str = "lenient", force: bool = Fals
     names = [name for name in ours if name in others]
     if not names:
         raise UserError(
-            f"{first} has {sorted(ours)}, {second} has {sorted(others)}: none in common"
+            f"{first} has {', '.join(ours)}, {second} has {', '.join(others)}: no benchmark in "
+            "common; ask both models the same"
         )
     found = [_task(name, ours[name], others[name], mode, force) for name in names]
     counted = [one["p"] if one["p, clusters"] is None else one["p, clusters"] for one in found]

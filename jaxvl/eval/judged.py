@@ -26,8 +26,8 @@ _WORDS = {"true": 1.0, "yes": 1.0, "correct": 1.0, "false": 0.0, "no": 0.0, "inc
 
 
 def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
-    """Have a chat model judge the replies that it has not judged yet. Returns how many it did, to
-    which it gave no clear verdict included."""
+    """Have a chat model judge the replies that it has not judged yet. Returns how many it was asked
+    about, those to which it gave no clear verdict included. UserError where it has none on any."""
     settings = predictions.read_settings(folder)
     task = reopen(settings, source)
     found, _ = predictions.read(folder)
@@ -46,6 +46,11 @@ def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
             if value is not None
         ]
         _append(folder, rows)
+    if keys and not any(row["judge"] == model for row in read(folder, found)):
+        raise UserError(
+            f"{folder}: {model} was asked about {len(keys)} replies and gave no verdict on any. Is "
+            f"{endpoint.url} its address, and does it see pictures and follow instructions?"
+        )
     return len(keys)
 
 
@@ -132,8 +137,8 @@ def _verdict(raw: Any, found: dict, judge: str) -> dict[str, Any]:
 def read(folder: Path, found: Mapping[Key, Line]) -> list[dict[str, Any]]:
     """The verdicts on replies that are still there, whoever gave them."""
     path = folder / JUDGED
-    data = path.read_bytes() if path.is_file() else b""
-    rows = [json.loads(line) for line in data.split(b"\n")[:-1]]
+    mend = "take the line out, or the file, whose verdicts are then asked for again"
+    rows = predictions.lines(path, mend) if path.is_file() else []
     keys = [(row["id"], row["sample"]) for row in rows]
     return [
         row

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.example import Dropped, summary
 from jaxvl.errors import UserError
 from jaxvl.eval import published, tables
 from jaxvl.eval.predictions import folders
@@ -73,8 +74,8 @@ def notes(found: Sequence[Results]) -> list[str]:
                 f"{one['replies'] + one['missing']} replies, to {one['answered']} of "
                 f"{one['items']} items."
             )
-        if one["dropped"]:
-            said.append(f"{one['task']}: {len(one['dropped'])} rows could not be read.")
+        if unread := [Dropped(**row) for row in one["dropped"] if not row["setting"]]:
+            said.append(f"{one['task']}: rows that could not be read: {summary(unread, 0)}.")
     return said
 
 

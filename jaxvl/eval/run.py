@@ -226,7 +226,9 @@ def parse_part(text: str) -> tuple[int, int]:
     return index, count
 
 
-def parse_sources(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+def parse_sources(
+    given: Sequence[str], tasks: Sequence[str], option: str = "--source"
+) -> dict[str, str]:
     """`--source NAME=PATH`, repeated; a PATH alone is that of the one task."""
     found = {}
     for text in given:
@@ -235,7 +237,7 @@ def parse_sources(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
             name, path = tasks[0], text
         if name not in tasks or not path:
             raise UserError(
-                f"--source {text!r}: expected NAME=PATH, NAME one of {', '.join(tasks)}"
+                f"{option} {text!r}: expected NAME=PATH, NAME one of {', '.join(tasks)}"
             )
         found[name] = path
     return found

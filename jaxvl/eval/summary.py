@@ -123,7 +123,9 @@ def _estimate(
         return unknown
     if units:
         return stats.Estimate(value, *stats.wilson(value, units), len(scored))
-    return stats.bootstrap(value, influence_K, len(scored))
+    found = stats.bootstrap(value, influence_K, len(scored))
+    # A share is never below 0 or above 1, which a resample to first order does not know.
+    return dataclasses.replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _units(

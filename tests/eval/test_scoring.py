@@ -8,6 +8,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from jaxvl import charts
 from jaxvl.cli import app
 from jaxvl.errors import UserError
 from jaxvl.eval import (
@@ -414,10 +415,63 @@ def test_mistakes_are_messages(tmp_path):
     fails(*model, "--tasks=smok", match="did you mean `smoke`")
     fails(*model, "--tasks=smoke", "--n=2", match="at temperature 0")
     fails(*model, "--tasks=smoke", "--protocol=kit", match="no protocol `kit`")
+    fails(*model, "--tasks=,", match="names no benchmark; `jaxvl eval list`")
+    fails(*model, "--tasks=cv_bench", match="give --source cv_bench=PATH")
+    fails(*model, "--tasks=smoke", "--replies", tmp_path / "no.csv", match="no such file")
     answered(tmp_path, gold, scored=False)
     fails("report", tmp_path, match="not scored yet")
+    fails("score", tmp_path / "smoke", match="the folder of one benchmark; give")
     score.score(tmp_path / "smoke")
     fails("report", tmp_path, "--by=colour", match="expected one of \\['task'\\]")
     fails("report", tmp_path, "--format=pdf", match="expected md, json, csv, html")
     fails("report", tmp_path, "--export=xls", match="vlmevalkit, lmms, mossbench")
     fails("score", tmp_path, "--judge-url=http://x", match="both --judge-url and --judge-model")
+    fails("score", tmp_path, "--judged=vsr=x.csv", match="--judged 'vsr=x.csv': expected NAME=PATH")
+    fails("seeds", tmp_path, match="two or more directories of results")
+    fails("compare", tmp_path, tmp_path, "--out", "/proc/x.md", match="cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("predictions.jsonl", "hello\n", "line 1: not a reply, broken JSON; take the line out"),
+        ("predictions.jsonl", "[]\n", "line 1: not a reply, expected an object"),
+        ("predictions.jsonl", '{"id": "a", "sample": 0}\n', "not a reply, text, row, .* missing"),
+        ("predictions.jsonl", "", "smoke holds no reply; `jaxvl eval run` writes them"),
+        ("settings.json", "{}", "has no decides, .*: it is not as `jaxvl eval run` wrote it"),
+        ("settings.json", "[]", "not a folder of replies"),
+        ("judged.jsonl", "x\n", "judged.jsonl, line 1: broken JSON; take the line out"),
+        ("results.json", "{", "results.json: broken JSON .* writes it anew"),
+        ("scores.jsonl", "x", "scores.jsonl, line 1: broken JSON; .* writes it anew"),
+    ],
+)
+def test_files_that_were_edited_are_messages(tmp_path, name, text, match):
+    answered(tmp_path, gold)
+    (tmp_path / "smoke" / name).write_text(text)
+    with pytest.raises(UserError, match=match):
+        if name in ("results.json", "scores.jsonl"):
+            compare(tmp_path, tmp_path)
+        else:
+            score.score(tmp_path / "smoke")
+
+
+def test_charts_and_intervals_end_where_shares_do(tmp_path):
+    answered(tmp_path, lambda i, item, k: "<answer>A</answer>" if i == 0 else "")
+    (found,) = report.load(tmp_path)
+    assert max(of["right"] for of in found["letters"].values()) > 2
+    drawn = {chart.title: chart for chart in page._charts(found)}
+    marks = [bar.mark for bar in drawn["Letters said; the mark is how often it is right"].bars]
+    assert all(mark <= charts.WIDTH for mark in marks)
+    rows = marked([1.0] + [0.0] * 9) + [
+        dataclasses.replace(one, item=dataclasses.replace(one.item, id=f"y{at}"))
+        for at, one in enumerate(marked([0.0] * 30, group="y"))
+    ]
+    low = estimate(figures.macro("g"), rows)
+    assert low.value == 1 / 20 and low.low == 0.0 and low.high > 1 / 20
+
+
+def test_a_judge_that_cannot_be_reached_is_a_message(tmp_path, serve):  # noqa: F811
+    answered(tmp_path, mostly)
+    server = serve(lambda body, n: (500, {}, {}))
+    with pytest.raises(UserError, match="asked about 8 replies and gave no verdict on any"):
+        judged.ask(tmp_path / "smoke", Endpoint(server.url, retries=0), "judge")
