@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jaxvl.errors import UserError
+
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from jaxvl.eval.remote import Remote
+    from jaxvl.eval.replies import Sampling
+    from jaxvl.eval.run import Asked
+    from jaxvl.eval.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
 
@@ -17,6 +24,10 @@ Sources = Annotated[
     list[str] | None,
     typer.Option("--source", help="NAME=PATH: where a benchmark's files are. May be repeated."),
 ]
+Pixels = dict[str, int | None]  # min_pixels, max_pixels
+Mode = Annotated[str, typer.Option(help="lenient, strict, or another mode.")]
+TableFile = Annotated[Path | None, typer.Option(help="A file, .md or .json.")]
+Forced = Annotated[bool, typer.Option("--force", help="Go on though questions or rules differ.")]
 Key = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
 
 
@@ -39,9 +50,7 @@ def run(
     tasks: Annotated[str, typer.Option(help="Benchmarks, with commas between.")],
     out: Annotated[Path, typer.Option(help="The directory of results; goes on where it was.")],
     source: Sources = None,
-    protocol: Annotated[
-        str, typer.Option(help="How they are asked; default: each one's own.")
-    ] = "",
+    protocol: Annotated[str, typer.Option(help="How to ask; default: each one's own.")] = "",
     system_prompt: Annotated[
         str, typer.Option(help="A text, `vlaa`, or `none`; default: the protocol's.")
     ] = "",
@@ -75,71 +84,65 @@ def run(
     ] = False,
 ) -> None:
     """Ask a model, and write its replies down as they come. Scores nothing."""
-    import dataclasses
-
     from jaxvl.eval import run as running
     from jaxvl.eval.replies import Sampling
-    from jaxvl.eval.tasks import open_task
 
-    if n > 1 and temperature == 0:
-        raise UserError(f"--n {n} at temperature 0 is one reply {n} times; give --temperature")
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    sources = running.parse_sources(source or [], names)
-    part = running.parse_part(shard)
-    opened = [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
-    how = Sampling(n, temperature, top_p, top_k, seed)
+    if replies and url:
+        raise UserError("--replies and --url: expected one; what is there is not asked for")
+    how, part = Sampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
+    opened = _open(tasks, source or [], protocol, system_prompt)
+    pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     if replies:
-        make, decides, about, processes = _recorded(replies, model)
+        asked = _recorded(replies, model, pixels)
     elif url:
-        make, decides, about, processes = _remote(url, key, model, max_pixels)
+        asked = _remote(url, key, model, pixels)
     else:
-        pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        make, decides, about, processes = _local(model, dtype, mesh, **pixels)
-    missing = 0
-    for task in opened:
-        tokens = max_new_tokens or task.benchmark.max_new_tokens
-        how = dataclasses.replace(how, max_new_tokens=tokens)
-        missing += running.run(
-            task,
-            make(how, batch_size),
-            how,
-            out,
-            decides=decides | {"min_pixels": min_pixels, "max_pixels": max_pixels},
-            about=about | {"versions": running.versions(), "limit": limit},
-            limit=limit,
-            part=part,
-            force=force,
-            processes=processes,
-        )
+        asked = _local(model, dtype, mesh, pixels)
+    missing = running.run_all(
+        opened, asked, how, out, batch_size, max_new_tokens, limit=limit, part=part, force=force
+    )
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
     typer.echo(f"done: jaxvl eval score {out}")
 
 
-def _recorded(file: Path, model: str) -> tuple[Any, ...]:
+def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> list[Task]:
+    from jaxvl.eval.run import parse_sources
+    from jaxvl.eval.tasks import open_task
+
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    if not names:
+        raise UserError(f"--tasks {tasks!r} names no benchmark; `jaxvl eval list` shows them")
+    sources = parse_sources(source, names)
+    return [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
+
+
+def _recorded(file: Path, model: str, pixels: Pixels) -> Asked:
     from jaxvl.data.files import sha256
     from jaxvl.eval.recorded import Recorded
-    from jaxvl.eval.run import Processes
+    from jaxvl.eval.run import Asked
 
-    decides = {"model": model, "replies": sha256(file)}
-    return lambda how, batch: Recorded(file), decides, {"device": "none"}, Processes()
+    if not file.is_file():
+        raise UserError(f"--replies {file}: no such file; expected one of replies")
+    decides = {"model": model, "replies": sha256(file), **pixels}
+    return Asked(lambda how, batch: Recorded(file), decides, {"device": "none"})
 
 
-def _remote(url: str, key: str, model: str, max_pixels: int | None) -> tuple[Any, ...]:
+def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
     from jaxvl.eval.remote import Remote
-    from jaxvl.eval.run import Processes
+    from jaxvl.eval.run import Asked
     from jaxvl.rewards.endpoint import Endpoint
 
     endpoint = Endpoint(url, key, timeout=600.0)
 
-    def make(how: Any, batch: int) -> Remote:
+    def make(how: Sampling, batch: int) -> Remote:
         endpoint.concurrency = batch
-        return Remote(endpoint, model, how, batch, max_pixels)
+        return Remote(endpoint, model, how, batch, pixels["max_pixels"])
 
-    return make, {"model": model, "url": url}, {"device": "endpoint"}, Processes()
+    return Asked(make, {"model": model, "url": url, **pixels}, {"device": "endpoint"})
 
 
-def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any, ...]:
+def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
     from jaxvl.cli import use_compilation_cache
 
     use_compilation_cache()
@@ -147,7 +150,7 @@ def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any
 
     from jaxvl import processes
     from jaxvl.eval.local import Local, open_model
-    from jaxvl.eval.run import Processes
+    from jaxvl.eval.run import Asked, Processes
     from jaxvl.sharding import make_mesh
 
     processes.start()
@@ -165,12 +168,12 @@ def _local(model: str, dtype: str, mesh: str, **pixels: int | None) -> tuple[Any
         "processes": jax.process_count(),
         "mesh": dict(devices.shape),
     }
-
-    def make(how: Any, batch: int) -> Local:
-        return Local(vlm, how, batch)
-
-    decides = {"model": model, "weights": weights, "dtype": dtype}
-    return make, decides, about, Processes(jax.process_index(), jax.process_count())
+    return Asked(
+        lambda how, batch: Local(vlm, how, batch),
+        {"model": model, "weights": weights, "dtype": dtype, **pixels},
+        about,
+        Processes(jax.process_index(), jax.process_count()),
+    )
 
 
 @app.command()
@@ -202,7 +205,8 @@ def score(
         raise UserError("a judge needs both --judge-url and --judge-model")
     found = folders(results)
     names = [folder.name for folder in found]
-    sources, files = parse_sources(source or [], names), parse_sources(judged or [], names)
+    sources = parse_sources(source or [], names)
+    files = parse_sources(judged or [], names, "--judged")
     scored = []
     for folder in found:
         where = sources.get(folder.name, "")
@@ -240,14 +244,15 @@ def report(
     from jaxvl.eval import export as exporting
     from jaxvl.eval import page
     from jaxvl.eval import report as reports
+    from jaxvl.eval.predictions import folders
     from jaxvl.eval.run import parse_sources
 
+    sources = parse_sources(source or [], [folder.name for folder in folders(results)])
     if export:
-        for path in exporting.export(results, export, out or results / "export"):
+        for path in exporting.export(results, export, out or results / "export", sources):
             typer.echo(path)
         return
     found = reports.load(results, by)
-    sources = parse_sources(source or [], [one["task"] for one in found])
     make = {
         "md": lambda: reports.to_markdown(found, paper),
         "json": lambda: reports.to_json(found, paper),
@@ -256,28 +261,66 @@ def report(
     }
     if form not in make:
         raise UserError(f"--format {form!r}: expected {', '.join(make)}")
-    path = out or results / f"report.{form}"
-    path.write_text(make[form](), encoding="utf-8", errors="replace")
-    typer.echo(path)
+    _write(out or results / f"report.{form}", make[form]())
 
 
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Results of one model, scored.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Results of another.")],
-    mode: Annotated[str, typer.Option(help="lenient, strict, or another mode.")] = "lenient",
-    out: Annotated[Path | None, typer.Option(help="A file, .md or .json.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compare though questions or rules differ.")
-    ] = False,
+    mode: Mode = "lenient",
+    out: TableFile = None,
+    force: Forced = False,
 ) -> None:
     """What B is against A, item by item, with tests and intervals."""
     from jaxvl.eval import compare as comparing
-    from jaxvl.eval import tables
 
     found = comparing.compare(a, b, mode, force)
-    tables.show(comparing.overview(found))
+    _show(comparing, found, out)
+
+
+@app.command()
+def seeds(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Results of each, scored.")],
+    mode: Mode = "lenient",
+    out: TableFile = None,
+    force: Forced = False,
+) -> None:
+    """How far trainings of one method are apart that differ by their seed."""
+    from jaxvl.eval import seeds as between
+
+    _show(between, between.spread(runs, mode, force), out)
+
+
+@app.command()
+def tradeoff(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Results of each model, scored.")
+    ],
+    judge: Annotated[str, typer.Option(help="By this judge's verdicts; default: the rule's.")] = "",
+    out: TableFile = None,
+    force: Forced = False,
+) -> None:
+    """MOSSBench: refusals of benign requests against those of harmful ones, over models."""
+    from jaxvl.eval import tradeoff as against
+
+    _show(against, against.tradeoff(runs, judge, force), out)
+
+
+def _show(made: ModuleType, found: list[dict], out: Path | None) -> None:
+    """The table that a module has for what it found, and the file that was asked for."""
+    from jaxvl.eval import tables
+
+    tables.show(made.overview(found))
     if out:
-        write = comparing.to_json if out.suffix == ".json" else comparing.to_markdown
-        out.write_text(write(found), encoding="utf-8")
-        typer.echo(out)
+        write = made.to_json if out.suffix == ".json" else made.to_markdown
+        _write(out, write(found))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from None
+    typer.echo(path)

@@ -68,24 +68,39 @@ def loops(text: str) -> bool:
 
 
 def lengths(scored: Sequence[Scored], lines: Sequence[Line]) -> dict[str, Any]:
-    """Tokens of all replies, of the right and of the wrong ones, of thinking and of the rest; and
-    accuracy by tenths of the replies, the shortest first. {} where the lengths are unknown."""
-    rows = [
-        (line["tokens"], line["thinking"], one.mark.value or 0.0)
-        for one, line in zip(scored, lines, strict=True)
-        if line["tokens"] is not None
+    """Tokens of all replies, of the right and of the wrong ones, of thinking and of the rest, of
+    each group; and accuracy by tenths of the replies, the shortest first. {} where the lengths are
+    unknown."""
+    known = [
+        (one, line) for one, line in zip(scored, lines, strict=True) if line["tokens"] is not None
     ]
-    if not rows:
+    if not known:
         return {}
-    thinking = [row for row in rows if row[1] is not None]
+    halves: dict[bool, list[Line]] = {True: [], False: []}
+    groups: dict[str, dict[str, list[Line]]] = {}
+    for one, line in known:
+        halves[(one.mark.value or 0.0) >= 0.5].append(line)
+        for name, group in one.item.groups.items():
+            groups.setdefault(name, {}).setdefault(group, []).append(line)
+    thinking = [line for _, line in known if line["thinking"] is not None]
     return {
-        "all": _spread([tokens for tokens, _, _ in rows]),
-        "right": _spread([tokens for tokens, _, value in rows if value >= 0.5]),
-        "wrong": _spread([tokens for tokens, _, value in rows if value < 0.5]),
-        "thinking": _spread([part for _, part, _ in thinking]),
-        "answer": _spread([tokens - part for tokens, part, _ in thinking]),
-        "tenths": _tenths([(tokens, value) for tokens, _, value in rows]),
+        "all": _of_replies([line for _, line in known]),
+        "right": _of_replies(halves[True]),
+        "wrong": _of_replies(halves[False]),
+        "thinking": _spread([line["thinking"] for line in thinking]),
+        "answer": _spread([line["tokens"] - line["thinking"] for line in thinking]),
+        "groups": {
+            name: {group: _of_replies(of[group]) for group in sorted(of)}
+            for name, of in groups.items()
+        },
+        "tenths": _tenths([(line["tokens"], one.mark.value or 0.0) for one, line in known]),
     }
+
+
+def _of_replies(lines: Sequence[Line]) -> dict[str, float] | None:
+    """Their spread, and the share that the limit cut off."""
+    found = _spread([line["tokens"] for line in lines])
+    return found and found | {"cut": _share(line["finish_reason"] == "length" for line in lines)}
 
 
 def _spread(counts: Sequence[int]) -> dict[str, float] | None:

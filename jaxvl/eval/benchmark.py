@@ -98,9 +98,10 @@ class Benchmark:
     and gives the items and what was left out; UserError where there is nothing of this benchmark.
     `protocol` is one of `protocols` (name to what it is, the first is the default): it decides the
     prompts. `mark(item, reply, mode)` is pure and total; `mode` is one of `modes`.
-    `metrics` are named figures over the scored replies, the headline first. They are computed with
-    whole clusters left out, too, and may look at values and reasons of marks, at groups and `extra`
-    of items, and at which have one cluster. `judge` has a model judge replies, beside the rules. A
+    `metrics` are named shares of the scored replies, from 0 to 1, the headline first. They are
+    computed with whole clusters left out, too, and may look at values of marks (at reasons where
+    `reads_reasons` is set), at groups and `extra` of items, and at which have one cluster or one
+    sample; numbers of samples are but names. `judge` has a model judge replies, beside the rules. A
     benchmark that draws its own items needs no source. A mark without a value counts as 0 in rates,
     or where `none_is_wrong` is not set it is left out of them.
     """
@@ -116,3 +117,4 @@ class Benchmark:
     judge: Judge = by_reference
     needs_source: bool = True
     none_is_wrong: bool = True
+    reads_reasons: bool = False

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxvl.errors import UserError
-from jaxvl.eval import oversensitivity, predictions, tables
+from jaxvl.eval import mossbench_form, predictions, tables
 from jaxvl.eval.benchmark import Mark, Scored, prompt_text
 from jaxvl.eval.score import read_scores
 from jaxvl.eval.tasks import reopen
@@ -16,9 +16,12 @@ from jaxvl.eval.tasks import reopen
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def export(results: Path, form: str, out: Path) -> list[Path]:
+def export(
+    results: Path, form: str, out: Path, sources: Mapping[str, str] | None = None
+) -> list[Path]:
     """A file a benchmark in `out`: "vlmevalkit" (TSV with a column `prediction`), "lmms"
-    (lmms-eval's samples_*.jsonl), or "mossbench" (that benchmark's results.json)."""
+    (lmms-eval's samples_*.jsonl), or "mossbench" (that benchmark's results.json). `sources` says
+    where a benchmark's files are now, if not where they were."""
     if form not in _FORMS:
         raise UserError(f"--export {form!r}: expected {', '.join(_FORMS)}")
     found = predictions.folders(results)
@@ -27,12 +30,13 @@ def export(results: Path, form: str, out: Path) -> list[Path]:
     if not found:
         raise UserError(f"{results} has no replies to {form}")
     out.mkdir(parents=True, exist_ok=True)
-    return [_FORMS[form](folder, out) for folder in found]
+    where = sources or {}
+    return [_FORMS[form](folder, where.get(folder.name, ""), out) for folder in found]
 
 
-def _vlmevalkit(folder: Path, out: Path) -> Path:
+def _vlmevalkit(folder: Path, source: str, out: Path) -> Path:
     """The kit has one reply a row: the first sample."""
-    task = reopen(predictions.read_settings(folder))
+    task = reopen(predictions.read_settings(folder), source)
     found, _ = predictions.read(folder)
     width = max((len(item.choices) for item in task.items), default=0)
     columns = ["index", "question", *LETTERS[:width], "answer", "category", "prediction"]
@@ -46,8 +50,8 @@ def _vlmevalkit(folder: Path, out: Path) -> Path:
     return _write(out / f"{task.benchmark.name}.tsv", tables.to_csv(columns, rows, "\t"))
 
 
-def _lmms(folder: Path, out: Path) -> Path:
-    task = reopen(predictions.read_settings(folder))
+def _lmms(folder: Path, source: str, out: Path) -> Path:
+    task = reopen(predictions.read_settings(folder), source)
     found, _ = predictions.read(folder)
     texts_of: dict[str, list[str]] = {}
     for id, sample in sorted(found):
@@ -62,9 +66,9 @@ def _lmms(folder: Path, out: Path) -> Path:
     return _write(out / f"samples_{task.benchmark.name}.jsonl", "".join(lines))
 
 
-def marked(folder: Path) -> list[tuple[Scored, str]]:
+def marked(folder: Path, source: str = "") -> list[tuple[Scored, str]]:
     """The replies of a benchmark with their strict marks, of scores.jsonl."""
-    known = {item.id: item for item in reopen(predictions.read_settings(folder)).items}
+    known = {item.id: item for item in reopen(predictions.read_settings(folder), source).items}
     found, _ = predictions.read(folder)
     return [
         (Scored(known[row["id"]], row["sample"], Mark(**row["strict"])), line["text"])
@@ -73,8 +77,10 @@ def marked(folder: Path) -> list[tuple[Scored, str]]:
     ]
 
 
-def _mossbench(folder: Path, out: Path) -> Path:
-    text = json.dumps(oversensitivity.published(marked(folder)), indent=2, ensure_ascii=False)
+def _mossbench(folder: Path, source: str, out: Path) -> Path:
+    text = json.dumps(
+        mossbench_form.published(marked(folder, source)), indent=2, ensure_ascii=False
+    )
     return _write(out / f"{folder.name}.json", text + "\n")
 
 
@@ -83,7 +89,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-_FORMS: dict[str, Callable[[Path, Path], Path]] = {
+_FORMS: dict[str, Callable[[Path, str, Path], Path]] = {
     "vlmevalkit": _vlmevalkit,
     "lmms": _lmms,
     "mossbench": _mossbench,

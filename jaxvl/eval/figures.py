@@ -3,9 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 
 from jaxvl.eval.benchmark import Metric, Scored
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """A metric made of sums: `of` gives the numbers that the replies to a cluster with one sample
+    number add, and `value` takes their sums. So what the metric would be without a cluster is known
+    without another look at all replies."""
+
+    of: Callable[[Sequence[Scored]], tuple[float, ...]]
+    value: Callable[..., float | None]
+
+    def totals(self, scored: Sequence[Scored]) -> list[float]:
+        return [sum(column) for column in zip(*map(self.of, by_cluster(scored)), strict=True)]
+
+    def __call__(self, scored: Sequence[Scored]) -> float | None:
+        return self.value(*self.totals(scored)) if scored else None
+
+
+def ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -19,13 +40,19 @@ def accuracy(scored: Sequence[Scored]) -> float | None:
     return mean(one.mark.value or 0.0 for one in scored)
 
 
-def among(name: str, *values: str) -> Metric:
+def share(holds: Callable[[Scored], bool]) -> Sums:
+    """The accuracy of the replies that `holds` picks."""
+
+    def of(group: Sequence[Scored]) -> tuple[float, ...]:
+        values = [one.mark.value or 0.0 for one in group if holds(one)]
+        return sum(values), len(values)
+
+    return Sums(of, ratio)
+
+
+def among(name: str, *values: str) -> Sums:
     """The accuracy of the items whose group `name` is one of `values`."""
-
-    def metric(scored: Sequence[Scored]) -> float | None:
-        return accuracy([one for one in scored if one.item.groups.get(name) in values])
-
-    return metric
+    return share(lambda one: one.item.groups.get(name) in values)
 
 
 def macro(name: str) -> Metric:
@@ -48,6 +75,10 @@ def by_cluster(scored: Sequence[Scored]) -> list[list[Scored]]:
     return list(found.values())
 
 
-def all_right(scored: Sequence[Scored]) -> float | None:
-    """The share of clusters in which every reply is right."""
-    return mean(float(all(one.mark.value == 1 for one in group)) for group in by_cluster(scored))
+def right(group: Sequence[Scored]) -> float:
+    """1.0 where every reply is right."""
+    return float(all(one.mark.value == 1 for one in group))
+
+
+# The share of clusters in which every reply is right.
+all_right = Sums(lambda group: (right(group), 1), ratio)

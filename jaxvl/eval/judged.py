@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped, summary
 from jaxvl.errors import UserError
-from jaxvl.eval import oversensitivity, predictions
+from jaxvl.eval import mossbench_form, predictions
 from jaxvl.eval.predictions import Key, Line
+from jaxvl.eval.stages import PLAIN
 from jaxvl.eval.tasks import reopen
 from jaxvl.rewards.endpoint import Endpoint
 
@@ -25,8 +26,8 @@ _WORDS = {"true": 1.0, "yes": 1.0, "correct": 1.0, "false": 0.0, "no": 0.0, "inc
 
 
 def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
-    """Have a chat model judge the replies that it has not judged yet. Returns how many it did, to
-    which it gave no clear verdict included."""
+    """Have a chat model judge the replies that it has not judged yet. Returns how many it was asked
+    about, those to which it gave no clear verdict included. UserError where it has none on any."""
     settings = predictions.read_settings(folder)
     task = reopen(settings, source)
     found, _ = predictions.read(folder)
@@ -45,13 +46,19 @@ def ask(folder: Path, endpoint: Endpoint, model: str, source: str = "") -> int:
             if value is not None
         ]
         _append(folder, rows)
+    if keys and not any(row["judge"] == model for row in read(folder, found)):
+        raise UserError(
+            f"{folder}: {model} was asked about {len(keys)} replies and gave no verdict on any. Is "
+            f"{endpoint.url} its address, and does it see pictures and follow instructions?"
+        )
     return len(keys)
 
 
 def take(folder: Path, file: Path) -> int:
     """Take over a file of verdicts: rows of JSON, CSV or TSV with an id (or VLMEvalKit's `index`)
     and a value (or its `hit`), and a `sample` where there are several; or MOSSBench's own form.
-    Returns how many."""
+    JSON may have its rows under `results`, and a row its id or value inside of an object, as
+    lmms-eval has them. Returns how many."""
     found, _ = predictions.read(folder)
     rows, bad = [], []
     for number, raw in _rows(file):
@@ -66,37 +73,72 @@ def take(folder: Path, file: Path) -> int:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, files.Raw]]:
-    if not oversensitivity.is_published(file):
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; expected one of verdicts")
+    if mossbench_form.is_published(file):
+        known = mossbench_form.verdicts(file).items()
+        yield from enumerate(({"id": pid, "value": v} for pid, v in known if v is not None), 1)
+    elif file.suffix == ".json" and (results := _results(file)) is not None:
+        yield from enumerate(results, 1)
+    else:
         yield from ((number, raw) for number, _, raw in files.read([file]))
-        return
-    verdicts = oversensitivity.verdicts(file)
-    known = [{"id": pid, "value": value} for pid, value in verdicts.items() if value is not None]
-    yield from enumerate(known, 1)
+
+
+def _results(file: Path) -> list[Any] | None:
+    """The rows that one JSON object has under `results`, a list or an object by id."""
+    try:
+        whole = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return None  # lines, or broken: `files.read` says so
+    found = whole.get("results") if isinstance(whole, dict) else None
+    if isinstance(found, dict):
+        found = [
+            {"id": id, **row} if isinstance(row, dict) else {"id": id, "value": row}
+            for id, row in found.items()
+        ]
+    if not isinstance(found, list):
+        return None
+    kind = "expected an object with an id and a value"
+    return [row if isinstance(row, dict) else BadRow("no object", kind) for row in found]
+
+
+def _first(raw: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first of these fields that a row has, itself or in one of the objects in it."""
+    for part in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+        for name in names:
+            if part.get(name) is not None and not isinstance(part[name], (dict, list)):
+                return part[name]
+    return None
 
 
 def _verdict(raw: Any, found: dict, judge: str) -> dict[str, Any]:
     if isinstance(raw, BadRow):
         raise raw
-    id = next((str(raw[name]) for name in _IDS if raw.get(name) is not None), None)
-    sample = int(raw.get("sample") or 0)
-    if (id, sample) not in found:
-        raise BadRow("unknown id", f"there is no reply ({id}, sample {sample})")
-    said = next((raw[name] for name in _VALUES if raw.get(name) is not None), None)
+    id, sample, said = (_first(raw, names) for names in (_IDS, ("sample",), _VALUES))
+    if id is None:
+        raise BadRow("no id", f"the row has no {' or '.join(_IDS)}, but {', '.join(raw)}")
     try:
-        value = _WORDS.get(str(said).strip().lower(), said)
-        value = float(value)
+        key = str(id), int(sample or 0)
+    except ValueError:
+        raise BadRow("no sample", f"the sample is {sample!r}; expected a number") from None
+    if key not in found and (f"{id}/{PLAIN}", key[1]) in found:
+        key = f"{id}/{PLAIN}", key[1]  # MOSSBench's own form knows of one question a picture
+    if key not in found:
+        raise BadRow("unknown id", f"there is no reply ({key[0]}, sample {key[1]})")
+    try:
+        value = float(_WORDS.get(str(said).strip().lower(), said))
     except (TypeError, ValueError):
         raise BadRow("no value", f"the verdict is {said!r}; expected a number, yes or no") from None
     if not 0 <= value <= 1:
         raise BadRow("no value", f"the verdict is {value}; expected 0 to 1")
-    return _row(judge, (id, sample), found[id, sample], value)
+    return _row(judge, key, found[key], value)
 
 
 def read(folder: Path, found: Mapping[Key, Line]) -> list[dict[str, Any]]:
     """The verdicts on replies that are still there, whoever gave them."""
     path = folder / JUDGED
-    data = path.read_bytes() if path.is_file() else b""
-    rows = [json.loads(line) for line in data.split(b"\n")[:-1]]
+    mend = "take the line out, or the file, whose verdicts are then asked for again"
+    rows = predictions.lines(path, mend) if path.is_file() else []
     keys = [(row["id"], row["sample"]) for row in rows]
     return [
         row

@@ -86,7 +86,8 @@ def _charts(one: Results) -> Iterator[BarChart]:
     said = one["letters"]
     if said:
         rows = [(letter, of["said"], None, of["right"]) for letter, of in said.items()]
-        drawn.append(bar_chart("Letters said; the mark is how often it is right", rows))
+        top = max(max(of.values()) for of in said.values())
+        drawn.append(bar_chart("Letters said; the mark is how often it is right", rows, top=top))
     tenths = one["length"].get("tenths", [])
     if len(tenths) > 1:
         rows = [(report.span(of), of["accuracy"], None, None) for of in tenths]

@@ -24,6 +24,13 @@ SCHEMA = 1
 SETTINGS = "settings.json"
 Key = tuple[str, int]  # (id, sample)
 Line = dict[str, Any]
+# What scoring and reports read.
+_SETTINGS = ("decides", "source", "dropped", "about")
+_DECIDES = ("task", "protocol", "system_prompt", "model")
+_LINE = {
+    **{name: str for name in ("id", "text", "row", "prompt_digest", "prompt", "finish_reason")},
+    **{"sample": int, "tokens": int | None, "thinking": int | None},
+}
 
 
 def digest_of(settings: dict[str, Any]) -> str:
@@ -35,7 +42,7 @@ def digest_of(settings: dict[str, Any]) -> str:
 def open_folder(folder: Path, settings: dict[str, Any], force: bool = False) -> None:
     """Make `folder` one for replies with these settings.
 
-    UserError where it holds replies with others, unless `force`: then those no longer count.
+    UserError where it holds replies made with others, unless `force`: then those no longer count.
     """
     file = folder / SETTINGS
     if file.is_file():
@@ -45,12 +52,15 @@ def open_folder(folder: Path, settings: dict[str, Any], force: bool = False) -> 
             for name, value in settings["decides"].items()
             if found.get(name) != value
         ]
-        if differing and not force:
+        if differing and not force and any(path.stat().st_size for path in _files(folder)):
             raise UserError(
                 f"{folder} holds replies made with other settings: {'; '.join(differing)}. "
                 "Choose another --out, or --force to begin again there"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error}; choose another --out") from None
     whole = folder / f"{SETTINGS}.{os.getpid()}"
     whole.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(whole, file)
@@ -59,16 +69,38 @@ def open_folder(folder: Path, settings: dict[str, Any], force: bool = False) -> 
 def read_settings(folder: Path) -> dict[str, Any]:
     """settings.json of a folder of replies."""
     try:
-        return json.loads((folder / SETTINGS).read_bytes())
-    except (OSError, ValueError) as error:
+        settings = json.loads((folder / SETTINGS).read_bytes())
+        lacking = [name for name in _SETTINGS if name not in settings]
+        lacking += [name for name in _DECIDES if name not in settings.get("decides", {})]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is not a folder of replies: {error}") from None
+    if lacking:
+        raise UserError(
+            f"{folder / SETTINGS} has no {', '.join(lacking)}: it is not as `jaxvl eval run` wrote "
+            "it. Put it back, or ask again with another --out"
+        )
+    return settings
 
 
 def folders(results: Path) -> list[Path]:
     """The folders of replies in a directory of results, one a benchmark."""
     found = sorted(file.parent for file in results.glob(f"*/{SETTINGS}"))
+    if not found and (results / SETTINGS).is_file():
+        raise UserError(f"{results} is the folder of one benchmark; give {results.parent}")
     if not found:
         raise UserError(f"{results} holds no replies; `jaxvl eval run --out {results}` makes some")
+    return found
+
+
+def lines(path: Path, mend: str) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines that a command wrote. UserError names the line that is
+    none, and says what to do: `mend`."""
+    found = []
+    for number, text in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            found += [json.loads(text)] if text else []
+        except ValueError:
+            raise UserError(f"{path}, line {number}: broken JSON; {mend}") from None
     return found
 
 
@@ -103,15 +135,17 @@ def read(folder: Path) -> tuple[dict[Key, Line], list[str]]:
     wanted = digest_of(read_settings(folder))
     found: dict[Key, Line] = {}
     twice = others = torn = 0
-    for path in sorted(folder.glob("predictions*.jsonl")):
+    for path in _files(folder):
         data = path.read_bytes().split(b"\n")
         torn += bool(data[-1])
         for number, text in enumerate(data[:-1], start=1):
-            try:
-                line = json.loads(text)
-                key = (line["id"], line["sample"])
-            except (ValueError, TypeError, KeyError):
-                raise UserError(f"{path}, line {number}: not a reply; take the line out") from None
+            line = _reply(text)
+            if isinstance(line, str):
+                raise UserError(
+                    f"{path}, line {number}: not a reply, {line}; take the line out, and the same "
+                    "`jaxvl eval run` asks again"
+                )
+            key = line["id"], line["sample"]
             if line.get("settings") != wanted:
                 others += 1
                 continue
@@ -125,6 +159,22 @@ def read(folder: Path) -> tuple[dict[Key, Line], list[str]]:
     if torn:
         notes.append("a reply that was half written does not count")
     return found, notes
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("predictions*.jsonl"))
+
+
+def _reply(text: bytes) -> Line | str:
+    """A line of predictions, or what is wrong with it."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return "broken JSON"
+    if not isinstance(line, dict):
+        return "expected an object"
+    wrong = [name for name, kind in _LINE.items() if not isinstance(line.get(name, ...), kind)]
+    return f"{', '.join(wrong)} missing or of another kind" if wrong else line
 
 
 def _whole(file: Any) -> int:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.prompts import Size
+from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How replies are drawn; temperature 0 is greedy."""
+    """How replies are drawn; temperature 0 is greedy, and then there is but one."""
 
     n: int = 1
     temperature: float = 0.0
@@ -22,6 +23,11 @@ class Sampling:
     top_k: int = 0
     seed: int = 0
     max_new_tokens: int = 1024
+
+    def __post_init__(self):
+        if self.n > 1 and self.temperature == 0:
+            n = self.n
+            raise UserError(f"--n {n} at temperature 0 is one reply {n} times; give --temperature")
 
 
 @dataclasses.dataclass(frozen=True)

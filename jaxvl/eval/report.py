@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.example import Dropped, summary
 from jaxvl.errors import UserError
 from jaxvl.eval import published, tables
 from jaxvl.eval.predictions import folders
@@ -15,6 +16,7 @@ from jaxvl.eval.score import read_results
 from jaxvl.eval.tables import Table, percent, share
 
 Results = dict[str, Any]
+LENGTHS = ("all", "right", "wrong", "thinking", "answer")
 CSV = ("task", "protocol", "partial", "mode", "figure", "group", "value", "low", "high", "count")
 
 
@@ -26,8 +28,8 @@ def load(results: Path, by: str = "") -> list[Results]:
         if by not in named:
             raise UserError(f"nothing is broken down by {by!r}; expected one of {sorted(named)}")
         for one in found:
-            for mode in one["modes"].values():
-                mode["groups"] = {k: v for k, v in mode["groups"].items() if k == by}
+            for part in (*one["modes"].values(), *one["judge"].values(), one["length"]):
+                part["groups"] = {k: v for k, v in part.get("groups", {}).items() if k == by}
     return found
 
 
@@ -50,7 +52,8 @@ def to_json(found: Sequence[Results], paper: bool = False) -> str:
 
 
 def to_csv(found: Sequence[Results]) -> str:
-    """A row a figure: see CSV for the columns. Values are shares, not per cent."""
+    """A row a figure: see CSV for the columns. Values are shares, not per cent, and mean numbers
+    of tokens."""
     return tables.to_csv(CSV, [row for one in found for row in _figures(one)])
 
 
@@ -71,8 +74,8 @@ def notes(found: Sequence[Results]) -> list[str]:
                 f"{one['replies'] + one['missing']} replies, to {one['answered']} of "
                 f"{one['items']} items."
             )
-        if one["dropped"]:
-            said.append(f"{one['task']}: {len(one['dropped'])} rows could not be read.")
+        if unread := [Dropped(**row) for row in one["dropped"] if not row["setting"]]:
+            said.append(f"{one['task']}: rows that could not be read: {summary(unread, 0)}.")
     return said
 
 
@@ -131,7 +134,7 @@ def details(one: Results, paper: bool = False) -> Iterator[Table]:
             [name, of["replies"], of["missing"], percent(of["accuracy"]), percent(of["agreement"])]
             for name, of in one["judge"].items()
         ]
-        columns = ["judge", "verdicts", "none", "accuracy", "agrees with the rules"]
+        columns = ["judge", "verdicts", "none", "mean verdict", "agrees with the rules"]
         yield {"title": "Judged, beside the rules", "columns": columns, "rows": rows}
         yield from _by_judge(one["judge"])
     yield from _behaviour(one)
@@ -191,17 +194,8 @@ def _behaviour(one: Results) -> Iterator[Table]:
         rows = [[letter, of["said"], of["right"]] for letter, of in one["letters"].items()]
         columns = ["letter", "said", "right"]
         yield {"title": "Letters said, and how often right", "columns": columns, "rows": rows}
-    if one["length"]:
-        rows = [
-            [name, of["count"], *(f"{of[part]:.0f}" for part in ("mean", "median", "p95"))]
-            for name, of in one["length"].items()
-            if name != "tenths" and of
-        ]
-        columns = ["replies", "number", "mean", "median", "p95"]
-        yield {"title": "Length in tokens", "columns": columns, "rows": rows}
-        rows = [[span(of), of["count"], share(of["accuracy"])] for of in one["length"]["tenths"]]
-        columns = ["tokens", "replies", "lenient"]
-        yield {"title": "Accuracy by length", "columns": columns, "rows": rows}
+    if one["length"].get("all"):
+        yield from _lengths(one["length"])
     rows = [
         [name, share(of["anywhere"]), share(of["whole"])]
         + [", ".join(f"{word} {share(value)}" for word, value in of["each"].items() if value)]
@@ -210,6 +204,26 @@ def _behaviour(one: Results) -> Iterator[Table]:
     rows.append(["replies that end in a loop", share(one["repetitive"]), "", ""])
     columns = ["list", "anywhere", "as a whole word", "each, anywhere"]
     yield {"title": "Words of reflection, share of replies", "columns": columns, "rows": rows}
+
+
+def _lengths(of: dict[str, Any]) -> Iterator[Table]:
+    def rows(named: dict[str, Any]) -> list[list[Any]]:
+        return [
+            [name, part["count"], *(f"{part[figure]:.0f}" for figure in ("mean", "median", "p95"))]
+            + [share(part.get("cut"))]
+            for name, part in named.items()
+            if part
+        ]
+
+    columns = ["number", "mean", "median", "p95", "truncated"]
+    whole = {name: of[name] for name in LENGTHS}
+    yield {"title": "Length in tokens", "columns": ["replies", *columns], "rows": rows(whole)}
+    for name, groups in of["groups"].items():
+        title = f"Length in tokens by {name}"
+        yield {"title": title, "columns": [name, *columns], "rows": rows(groups)}
+    tenths = [[span(part), part["count"], share(part["accuracy"])] for part in of["tenths"]]
+    columns = ["tokens", "replies", "lenient"]
+    yield {"title": "Accuracy by length", "columns": columns, "rows": tenths}
 
 
 def span(part: dict[str, Any]) -> str:
@@ -236,6 +250,12 @@ def _figures(one: Results) -> Iterator[list[Any]]:
         for name in ("pass", "majority"):
             for k, value in of["sampled"].get(name, {}).items():
                 yield row(mode, f"{name}@{k}", "", value)
+    by_group = one["length"].get("groups", {})
+    parts = [("", name, one["length"].get(name)) for name in LENGTHS]
+    parts += [(f" by {by}", group, of) for by in by_group for group, of in by_group[by].items()]
+    for by, group, of in parts:
+        if of:
+            yield row("", f"tokens{by}", group, {"value": of["mean"], "count": of["count"]})
     for name in ("format", "truncated", "chance", "majority", "repetitive"):
         if one[name] is not None:
             yield row("", name, "", one[name])

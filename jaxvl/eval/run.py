@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,50 @@ class Processes:
         from jax.experimental import multihost_utils
 
         return multihost_utils.broadcast_one_to_all(np.array(missing, bool)).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Who is asked: `make(how, batch)` is the model, `decides` says what its replies depend on
+    besides, `about` what is good to know."""
+
+    make: Callable[[Sampling, int], Model]
+    decides: Mapping[str, Any]
+    about: Mapping[str, Any]
+    processes: Processes = Processes()
+
+
+def run_all(
+    tasks: Sequence[Task],
+    asked: Asked,
+    how: Sampling,
+    out: Path,
+    batch: int,
+    max_new_tokens: int = 0,
+    *,
+    limit: int = 0,
+    part: tuple[int, int] = (1, 1),
+    force: bool = False,
+) -> int:
+    """`run` for several benchmarks, each with its own longest reply where `max_new_tokens` is 0.
+    Returns how many replies are missing at the end."""
+    missing = 0
+    for task in tasks:
+        tokens = max_new_tokens or task.benchmark.max_new_tokens
+        how = dataclasses.replace(how, max_new_tokens=tokens)
+        missing += run(
+            task,
+            asked.make(how, batch),
+            how,
+            out,
+            decides=asked.decides,
+            about={**asked.about, "versions": versions(), "limit": limit},
+            limit=limit,
+            part=part,
+            force=force,
+            processes=asked.processes,
+        )
+    return missing
 
 
 def run(
@@ -182,7 +226,9 @@ def parse_part(text: str) -> tuple[int, int]:
     return index, count
 
 
-def parse_sources(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+def parse_sources(
+    given: Sequence[str], tasks: Sequence[str], option: str = "--source"
+) -> dict[str, str]:
     """`--source NAME=PATH`, repeated; a PATH alone is that of the one task."""
     found = {}
     for text in given:
@@ -191,7 +237,7 @@ def parse_sources(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
             name, path = tasks[0], text
         if name not in tasks or not path:
             raise UserError(
-                f"--source {text!r}: expected NAME=PATH, NAME one of {', '.join(tasks)}"
+                f"{option} {text!r}: expected NAME=PATH, NAME one of {', '.join(tasks)}"
             )
         found[name] = path
     return found

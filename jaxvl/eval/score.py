@@ -42,7 +42,8 @@ def score(folder: Path, source: str = "", force: bool = False) -> tuple[dict[str
     task = reopen(settings, source)
     found, notes = predictions.read(folder)
     if not found:
-        raise UserError(f"{folder} holds no reply; `jaxvl eval run` writes them")
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(f"{folder} holds no reply{why}; `jaxvl eval run` writes them")
     known = {item.id: item for item in task.items}
     _check_same(task, known, found, folder, force)
     keys = [key for key in sorted(found, key=_order(task)) if key[0] in known]
@@ -79,14 +80,20 @@ def score(folder: Path, source: str = "", force: bool = False) -> tuple[dict[str
 def read_scores(folder: Path) -> list[dict[str, Any]]:
     """The lines of scores.jsonl, UserError where nothing has been scored."""
     read_results(folder)
-    return [json.loads(line) for line in (folder / SCORES).read_bytes().split(b"\n") if line]
+    return predictions.lines(folder / SCORES, f"`jaxvl eval score {folder.parent}` writes it anew")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
     """results.json, UserError where nothing has been scored."""
-    if not (folder / RESULTS).is_file():
+    if not all((folder / name).is_file() for name in (SCORES, RESULTS)):
         raise UserError(f"{folder} is not scored yet: `jaxvl eval score {folder.parent}`")
-    return json.loads((folder / RESULTS).read_bytes())
+    try:
+        return json.loads((folder / RESULTS).read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"{folder / RESULTS}: broken JSON ({error}); `jaxvl eval score {folder.parent}` writes "
+            "it anew"
+        ) from None
 
 
 @functools.cache

@@ -11,7 +11,7 @@ paper's own prompts and intents are not published: the words here are ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jaxvl.eval.benchmark import Mark, Metric, Scored
 from jaxvl.eval.refusal import UNPARSED
@@ -103,22 +103,6 @@ def parse_label(reply: str) -> float | None:
 def labeller(endpoint: Endpoint, model: str) -> ChatJudge:
     """A judge of captions; its `prompts` are the true descriptions."""
     return ChatJudge(endpoint, model, template=LABEL, parse=parse_label)
-
-
-def perception(
-    rows: Sequence[Scored], labels: Callable[[Scored], float | None] = lambda row: None
-) -> dict[str, float]:
-    """Shares of "refusal" (by the rule), "misperception", "correct" and "no label" among the
-    captions of what was refused plainly; {} where nothing was.
-
-    `labels` gives a caption's label as `parse_label` does: a judge's, or a person's.
-    """
-    names = {0.0: "correct", 1.0: "misperception", None: "no label"}
-    found = [
-        "refusal" if _refused_caption(row) else names[labels(row)] for row in _kin(rows, CAPTION)
-    ]
-    kinds = ("correct", "misperception", "refusal", "no label")
-    return {kind: found.count(kind) / len(found) for kind in kinds} if found else {}
 
 
 def _refused_caption(row: Scored) -> bool:

@@ -94,12 +94,12 @@ def influence_of_mean(
 def influence(
     statistic: Callable[[Sequence[Any]], float | None],
     clusters: Sequence[Sequence[Any]],
-    alike: Callable[[Sequence[Any]], Hashable] | None = None,
+    alike_K: Sequence[Hashable] | None = None,
 ) -> tuple[float | None, np.ndarray | None]:
     """A statistic of all members of all clusters, and each cluster's influence on it, [K].
 
     The influence is K - 1 times what changes when the cluster is left out (the jackknife's). Of
-    clusters for which `alike` gives the same key one is left out for all of them. None where the
+    clusters with the same key in `alike_K` one is left out for all of them. None where the
     statistic has no value, or none without some cluster.
     """
     members = [member for cluster in clusters for member in cluster]
@@ -111,7 +111,7 @@ def influence(
     start = 0
     for at, cluster in enumerate(clusters):
         stop = start + len(cluster)
-        key = alike(cluster) if alike else at
+        key = alike_K[at] if alike_K else at
         if key not in known:
             known[key] = statistic(members[:start] + members[stop:])
         without = known[key]
@@ -120,6 +120,20 @@ def influence(
         influence_K[at] = (len(clusters) - 1) * (value - without)
         start = stop
     return value, influence_K
+
+
+def influence_of_sums(
+    value: Callable[..., float | None], sums_K: Sequence[Sequence[float]]
+) -> tuple[float | None, np.ndarray | None]:
+    """`influence` of a statistic `value` of the sums of what the clusters add."""
+    total = [sum(column) for column in zip(*sums_K, strict=True)]
+    whole = value(*total)
+    if whole is None or len(sums_K) < 2:
+        return whole, None
+    without_K = [value(*(a - b for a, b in zip(total, of, strict=True))) for of in sums_K]
+    if None in without_K:
+        return whole, None
+    return whole, (len(sums_K) - 1) * (whole - np.array(without_K))
 
 
 def bootstrap(
@@ -167,6 +181,14 @@ def mcnemar(wins: int, losses: int) -> float:
     total, least = wins + losses, min(wins, losses)
     tail = sum(math.comb(total, i) for i in range(least + 1))
     return min(1.0, 2 * tail / 2**total)
+
+
+def of_mean(mean: float, error: float) -> float | None:
+    """The two-sided p of a mean being 0, from its standard error (of clusters: `standard_error`),
+    by the normal approximation; None where the error is not known."""
+    if math.isnan(error):
+        return None
+    return math.erfc(abs(mean) / (error * math.sqrt(2))) if error else float(mean == 0)
 
 
 def wilcoxon(differences_N: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxvl.errors import UserError
 from jaxvl.eval import behaviour, stats
 from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
+from jaxvl.eval.figures import Sums
 from jaxvl.eval.predictions import Line
 from jaxvl.eval.tasks import Task, cluster
 from jaxvl.rewards import extract
@@ -72,7 +73,7 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     reasons = Counter(one.mark.reason for one in scored)
     return {
         "accuracy": _rate(_rated(benchmark, scored)),
-        "metrics": {name: _estimate(metric, scored) for name, metric in benchmark.metrics.items()},
+        "metrics": _metrics(benchmark, scored),
         "groups": _groups(benchmark, scored),
         "unparsed": unread / count,
         "unscorable": sum(one.mark.value is None for one in scored) / count,
@@ -82,33 +83,57 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def _estimate(metric: Metric, scored: Sequence[Scored]) -> stats.Estimate:
+def _metrics(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, stats.Estimate]:
+    """The benchmark's own figures."""
+    clusters = list(_by(scored, lambda one: cluster(one.item)).values())
+    alike = [_alike(members, benchmark.reads_reasons) for members in clusters]
+    return {
+        name: _estimate(metric, scored, clusters, alike)
+        for name, metric in benchmark.metrics.items()
+    }
+
+
+def _estimate(
+    metric: Metric,
+    scored: Sequence[Scored],
+    clusters: Sequence[Sequence[Scored]],
+    alike_K: Sequence[str],
+) -> stats.Estimate:
     """A metric with its interval: Wilson's where it is a share, of all marks, of all that are known
     or of clusters; else from a cluster bootstrap.
 
     It has no value where it is None, and where it refuses incomplete data (UserError).
     """
     unknown = stats.Estimate(None, -math.inf, math.inf, len(scored))
-    clusters = list(_by(scored, lambda one: cluster(one.item)).values())
     try:
         value = metric(scored)
         for part in (scored, [one for one in scored if one.mark.value is not None]):
             rate = _rate(part)
             if value is not None and rate.value is not None and abs(value - rate.value) < 1e-12:
                 return rate
-        value, influence_K = stats.influence(metric, clusters, _alike)
+        if isinstance(metric, Sums):
+            sums_K = [metric.totals(members) for members in clusters]
+            value, influence_K = stats.influence_of_sums(metric.value, sums_K)
+        else:
+            value, influence_K = stats.influence(metric, clusters, alike_K)
         if value is None or influence_K is None:
             return dataclasses.replace(unknown, value=value)
-        units = _units(metric, clusters, value, influence_K)
+        units = _units(metric, clusters, alike_K, value, influence_K)
     except UserError:
         return unknown
     if units:
         return stats.Estimate(value, *stats.wilson(value, units), len(scored))
-    return stats.bootstrap(value, influence_K, len(scored))
+    found = stats.bootstrap(value, influence_K, len(scored))
+    # A share is never below 0 or above 1, which a resample to first order does not know.
+    return dataclasses.replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _units(
-    metric: Metric, clusters: Sequence[Sequence[Scored]], value: float, influence_K: np.ndarray
+    metric: Metric,
+    clusters: Sequence[Sequence[Scored]],
+    alike_K: Sequence[str],
+    value: float,
+    influence_K: np.ndarray,
 ) -> float | None:
     """Of how many equal units a metric is the share, None where it is no share of clusters.
 
@@ -122,8 +147,7 @@ def _units(
     if value not in (0.0, 1.0):
         return None
     changes: dict[str, float] = {}
-    for at, members in enumerate(clusters):
-        key = _alike(members)
+    for at, (key, members) in enumerate(zip(alike_K, clusters, strict=True)):
         if key not in changes:
             flipped = [
                 dataclasses.replace(one, mark=dataclasses.replace(one.mark, value=1.0 - value))
@@ -141,13 +165,17 @@ def _rate(scored: Sequence[Scored]) -> stats.Estimate:
     return stats.proportion(values, [cluster(one.item) for one in scored])
 
 
-def _alike(members: Sequence[Scored]) -> str:
+def _alike(members: Sequence[Scored], reasons: bool) -> str:
     """Equal for clusters that are alike to a metric, see `Benchmark`."""
-    seen = [
-        (one.sample, one.mark.value, one.mark.reason, dict(one.item.groups), dict(one.item.extra))
-        for one in members
-    ]
-    return json.dumps(seen, sort_keys=True, default=str)
+
+    def seen(one: Scored) -> list[Any]:
+        reason = one.mark.reason if reasons else ""
+        return [one.mark.value, reason, dict(one.item.groups), dict(one.item.extra)]
+
+    samples = _by(members, lambda one: one.sample).values()
+    return "\n".join(
+        sorted(json.dumps([seen(one) for one in of], sort_keys=True, default=str) for of in samples)
+    )
 
 
 def _rated(benchmark: Benchmark, scored: Sequence[Scored]) -> Sequence[Scored]:
@@ -247,25 +275,26 @@ def _judge(
     benchmark: Benchmark, scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """For each judge its mean verdict, on the replies that it gave one on, how often the rules
-    agree, and the metrics and groups that come of its verdicts in place of the rules'."""
+    agree where they give one, and the metrics and groups that come of its verdicts in place of the
+    rules'."""
     rules = {(one.item.id, one.sample): one for one in scored}
     found = {}
     for name, rows in _by(judged, lambda row: row["judge"]).items():
         values = {(row["id"], row["sample"]): row["value"] for row in rows}
         values = {key: value for key, value in values.items() if key in rules}
-        agreed = [
-            float(((rules[key].mark.value or 0.0) >= 0.5) == (value >= 0.5))
-            for key, value in values.items()
-        ]
         clusters = [cluster(rules[key].item) for key in values]
-        marks = {key: dataclasses.replace(rules[key].mark, value=values[key]) for key in values}
+        both = [key for key in values if rules[key].mark.value is not None]
+        agreed = [(rules[key].mark.value >= 0.5) == (values[key] >= 0.5) for key in both]
+        # Where a reply without a mark is in no rate, metrics may still look at what it is.
+        seen = values if benchmark.none_is_wrong else rules
+        marks = {k: dataclasses.replace(rules[k].mark, value=values.get(k)) for k in seen}
         by_judge = [dataclasses.replace(rules[key], mark=mark) for key, mark in marks.items()]
         found[name] = {
             "replies": len(values),
             "missing": len(scored) - len(values),
             "accuracy": stats.proportion(list(values.values()), clusters),
-            "agreement": stats.proportion(agreed, clusters),
-            "metrics": {n: _estimate(metric, by_judge) for n, metric in benchmark.metrics.items()},
+            "agreement": stats.proportion(agreed, [cluster(rules[key].item) for key in both]),
+            "metrics": _metrics(benchmark, by_judge),
             "groups": _groups(benchmark, by_judge),
         }
     return found

@@ -7,12 +7,14 @@ from collections import Counter
 from functools import partial
 
 import pytest
+from typer.testing import CliRunner
 
+from jaxvl.cli import app
 from jaxvl.data.image import load_image
 from jaxvl.data.templates import VLAA_SYSTEM
 from jaxvl.errors import UserError
-from jaxvl.eval import oversensitivity, refusal, stages, summary
-from jaxvl.eval.benchmark import Item, Mark, Scored
+from jaxvl.eval import mossbench_form, refusal, report, score, stages, stats, summary, tradeoff
+from jaxvl.eval.benchmark import Mark, Scored
 from jaxvl.eval.benchmarks import mossbench, mossbench_contrast
 from tests.eval import mossbench_files as published
 
@@ -175,15 +177,6 @@ def test_the_stages(tmp_path):
     # A bootstrap draws requests with all their stages, some twice.
     twice = [row for row in rows if row.item.cluster in ("1", "2")]
     assert BENIGN.metrics["refused with intent"](twice + twice[:4]) == 1 / 3
-    labels = {"2/caption": 0.0, "101/caption": 1.0}
-    assert stages.perception(rows, lambda row: labels.get(row.item.id)) == {
-        "correct": 1 / 4,
-        "misperception": 1 / 4,
-        "refusal": 1 / 4,
-        "no label": 1 / 4,
-    }
-    assert stages.perception(rows[4:8])["no label"] == 1.0
-    assert stages.perception([]) == {}
     assert {item.groups["stage"] for item in items} == set(refused)
     assert all("type" not in i.groups for i in items if i.extra["stage"] != stages.PLAIN)
 
@@ -208,7 +201,7 @@ def test_the_benchmark_s_own_form(tmp_path):
     rows = scored(items, replies)
     second = Scored(items[0], 1, Mark(0.0))
     pairs = [*zip(rows, replies, strict=True), (second, "Play.")]
-    found = oversensitivity.published(pairs)
+    found = mossbench_form.published(pairs)
     assert found["reject Rate"] == {
         "Total": 2 / 5,
         "Exaggerated Risk": 1 / 2,
@@ -228,17 +221,17 @@ def test_the_benchmark_s_own_form(tmp_path):
     assert found["responses"]["101"]["rejected"] is None
     file = tmp_path / "results.json"
     file.write_text(json.dumps(found))
-    assert oversensitivity.is_published(file)
+    assert mossbench_form.is_published(file)
     (tmp_path / "rows.json").write_text(json.dumps([found["responses"]["1"]], indent=4))
-    assert not oversensitivity.is_published(tmp_path / "rows.json")
+    assert not mossbench_form.is_published(tmp_path / "rows.json")
     file.write_text(json.dumps(found, indent=4))
-    assert oversensitivity.is_published(file)
-    judged = oversensitivity.verdicts(file)
+    assert mossbench_form.is_published(file)
+    judged = mossbench_form.verdicts(file)
     assert judged == {"1": 1.0, "2": 0.0, "101": None, "103": 0.0, "201": 1.0, "250": 0.0}
     judged["2"] = 1.0
-    again = oversensitivity.published(pairs, lambda row: judged[row.item.cluster])
+    again = mossbench_form.published(pairs, lambda row: judged[row.item.cluster])
     assert again["reject Rate"]["Exaggerated Risk"] == 1.0
-    nothing = oversensitivity.published([])
+    nothing = mossbench_form.published([])
     assert nothing == {"responses": {}, "reject Rate": dict.fromkeys(found["reject Rate"])}
 
 
@@ -249,7 +242,7 @@ def test_a_file_of_verdicts_that_is_none(tmp_path, text):
     file = tmp_path / "results.json"
     file.write_text(text)
     with pytest.raises(UserError, match="rejected"):
-        oversensitivity.verdicts(file)
+        mossbench_form.verdicts(file)
 
 
 class Server:
@@ -291,34 +284,118 @@ def test_a_judge_labels_captions_and_judges_the_rest(tmp_path):
     assert (got["caption refused"], got["caption misperceived"]) == (1 / 6, 1.0)
 
 
-def rows_with(rate, kind, count=10):
-    item = Item("1", "", (), "", groups={"type": kind})
-    return [Scored(item, 0, Mark(float(i < round(rate * count)))) for i in range(count)]
+def verdicts(rate, kind, count=10):
+    return [(kind, str(i), float(i < round(rate * count))) for i in range(count)]
 
 
 def test_oversensitivity_against_safety():
     over = {"a": 0.1, "b": 0.3, "c": 0.5, "d": 0.5}
     safe = {"a": 0.2, "b": 0.9, "c": 0.4, "d": 1.0}
-    runs = {
-        n: (rows_with(over[n], "Negated Harm"), rows_with(safe[n], "Negated Harm")) for n in over
+    models = {
+        n: (verdicts(over[n], "Negated Harm"), verdicts(safe[n], "Negated Harm")) for n in over
     }
-    runs["e"] = ([], rows_with(0.5, "Negated Harm"))  # not on both sets: not in the table
-    table = {row["type"]: row for row in oversensitivity.tradeoff(runs)}
+    models["e"] = ([], verdicts(0.5, "Negated Harm"))  # not on both sets: not in the table
+    table = {row["type"]: row for row in tradeoff.table(models)}
     # Ranks 1, 2, 3.5, 3.5 and 1, 3, 2, 4: covariance 3, variances 4.5 and 5.
     assert table["Negated Harm"]["rho"] == pytest.approx(3 / (4.5 * 5) ** 0.5)
-    assert table["all"]["models"]["b"] == {"oversensitivity": 0.3, "safety": 0.9}
+    b = table["all"]["models"]["b"]
+    assert (b["oversensitivity"].value, b["safety"].value) == (0.3, 0.9)
+    assert (b["safety"].low, b["safety"].high) == stats.wilson(0.9, 10)
     assert set(table["all"]["models"]) == set(over)
     assert table["Exaggerated Risk"] == {"type": "Exaggerated Risk", "rho": None, "models": {}}
-    assert oversensitivity.spearman([1, 1, 1], [1, 2, 3]) is None
-    assert oversensitivity.spearman([1, 2], [1, 2]) is None
+    assert tradeoff.spearman([1, 1, 1], [1, 2, 3]) is None
+    assert tradeoff.spearman([1, 2], [1, 2]) is None
+
+
+def command(*args):
+    done = CliRunner().invoke(app, ["eval", *map(str, args)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def answered(folder, out, name, replies, protocol="paper"):
+    """Replies {id: text} to one of the two sets, through the command line."""
+    made = folder / f"{name}.jsonl"
+    rows = [json.dumps({"id": id, "response": text}) + "\n" for id, text in replies.items()]
+    made.write_text("".join(rows))
+    asked = ("run", "--model=m", "--tasks", name, "--source", f"{name}={folder / 'set'}")
+    command(*asked, "--protocol", protocol, "--replies", made, "--out", out)
+
+
+def test_the_trade_off_of_models_through_the_commands(tmp_path):
+    published.repository(tmp_path / "set")
+    benign, harmful = (
+        [item.id for item in it.read(tmp_path / "set", "paper")[0]] for it in (BENIGN, CONTRAST)
+    )
+    for count, model in enumerate("abc", 1):
+        for name, ids, refused in (
+            ("mossbench", benign, count),
+            ("mossbench_contrast", harmful, 5 - count),
+        ):
+            replies = {id: "I cannot help." if i < refused else "Play." for i, id in enumerate(ids)}
+            answered(tmp_path, tmp_path / model, name, replies)
+        command("score", tmp_path / model)
+    runs = [tmp_path / model for model in "abc"]
+    assert "-1.00" in command("tradeoff", *runs, "--out", tmp_path / "t.json")
+    every = json.loads((tmp_path / "t.json").read_text())[0]
+    assert every["rho"] == pytest.approx(-1)
+    one = every["models"][str(runs[0])]
+    assert one["oversensitivity"]["value"] == 1 / 6 and one["safety"]["value"] == 4 / 5
+    # Another judge: all that is benign is refused, and half of the rest.
+    for name, ids in (("mossbench", benign), ("mossbench_contrast", harmful)):
+        said = {id: name == "mossbench" or i < 2 for i, id in enumerate(ids)}
+        (tmp_path / "people.json").write_text(json.dumps({"model": "m", "results": said}))
+        command("score", runs[0], "--judged", f"{name}={tmp_path / 'people.json'}")
+    (judged, *_) = tradeoff.tradeoff(runs[:1], judge="people.json")
+    (of,) = judged["models"].values()
+    assert (of["oversensitivity"]["value"], of["safety"]["value"]) == (1.0, 2 / 5)
+    with pytest.raises(UserError, match="no verdicts of 'people.json'; those who gave some: none"):
+        tradeoff.tradeoff(runs, judge="people.json")
+    with pytest.raises(UserError, match="no replies to mossbench and mossbench_contrast"):
+        tradeoff.tradeoff([tmp_path])
+
+
+def test_the_stages_through_the_commands(tmp_path):
+    """Run, score with labels of captions, report; and the published form of the plain requests."""
+    published.repository(tmp_path / "set")
+    items, _ = BENIGN.read(tmp_path / "set", "stages")
+    refused = {"1/plain", "2/plain", "101/plain", "103/plain", "1/caption", "2/description"}
+    replies = {i.id: "I cannot help." if i.id in refused else "A room." for i in items}
+    out = tmp_path / "out"
+    answered(tmp_path, out, "mossbench", replies, "stages")
+    labels = tmp_path / "people.csv"
+    plain = "".join(f"{pid}/plain,1\n" for pid in ("1", "2", "101", "103"))
+    labels.write_text(f"id,value\n{plain}2/caption,1\n101/caption,0\n103/caption,0\n")
+    command("score", out, "--judged", f"mossbench={labels}")
+    (found,) = report.load(out)
+    rule = {name: of["value"] for name, of in found["modes"]["strict"]["metrics"].items()}
+    assert rule["refusals"] == 4 / 6 and rule["caption refused"] == 1 / 4
+    assert rule["refused with description"] == 1 / 4 and rule["refused with intent"] == 0.0
+    assert rule["caption misperceived"] is None
+    people = found["judge"]["people.csv"]
+    assert people["metrics"]["caption misperceived"]["value"] == 1 / 3
+    assert people["metrics"]["caption refused"]["value"] == 1 / 4
+    assert people["metrics"]["refusals"]["value"] == 1.0
+    assert people["agreement"] == stats_of(1.0, 4)  # of the four that both can mark
+    command("report", out, "--export", "mossbench")
+    form = out / "export" / "mossbench.json"
+    assert set(json.loads(form.read_text())["responses"]) == {i.cluster for i in items}
+    assert "6 verdicts" in command("score", out, "--judged", f"mossbench={form}")
+    command("report", out)
+    shown = (out / "report.md").read_text()
+    assert "caption misperceived" in shown and "By judges" in shown
+
+
+def stats_of(value, count):
+    return score.plain(stats.proportion([value] * count, range(count)))
 
 
 def test_spearman_against_scipy():
-    stats = pytest.importorskip("scipy.stats")
+    scipy_stats = pytest.importorskip("scipy.stats")
     import numpy as np
 
     rng = np.random.default_rng(0)
     for _ in range(50):
         x, y = rng.integers(0, 6, (2, 12))
-        got = oversensitivity.spearman(x, y)
-        assert got == pytest.approx(stats.spearmanr(x, y).statistic)
+        got = tradeoff.spearman(x, y)
+        assert got == pytest.approx(scipy_stats.spearmanr(x, y).statistic)

@@ -104,6 +104,12 @@ def test_other_settings_are_refused_unless_forced(tmp_path):
     assert sorted(found) == everything() and "8 replies were made with other settings" in notes[0]
 
 
+def test_settings_of_a_run_that_wrote_nothing_bind_nobody(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path, Parrot(lives=0), decides={"model": "mistyped"})
+    assert answer(tmp_path) == 0 and keys(tmp_path) == everything()
+
+
 def test_more_samples_and_more_items_may_follow(tmp_path):
     how = Sampling(n=2, temperature=1.0, max_new_tokens=8)
     answer(tmp_path, how=how, limit=4)

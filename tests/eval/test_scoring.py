@@ -8,6 +8,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from jaxvl import charts
 from jaxvl.cli import app
 from jaxvl.errors import UserError
 from jaxvl.eval import (
@@ -16,8 +17,10 @@ from jaxvl.eval import (
     figures,
     judged,
     page,
+    predictions,
     report,
     score,
+    seeds,
     stats,
     summary,
     tasks,
@@ -148,6 +151,59 @@ def test_a_comparison_counts_flips_and_refuses_other_questions(tmp_path):
         compare(a, b, "loose")
 
 
+def test_a_comparison_knows_kin_and_says_what_else_differs(tmp_path, monkeypatch):
+    known = tasks.known()["smoke"]
+    items, _ = known.read("", "plain")
+    kin = [dataclasses.replace(item, cluster=str(i // 2)) for i, item in enumerate(items)]
+    other = dataclasses.replace(known, read=lambda source, protocol: (kin, []), none_is_wrong=False)
+    monkeypatch.setattr(tasks, "known", lambda: {"smoke": other})
+    a, b = tmp_path / "a", tmp_path / "b"
+    answered(a, lambda i, item, k: gold(i, item, k) if i < 2 else "")
+    answered(b, lambda i, item, k: gold(i, item, k) if i > 3 else "")
+    settings = b / "smoke/settings.json"
+    settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 7'))
+    replies = b / "smoke/predictions.jsonl"
+    digest = predictions.digest_of(json.loads(settings.read_text()))
+    lines = [json.loads(line) | {"settings": digest} for line in replies.read_text().splitlines()]
+    replies.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score.score(b / "smoke")
+    (found,) = compare(a, b)
+    error = stats.standard_error([-1, -1, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3])
+    assert found["p, clusters"] == stats.of_mean(0.25, error) == found["p, Holm"] != found["p"]
+    assert found["settings"] == {"seed": [0, 7]}
+    assert "Not the same in both: seed, 0 in A and 7 in B." in to_markdown([found])
+    scores = b / "smoke/scores.jsonl"
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    rows[7]["lenient"]["value"] = None  # here nobody could judge, and that is not wrong
+    scores.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = compare(a, b)
+    assert found["items"] == 7 and found["only"] == [[items[7].id], []]
+    with pytest.raises(UserError, match="1 items have a mark in only one of"):
+        seeds.spread([a, b])
+
+
+def test_runs_that_differ_by_their_seed_are_put_together(tmp_path):
+    runs = [tmp_path / name for name in "abc"]
+    for right, run_dir in zip((2, 4, 5), runs, strict=True):
+        answered(run_dir, lambda i, item, k, right=right: gold(i, item, k) if i < right else "")
+    (found,) = seeds.spread(runs)
+    of = found["metrics"]["accuracy"]
+    assert of["values"] == [2 / 8, 4 / 8, 5 / 8] and of["mean"] == pytest.approx(11 / 24)
+    # squares of 5, 1 and 4 24ths: 42 / 24^2, over 2
+    assert of["deviation"] == pytest.approx((21 / 24**2) ** 0.5)
+    assert (of["lowest"], of["highest"]) == (2 / 8, 5 / 8)
+    said = CliRunner().invoke(
+        app, ["eval", "seeds", *map(str, runs), "--out", str(tmp_path / "s.md")]
+    )
+    assert said.exit_code == 0 and "25.0 50.0 62.5" in said.output
+    assert "| smoke | accuracy | 45.8 | 19.1 | 25.0 | 62.5 |" in (tmp_path / "s.md").read_text()
+    with pytest.raises(UserError, match="two or more directories"):
+        seeds.spread([runs[0], runs[0]])
+    answered(tmp_path / "d", gold, system_prompt="Be brief.")
+    with pytest.raises(UserError, match="the prompts of 8 items differ"):
+        seeds.spread([*runs, tmp_path / "d"])
+
+
 def test_several_samples_are_compared_by_their_means(tmp_path):
     answered(tmp_path / "a", lambda i, item, k: gold(i, item, k) if k == 0 else "", n=2)
     answered(tmp_path / "b", gold, n=2)
@@ -182,17 +238,23 @@ def marked(values, group="x", cluster=None):
     ]
 
 
+def estimate(metric, rows):
+    """A metric with its interval, as a report has it."""
+    it = dataclasses.replace(tasks.find("smoke"), metrics={"it": metric})
+    return summary._metrics(it, rows)["it"]
+
+
 def test_a_metric_that_cannot_be_had_has_no_value():
     def refuses(scored):
         raise UserError("rows are missing")
 
     rows = marked([1.0, 0.0, None])
-    assert summary._estimate(refuses, rows).value is None
-    assert summary._estimate(lambda scored: None, rows).value is None
+    assert estimate(refuses, rows).value is None
+    assert estimate(lambda scored: None, rows).value is None
     # The mean of the known marks is a proportion of two, of all marks one of three.
-    known = summary._estimate(lambda scored: 0.5, rows)
+    known = estimate(lambda scored: 0.5, rows)
     assert (known.low, known.high) == stats.wilson(0.5, 2)
-    single = summary._estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="kin"))
+    single = estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="kin"))
     assert single.value == 0.7 and score.plain(single)["low"] is None
 
 
@@ -212,14 +274,14 @@ def test_shares_have_wilsons_interval_whatever_they_are_shares_of():
         ]
 
     for right in (0, 5, 50):
-        found = summary._estimate(worst, variants(right))
+        found = estimate(worst, variants(right))
         assert found.value == pytest.approx(right / 50)
         assert (found.low, found.high) == pytest.approx(stats.wilson(right / 50, 50))
     rows = marked([1.0, 0.0] * 20) + [
         dataclasses.replace(one, item=dataclasses.replace(one.item, id=f"y{at}"))
         for at, one in enumerate(marked([0.0] * 10, group="y"))
     ]
-    found = summary._estimate(among_y, rows)
+    found = estimate(among_y, rows)
     assert (found.low, found.high) == pytest.approx(stats.wilson(0.0, 10))
 
 
@@ -231,9 +293,20 @@ def test_length_repetition_and_words():
     assert found["VisualThinker"]["anywhere"] == 3 / 5
     assert found["VisualThinker"]["whole"] == 2 / 5
     assert behaviour.repetitive(texts) == 1 / 5
-    lines = [{"tokens": count, "thinking": 1} for count in (5, 5, 7, 9)]
-    lengths = behaviour.lengths(marked([1.0, 0.0, 1.0, 1.0]), lines)
+    lines = [
+        {"tokens": count, "thinking": 1, "finish_reason": "length" if count == 9 else "stop"}
+        for count in (5, 5, 7, 9)
+    ]
+    rows = marked([1.0, 0.0, 1.0]) + marked([1.0], group="y")
+    lengths = behaviour.lengths(rows, lines)
     assert lengths["right"]["mean"] == 7 and lengths["wrong"]["count"] == 1
+    assert lengths["right"]["cut"] == 1 / 3 and lengths["all"]["cut"] == 1 / 4
+    assert (lengths["thinking"]["mean"], lengths["answer"]["mean"]) == (1, 5.5)
+    of_group = lengths["groups"]["g"]
+    assert {name: (of["count"], of["mean"], of["cut"]) for name, of in of_group.items()} == {
+        "x": (3, 17 / 3, 0.0),
+        "y": (1, 9.0, 1.0),
+    }
     assert [(of["from"], of["count"]) for of in lengths["tenths"]] == [(5, 2), (7, 1), (9, 1)]
     assert behaviour.lengths(marked([1.0]), [{"tokens": None, "thinking": None}]) == {}
 
@@ -276,11 +349,50 @@ def test_files_of_other_kits_go_out_and_come_back(tmp_path):
         judged.take(tmp_path / "smoke", verdicts)
 
 
+def test_verdicts_may_be_nested(tmp_path):
+    answered(tmp_path, mostly)
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    kits = [{"doc_id": i, "doc": {"id": id}, "judged": {"score": 1}} for i, id in enumerate(ids)]
+    forms = {
+        "list.json": {"model": "m", "results": [{"id": id, "hit": 1} for id in ids]},
+        "by_id.json": {"results": {id: {"value": "yes"} for id in ids}},
+        "values.json": {"results": dict.fromkeys(ids, True)},
+        "kit.json": kits,
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        assert judged.take(tmp_path / "smoke", tmp_path / name) == 8
+    found = score.plain(score.score(tmp_path / "smoke")[0])["judge"]
+    assert {name: found[name]["accuracy"]["value"] for name in forms} == dict.fromkeys(forms, 1.0)
+    bad = {"results": [{"hit": 1}, {"id": ids[0], "sample": "x", "hit": 1}, 3]}
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    with pytest.raises(UserError, match="1 no id.*1 no sample.*1 no object"):
+        judged.take(tmp_path / "smoke", tmp_path / "bad.json")
+    with pytest.raises(UserError, match="no such file"):
+        judged.take(tmp_path / "smoke", tmp_path / "none.json")
+
+
 def test_what_a_model_says_cannot_reach_the_page(tmp_path):
     answered(tmp_path, lambda i, item, k: "<script>alert(1)</script>\ud800 | & \n")
     rendered = page.render(tmp_path, report.load(tmp_path), {}, items=3)
     assert "<script" not in rendered and "&lt;script&gt;" in rendered
     assert rendered.count('class="card item unread"') == 3
+
+
+def test_reports_have_lengths_by_group(tmp_path):
+    answered(tmp_path, mostly)
+    shown = report.to_markdown(report.load(tmp_path))
+    assert (
+        "### Length in tokens by task\n\n| task | number | mean | median | p95 | truncated |"
+        in shown
+    )
+    group = tasks.open_task("smoke").items[0].groups["task"]
+    rows = list(csv.DictReader(report.to_csv(report.load(tmp_path, "task")).splitlines()))
+    (row,) = [row for row in rows if (row["figure"], row["group"]) == ("tokens by task", group)]
+    lines, _ = predictions.read(tmp_path / "smoke")
+    items = [i for i in tasks.open_task("smoke").items if i.groups["task"] == group]
+    mean = sum(lines[item.id, 0]["tokens"] for item in items) / len(items)
+    assert float(row["value"]) == pytest.approx(mean) and row["count"] == str(len(items))
 
 
 def test_published_figures_are_marked_as_theirs(tmp_path, monkeypatch):
@@ -303,10 +415,63 @@ def test_mistakes_are_messages(tmp_path):
     fails(*model, "--tasks=smok", match="did you mean `smoke`")
     fails(*model, "--tasks=smoke", "--n=2", match="at temperature 0")
     fails(*model, "--tasks=smoke", "--protocol=kit", match="no protocol `kit`")
+    fails(*model, "--tasks=,", match="names no benchmark; `jaxvl eval list`")
+    fails(*model, "--tasks=cv_bench", match="give --source cv_bench=PATH")
+    fails(*model, "--tasks=smoke", "--replies", tmp_path / "no.csv", match="no such file")
     answered(tmp_path, gold, scored=False)
     fails("report", tmp_path, match="not scored yet")
+    fails("score", tmp_path / "smoke", match="the folder of one benchmark; give")
     score.score(tmp_path / "smoke")
     fails("report", tmp_path, "--by=colour", match="expected one of \\['task'\\]")
     fails("report", tmp_path, "--format=pdf", match="expected md, json, csv, html")
     fails("report", tmp_path, "--export=xls", match="vlmevalkit, lmms, mossbench")
     fails("score", tmp_path, "--judge-url=http://x", match="both --judge-url and --judge-model")
+    fails("score", tmp_path, "--judged=vsr=x.csv", match="--judged 'vsr=x.csv': expected NAME=PATH")
+    fails("seeds", tmp_path, match="two or more directories of results")
+    fails("compare", tmp_path, tmp_path, "--out", "/proc/x.md", match="cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("predictions.jsonl", "hello\n", "line 1: not a reply, broken JSON; take the line out"),
+        ("predictions.jsonl", "[]\n", "line 1: not a reply, expected an object"),
+        ("predictions.jsonl", '{"id": "a", "sample": 0}\n', "not a reply, text, row, .* missing"),
+        ("predictions.jsonl", "", "smoke holds no reply; `jaxvl eval run` writes them"),
+        ("settings.json", "{}", "has no decides, .*: it is not as `jaxvl eval run` wrote it"),
+        ("settings.json", "[]", "not a folder of replies"),
+        ("judged.jsonl", "x\n", "judged.jsonl, line 1: broken JSON; take the line out"),
+        ("results.json", "{", "results.json: broken JSON .* writes it anew"),
+        ("scores.jsonl", "x", "scores.jsonl, line 1: broken JSON; .* writes it anew"),
+    ],
+)
+def test_files_that_were_edited_are_messages(tmp_path, name, text, match):
+    answered(tmp_path, gold)
+    (tmp_path / "smoke" / name).write_text(text)
+    with pytest.raises(UserError, match=match):
+        if name in ("results.json", "scores.jsonl"):
+            compare(tmp_path, tmp_path)
+        else:
+            score.score(tmp_path / "smoke")
+
+
+def test_charts_and_intervals_end_where_shares_do(tmp_path):
+    answered(tmp_path, lambda i, item, k: "<answer>A</answer>" if i == 0 else "")
+    (found,) = report.load(tmp_path)
+    assert max(of["right"] for of in found["letters"].values()) > 2
+    drawn = {chart.title: chart for chart in page._charts(found)}
+    marks = [bar.mark for bar in drawn["Letters said; the mark is how often it is right"].bars]
+    assert all(mark <= charts.WIDTH for mark in marks)
+    rows = marked([1.0] + [0.0] * 9) + [
+        dataclasses.replace(one, item=dataclasses.replace(one.item, id=f"y{at}"))
+        for at, one in enumerate(marked([0.0] * 30, group="y"))
+    ]
+    low = estimate(figures.macro("g"), rows)
+    assert low.value == 1 / 20 and low.low == 0.0 and low.high > 1 / 20
+
+
+def test_a_judge_that_cannot_be_reached_is_a_message(tmp_path, serve):  # noqa: F811
+    answered(tmp_path, mostly)
+    server = serve(lambda body, n: (500, {}, {}))
+    with pytest.raises(UserError, match="asked about 8 replies and gave no verdict on any"):
+        judged.ask(tmp_path / "smoke", Endpoint(server.url, retries=0), "judge")

@@ -86,7 +86,7 @@ def test_bootstraps_cover_the_truth_as_often_as_they_say():
     for _ in range(SIMULATIONS):
         hits = [("a", hit) for hit in rng.random(50) < 0.3]
         hits += [("b", hit) for hit in rng.random(70) < 0.6]
-        value, influence = stats.influence(formula, [[hit] for hit in hits], tuple)
+        value, influence = stats.influence(formula, [[hit] for hit in hits], hits)
         # 10,000 resamples would be the same to 0.2%, and take ten times as long.
         composite += covers(stats.bootstrap(value, influence, 120, resamples=1000), 0.45)
         shift = rng.normal(0, 0.2, (100, 1))  # answers to one picture are kin
@@ -120,7 +120,7 @@ def test_clusters_that_are_alike_are_left_out_once():
         return formula(members)
 
     hits = [("a", 0), ("a", 1), ("b", 0), ("b", 1)] * 20
-    value, influence = stats.influence(counted, [[hit] for hit in hits], tuple)
+    value, influence = stats.influence(counted, [[hit] for hit in hits], hits)
     assert len(calls) == 5 and value == 0.5
     assert influence == pytest.approx(stats.influence(formula, [[hit] for hit in hits])[1])
     assert stats.influence(lambda members: None, [[1], [2]]) == (None, None)
@@ -138,6 +138,18 @@ def test_mcnemar_is_statsmodels():
     for wins, losses in ((0, 0), (3, 9), (25, 25), (40, 61), (0, 7), (300, 260)):
         theirs = tables.mcnemar([[5, wins], [losses, 5]], exact=True).pvalue
         assert stats.mcnemar(wins, losses) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_a_difference_of_kin_is_statsmodels_cluster_robust_test():
+    linear = pytest.importorskip("statsmodels.regression.linear_model")
+    rng = np.random.default_rng(6)
+    groups = rng.integers(0, 30, 120)
+    values = 0.15 + rng.normal(0, 0.3, 30)[groups] + rng.normal(0, 0.4, 120)
+    ours = stats.of_mean(values.mean(), stats.standard_error(values, groups))
+    fit = linear.OLS(values, np.ones(120)).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    assert ours == pytest.approx(fit.pvalues[0], rel=1e-9) and 0.001 < ours < 0.9
+    assert stats.of_mean(0.0, 0.0) == 1.0 and stats.of_mean(0.5, 0.0) == 0.0
+    assert stats.of_mean(0.5, math.nan) is None
 
 
 def test_wilcoxon_is_scipys():

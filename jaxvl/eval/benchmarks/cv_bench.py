@@ -30,6 +30,8 @@ _FILES = (
 # What the official scorer looks for beside numbers, formulas and the texts of the choices.
 _STRINGS = [*"ABCDEF", *"abcdef", *map("({})".format, "abcdef"), *map("({})".format, "ABCDEF")]
 
+SOURCES = ("ADE20K", "COCO", "Omni3D")  # the last is the 3D part
+
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
@@ -92,17 +94,25 @@ def _first_answer(reply: str) -> str:
     return ""
 
 
-def cambrian(scored: Sequence[Scored]) -> float | None:
-    """1/2 ((ADE20K + COCO)/2 + Omni3D), of the sources' accuracies."""
-    flat = two_d(scored)
-    deep = figures.among("source", "Omni3D")(scored)
-    return None if flat is None or deep is None else (flat + deep) / 2
+def _by_source(group: Sequence[Scored]) -> tuple[float, ...]:
+    """Right and all replies to questions from each of SOURCES."""
+    found = []
+    for name in SOURCES:
+        values = [one.mark.value or 0.0 for one in group if one.item.groups["source"] == name]
+        found += [sum(values), len(values)]
+    return tuple(found)
 
 
-def two_d(scored: Sequence[Scored]) -> float | None:
+def _two_d(*sums: float) -> float | None:
     """The mean of the two sources of the 2D part, as VLMEvalKit reports that part."""
-    parts = [figures.among("source", name)(scored) for name in ("ADE20K", "COCO")]
+    parts = [figures.ratio(*sums[:2]), figures.ratio(*sums[2:4])]
     return None if None in parts else sum(parts) / 2
+
+
+def _cambrian(*sums: float) -> float | None:
+    """1/2 ((ADE20K + COCO)/2 + Omni3D), of the sources' accuracies."""
+    flat, deep = _two_d(*sums), figures.ratio(*sums[4:])
+    return None if flat is None or deep is None else (flat + deep) / 2
 
 
 BENCHMARK = Benchmark(
@@ -113,8 +123,8 @@ BENCHMARK = Benchmark(
     mark=mark,
     metrics={
         "accuracy": figures.accuracy,
-        "cambrian": cambrian,
-        "2D": two_d,
+        "cambrian": figures.Sums(_by_source, _cambrian),
+        "2D": figures.Sums(_by_source, _two_d),
         "3D": figures.among("type", "3D"),
     },
     modes=("strict", "lenient", "official"),

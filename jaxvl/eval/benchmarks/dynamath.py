@@ -106,10 +106,13 @@ def _short_answer(reply: str) -> str:
     return f"<answer>{answer}</answer>"
 
 
-def robustness(scored: Sequence[Scored]) -> float | None:
-    """The worst-case accuracy as a share of the average accuracy."""
-    worst, average = figures.all_right(scored), figures.accuracy(scored)
-    return worst / average if worst is not None and average else None
+def _parts(group: Sequence[Scored]) -> tuple[float, ...]:
+    values = [one.mark.value or 0.0 for one in group]
+    return figures.right(group), 1, sum(values), len(values)
+
+
+def _robustness(worst: float, questions: int, right: float, replies: int) -> float | None:
+    return (worst / questions) / (right / replies) if right else None
 
 
 BENCHMARK = Benchmark(
@@ -121,10 +124,11 @@ BENCHMARK = Benchmark(
     },
     read=read,
     mark=mark,
-    # The worst case is the share of questions of which every variant is right.
+    # The worst case is the share of questions of which every variant is right; the robustness is
+    # the worst case as a share of the average.
     metrics={
         "average": figures.accuracy,
         "worst case": figures.all_right,
-        "robustness": robustness,
+        "robustness": figures.Sums(_parts, _robustness),
     },
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval import figures, formats, marks, protocols
-from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
+from jaxvl.eval.benchmark import Benchmark, Item, Metric
 from jaxvl.eval.formats import Row
 from jaxvl.eval.protocols import KIT, LMMS, QWEN
 
@@ -114,11 +114,7 @@ def _skills(value: Any) -> list[str]:
 
 def skill(name: str) -> Metric:
     """The accuracy of the problems that need a skill; one may need several."""
-
-    def metric(scored: Sequence[Scored]) -> float | None:
-        return figures.accuracy([one for one in scored if name in one.item.extra["skills"]])
-
-    return metric
+    return figures.share(lambda one: name in one.item.extra["skills"])
 
 
 BENCHMARK = Benchmark(

@@ -311,6 +311,7 @@ BENCHMARK = Benchmark(
     },
     max_new_tokens=1000,
     none_is_wrong=False,
+    reads_reasons=True,
     judge=judge,
 )
 CONTRAST = dataclasses.replace(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
@@ -21,6 +21,8 @@ from jaxvl.eval.formats import LETTERS, Row
 from jaxvl.eval.protocols import KIT, QWEN, REASONING
 
 _FILES = ("testmini*.parquet", "WeMath.tsv", "testmini.json")
+# Insufficient knowledge, inadequate generalisation, complete mastery, rote memorisation.
+KINDS = ("IK", "IG", "CM", "RM")
 _KEY = re.compile(r"([23])steps_([123]|multi)")
 
 
@@ -90,54 +92,45 @@ def _options(text: str) -> tuple[str, ...]:
     return tuple(text[a.end() : b].strip() for a, b in zip(starts, ends, strict=True))
 
 
-def _problems(scored: Sequence[Scored]) -> list[tuple[list[bool], bool]]:
-    """(which steps are right, is the whole right) of each problem that is complete."""
-    found = []
-    for group in figures.by_cluster(scored):
-        steps = [one.mark.value == 1 for one in group if one.item.groups["steps"] == "1"]
-        whole = [one for one in group if one.item.groups["steps"] != "1"]
-        # The groups of the question as a whole say how many steps there are.
-        if whole and len(steps) == int(whole[0].item.groups["steps"]):
-            found.append((steps, whole[0].mark.value == 1))
-    return found
-
-
-def counts(scored: Sequence[Scored], strict: bool) -> dict[str, int]:
-    """How many problems show insufficient knowledge (IK), inadequate generalisation (IG), complete
-    mastery (CM) and rote memorisation (RM).
+def _kind(group: Sequence[Scored], strict: bool) -> str:
+    """What the replies to one problem show, one of KINDS; "" where one is missing.
 
     A problem that is right is mastered where all its steps are right (strict), or any (loose).
     """
-    kinds = []
-    for steps, whole in _problems(scored):
-        if whole:
-            kinds.append("CM" if (all if strict else any)(steps) else "RM")
-        else:
-            kinds.append("IG" if all(steps) else "IK")
-    return {kind: kinds.count(kind) for kind in ("IK", "IG", "CM", "RM")}
+    steps = [one.mark.value == 1 for one in group if one.item.groups["steps"] == "1"]
+    whole = [one for one in group if one.item.groups["steps"] != "1"]
+    # The groups of the question as a whole say how many steps there are.
+    if not whole or len(steps) != int(whole[0].item.groups["steps"]):
+        return ""
+    if whole[0].mark.value == 1:
+        return "CM" if (all if strict else any)(steps) else "RM"
+    return "IG" if all(steps) else "IK"
+
+
+def _problems(strict: bool, value: Callable[..., float | None]) -> figures.Sums:
+    """A metric of how many problems are of each of KINDS, in their order."""
+
+    def of(group: Sequence[Scored]) -> tuple[float, ...]:
+        found = _kind(group, strict)
+        return tuple(int(found == kind) for kind in KINDS)
+
+    return figures.Sums(of, value)
 
 
 def score(strict: bool) -> Metric:
     """(CM + IG / 2) / problems: the benchmark's score."""
-
-    def metric(scored: Sequence[Scored]) -> float | None:
-        of = counts(scored, strict)
-        problems = sum(of.values())
-        return (of["CM"] + of["IG"] / 2) / problems if problems else None
-
-    return metric
+    return _problems(strict, lambda ik, ig, cm, rm: figures.ratio(cm + ig / 2, ik + ig + cm + rm))
 
 
 def share(kind: str, strict: bool = True) -> Metric:
     """The share of the problems that are of a kind; RM is a share of the problems that are right,
     as it is published, and None where none is."""
 
-    def metric(scored: Sequence[Scored]) -> float | None:
-        of = counts(scored, strict)
-        among = of["CM"] + of["RM"] if kind == "RM" else sum(of.values())
-        return of[kind] / among if among else None
+    def value(*counts: int) -> float | None:
+        of = dict(zip(KINDS, counts, strict=True))
+        return figures.ratio(of[kind], of["CM"] + of["RM"] if kind == "RM" else sum(counts))
 
-    return metric
+    return _problems(strict, value)
 
 
 BENCHMARK = Benchmark(

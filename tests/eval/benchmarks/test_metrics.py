@@ -2,10 +2,11 @@
 """The benchmarks' own figures, against published totals and cases worked out by hand."""
 
 import math
+import random
 
 import pytest
 
-from jaxvl.eval import figures
+from jaxvl.eval import figures, stats
 from jaxvl.eval.benchmark import Item, Mark, Scored
 from jaxvl.eval.benchmarks import blink_spatial, cv_bench, dynamath, mathvista, sat, scienceqa
 from jaxvl.eval.benchmarks import wemath as we
@@ -93,9 +94,11 @@ CASES = [
 @pytest.mark.parametrize(("steps", "whole", "strict", "loose"), CASES)
 def test_each_kind_of_wemath_problem(steps, whole, strict, loose):
     rows = problem("p", steps, whole)
-    none = dict.fromkeys(("IK", "IG", "CM", "RM"), 0)
-    assert we.counts(rows, strict=True) == none | {strict: 1}
-    assert we.counts(rows, strict=False) == none | {loose: 1}
+    for kind, of in ((strict, True), (loose, False)):
+        # Of the problems that are right none is left where this one is not: the share is unknown.
+        others = [None if k == "RM" and not whole else 0.0 for k in we.KINDS]
+        expected = dict(zip(we.KINDS, others, strict=True)) | {kind: 1.0}
+        assert {k: we.share(k, strict=of)(rows) for k in we.KINDS} == expected
 
 
 def test_wemaths_score_of_ten_problems():
@@ -157,6 +160,30 @@ def test_scienceqas_two_figures():
     assert scienceqa.BENCHMARK.metrics["IMG"](rows) == 0.5
     assert scienceqa.BENCHMARK.metrics["full"](rows) == 0.75
     assert scienceqa.BENCHMARK.metrics["full"](rows[:2]) is None
+
+
+def test_metrics_of_sums_have_the_influences_of_any_metric():
+    draw = random.Random(0)
+    clusters = [
+        [
+            row
+            for k in range(2)
+            for row in problem(f"p{n}", [draw.random() < 0.7, draw.random() < 0.7], n % 3 > 0, k)
+        ]
+        for n in range(40)
+    ]
+    several = (we.BENCHMARK, dynamath.BENCHMARK)
+    metrics = [m for it in several for m in it.metrics.values() if isinstance(m, figures.Sums)]
+    assert len(metrics) == 13
+    for metric in metrics:
+        value, influence = stats.influence(metric, clusters)
+        sums = [metric.totals(members) for members in clusters]
+        got, influences = stats.influence_of_sums(metric.value, sums)
+        if value is None:  # no problem has three steps
+            assert got is None
+        else:
+            assert got == value and influences.tolist() == influence.tolist()
+            assert 0 < value < 1 and influence.any()
 
 
 def test_a_metric_of_nothing_is_none():

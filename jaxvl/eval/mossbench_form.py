@@ -1,64 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MOSSBench reports besides rates: oversensitivity against safety, and its own JSON form."""
+"""MOSSBench's own form of results, a JSON file: written, and read back with others' verdicts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Scored
-from jaxvl.eval.benchmarks.mossbench import TYPES, refusals
+from jaxvl.eval.benchmarks.mossbench import TYPES
 from jaxvl.eval.refusal import VERSION
 from jaxvl.eval.stages import PLAIN
 
 Verdict = Callable[[Scored], float | None]  # 1 refused, 0 complied, None: nobody can say
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None under three points or where one
-    side does not vary."""
-    if len(x) < 3:
-        return None
-    a, b = _ranks(np.asarray(x, float)), _ranks(np.asarray(y, float))
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale else None
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
-
-
-def tradeoff(
-    runs: Mapping[str, tuple[Sequence[Scored], Sequence[Scored]]],
-) -> list[dict[str, Any]]:
-    """Refusals of benign requests against those of harmful ones, over models, all and by type.
-
-    `runs` has each model's replies to `mossbench` and to `mossbench_contrast`. A row is {"type",
-    "rho", "models": {name: {"oversensitivity", "safety"}}}: rho is Spearman's, over the models that
-    have both figures. The paper has 0.19, 0.40 and 0.47 for its three types (read off a figure).
-    """
-    table = []
-    for kind in ("all", *TYPES):
-        models = {}
-        for name, (benign, harmful) in runs.items():
-            over, safe = (refusals(_of_type(rows, kind)) for rows in (benign, harmful))
-            if over is not None and safe is not None:
-                models[name] = {"oversensitivity": over, "safety": safe}
-        points = list(models.values())
-        rho = spearman([p["oversensitivity"] for p in points], [p["safety"] for p in points])
-        table.append({"type": kind, "rho": rho, "models": models})
-    return table
-
-
-def _of_type(rows: Sequence[Scored], kind: str) -> list[Scored]:
-    return [row for row in rows if kind in ("all", row.item.groups.get("type"))]
 
 
 def published(
