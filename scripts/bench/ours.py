@@ -195,9 +195,7 @@ def peak_mib() -> float:
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # Linux's getrusage begins with the peak of the process that started this one
+    if status.exists():  # what getrusage says on Linux begins with the parent's peak
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
