@@ -288,8 +288,14 @@ def compile_plain_lookup(mesh):
         lookup.lower(table, tokens).compile()
 
 
+OLD_XLA = pytest.mark.skipif(
+    not jax.__version__.startswith("0.10."), reason="a newer XLA looks up without replicating"
+)
+
+
 @pytest.mark.parametrize(
-    ("call", "warned"), [("compile_update", False), ("compile_plain_lookup", True)]
+    ("call", "warned"),
+    [("compile_update", False), pytest.param("compile_plain_lookup", True, marks=OLD_XLA)],
 )
 def test_nothing_is_replicated_by_accident(call, warned):
     """XLA warns on stderr as it compiles: a fresh process, since a cached program is silent."""
