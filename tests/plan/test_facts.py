@@ -21,9 +21,7 @@ FACTS = {
     ("all-reduce", 4): 9,  # gradients over rows: a CPU has no reduce-scatter
     ("all-reduce", 8): 1,
 }
-if not jax.__version__.startswith(
-    "0.10."
-):  # a newer XLA sums the norm of gradients over tensor alone
+if not jax.__version__.startswith("0.10."):  # a newer XLA sums the norm over tensor alone
     FACTS[("all-reduce", 2)] += FACTS.pop(("all-reduce", 8))
 RENEW = """
 What an update's devices exchange has changed. If that is meant (another layer, another way to cut,
