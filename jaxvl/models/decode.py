@@ -51,19 +51,20 @@ class Seats:
         return x_Bn if self.slot is None else take(x_Bn, self.cell)
 
 
-def merge(x_BS: jax.Array) -> jax.Array:
-    """[B, S, ..] -> [Z, ..]"""
-    B, S, *rest = x_BS.shape
-    spec = jax.typeof(x_BS).sharding.spec
-    return jnp.reshape(x_BS, (B * S, *rest), out_sharding=P(spec[0], *spec[2:]))
+def merge(x: jax.Array, axis: int = 0) -> jax.Array:
+    """[B, S, ..] -> [Z, ..]; `axis` is where B stands."""
+    shape, spec = list(x.shape), list(jax.typeof(x).sharding.spec)
+    shape[axis : axis + 2] = (x.shape[axis] * x.shape[axis + 1],)
+    spec[axis : axis + 2] = (spec[axis],)
+    return jnp.reshape(x, shape, out_sharding=P(*spec))
 
 
-def split(x_Z: jax.Array, shards: int) -> jax.Array:
-    """[Z, ..] -> [B, S, ..], or rows [R, ..] -> [B, r, ..]"""
-    Z, *rest = x_Z.shape
-    spec = jax.typeof(x_Z).sharding.spec
-    shape = (shards, Z // shards, *rest)
-    return jnp.reshape(x_Z, shape, out_sharding=P(spec[0], None, *spec[1:]))
+def split(x: jax.Array, shards: int, axis: int = 0) -> jax.Array:
+    """[Z, ..] -> [B, S, ..], or rows [R, ..] -> [B, r, ..]; `axis` is where they stand."""
+    shape, spec = list(x.shape), list(jax.typeof(x).sharding.spec)
+    shape[axis : axis + 1] = shards, x.shape[axis] // shards
+    spec[axis : axis + 1] = spec[axis], None
+    return jnp.reshape(x, shape, out_sharding=P(*spec))
 
 
 def take(x: jax.Array, index: jax.Array) -> jax.Array:

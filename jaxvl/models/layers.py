@@ -93,7 +93,7 @@ class Linear(nnx.Module):
 
 
 class Joined(nnx.Module):
-    """ "column" `Linear`s of one input as one product: x [R, S, in] -> what each of them returns.
+    """Several "column" `Linear`s of one input as one product: x [R, S, in] -> what each returns.
 
     For decoding, where every product of a few rows has a price of its own. Each device's columns of
     all weights stand side by side, so that the split over tensor stays as it is.

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxvl.batch import Prompt
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch
+from jaxvl.models.decode import merge, split
 from jaxvl.models.layers import cast
 from jaxvl.models.text import Decoder, KVCache
 from jaxvl.models.vision import VisionTower
@@ -108,26 +109,14 @@ def _in_turn(some: Callable, prompt: Prompt, shards: int, pieces: int) -> tuple[
     """`some(prompt)` -> (hidden [R, D], cache [L, R, ..]) on `pieces` shares of each shard's rows,
     one after the other."""
 
-    def split(x: jax.Array, axis: int) -> jax.Array:
-        """The row axis as [shards, rows of a shard]."""
-        spec, shape = list(jax.typeof(x).sharding.spec), list(x.shape)
-        shape[axis : axis + 1] = shards, x.shape[axis] // shards
-        spec[axis : axis + 1] = ROWS, None
-        return jnp.reshape(x, shape, out_sharding=P(*spec))
-
-    def merge(x: jax.Array, axis: int) -> jax.Array:
-        spec, shape = list(jax.typeof(x).sharding.spec), list(x.shape)
-        shape[axis : axis + 2] = (shards * x.shape[axis + 1],)
-        spec[axis : axis + 2] = (ROWS,)
-        return jnp.reshape(x, shape, out_sharding=P(*spec))
-
     def share(number: jax.Array) -> tuple[jax.Array, KVCache]:
         def cut(x: jax.Array) -> jax.Array:
-            x, size = split(x, 0), x.shape[0] // shards // pieces
-            return merge(jax.lax.dynamic_slice_in_dim(x, number * size, size, axis=1), 0)
+            size = x.shape[0] // shards // pieces
+            x = jax.lax.dynamic_slice_in_dim(split(x, shards), number * size, size, axis=1)
+            return merge(x)
 
         hidden, cache = some(jax.tree.map(cut, prompt))
-        return split(hidden, 0), jax.tree.map(lambda x: split(x, 1), cache)
+        return split(hidden, shards), jax.tree.map(lambda x: split(x, shards, 1), cache)
 
     def put(number: jax.Array, sofar: tuple[jax.Array, KVCache]) -> tuple[jax.Array, KVCache]:
         def into(whole: jax.Array, part: jax.Array, axis: int) -> jax.Array:
@@ -145,7 +134,7 @@ def _in_turn(some: Callable, prompt: Prompt, shards: int, pieces: int) -> tuple[
     hidden, cache = jax.eval_shape(share, 0)
     rooms = room(hidden, 1), jax.tree.map(lambda x: room(x, 2), cache)
     hidden, cache = jax.lax.fori_loop(0, pieces, put, rooms)
-    return merge(hidden, 0), jax.tree.map(lambda x: merge(x, 1), cache)
+    return merge(hidden), jax.tree.map(lambda x: merge(x, 1), cache)
 
 
 def prompt_mask(prompt: Prompt) -> jax.Array:

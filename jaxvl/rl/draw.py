@@ -97,7 +97,7 @@ def _first_above(mass: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Arr
     with mass where rounding lets none; and what is left of the target before it."""
     X = mass.shape[-1]
     place = jnp.arange(X, dtype=jnp.int32)
-    # As a product: what adds up a window at a time is slow on every platform.
+    # The running sum as a product, which is not in order: it may fall by a rounding.
     to_here = (place[:, None] <= place).astype(mass.dtype)
     total = jnp.einsum("RgX,XY->RgY", mass, to_here, precision=jax.lax.Precision.HIGHEST)
     alive = mass > 0

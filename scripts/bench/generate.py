@@ -48,7 +48,7 @@ def measure(jaxvl: Worker, peer: Worker | None, pairs: int, caches: list[str | N
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], pairs=5)
+    parser = arguments(__doc__.splitlines()[0], pairs=7)
     parser.add_argument(
         "--shapes", nargs="+", choices=SHAPES, help="default 1m 9m 29m, on a GPU 2b"
     )
