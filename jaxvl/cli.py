@@ -133,6 +133,9 @@ def plan(
     topology: Annotated[
         str, typer.Option(help="A TPU slice: v5e:4x4, v4:2x2x2, v5p:2x2x2, v6e:2x4, ..")
     ] = "",
+    slices: Annotated[
+        int, typer.Option(help="So many of them, joined by the data centre's network.", min=1)
+    ] = 1,
     gpus: Annotated[
         int | None, typer.Option(help="So many GPUs of 80 GB, by counting.", min=1)
     ] = None,
@@ -145,6 +148,8 @@ def plan(
     """
     if bool(topology) == (gpus is not None):
         raise UserError("plan: expected --topology (as in --topology v5e:4x4) or --gpus, one")
+    if gpus and slices > 1:
+        raise UserError("plan: --slices are of a --topology")
     # Read when jax is first imported and first used: chips that are there are left alone.
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(gpus or 1)}
     from jaxvl import config
@@ -157,7 +162,7 @@ def plan(
         found = plan_gpus(cfg, gpus, config_file)
     else:
         say = functools.partial(typer.echo, err=True)
-        found = plan_tpu(cfg, Topology.parse(topology), config_file, say)
+        found = plan_tpu(cfg, Topology.parse(topology, slices), config_file, say)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else show.text(found))
     if not found.fits:
         raise typer.Exit(1)

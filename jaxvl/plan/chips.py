@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chips that a plan knows, from their makers' data sheets, and how a slice of them is wired."""
+"""The chips that a plan knows, from their makers' data sheets, and how slices of them are wired."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ class Chip:
 
     name: str
     kind: str  # what jax calls the device
-    hbm: float  # bytes of memory
+    hbm: float  # bytes of memory that a program may take: what the TPU compiler says
     bandwidth: float  # bytes/s of HBM
     link: float  # bytes/s one way of one link between neighbours
+    dcn: float | None  # bytes/s one way of its share in the network between slices
     axes: int  # a slice is a torus or a grid of so many axes; two links on each
     ring: int  # an axis whose length is a multiple of this has its ends joined
-    source: str
 
     @property
     def flops(self) -> float:
         """FLOP/s of bfloat16 products."""
         return flops.peak(self.kind, "bfloat16")
 
+    @property
+    def source(self) -> str:
+        return f"https://cloud.google.com/tpu/docs/{self.name}; HBM: libtpu's own limit"
 
-_DOCS = "https://cloud.google.com/tpu/docs"
+
 CHIPS = {
     chip.name: chip
     for chip in (
         # Links: the bandwidth that the page gives for a chip, both ways, over its ports and by two.
-        Chip("v4", "TPU v4", 32 * GiB, 1200 * GB, 50 * GB, 3, 4, f"{_DOCS}/v4"),
-        Chip("v5e", "TPU v5 lite", 16 * GiB, 819 * GB, 50 * GB, 2, 16, f"{_DOCS}/v5e"),
-        Chip("v5p", "TPU v5", 95 * GiB, 2765 * GB, 100 * GB, 3, 4, f"{_DOCS}/v5p"),
-        Chip("v6e", "TPU v6 lite", 32 * GiB, 1600 * GB, 100 * GB, 2, 16, f"{_DOCS}/v6e"),
+        # DCN: what it gives for a pod, over its chips; v4's and v5p's pages do not.
+        Chip("v4", "TPU v4", 30.75 * GiB, 1200 * GB, 50 * GB, None, 3, 4),
+        Chip("v5e", "TPU v5 lite", 15.75 * GiB, 819 * GB, 50 * GB, 3.125 * GB, 2, 16),
+        Chip("v5p", "TPU v5", 95.74 * GiB, 2765 * GB, 100 * GB, None, 3, 4),
+        Chip("v6e", "TPU v6 lite", 31.25 * GiB, 1638 * GB, 100 * GB, 12.5 * GB, 2, 16),
     )
 }
 
@@ -60,13 +64,14 @@ GPU = Gpu("GPU of 80 GB", 80 * GB, "the makers' 80 GB, as of an A100 or H100")
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: chips of one kind in a grid."""
+    """Slices of the same kind: each is a grid of chips, and the data centre joins them."""
 
     chip: Chip
-    shape: tuple[int, ...]  # as many numbers as the chip has axes
+    shape: tuple[int, ...]  # of a slice: as many numbers as the chip has axes
+    slices: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Topology:
+    def parse(cls, text: str, slices: int = 1) -> Topology:
         """From "v5e:4x4"; a v4 or v5p has three axes, of which the last may be left out."""
         name, _, sizes = text.partition(":")
         if name not in CHIPS:
@@ -84,14 +89,25 @@ class Topology:
                 f"--topology {text}: expected {chip.axes} sizes of a slice, as in {name}:{example}"
             )
         shape = tuple(int(part) for part in parts)
-        return cls(chip, shape + (1,) * (chip.axes - len(shape)))
+        if slices > 1 and chip.dcn is None:
+            known = ", ".join(chip.name for chip in CHIPS.values() if chip.dcn)
+            raise UserError(
+                f"--slices {slices}: how fast slices of {name} are joined is not published; "
+                f"known of {known}"
+            )
+        return cls(chip, shape + (1,) * (chip.axes - len(shape)), slices)
+
+    @property
+    def slice_name(self) -> str:
+        """Of one slice, as libtpu knows it."""
+        return f"{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
 
     def __str__(self) -> str:
-        return f"{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
+        return f"{self.slices} x {self.slice_name}" if self.slices > 1 else self.slice_name
 
     @property
     def chips(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.slices
 
     def bandwidth(self, coords: Sequence[Sequence[int]]) -> float:
         """Bytes/s that a chip at the edge of a group can receive from the others, whose places in

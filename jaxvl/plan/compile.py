@@ -59,7 +59,7 @@ class Compiled:
 
 
 def tpu_devices(topology: Topology) -> list[Any]:
-    """The devices of a slice, to compile for. Nothing is started.
+    """The devices of slices, to compile for. Nothing is started.
 
     UserError without libtpu, or where there is no such slice.
     """
@@ -72,13 +72,16 @@ def tpu_devices(topology: Topology) -> list[Any]:
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
-    options: dict[str, Any] = dict(_OPTIONS.get(topology.chip.name, {}))
+    options: dict[str, Any] = {"num_slices": topology.slices}
+    options |= _OPTIONS.get(topology.chip.name, {})
     if any(size % 2 for size in topology.shape[:2]):  # less than a host's grid of 2 x 2
         options["chips_per_host_bounds"] = (*topology.shape, 1)[:3]
     try:
-        found = topologies.get_topology_desc(str(topology), platform="tpu", **options)
+        found = topologies.get_topology_desc(topology.slice_name, platform="tpu", **options)
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"--topology {topology}: libtpu knows no such slice ({error})") from error
+        raise UserError(
+            f"--topology {topology.slice_name}: libtpu knows no such slice ({error})"
+        ) from error
     return list(found.devices)
 
 
@@ -110,6 +113,8 @@ def read_exhausted(message: str) -> tuple[Memory | None, tuple[tuple[float, str,
     """What the TPU compiler says when a program does not fit: what it wants, and its largest
     allocations."""
     used = re.search(r"Used ([\d.]+[KMG]?) of", message)
+    # What cannot even be placed is told in other words, arguments left out.
+    used = used or re.search(r"required for HLO temporaries \(([\d.]+[KMG]?)\)", message)
     arguments = re.search(r"arguments +([\d.]+[KMG]?)", message)
     memory = None
     if used:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program does, read from its HLO text: collectives, memory traffic, large arrays.
+"""What a compiled program does, read from its HLO text: products, memory traffic, large arrays.
 
 XLA's own cost analysis counts the body of a loop once. Here what stands in a body counts as often
 as the loop runs: XLA writes the number beside a loop whose length is known (a scan), and the caller
@@ -13,9 +13,6 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
 BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
@@ -25,6 +22,7 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "whil
 # Custom calls that give what is there another name.
 _NAMES = {"ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound"}
 _FREE |= {"call", "after-all", "partition-id", "replica-id", "optimization-barrier", "iota"}
+_FREE |= {"send", "recv"}  # between slices: they count as collectives
 
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
@@ -34,12 +32,6 @@ _CALLED = re.compile(
     r"|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CHANNEL = re.compile(r"channel_id=(\d+)")
-# Three ways to write groups: lists, an iota that is reshaped, and the axes of a mesh.
-_LISTS = re.compile(r"replica_groups=\{(\{[\d,]*\})")
-_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
-_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,]*\})")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
@@ -102,24 +94,6 @@ class Instruction:
                 yield how, name.strip().lstrip("%")
 
 
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """One place in the program where chips exchange data."""
-
-    kind: str
-    bytes: float  # of the whole array on one side: what a gather makes, what a reduction takes
-    times: float  # how often a step of the program comes by
-    group: tuple[int, ...]  # the chips of its first group, by their number in the mesh
-    op_name: str
-
-    @property
-    def moved(self) -> float:
-        """Bytes that a chip receives each time, in the ring algorithms."""
-        n = max(len(self.group), 1)
-        passes = {"all-reduce": 2.0 * (n - 1) / n, "collective-permute": 1.0}
-        return self.bytes * passes.get(self.kind, (n - 1) / n)
-
-
 class Module:
     """The computations of a compiled program, and how often each runs.
 
@@ -178,39 +152,15 @@ class Module:
                 for part in self.computations.get(called, ()):
                     yield from self.inside(part)
 
-    def collectives(self) -> list[Collective]:
-        """Every collective, also those in fusions. A start and its done are one; so are the parts
-        of one that runs beside several fusions, which share its channel."""
-        found: dict[Any, Collective] = {}
-        for computation, times in self.times.items():
-            for line in self.computations[computation] if times else ():
-                for part in self.inside(line):
-                    kind = part.opcode.removesuffix("-start")
-                    if kind in COLLECTIVES:
-                        channel = _CHANNEL.search(part.text)
-                        key = (computation, channel[1] if channel else part.name)
-                        found.setdefault(key, self._collective(kind, part, line, times))
-        return list(found.values())
-
-    def _collective(self, kind: str, part: Instruction, line: Instruction, times: float):
-        group = _first_group(part.text, self.partitions)
-        size = sum(self.lines[name].bytes for name in part.operands if name in self.lines)
-        if kind == "all-gather":
-            size *= len(group)
-        # A fusion that keeps one part of a sum is a reduce-scatter: the sum is not made whole.
-        if kind == "all-reduce" and "all-reduce-scatter" in line.text.partition("metadata=")[0]:
-            kind = "reduce-scatter"
-        return Collective(kind, size, times, group, part.op_name or line.op_name)
-
     def traffic(self) -> float:
         """Bytes read and written in HBM by a call of the program, on one chip.
 
         Every instruction reads its operands and writes its results, where they are not kept beside
         the arithmetic; a fusion that takes a slice of an operand reads the slice, one that writes a
-        slice in place writes the slice. What collectives send and receive is counted once.
+        slice in place writes the slice. What collectives read and write is left out: see
+        `jaxvl.plan.collectives`.
         """
-        moved = sum(times * self._moved(line) for line, times in self.running())
-        return moved + sum(one.times * (one.moved + one.bytes) for one in self.collectives())
+        return sum(times * self._moved(line) for line, times in self.running())
 
     def _moved(self, line: Instruction) -> float:
         opcode = line.opcode
@@ -363,27 +313,3 @@ def _operands(rest: str) -> tuple[str, ...]:
         if depth == 0:
             return tuple(re.findall(r"%([\w.\-]+)", rest[:at]))
     return ()
-
-
-def _first_group(text: str, partitions: int) -> tuple[int, ...]:
-    """The chips of the first group that a collective names: all of them where it names none."""
-    for pattern in (_PAIRS, _LISTS):
-        if found := pattern.search(text):
-            numbers = re.findall(r"\d+", found[1])
-            return tuple(int(n) for n in numbers) or tuple(range(partitions))
-    if found := _IOTA.search(text):
-        shape, dims, order = (_numbers(part) for part in found.groups())
-        chips = np.arange(math.prod(dims)).reshape(dims)
-        return tuple(chips.transpose(order or None).reshape(shape)[0].tolist())
-    if found := _AXES.search(text):
-        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        chips = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
-        own = re.findall(r"'(\w+)'", found[2])
-        return tuple(
-            chips[tuple(slice(None) if name in own else 0 for name in axes)].ravel().tolist()
-        )
-    return tuple(range(partitions))
-
-
-def _numbers(text: str | None) -> list[int]:
-    return [int(n) for n in (text or "").split(",") if n]

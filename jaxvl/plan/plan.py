@@ -16,7 +16,8 @@ from jaxvl.config import Config, Mesh, SFTConfig
 from jaxvl.models.arch import Arch
 from jaxvl.plan import checks, estimate, hlo
 from jaxvl.plan.chips import GPU, GiB, Topology
-from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
+from jaxvl.plan.collectives import Collective, collectives
+from jaxvl.plan.compile import Compiled, Memory, compile_program, coordinates, tpu_devices
 from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
@@ -32,7 +33,7 @@ def plan_tpu(
     say: Callable[[str], None] = print,
     compiler: Callable[[Program], Compiled] = compile_program,
 ) -> Plan:
-    """Has what a run of `cfg` needs compiled for a TPU slice. `say` is told what goes on."""
+    """Has what a run of `cfg` needs compiled for TPU slices. `say` is told what goes on."""
     arch, devices = read_arch(cfg.model), tpu_devices(topology)
     mesh = _mesh(cfg.mesh, devices)
     coords = coordinates(mesh.devices.flat)
@@ -51,6 +52,7 @@ def plan_tpu(
         config=name,
         target=str(topology),
         chips=topology.chips,
+        slices=topology.slices,
         mesh=dict(mesh.shape),
         hbm=chip.hbm,
         peak=chip.flops,
@@ -76,6 +78,7 @@ def plan_gpus(cfg: Config | SFTConfig, count: int, name: str) -> Plan:
         config=name,
         target=f"{count} x {GPU.name}",
         chips=count,
+        slices=1,
         mesh=dict(mesh.shape),
         hbm=GPU.hbm,
         peak=None,
@@ -115,14 +118,19 @@ def _report(
 ) -> ProgramReport:
     """What one compiled program does on one chip."""
     beside = sum(estimate.shard_bytes(tree) for tree in program.beside.values())
-    memory = dataclasses.asdict(done.memory) | {"beside": beside}
+    taken, warnings = done.memory, done.warnings
+    if taken is None:
+        arguments = sum(estimate.shard_bytes(tree) for tree in program.args.values())
+        taken = Memory(arguments, outputs=0.0, temporaries=topology.chip.hbm, code=0.0)
+        warnings += ("the compiler did not say how much it wants: temporaries are more than that",)
+    memory = dataclasses.asdict(taken) | {"beside": beside}
     report = ProgramReport(
         name=program.name,
         calls=program.calls,
         memory=memory,
         compile_seconds=done.seconds,
         model_flops=program.work.model_flops / topology.chips,
-        warnings=done.warnings,
+        warnings=warnings,
     )
     if not done.text:
         arrays: Iterable = done.too_large
@@ -130,15 +138,16 @@ def _report(
     module = hlo.Module(done.text, program.turns)
     kernels = {name: n for name, n in module.kernels().items() if name == "tpu_custom_call"}
     flops = module.flops() + (program.work.attention / topology.chips if kernels else 0.0)
-    found = module.collectives()
+    found = collectives(module)
+    traffic = module.traffic() + sum(one.traffic for one in found)
     arrays = ((array.bytes, str(array), where) for array, where in module.arrays())
     return dataclasses.replace(
         report,
         flops=flops,
-        traffic=module.traffic(),
+        traffic=traffic,
         collectives=_traffic(found),
         kernels=kernels,
-        roofline=roofline(topology, coords, flops, module.traffic(), found),
+        roofline=roofline(topology, coords, flops, traffic, found),
         largest=_largest(arrays, sizes, arch, mesh),
     )
 
@@ -153,20 +162,23 @@ def _checked(
     if done.text:
         module = hlo.Module(done.text, Sizes.of(cfg).mini_batch().micro_batches)
         faults += checks.faults(module, arch, Sizes.of(cfg), mesh)
-    made = done.memory.temporaries
+    made = report.memory["temporaries"]
     if made > 1.3 * formula:
         faults.append(f"temporaries of {made / GiB:.2f} GiB, {formula / GiB:.2f} by formula")
     return dataclasses.replace(report, warnings=(*report.warnings, *faults), formula=formula)
 
 
-def _traffic(collectives: Iterable[hlo.Collective]) -> tuple[Traffic, ...]:
-    """Collectives by kind and size of their groups, those that move most first."""
+def _traffic(exchanges: Iterable[Collective]) -> tuple[Traffic, ...]:
+    """Collectives by kind, size of their groups and network, those that move most first."""
     count, moved = collections.Counter(), collections.Counter()
-    for one in collectives:
-        key = (one.kind, len(one.group))
+    for one in exchanges:
+        key = (one.kind, len(one.group), one.across)
         count[key] += one.times
         moved[key] += one.times * one.moved
-    return tuple(Traffic(*key, count[key], moved[key]) for key, _ in moved.most_common())
+    return tuple(
+        Traffic(kind, size, count[kind, size, across], total, across)
+        for (kind, size, across), total in moved.most_common()
+    )
 
 
 def _largest(

@@ -17,9 +17,10 @@ class Traffic:
     """Collectives of one kind and group size, in one call of a program."""
 
     kind: str
-    chips: int  # in a group
+    group: int  # chips in a group, or slices
     count: float  # how many, loops unrolled
     bytes: float  # that a chip receives, all together
+    across: bool = False  # between slices, over the data centre's network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Plan:
     config: str
     target: str
     chips: int
+    slices: int
     mesh: dict[str, int]
     hbm: float  # bytes of a chip
     peak: float | None  # FLOP/s of a chip; None: no times are estimated

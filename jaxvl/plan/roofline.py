@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a program takes at least, if nothing but its slowest resource counts.
 
-Compute, HBM and links between chips are taken to overlap fully; so this is a bound that a chip
-approaches, no forecast. Model FLOPs over it and over the chips' peak are the modelled MFU.
+Compute, HBM and the links between chips and between slices are taken to overlap fully; so this is a
+bound that a chip approaches, no forecast. Model FLOPs over it and over the chips' peak are the
+modelled MFU.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxvl.plan.chips import Topology
-from jaxvl.plan.hlo import Collective
+from jaxvl.plan.collectives import Collective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +22,11 @@ class Roofline:
     compute: float
     hbm: float
     ici: float
+    dcn: float = 0.0  # the data centre's network, between slices
 
     @property
     def seconds(self) -> float:
-        return max(self.compute, self.hbm, self.ici)
+        return max(self.compute, self.hbm, self.ici, self.dcn)
 
     @property
     def bound(self) -> str:
@@ -42,12 +44,13 @@ def roofline(
 ) -> Roofline:
     """Of what one chip does in a step: FLOPs, bytes to and from HBM, collectives.
 
-    `coords` are the places in the slice of the mesh's devices, by their number in the mesh.
+    `coords` are the places in their slice of the mesh's devices, by their number in the mesh.
     """
-    ici = 0.0
+    chip, ici, dcn = topology.chip, 0.0, 0.0
     for one in collectives:
-        if len(one.group) > 1:
+        if one.across:
+            dcn += one.times * one.moved / chip.dcn
+        elif len(one.group) > 1:
             places = [coords[number] for number in one.group]
             ici += one.times * one.moved / topology.bandwidth(places)
-    chip = topology.chip
-    return Roofline(flops / chip.flops, traffic / chip.bandwidth, ici)
+    return Roofline(flops / chip.flops, traffic / chip.bandwidth, ici, dcn)

@@ -44,30 +44,16 @@ def _memory(plan: Plan) -> list[str]:
 
 
 def _times(plan: Plan) -> list[str]:
+    networks = [("ICI", False)] + [("DCN", True)] * (plan.slices > 1)
     rows = [
-        ["work of a chip, a call", "model TFLOP", "TFLOP", "HBM GB", "ICI GB", "compute s"]
-        + ["HBM s", "ICI s", "bound", "calls", "compiled in"]
+        ["work of a chip, a call", "model TFLOP", "TFLOP", "HBM GB"]
+        + [f"{name} GB" for name, _ in networks]
+        + ["compute s", "HBM s", *(f"{name} s" for name, _ in networks)]
+        + ["bound", "calls", "compiled in"]
     ]
     for program in plan.programs:
-        if program.roofline is None:
-            continue
-        roof = program.roofline
-        moved = sum(one.bytes for one in program.collectives)
-        rows.append(
-            [
-                program.name,
-                f"{program.model_flops / 1e12:.1f}",
-                f"{program.flops / 1e12:.1f}",
-                f"{program.traffic / 1e9:.1f}",
-                f"{moved / 1e9:.1f}",
-                f"{roof.compute:.3f}",
-                f"{roof.hbm:.3f}",
-                f"{roof.ici:.3f}",
-                f"{roof.bound} {roof.seconds:.3f} s",
-                str(program.calls),
-                f"{program.compile_seconds:.0f} s",
-            ]
-        )
+        if program.roofline is not None:
+            rows.append(_work(program, [across for _, across in networks]))
     if len(rows) == 1:
         return []
     lines = [*_table(rows), ""]
@@ -93,9 +79,29 @@ def _times(plan: Plan) -> list[str]:
     return lines
 
 
+def _work(program: ProgramReport, networks: Sequence[bool]) -> list[str]:
+    """A program's line of the table of work; `networks` says which, between slices or within."""
+    roof, moved = program.roofline, dict.fromkeys(networks, 0.0)
+    for one in program.collectives:
+        moved[one.across] += one.bytes
+    seconds = [roof.dcn if across else roof.ici for across in networks]
+    return [
+        program.name,
+        f"{program.model_flops / 1e12:.1f}",
+        f"{program.flops / 1e12:.1f}",
+        f"{program.traffic / 1e9:.1f}",
+        *(f"{moved[across] / 1e9:.1f}" for across in networks),
+        *(f"{part:.3f}" for part in (roof.compute, roof.hbm, *seconds)),
+        f"{roof.bound} {roof.seconds:.3f} s",
+        str(program.calls),
+        f"{program.compile_seconds:.0f} s",
+    ]
+
+
 def _collectives(program: ProgramReport) -> str:
     return ", ".join(
-        f"{one.count:.0f} {one.kind} over {one.chips} ({one.bytes / 1e9:.2f} GB)"
+        f"{one.count:.0f} {one.kind} over {one.group}{' slices' * one.across} "
+        f"({one.bytes / 1e9:.2f} GB)"
         for one in program.collectives
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from jaxvl.models import hf, public, qwen_vl
 from jaxvl.plan import checks
+from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import Sizes, programs, read_arch
 from jaxvl.sharding import make_mesh
@@ -27,7 +28,7 @@ RENEW = """
 What an update's devices exchange has changed. If that is meant (another layer, another way to cut,
 a new version of jax), write the new counts into FACTS and say why in the commit. If it is not, a
 weight is gathered, or a gradient summed, more often than before: `op_name` of the collectives that
-jaxvl.plan.hlo.Module(text).collectives() lists says where."""
+jaxvl.plan.collectives.collectives(Module(text)) lists says where."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def compiled(tmp_path_factory):
 
 def test_collectives_of_an_update(compiled):
     found = Counter()
-    for one in compiled[3].collectives():
+    for one in collectives(compiled[3]):
         found[one.kind, len(one.group)] += int(one.times)
     assert dict(found) == FACTS, RENEW
 

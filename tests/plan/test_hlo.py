@@ -3,6 +3,7 @@
 
 import pytest
 
+from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Module
 
 # Two turns of a loop: a gather from 4 chips to 8 x 16 numbers, a product with 16 x 32, a fusion
@@ -63,7 +64,7 @@ def module(groups="replica_groups=[2,4]<=[8]", trips="", unknown=1):
 
 @pytest.mark.parametrize("groups", GROUPS)
 def test_collectives(groups):
-    gather, total = sorted(module(groups).collectives(), key=lambda one: one.kind)
+    gather, total = sorted(collectives(module(groups)), key=lambda one: one.kind)
     assert (gather.kind, gather.times, gather.bytes) == ("all-gather", 2, 8 * 16 * 2)
     assert gather.group == GROUPS[groups]
     assert gather.moved == 8 * 16 * 2 * 3 / 4
@@ -85,11 +86,61 @@ def test_flops_and_traffic():
     assert found.flops() == 2 * (2 * 8 * 32 * 16)
     product = (8 * 16 + 16 * 32) * 2 + 8 * 32 * 4
     row = 32 * 4 * 2  # read one, write one, of the ten
-    gather = (8 * 16 * 2) * (1 + 3 / 4)
     # The kernel writes beside the arithmetic, and reads the loop's counter and the array.
-    kernel, total = 4 + 8 * 4 * 2, (8 * 32 * 4) * (1 + 2 * 7 / 8)
+    kernel = 4 + 8 * 4 * 2
     counter = 4 + 4 + 4 + 1  # the fusion's index; two numbers that are compared
-    assert found.traffic() == 2 * (product + row + counter + gather) + kernel + total
+    assert found.traffic() == 2 * (product + row + counter) + kernel
+    gather, total = (8 * 16 * 2) * (1 + 3 / 4), (8 * 32 * 4) * (1 + 2 * 7 / 8)
+    assert sum(one.traffic for one in collectives(found)) == 2 * gather + total
+
+
+@pytest.mark.parametrize(("pairs", "group"), [("{0,0},{1,3}", (1, 3)), ("{0,0},{1,1}", (0,))])
+def test_pairs_of_chips(pairs, group):
+    """A chip that sends to itself exchanges nothing."""
+    (one,) = collectives(
+        Module(f"""HloModule m, num_partitions=4
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {{
+  %x = f32[4,8]{{1,0}} parameter(0)
+  ROOT %y = f32[4,8]{{1,0}} collective-permute(%x), channel_id=1, source_target_pairs={{{pairs}}}
+}}
+""")
+    )
+    assert (one.kind, one.group) == ("collective-permute", group)
+    assert one.moved == (128 if len(group) > 1 else 0)
+
+
+ACROSS = """HloModule m, num_partitions=8
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[4,8]{1,0}, u32[], token[]) send(%x, %token), channel_id=3, is_host_transfer=true,\
+ frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target=\
+"{SLICES}x{0:7}",_xla_megascale_transfer_type="KIND"}
+  %recv = (f32[4,8]{1,0}, u32[], token[]) recv(%token), channel_id=2, is_host_transfer=true,\
+ frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target=\
+"{SLICES}x{0:7}",_xla_megascale_transfer_type="KIND"}
+  %sent = token[] send-done(%send), channel_id=3, is_host_transfer=true
+  %got = (f32[4,8]{1,0}, token[]) recv-done(%recv), channel_id=2, is_host_transfer=true
+  ROOT %y = f32[4,8]{1,0} get-tuple-element(%got), index=0
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "slices", "expected", "moved"),
+    [
+        ("ALL_REDUCE", "1,2", ("all-reduce", (1, 2)), 128),
+        ("ALL_REDUCE", "1:4", ("all-reduce", (1, 2, 3, 4)), 192),
+        ("ALL_GATHER", "1:4", ("all-gather", (1, 2, 3, 4)), 384),
+        ("ONE_TO_ONE", "1,2", ("collective-permute", (1, 2)), 128),
+    ],
+)
+def test_what_slices_exchange(kind, slices, expected, moved):
+    """One exchange of 4 x 8 numbers, which is no traffic beside."""
+    found = Module(ACROSS.replace("KIND", kind).replace("SLICES", slices))
+    (one,) = collectives(found)
+    assert one.across and (one.kind, one.group) == expected
+    assert one.moved == moved and found.traffic() == 0
 
 
 def test_kernels_and_arrays():

@@ -16,9 +16,9 @@ from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
 from jaxvl.plan import show
 from jaxvl.plan.chips import CHIPS, Topology
+from jaxvl.plan.collectives import Collective
 from jaxvl.plan.compile import read_exhausted, tpu_devices
 from jaxvl.plan.estimate import shard_bytes
-from jaxvl.plan.hlo import Collective
 from jaxvl.plan.plan import plan_gpus, setting
 from jaxvl.plan.programs import Sizes, read_arch
 from jaxvl.plan.roofline import roofline
@@ -61,6 +61,16 @@ def test_roofline():
     assert (found.compute, found.hbm) == (2.0, 1.0)
     assert found.ici == pytest.approx(0.24)
     assert (found.bound, found.seconds) == ("compute", 2.0)
+    between = Collective("all-reduce", 12.5e9, 1, (1, 2), "", across=True)
+    found = roofline(Topology.parse("v5e:4x4", 2), places, 2 * 197e12, 819e9, [gather, between])
+    assert (found.bound, found.dcn, found.ici) == ("dcn", 4.0, pytest.approx(0.24))
+
+
+def test_slices():
+    two = Topology.parse("v6e:2x4", 2)
+    assert (str(two), two.slice_name, two.chips) == ("2 x v6e:2x4", "v6e:2x4", 16)
+    with pytest.raises(UserError, match="how fast slices of v5p are joined.*known of v5e, v6e"):
+        Topology.parse("v5p:2x2x1", 2)
 
 
 def test_what_does_not_fit_is_read():
@@ -76,6 +86,12 @@ def test_what_does_not_fit_is_read():
     assert (memory.arguments, memory.total) == (19 * 2**30, 22.5 * 2**30)
     assert largest[0] == (1.5 * 2**30, "f32[28,1024]{1,0:T(8,128)}", "jit(update)/while")
     assert largest[1] == (2**29, "bf16[8]", "")
+    memory, _ = read_exhausted(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (582.34G) exceeds available HBM (15.75G)."
+    )
+    assert memory.temporaries == 582.34 * 2**30
+    assert read_exhausted("RESOURCE_EXHAUSTED: of something else")[0] is None
 
 
 def test_settings_that_move_an_array(model):
@@ -177,6 +193,7 @@ def test_what_does_not_fit_ends_with_1(monkeypatch, capsys, config_file):
     [
         ((), "expected --topology"),
         (("--gpus", "1", "--topology", "v5e:4x4"), "expected --topology"),
+        (("--gpus", "1", "--slices", "2"), "--slices are of a --topology"),
         (("--topology", "v5x:4x4"), "no chip 'v5x'"),
         (("--gpus", "1", "model.path=no/model"), "model.path = no/model"),
         (("--gpus", "8", "mesh.fsdp=8", "grpo.prompts=3"), "not a multiple of 8"),

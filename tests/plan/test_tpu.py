@@ -8,8 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from jaxvl.plan.chips import Topology
+from jaxvl.plan.collectives import collectives
+from jaxvl.plan.compile import tpu_devices
+from jaxvl.plan.hlo import Module
+from jaxvl.sharding import ROWS, make_mesh
 from tests.plan.small import write_model
 
 pytestmark = pytest.mark.skipif(
@@ -67,3 +76,14 @@ def test_nothing_is_computed_twice(plan):
     """Executed FLOPs against the model's: forward again, padding, and what kernels skip."""
     update = plan["programs"][0]
     assert 1 < update["flops"] / update["model_flops"] < 2
+
+
+def test_slices_exchange_what_their_chips_have_summed():
+    """64 numbers of every row, summed over two slices of four chips: first within, then between."""
+    mesh = make_mesh(2, 4, 1, devices=tpu_devices(Topology.parse("v5e:2x2", 2)))
+    rows = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=NamedSharding(mesh, P(ROWS, None)))
+    with jax.set_mesh(mesh):
+        text = jax.jit(lambda x: x.sum(0)).lower(rows).compile().as_text()
+    found = {(one.kind, one.across): one for one in collectives(Module(text))}
+    assert found.keys() == {("all-reduce", False), ("all-reduce", True)}
+    assert len(found["all-reduce", False].group) == 4 and len(found["all-reduce", True].group) == 2

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What chips exchange in a compiled program, read from its HLO: kinds, sizes, how often, with whom.
+
+Within a slice that is XLA's collectives. What slices of a multi-slice run exchange over the data
+centre's network the TPU compiler writes as a pair of a send and a receive by each host's runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxvl.plan.hlo import COLLECTIVES, Instruction, Module
+
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+# Three ways to write groups: lists, an iota that is reshaped, and the axes of a mesh.
+_LISTS = re.compile(r"replica_groups=\{(\{[\d,]*\})")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
+# Between slices: what is done, and "{1,2}x{0:7}", the slices and in each the chips.
+_ACROSS = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}x')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One place in the program where chips exchange data."""
+
+    kind: str
+    bytes: float  # of the whole array on one side: what a gather makes, what a reduction takes
+    times: float  # how often a step of the program comes by
+    group: tuple[int, ...]  # the chips of its first group, by their number in the mesh; or slices
+    op_name: str
+    across: bool = False  # between slices, over the data centre's network
+
+    @property
+    def moved(self) -> float:
+        """Bytes that a chip receives each time, in the ring algorithms."""
+        n = max(len(self.group), 1)
+        passes = {"all-reduce": 2.0 * (n - 1) / n, "collective-permute": float(n > 1)}
+        return self.bytes * passes.get(self.kind, (n - 1) / n)
+
+    @property
+    def traffic(self) -> float:
+        """Bytes that it reads and writes in a chip's HBM in a step."""
+        return self.times * (self.moved + self.bytes)
+
+
+def collectives(module: Module) -> list[Collective]:
+    """Every collective, also those in fusions. A start and its done are one; so are the parts of
+    one that runs beside several fusions, which share its channel."""
+    found: dict[Any, Collective] = {}
+    for computation, times in module.times.items():
+        for line in module.computations[computation] if times else ():
+            for part in module.inside(line):
+                kind = part.opcode.removesuffix("-start")
+                if kind in COLLECTIVES:
+                    channel = _CHANNEL.search(part.text)
+                    key = (computation, channel[1] if channel else part.name)
+                    found.setdefault(key, _within(module, kind, part, line, times))
+                elif kind == "send" and _ACROSS.search(part.text):
+                    found[computation, part.name] = _between(module, part, times)
+    return list(found.values())
+
+
+def _within(module: Module, kind: str, part: Instruction, line: Instruction, times: float):
+    group = _first_group(part.text, module.partitions)
+    size = sum(module.lines[name].bytes for name in part.operands if name in module.lines)
+    if kind == "all-gather":
+        size *= len(group)
+    # A fusion that keeps one part of a sum is a reduce-scatter: the sum is not made whole.
+    if kind == "all-reduce" and "all-reduce-scatter" in line.text.partition("metadata=")[0]:
+        kind = "reduce-scatter"
+    return Collective(kind, size, times, group, part.op_name or line.op_name)
+
+
+def _between(module: Module, send: Instruction, times: float) -> Collective:
+    """An exchange between slices, by what a chip sends."""
+    kind = _ACROSS.search(send.text)[1].lower().replace("_", "-")
+    named = _SLICES.search(send.text)
+    slices = [n for part in named[1].split(",") for n in _range(part)] if named else [0, 1]
+    size = module.lines[send.operands[0]].bytes
+    if kind == "all-gather":
+        size *= len(slices)
+    kind = kind if kind in COLLECTIVES else "collective-permute"
+    return Collective(kind, size, times, tuple(slices), send.op_name, across=True)
+
+
+def _range(text: str) -> range:
+    """The numbers of "3" or of "0:7"."""
+    first, _, last = text.partition(":")
+    return range(int(first), int(last or first) + 1)
+
+
+def _first_group(text: str, partitions: int) -> tuple[int, ...]:
+    """The chips of the first group that a collective names: all of them where it names none. Of
+    pairs, the first that are two chips; a chip may be said to send to itself."""
+    if found := _PAIRS.search(text):
+        pairs = [tuple(map(int, pair)) for pair in re.findall(r"(\d+),(\d+)", found[1])]
+        return next((pair for pair in pairs if pair[0] != pair[1]), (0,))
+    if found := _LISTS.search(text):
+        return tuple(_numbers(found[1].strip("{}"))) or tuple(range(partitions))
+    if found := _IOTA.search(text):
+        shape, dims, order = (_numbers(part) for part in found.groups())
+        chips = np.arange(math.prod(dims)).reshape(dims)
+        return tuple(chips.transpose(order or None).reshape(shape)[0].tolist())
+    if found := _AXES.search(text):
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        chips = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
+        own = re.findall(r"'(\w+)'", found[2])
+        return tuple(
+            chips[tuple(slice(None) if name in own else 0 for name in axes)].ravel().tolist()
+        )
+    return tuple(range(partitions))
+
+
+def _numbers(text: str | None) -> list[int]:
+    return [int(n) for n in (text or "").split(",") if n]
