@@ -23,7 +23,7 @@ from jaxvl.models.arch import TextArch
 from jaxvl.models.attention.reference import MASKED
 from jaxvl.models.layers import RMSNorm, join
 from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
-from jaxvl.sharding import ROWS, axis_size
+from jaxvl.sharding import ROWS
 
 
 @jax.tree_util.register_dataclass
@@ -89,11 +89,8 @@ class Reader:
     #                   token wherever a layer reads them
 
     @classmethod
-    def of(cls, text: Decoder, cache: KVCache, mask_RT: jax.Array, tokens: int) -> Reader:
-        """`cache` is the prompts', of all layers: sliced once, not once a token. Completions have
-        at most so many `tokens`."""
-        shards = axis_size("data") * axis_size("fsdp")
-        layers = range(text.arch.layers)
+    def of(cls, text: Decoder, prompts: list[KVCache], mask_RT: jax.Array, tokens: int) -> Reader:
+        """`prompts` are what prefill makes. Completions have at most so many `tokens`."""
         embed = jax.tree.map(_whole, text.embed)
         every = jnp.arange(mask_RT.shape[1] + tokens)  # a position is never above its token's place
         positions_13S = jnp.broadcast_to(every, (1, 3, len(every)))
@@ -107,11 +104,11 @@ class Reader:
         return cls(
             arch=text.arch,
             embed=embed,
-            layers=[layer(i) for i in layers],
+            layers=[layer(i) for i in range(text.arch.layers)],
             norm=text.norm,
             head=embed if text.arch.tied else jax.tree.map(_whole, text.head),
-            prompts=[jax.tree.map(lambda x, i=i: split(x[i], shards), cache) for i in layers],
-            mask=split(mask_RT, shards),
+            prompts=prompts,
+            mask=split(mask_RT, prompts[0].k.shape[0]),
             turns=jax.tree.map(lambda x: x[0], text.turn(positions_13S)),
         )
 

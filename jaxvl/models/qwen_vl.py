@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,19 +38,22 @@ class QwenVL(nnx.Module):
         image_RTD = jnp.take_along_axis(image_RMD, slots_RT1, axis=1)
         return jnp.where(prompt.slots[..., None] >= 0, image_RTD, self.text.embed(prompt.tokens))
 
-    def prefill(self, prompt: Prompt) -> tuple[jax.Array, KVCache]:
-        """Hidden state of each prompt's last token [R, D], and the prompt's keys and values.
+    def prefill(self, prompt: Prompt) -> tuple[jax.Array, list[KVCache]]:
+        """Hidden state of each prompt's last token [R, D], and the prompts' keys and values as
+        decoding reads them: a cache a layer, k [B, r, K, H, T] and v [B, r, K, T, H].
 
         A few rows of every device at a time: of what is made on the way, all rows' never exists.
         """
+        shards = axis_size("data") * axis_size("fsdp")
 
-        def some(prompt: Prompt) -> tuple[jax.Array, KVCache]:
+        def some(prompt: Prompt) -> tuple[jax.Array, list[KVCache]]:
             hidden_RTD, cache = self.text(
                 self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
             )
-            return last_hidden(prompt, hidden_RTD), cache
+            layers = range(self.text.arch.layers)
+            by_layer = [jax.tree.map(lambda x, i=i: split(x[i], shards), cache) for i in layers]
+            return last_hidden(prompt, hidden_RTD), by_layer
 
-        shards = axis_size("data") * axis_size("fsdp")
         rows = prompt.tokens.shape[0] // shards
         tokens = prompt.tokens.shape[1] + prompt.vision.segments.shape[1]
         few = rows_at_a_time(rows, tokens, CPU_TOKENS if platform() == "cpu" else TOKENS)
@@ -105,36 +107,35 @@ def rows_at_a_time(rows: int, tokens: int, limit: int) -> int:
     return max(number for number in range(1, few + 1) if rows % number == 0)
 
 
-def _in_turn(some: Callable, prompt: Prompt, shards: int, pieces: int) -> tuple[jax.Array, KVCache]:
-    """`some(prompt)` -> (hidden [R, D], cache [L, R, ..]) on `pieces` shares of each shard's rows,
+def _in_turn(
+    some: Callable, prompt: Prompt, shards: int, pieces: int
+) -> tuple[jax.Array, list[KVCache]]:
+    """`some(prompt)` -> (hidden [R, D], caches [B, r, ..]) on `pieces` shares of each shard's rows,
     one after the other."""
 
-    def share(number: jax.Array) -> tuple[jax.Array, KVCache]:
+    def share(number: jax.Array) -> tuple[jax.Array, list[KVCache]]:
         def cut(x: jax.Array) -> jax.Array:
             size = x.shape[0] // shards // pieces
             x = jax.lax.dynamic_slice_in_dim(split(x, shards), number * size, size, axis=1)
             return merge(x)
 
         hidden, cache = some(jax.tree.map(cut, prompt))
-        return split(hidden, shards), jax.tree.map(lambda x: split(x, shards, 1), cache)
+        return split(hidden, shards), cache
 
-    def put(number: jax.Array, sofar: tuple[jax.Array, KVCache]) -> tuple[jax.Array, KVCache]:
-        def into(whole: jax.Array, part: jax.Array, axis: int) -> jax.Array:
-            at = number * part.shape[axis]
-            return jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=axis)
+    def put(number: jax.Array, sofar: tuple[jax.Array, list[KVCache]]):
+        def into(whole: jax.Array, part: jax.Array) -> jax.Array:
+            at = number * part.shape[1]
+            return jax.lax.dynamic_update_slice_in_dim(whole, part, at, axis=1)
 
-        (hidden, cache), (new_hidden, new_cache) = sofar, share(number)
-        rows_of = functools.partial(into, axis=2)
-        return into(hidden, new_hidden, 1), jax.tree.map(rows_of, cache, new_cache)
+        return jax.tree.map(into, sofar, share(number))
 
-    def room(x: Any, axis: int) -> jax.Array:
-        shape = [size * pieces if i == axis else size for i, size in enumerate(x.shape)]
+    def room(x: Any) -> jax.Array:
+        shape = (shards, x.shape[1] * pieces, *x.shape[2:])
         return jnp.zeros(shape, x.dtype, out_sharding=x.sharding.spec)
 
-    hidden, cache = jax.eval_shape(share, 0)
-    rooms = room(hidden, 1), jax.tree.map(lambda x: room(x, 2), cache)
+    rooms = jax.tree.map(room, jax.eval_shape(share, 0))
     hidden, cache = jax.lax.fori_loop(0, pieces, put, rooms)
-    return merge(hidden), jax.tree.map(lambda x: merge(x, 1), cache)
+    return merge(hidden), cache
 
 
 def prompt_mask(prompt: Prompt) -> jax.Array:
