@@ -116,3 +116,9 @@ class GRPO:
     def updates(self) -> int:
         """Updates of a step."""
         return self.mini_batches * self.num_iterations
+
+    @property
+    def own_logps(self) -> bool:
+        """Whether a step makes the policy's log-probabilities before its first update. Where that
+        is the only one, it knows them itself."""
+        return self.importance_sampling_cap is not None and self.updates > 1

@@ -85,6 +85,8 @@ def train(cfg: SFTConfig) -> VLM:
     with jax.set_mesh(vlm.mesh), Progress(cfg.run.steps, start) as progress:
         update = learner.make_update(learner.sft_objective(policy), tx, lr, dropout)
         state = learner.init_state(fresh, tx)
+        vlm = dataclasses.replace(vlm, params=frozen)
+        del fresh  # the weights that the run starts from: their memory is the steps'
         if start:
             state, data_state = checkpoints.restore(start, state)
             stream.set_state(data_state)

@@ -50,19 +50,22 @@ def train(cfg: Config) -> VLM:
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
     with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
-        state = learner.init_state(loop.fresh, loop.tx)
+        # A resumed run answers again, with the base.
+        before = loop.evaluate(base, "before training") if cfg.eval else None
+        del base  # its memory is the steps'
+        state = loop.begin()
         if start:
             state, host_state = checkpoints.restore(start, state)
             loop.set_state(host_state)
-        return loop.run(start, state, checkpoints)
+        return loop.run(start, state, checkpoints, before)
 
 
 class Loop:
     """The compiled parts of a run and the order they are called in."""
 
     def __init__(self, cfg: Config, base: VLM):
-        self.cfg, self.base, self.run_dir = cfg, base, Path(cfg.run.dir)
-        # `fresh` is what trains, as it is before the first step.
+        self.cfg, self.run_dir = cfg, Path(cfg.run.dir)
+        # `fresh` is what trains, as it is before the first step: see `begin`.
         self.vlm, self.fresh, self.frozen, dropout = to_train(base, cfg)
         vlm, grpo, sampling = self.vlm, cfg.grpo, cfg.sampling
         self.per_row = grpo.group_per_row or grpo.group
@@ -91,8 +94,7 @@ class Loop:
             self.reference = for_products(base.params, cfg.model.dtype, base.config.text)
             of_base = dataclasses.replace(policy, graphdef=base.graphdef)
             self.logprobs["ref_logps"] = learner.make_logprobs(of_base)
-        # With one update a step, the update itself knows the log-probabilities before it.
-        if grpo.importance_sampling_cap is not None and grpo.updates > 1:
+        if grpo.own_logps:
             self.logprobs["own_logps"] = learner.make_logprobs(policy)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = Stream(cfg, vlm, grpo.prompts)
@@ -101,6 +103,14 @@ class Loop:
         self.meter = Meter(cfg, vlm.config, vlm.mesh.devices.flat)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
+
+    def begin(self) -> learner.TrainState:
+        """The state before the first step. The weights that the run starts from are let go: what
+        is needed of them later is in the state, in `frozen` and in `reference`."""
+        state = learner.init_state(self.fresh, self.tx)
+        self.vlm = dataclasses.replace(self.vlm, params={})
+        del self.fresh
+        return state
 
     def compile(self, state: learner.TrainState) -> None:
         """All that the steps will call, for every pair of buckets that a batch may have.
@@ -127,11 +137,15 @@ class Loop:
                 batch = dataclasses.replace(batch, own_logps=batch.old_logps)
             self.update.lower(state, batch, self.frozen, np.float32(self.beta)).compile()
 
-    def run(self, start: int, state: learner.TrainState, checkpoints: Checkpoints) -> VLM:
-        """Steps `start` + 1 to the last; the base answers first, the trained model at the end."""
+    def run(
+        self,
+        start: int,
+        state: learner.TrainState,
+        checkpoints: Checkpoints,
+        before: heldout.Evaluation | None,
+    ) -> VLM:
+        """Steps `start` + 1 to the last. `before` is what the base answered."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
-        # A resumed run answers again, with the base.
-        before = self.evaluate(self.base, "before training") if cfg.eval else None
         self.compile(state)
         watch = audit.Watch()
         with Progress(cfg.run.steps, start) as progress:
@@ -206,6 +220,7 @@ class Loop:
         key = jax.random.fold_in(self.key, step)
         meanwhile = self.ahead.prepare if step < cfg.run.steps else None
         rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
+        del prompt
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 from jaxvl import flops
 from jaxvl.errors import UserError
@@ -25,7 +24,7 @@ class Chip:
     link: float  # bytes/s one way of one link between neighbours
     dcn: float | None  # bytes/s one way of its share in the network between slices
     axes: int  # a slice is a torus or a grid of so many axes; two links on each
-    ring: int  # an axis whose length is a multiple of this has its ends joined
+    ring: int  # an axis has its ends joined where it is a multiple of this; on three, all must be
 
     @property
     def flops(self) -> float:
@@ -81,7 +80,7 @@ class Topology:
             )
         chip = CHIPS[name]
         parts = sizes.split("x")
-        if not all(part.isdigit() and int(part) > 0 for part in parts) or not (
+        if not all(part.isdecimal() and int(part) > 0 for part in parts) or not (
             2 <= len(parts) <= chip.axes
         ):
             example = "4x4" if chip.axes == 2 else "2x2x2"
@@ -106,17 +105,14 @@ class Topology:
         return f"{self.slices} x {self.slice_name}" if self.slices > 1 else self.slice_name
 
     @property
-    def chips(self) -> int:
-        return math.prod(self.shape) * self.slices
+    def slice_chips(self) -> int:
+        return math.prod(self.shape)
 
-    def bandwidth(self, coords: Sequence[Sequence[int]]) -> float:
-        """Bytes/s that a chip at the edge of a group can receive from the others, whose places in
-        the slice are `coords`: one link on every axis along which the group lies, two on one with
-        its ends joined."""
-        links = 0
-        for axis, size in enumerate(self.shape):
-            spread = {place[axis] for place in coords}
-            if len(spread) > 1:
-                joined = len(spread) == size and size % self.chip.ring == 0
-                links += 2 if joined else 1
-        return max(links, 1) * self.chip.link
+    @property
+    def chips(self) -> int:
+        return self.slice_chips * self.slices
+
+    def joined(self, axis: int) -> bool:
+        """Whether the ends of a slice's axis are neighbours."""
+        sizes = self.shape if self.chip.axes == 3 else (self.shape[axis],)
+        return all(size % self.chip.ring == 0 for size in sizes)

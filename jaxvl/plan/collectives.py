@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ import numpy as np
 from jaxvl.plan.hlo import COLLECTIVES, Instruction, Module
 
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-# Three ways to write groups: lists, an iota that is reshaped, and the axes of a mesh.
-_LISTS = re.compile(r"replica_groups=\{(\{[\d,]*\})")
-_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+# Four ways to write groups: pairs, lists, an iota that is reshaped, and axes of a mesh, which may
+# have its devices in another order.
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
+_LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_AXES = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\]T\(([\d,]+)\)\))? ?\{([^}]*)\}"
+)
 # Between slices: what is done, and "{1,2}x{0:7}", the slices and in each the chips.
 _ACROSS = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}x')
@@ -34,14 +39,19 @@ class Collective:
     kind: str
     bytes: float  # of the whole array on one side: what a gather makes, what a reduction takes
     times: float  # how often a step of the program comes by
-    group: tuple[int, ...]  # the chips of its first group, by their number in the mesh; or slices
+    groups: tuple[tuple[int, ...], ...]  # of chips by their number in the mesh; or of slices
     op_name: str
     across: bool = False  # between slices, over the data centre's network
 
     @property
+    def size(self) -> int:
+        """Members of a group."""
+        return len(self.groups[0])
+
+    @property
     def moved(self) -> float:
         """Bytes that a chip receives each time, in the ring algorithms."""
-        n = max(len(self.group), 1)
+        n = self.size
         passes = {"all-reduce": 2.0 * (n - 1) / n, "collective-permute": float(n > 1)}
         return self.bytes * passes.get(self.kind, (n - 1) / n)
 
@@ -53,15 +63,17 @@ class Collective:
 
 def collectives(module: Module) -> list[Collective]:
     """Every collective, also those in fusions. A start and its done are one; so are the parts of
-    one that runs beside several fusions, which share its channel."""
+    one that runs beside several fusions, which share its channel and chain."""
     found: dict[Any, Collective] = {}
     for computation, times in module.times.items():
         for line in module.computations[computation] if times else ():
             for part in module.inside(line):
                 kind = part.opcode.removesuffix("-start")
                 if kind in COLLECTIVES:
-                    channel = _CHANNEL.search(part.text)
-                    key = (computation, channel[1] if channel else part.name)
+                    key = (computation, part.name)
+                    if part is not line and (channel := _CHANNEL.search(part.text)):
+                        chain = _CHAIN.search(part.text)
+                        key = (computation, kind, channel[1], chain and chain[1])
                     found.setdefault(key, _within(module, kind, part, line, times))
                 elif kind == "send" and _ACROSS.search(part.text):
                     found[computation, part.name] = _between(module, part, times)
@@ -69,14 +81,14 @@ def collectives(module: Module) -> list[Collective]:
 
 
 def _within(module: Module, kind: str, part: Instruction, line: Instruction, times: float):
-    group = _first_group(part.text, module.partitions)
+    groups = _groups(part.text, module.partitions)
     size = sum(module.lines[name].bytes for name in part.operands if name in module.lines)
     if kind == "all-gather":
-        size *= len(group)
+        size *= len(groups[0])
     # A fusion that keeps one part of a sum is a reduce-scatter: the sum is not made whole.
     if kind == "all-reduce" and "all-reduce-scatter" in line.text.partition("metadata=")[0]:
         kind = "reduce-scatter"
-    return Collective(kind, size, times, group, part.op_name or line.op_name)
+    return Collective(kind, size, times, groups, part.op_name or line.op_name)
 
 
 def _between(module: Module, send: Instruction, times: float) -> Collective:
@@ -88,7 +100,7 @@ def _between(module: Module, send: Instruction, times: float) -> Collective:
     if kind == "all-gather":
         size *= len(slices)
     kind = kind if kind in COLLECTIVES else "collective-permute"
-    return Collective(kind, size, times, tuple(slices), send.op_name, across=True)
+    return Collective(kind, size, times, (tuple(slices),), send.op_name, across=True)
 
 
 def _range(text: str) -> range:
@@ -97,26 +109,37 @@ def _range(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def _first_group(text: str, partitions: int) -> tuple[int, ...]:
-    """The chips of the first group that a collective names: all of them where it names none. Of
-    pairs, the first that are two chips; a chip may be said to send to itself."""
+def _groups(text: str, partitions: int) -> tuple[tuple[int, ...], ...]:
+    """The chips of every group of a collective, by their number in the mesh: all chips where it
+    names none. Of pairs, those of two chips; a chip may be said to send to itself.
+
+    ValueError where it names them in a way that is not known.
+    """
+    everyone = (tuple(range(partitions)),)
     if found := _PAIRS.search(text):
         pairs = [tuple(map(int, pair)) for pair in re.findall(r"(\d+),(\d+)", found[1])]
-        return next((pair for pair in pairs if pair[0] != pair[1]), (0,))
+        return tuple(pair for pair in pairs if pair[0] != pair[1]) or ((0,),)
     if found := _LISTS.search(text):
-        return tuple(_numbers(found[1].strip("{}"))) or tuple(range(partitions))
+        lists = (tuple(_numbers(one)) for one in re.findall(r"\{([\d,]*)\}", found[1]))
+        return tuple(one for one in lists if one) or everyone
     if found := _IOTA.search(text):
         shape, dims, order = (_numbers(part) for part in found.groups())
-        chips = np.arange(math.prod(dims)).reshape(dims)
-        return tuple(chips.transpose(order or None).reshape(shape)[0].tolist())
+        return _tuples(np.arange(math.prod(dims)).reshape(dims).transpose(order or None), shape)
     if found := _AXES.search(text):
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        chips = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
-        own = re.findall(r"'(\w+)'", found[2])
-        return tuple(
-            chips[tuple(slice(None) if name in own else 0 for name in axes)].ravel().tolist()
-        )
-    return tuple(range(partitions))
+        dims, order = _numbers(found[2]) or [math.prod(axes.values())], _numbers(found[3])
+        chips = np.arange(math.prod(dims)).reshape(dims).transpose(order or None)
+        own = [name in re.findall(r"'(\w+)'", found[4]) for name in axes]
+        chips = chips.reshape(tuple(axes.values())).transpose(np.argsort(own, kind="stable"))
+        size = math.prod(size for size, mine in zip(axes.values(), own, strict=True) if mine)
+        return _tuples(chips, (-1, size))
+    if "replica_groups=" in text:
+        raise ValueError(f"groups of chips in words that are not known: {text}")
+    return everyone
+
+
+def _tuples(chips: np.ndarray, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, chips.reshape(shape).tolist()))
 
 
 def _numbers(text: str | None) -> list[int]:

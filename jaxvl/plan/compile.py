@@ -27,6 +27,9 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # Its warnings to stderr, where they are read, and not to a file alone.
+    "TPU_STDERR_LOG_LEVEL": "1",
+    "TPU_MIN_LOG_LEVEL": "0",
 }
 # Two cores of a v4 chip work as one jax device, as they do where programs run.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
@@ -49,12 +52,14 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a program, or why it made nothing."""
+    """What the compiler made of a program, or in which words it refused."""
 
     seconds: float
-    memory: Memory | None  # None: it does not fit, and the compiler did not say how much it wants
-    text: str = ""  # HLO after all optimizations; "" where it does not fit
-    too_large: tuple[tuple[float, str, str], ...] = ()  # bytes, shape, where: if it does not fit
+    memory: Memory | None  # None: it refused
+    text: str = ""  # HLO after all optimizations; "" where it refused
+    refused: str = ""
+    wanted: float = 0.0  # bytes of HBM that a refused program wants; 0: the compiler does not say
+    too_large: tuple[tuple[float, str, str], ...] = ()  # of it: bytes, shape, where, if it says
     warnings: tuple[str, ...] = ()  # that an array is made whole on every chip by accident
 
 
@@ -95,8 +100,9 @@ def compile_program(program: Program) -> Compiled:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            memory, largest = read_exhausted(str(error))
-            return Compiled(time.perf_counter() - start, memory, too_large=largest)
+            wanted, largest = read_exhausted(str(error))
+            words = str(error).strip().splitlines()[0]
+            return Compiled(time.perf_counter() - start, None, "", words, wanted, largest)
     seconds = time.perf_counter() - start
     stats = done.memory_analysis()
     memory = Memory(
@@ -109,24 +115,19 @@ def compile_program(program: Program) -> Compiled:
     return Compiled(seconds, memory, done.as_text(), warnings=warnings)
 
 
-def read_exhausted(message: str) -> tuple[Memory | None, tuple[tuple[float, str, str], ...]]:
-    """What the TPU compiler says when a program does not fit: what it wants, and its largest
-    allocations."""
-    used = re.search(r"Used ([\d.]+[KMG]?) of", message)
-    # What cannot even be placed is told in other words, arguments left out.
-    used = used or re.search(r"required for HLO temporaries \(([\d.]+[KMG]?)\)", message)
-    arguments = re.search(r"arguments +([\d.]+[KMG]?)", message)
-    memory = None
-    if used:
-        taken = _size(arguments[1]) if arguments else 0.0
-        memory = Memory(taken, 0.0, _size(used[1]) - taken, 0.0)
+def read_exhausted(message: str) -> tuple[float, tuple[tuple[float, str, str], ...]]:
+    """What the TPU compiler says when a program does not fit: bytes of HBM that it wants, arguments
+    included (0 where another memory is short), and its largest allocations, if it lists them."""
+    used = re.search(r"Used ([\d.]+[KMG]?) of \S+ hbm", message)
+    # What cannot even be placed is told in other words.
+    used = used or re.search(r"required for HLO temporaries \(([\d.]+[KMG]?)\) .*HBM", message)
     largest = []
     for block in re.split(r"\n\s*\d+\. Size: ", message)[1:]:
         where = re.search(r'op_name="([^"]*)"', block)
         shape = re.search(r"Shape: (\S+)", block)
         size = _size(block.split()[0])
         largest.append((size, shape[1] if shape else "", where[1] if where else ""))
-    return memory, tuple(largest)
+    return _size(used[1]) if used else 0.0, tuple(largest)
 
 
 def _size(text: str) -> float:

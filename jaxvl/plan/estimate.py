@@ -8,6 +8,7 @@ chunk of tokens. A compiled update that takes much more does something that it s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -18,7 +19,11 @@ from jax.sharding import Mesh
 from jaxvl.config import Config, SFTConfig
 from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
-from jaxvl.plan.programs import Held, Sizes
+from jaxvl.plan.programs import Held, Program, Sizes
+from jaxvl.rl.learner import TrainState
+from jaxvl.rl.sampler import Past
+
+DRAWN = 4  # arrays as large as the logits that exist where a token is drawn from them
 
 
 def shard_bytes(tree: Any) -> float:
@@ -32,24 +37,52 @@ def _leaf_bytes(x: jax.ShapeDtypeStruct) -> int:
     return math.prod(shape) * size
 
 
-def temporaries(name: str, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh, held: Held) -> float:
-    """Bytes that the program `name` makes beside its arguments, by formula."""
+def held(program: Program) -> dict[str, float]:
+    """Bytes on one device by what they are, of all that a run holds while it calls the program."""
+    found: dict[str, float] = {}
+    for name, tree in (*program.beside.items(), *program.args.items(), *program.makes.items()):
+        parts = {name: tree}
+        if isinstance(tree, TrainState):
+            parts = {"parameters": tree.params, "moments": tree.opt_state}
+        elif isinstance(tree, Past):
+            prompts = tree.reader.prompts
+            rest = dataclasses.replace(tree, reader=dataclasses.replace(tree.reader, prompts=[]))
+            parts = {"weights for decoding": rest, "caches of prompts": prompts}
+        for part, arrays in parts.items():
+            if size := shard_bytes(arrays):
+                found[part] = found.get(part, 0.0) + size
+    return found
+
+
+def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> float:
+    """Bytes that a program makes beside its arguments and what it returns, by formula."""
+    name = program.name
+    if name == "grow":
+        return 0.0
     if name == "update":
-        return sum(update_temporaries(cfg, arch, mesh, held).values())
+        return sum(update_temporaries(cfg, arch, mesh, Held.of(cfg, arch, mesh)).values())
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
-    rows = sizes.rows // (mesh.shape["data"] * mesh.shape["fsdp"])
-    if name == "decode":  # float32 logits of every completion, and what is drawn from them
-        return 4.0 * 4.0 * rows * sizes.completions * text.vocab
-    tokens = sizes.tokens
-    if name == "logprobs":
-        rows, tokens = rows // sizes.micro_batches, tokens + sizes.completions * sizes.length
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows, tokens = sizes.rows // shards, sizes.tokens
+    # Float32 logits of every completion, and what is drawn from them.
+    logits = DRAWN * 4.0 * rows * sizes.completions * text.vocab
+    if name == "decode":
+        slots = program.args["completions"].slots
+        return logits * slots / (rows * sizes.completions)
     if name == "prefill":
         rows = rows_at_a_time(rows, tokens + sizes.patches, TOKENS)
+    else:
+        rows, tokens, logits = (
+            rows // sizes.micro_batches,
+            tokens + sizes.completions * sizes.length,
+            0.0,
+        )
     heads = text.heads * text.head_dim
     decoder = tokens * (4 * text.dim + (2 * heads + 3 * text.hidden) / tensor)
     tower = sizes.patches * (6 * vision.dim + 3 * vision.hidden / tensor)
-    return width * (rows * max(decoder, tower) + 2 * _weights(arch) / tensor)
+    layer = width * (rows * max(decoder, tower) + 2 * _weights(arch) / tensor)
+    return max(layer, logits)
 
 
 def update_temporaries(

@@ -26,9 +26,9 @@ from jaxvl.models import hf, lora, parts, public, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.rl import learner
 from jaxvl.rl.draw import Decoding
-from jaxvl.rl.sampler import Sampler, resize
-from jaxvl.sharding import param_shardings
-from jaxvl.validate import check_rows
+from jaxvl.rl.sampler import FEWEST_COLUMNS, Sampler, ladder, resize
+from jaxvl.sharding import param_shardings, row_share
+from jaxvl.validate import check_rows, check_share
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
 
@@ -110,6 +110,7 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
     qwen_vl.check_mesh(arch, mesh)
     grpo = cfg.grpo if isinstance(cfg, Config) else None
     check_rows(grpo or cfg.sft, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_share(grpo or cfg.sft, row_share(mesh).count)
     sizes, held = Sizes.of(cfg), Held.of(cfg, arch, mesh)
     update = _update(cfg, arch, sizes, held, mesh)
     if grpo is None:
@@ -117,6 +118,8 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
     found = _sampling(cfg, arch, sizes, held, mesh)
     if grpo.beta:
         found.append(_logprobs(cfg, arch, sizes, held, mesh))
+    if grpo.own_logps:
+        found.append(_own_logprobs(cfg, arch, sizes, held, mesh))
     return [*found, update]
 
 
@@ -168,16 +171,33 @@ def _policy(cfg: Config | SFTConfig, held: Held) -> learner.Policy:
 def _logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
     """The reference's log-probabilities of a step's completions."""
     policy = dataclasses.replace(_policy(cfg, held), graphdef=qwen_vl.graphdef(arch))
-    batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
-    unread = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
     return Program(
         "logprobs",
         learner.make_logprobs(policy),
-        {"reference": held.reference, "batch": dataclasses.replace(batch, **unread)},
+        {"reference": held.reference, "batch": _asked_of(cfg, arch, sizes, mesh)},
         {"state": held.state},
         {},
         work(arch, sizes, "forward"),
     )
+
+
+def _own_logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+    """Those of the policy, before its first update."""
+    return Program(
+        "own_logprobs",
+        learner.make_logprobs(_policy(cfg, held)),
+        {"parameters": held.params, "batch": _asked_of(cfg, arch, sizes, mesh)},
+        {"moments": held.state.opt_state, "reference": held.own_reference()},
+        {},
+        work(arch, sizes, "forward"),
+    )
+
+
+def _asked_of(cfg: Config, arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
+    """A step's batch as far as its log-probabilities depend on it."""
+    batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
+    unread = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
+    return dataclasses.replace(batch, **unread)
 
 
 def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
@@ -185,12 +205,10 @@ def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh:
     one = sizes.mini_batch()
     dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
     make = functools.partial(learner.make_update, learner.sft_objective(policy))
-    calls = 1
-    args = {
-        "state": held.state,
-        "batch": train_batch(cfg, arch, sizes, mesh, one.micro_batches),
-        "frozen": held.frozen,
-    }
+    calls, batch = 1, train_batch(cfg, arch, sizes, mesh, one.micro_batches)
+    if isinstance(cfg, Config) and cfg.grpo.own_logps:
+        batch = dataclasses.replace(batch, own_logps=batch.old_logps)
+    args = {"state": held.state, "batch": batch, "frozen": held.frozen}
     if isinstance(cfg, Config):
         objective = learner.grpo_objective(policy, cfg.grpo, sizes.length)
         live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
@@ -202,7 +220,8 @@ def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh:
         "update",
         make(tx=held.tx, lr=rate, dropout=dropout),
         args,
-        {"reference": held.own_reference()},
+        # A step's mini-batches are all on their way to the device before the first is learnt from.
+        {"reference": held.own_reference(), "batch": [batch] * (sizes.mini_batches - 1)},
         {},
         work(arch, one, "update", model),
         calls=calls,
@@ -211,7 +230,8 @@ def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh:
 
 
 def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> list[Program]:
-    """Prefill, and the loop of decoding at its largest: all slots, room for whole completions."""
+    """Prefill, the last time that caches grow, and the loop of decoding at its largest: all slots,
+    room for whole completions."""
     how = Decoding(
         completions=sizes.completions,
         max_new_tokens=sizes.length,
@@ -227,10 +247,27 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
     asked = largest_prompt(cfg, arch, sizes, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
-    room = functools.partial(resize, slots=state.slots, columns=sizes.length)
-    caches = {"weights and prompts": past, "completions": jax.eval_shape(room, state)}
+
+    def room(columns: int) -> Callable:
+        return functools.partial(resize, slots=state.slots, columns=columns)
+
+    whole = jax.eval_shape(room(sizes.length), state)
+    caches = {"past": past, "completions": whole}
     number = jax.ShapeDtypeStruct((), jnp.int32)
     beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
+    meanwhile = beside | {"parameters": held.params, "batch": asked}
+    shorter = ladder(sizes.length, FEWEST_COLUMNS)[:-1]
+    growing = [
+        Program(
+            "grow",
+            jax.jit(room(sizes.length)),
+            {"completions": jax.eval_shape(room(columns), state)},
+            meanwhile | {"past": past},
+            {"completions": whole},
+            Work(0.0, 0.0),
+        )
+        for columns in shorter[-1:]
+    ]
     cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
     return [
         Program(
@@ -241,11 +278,12 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
             caches,
             work(arch, sizes, "prefill"),
         ),
+        *growing,
         Program(
             "decode",
             sampler.go_on,
             {**caches, "until": number, "enough": number},
-            beside | {"parameters": held.params},
+            meanwhile,
             {},
             work(arch, sizes, "decode"),
             turns=sizes.length * -(-cells // state.slots),

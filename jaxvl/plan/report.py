@@ -40,6 +40,8 @@ class ProgramReport:
     name: str
     calls: int  # in a step
     memory: dict[str, float]  # by kind; "beside" is what a run holds that the program does not see
+    held: dict[str, float] = dataclasses.field(default_factory=dict)  # of it, by what it is
+    refused: str = ""  # the compiler's words, where it made nothing of it
     compile_seconds: float | None = None  # None: not compiled
     model_flops: float = 0.0
     flops: float = 0.0  # executed: computed again and padding included
@@ -70,13 +72,19 @@ class Plan:
     peak: float | None  # FLOP/s of a chip; None: no times are estimated
     source: str  # of the chip's figures
     exact: bool
+    sft: bool  # whether the config is one of supervised fine-tuning
     sizes: dict[str, int]
     programs: tuple[ProgramReport, ...]
     row: float  # bytes that one row more in a micro-batch takes on a chip, by our formula
+    notes: tuple[str, ...] = ()  # what is left out, in words
 
     @property
     def fits(self) -> bool:
-        return all(program.total <= self.hbm for program in self.programs)
+        return all(self.holds(program) for program in self.programs)
+
+    def holds(self, program: ProgramReport) -> bool:
+        """Whether a chip has room for a program and all that a run holds beside it."""
+        return not program.refused and program.total <= self.hbm
 
     @property
     def seconds(self) -> float | None:

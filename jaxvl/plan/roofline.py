@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a program takes at least, if nothing but its slowest resource counts.
 
-Compute, HBM and the links between chips and between slices are taken to overlap fully; so this is a
-bound that a chip approaches, no forecast. Model FLOPs over it and over the chips' peak are the
-modelled MFU.
+Compute, HBM and the links between chips and between slices are taken to overlap fully, exchanges to
+come one after the other; so this is a bound that a chip approaches, no forecast. Model FLOPs over
+it and over the chips' peak are the modelled MFU.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from jaxvl.plan import links
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import Collective
 
@@ -50,7 +51,6 @@ def roofline(
     for one in collectives:
         if one.across:
             dcn += one.times * one.moved / chip.dcn
-        elif len(one.group) > 1:
-            places = [coords[number] for number in one.group]
-            ici += one.times * one.moved / topology.bandwidth(places)
+        else:
+            ici += one.times * links.seconds(topology, coords, one)
     return Roofline(flops / chip.flops, traffic / chip.bandwidth, ici, dcn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxvl.plan import advice
 from jaxvl.plan.chips import GiB
 from jaxvl.plan.report import SPARE, Plan, ProgramReport
 
@@ -23,13 +24,15 @@ def _head(plan: Plan) -> list[str]:
         f"a step: {sizes['rows']} rows in {sizes['micro_batches']} micro-batches; a row: "
         f"{sizes['tokens']} prompt tokens, {sizes['patches']} patches, {sizes['completions']} "
         f"completions of {sizes['length']} tokens",
-        "" if plan.exact else "an estimate: what programs make on the way is by formula",
+        *([] if plan.exact else ["an estimate: what programs make on the way is by formula"]),
+        *plan.notes,
         "",
     ]
 
 
 def _memory(plan: Plan) -> list[str]:
-    kinds = [kind for kind in plan.programs[0].memory if any(p.memory[kind] for p in plan.programs)]
+    every = dict.fromkeys(kind for program in plan.programs for kind in program.memory)
+    kinds = [kind for kind in every if any(p.memory.get(kind) for p in plan.programs)]
     rows = [["memory of a chip, GiB", *kinds, "total", "of HBM"]]
     for program in plan.programs:
         sizes = [
@@ -40,7 +43,13 @@ def _memory(plan: Plan) -> list[str]:
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     if plan.exact:
         verdict += " (beside: what a run holds meanwhile that the program does not see)"
-    return [*_table(rows), verdict, ""]
+    largest = max(plan.programs, key=lambda program: program.total)
+    parts = sorted(largest.held.items(), key=lambda pair: -pair[1])
+    held = ", ".join(f"{name} {size / GiB:.2f}" for name, size in parts)
+    refused = [
+        f"{p.name} is refused by the compiler: {p.refused}" for p in plan.programs if p.refused
+    ]
+    return [*_table(rows), verdict, *refused, f"held in {largest.name}, GiB: {held}", ""]
 
 
 def _times(plan: Plan) -> list[str]:
@@ -113,11 +122,16 @@ def _advice(plan: Plan) -> list[str]:
         "a chip (by formula, from what it takes now)"
     ]
     for program in plan.programs:
-        if program.total <= plan.hbm:
+        if plan.holds(program):
             continue
-        lines.append(f"{program.name} is {(program.total - plan.hbm) / GiB:.2f} GiB too large:")
-        kinds = sorted(program.memory.items(), key=lambda pair: -pair[1])
-        lines += [f"  {size / GiB:8.2f} GiB  {kind}" for kind, size in kinds[:3]]
+        if program.total > plan.hbm:
+            over = (program.total - plan.hbm) / GiB
+            lines.append(
+                f"{program.name} is {over:.2f} GiB too large; what it takes, what moves it:"
+            )
+        for name, size in sorted(program.held.items(), key=lambda pair: -pair[1])[:4]:
+            what = advice.for_kind(name, sft=plan.sft)
+            lines.append(f"  {size / GiB:8.2f} GiB  {name}" + (f": {what}" if what else ""))
         for one in program.largest:
             lines.append(f"  {one.bytes / GiB:8.2f} GiB  {one.shape}  {one.where}")
             lines += [f"                {one.setting}"] if one.setting else []

@@ -26,7 +26,6 @@ from pairs import report
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.example import Example
 from jaxvl.data.templates import chat_question
-from jaxvl.rl import learner
 from jaxvl.train import Loop
 from jaxvl.vlm import load
 
@@ -100,13 +99,15 @@ def main() -> None:
         )
         vlm = load(path, args.dtype)
         with jax.set_mesh(vlm.mesh):
-            rows = run(Loop(cfg, vlm), args.steps, watch)
+            loop = Loop(cfg, vlm)
+            del vlm
+            rows = run(loop, args.steps, watch)
     report(rows, args.out)
 
 
 def run(loop: Loop, steps: int, watch: Watch) -> list[dict]:
     """The table: what was compiled before the first step and in which steps."""
-    state = learner.init_state(loop.vlm.params, loop.tx)
+    state = loop.begin()
     watch.take()
     start = time.perf_counter()
     loop.compile(state)

@@ -35,7 +35,6 @@ from jaxvl.data.example import Example
 from jaxvl.data.prompts import round_up
 from jaxvl.data.templates import chat_question
 from jaxvl.models.arch import Arch
-from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
 from jaxvl.train import Loop
 from jaxvl.validate import validate
@@ -100,7 +99,7 @@ class Ours:
         validate(cfg)
         with jax.set_mesh(vlm.mesh):
             self.loop = Loop(cfg, vlm)
-            self.state = learner.init_state(vlm.params, self.loop.tx)
+            self.state = self.loop.begin()
         self.steps = 0
         self.flops = step_flops(
             vlm.config,

@@ -2,19 +2,19 @@
 """What a TPU would run, made ready on a machine without one (with libtpu, of the extra `tpu`)."""
 
 import importlib.util
-import os
 import re
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.models import attention
 from jaxvl.models.layers import for_backward
+from jaxvl.plan.chips import Topology
+from jaxvl.plan.compile import tpu_devices
 from jaxvl.sharding import ROWS, make_mesh, platform
 from tests.test_sharding import abstract_update, small
 
@@ -28,10 +28,7 @@ S, PADDED = T + G * C, 640
 @pytest.fixture(scope="module")
 def mesh():
     """Sixteen v5e chips that are not here."""
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # others may do the same
-    topology = topologies.get_topology_desc("v5e:4x4", platform="tpu")
-    return make_mesh(2, 4, 2, devices=topology.devices)
+    return make_mesh(2, 4, 2, devices=tpu_devices(Topology.parse("v5e:4x4")))
 
 
 def kernels(text: str) -> Counter:

@@ -49,12 +49,18 @@ ENTRY %main (x: bf16[8,4]) -> f32[8,32] {
   ROOT %total = f32[8,32] all-reduce(%v), channel_id=2, replica_groups=[1,8]<=[8], to_apply=%add
 }
 """
+HALVES, EVEN = ((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 2, 4, 6), (1, 3, 5, 7))
 GROUPS = {
-    "replica_groups={{0,1,2,3},{4,5,6,7}}": (0, 1, 2, 3),
-    "replica_groups=[2,4]<=[8]": (0, 1, 2, 3),
-    "replica_groups=[2,4]<=[4,2]T(1,0)": (0, 2, 4, 6),
-    "replica_groups=mesh['a'=4,'b'=2] {'a'}": (0, 2, 4, 6),
-    "replica_groups=mesh['a'=2,'b'=4] {'b'}": (0, 1, 2, 3),
+    "replica_groups={{0,1,2,3},{4,5,6,7}}": HALVES,
+    "replica_groups=[2,4]<=[8]": HALVES,
+    "replica_groups=[2,4]<=[4,2]T(1,0)": EVEN,
+    "replica_groups=mesh['a'=4,'b'=2] {'a'}": EVEN,
+    "replica_groups=mesh['a'=2,'b'=4] {'b'}": HALVES,
+    "replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}": EVEN,
+    "replica_groups=mesh['a'=1,'b'=2,'c'=4], device_ids=([2,2,2]T(1,0,2)) {'c'}": (
+        (0, 1, 4, 5),
+        (2, 3, 6, 7),
+    ),
 }
 
 
@@ -66,10 +72,38 @@ def module(groups="replica_groups=[2,4]<=[8]", trips="", unknown=1):
 def test_collectives(groups):
     gather, total = sorted(collectives(module(groups)), key=lambda one: one.kind)
     assert (gather.kind, gather.times, gather.bytes) == ("all-gather", 2, 8 * 16 * 2)
-    assert gather.group == GROUPS[groups]
+    assert gather.groups == GROUPS[groups]
     assert gather.moved == 8 * 16 * 2 * 3 / 4
-    assert (total.kind, total.times, len(total.group)) == ("all-reduce", 1, 8)
+    assert (total.kind, total.times, total.size) == ("all-reduce", 1, 8)
     assert total.moved == 2 * 8 * 32 * 4 * 7 / 8
+
+
+def test_groups_in_other_words():
+    with pytest.raises(ValueError, match="not known"):
+        collectives(module("replica_groups=everyone"))
+
+
+def test_collectives_that_share_a_channel():
+    """In two places two; in fusions beside which one runs, one, unless they are of two chains."""
+    text = """HloModule m, num_partitions=4
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %g = f32[8]{0} all-reduce(%p), channel_id=1, frontend_attributes={chain_id="0"}
+}
+%fused.1 (p.1: f32[8]) -> f32[8] {
+  %p.1 = f32[8]{0} parameter(0)
+  ROOT %g.1 = f32[8]{0} all-reduce(%p.1), channel_id=1, frontend_attributes={chain_id="CHAIN"}
+}
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %a = f32[8]{0} fusion(%x), kind=kCustom, calls=%fused
+  %b = f32[8]{0} fusion(%a), kind=kCustom, calls=%fused.1
+  %c = f32[8]{0} all-reduce(%b), channel_id=2
+  ROOT %d = f32[8]{0} all-reduce(%c), channel_id=2
+}
+"""
+    assert len(collectives(Module(text.replace("CHAIN", "0")))) == 3
+    assert len(collectives(Module(text.replace("CHAIN", "1")))) == 4
 
 
 def test_a_loop_runs_as_often_as_its_text_says():
@@ -94,8 +128,10 @@ def test_flops_and_traffic():
     assert sum(one.traffic for one in collectives(found)) == 2 * gather + total
 
 
-@pytest.mark.parametrize(("pairs", "group"), [("{0,0},{1,3}", (1, 3)), ("{0,0},{1,1}", (0,))])
-def test_pairs_of_chips(pairs, group):
+@pytest.mark.parametrize(
+    ("pairs", "groups"), [("{0,0},{1,3},{2,0}", ((1, 3), (2, 0))), ("{0,0},{1,1}", ((0,),))]
+)
+def test_pairs_of_chips(pairs, groups):
     """A chip that sends to itself exchanges nothing."""
     (one,) = collectives(
         Module(f"""HloModule m, num_partitions=4
@@ -105,8 +141,8 @@ ENTRY %main (x: f32[4,8]) -> f32[4,8] {{
 }}
 """)
     )
-    assert (one.kind, one.group) == ("collective-permute", group)
-    assert one.moved == (128 if len(group) > 1 else 0)
+    assert (one.kind, one.groups) == ("collective-permute", groups)
+    assert one.moved == (128 if one.size > 1 else 0)
 
 
 ACROSS = """HloModule m, num_partitions=8
@@ -139,7 +175,7 @@ def test_what_slices_exchange(kind, slices, expected, moved):
     """One exchange of 4 x 8 numbers, which is no traffic beside."""
     found = Module(ACROSS.replace("KIND", kind).replace("SLICES", slices))
     (one,) = collectives(found)
-    assert one.across and (one.kind, one.group) == expected
+    assert one.across and (one.kind, *one.groups) == expected
     assert one.moved == moved and found.traffic() == 0
 
 

@@ -2,6 +2,7 @@
 """A plan counts what a run holds, says what a slice is, and what is wrong with a question."""
 
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -12,20 +13,21 @@ import numpy as np
 import pytest
 
 from jaxvl import cli
+from jaxvl.config import SFTConfig
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
-from jaxvl.plan import show
+from jaxvl.plan import advice, estimate, links, show
 from jaxvl.plan.chips import CHIPS, Topology
 from jaxvl.plan.collectives import Collective
 from jaxvl.plan.compile import read_exhausted, tpu_devices
 from jaxvl.plan.estimate import shard_bytes
-from jaxvl.plan.plan import plan_gpus, setting
-from jaxvl.plan.programs import Sizes, read_arch
+from jaxvl.plan.plan import plan_gpus
+from jaxvl.plan.programs import Sizes, programs, read_arch
 from jaxvl.plan.roofline import roofline
 from jaxvl.sharding import make_mesh, param_shardings
-from tests.plan.small import DIM, VOCAB, small_config, write_model
+from tests.plan.small import DIM, VOCAB, small_config, small_sft, write_model
 
-PROGRAMS = ("prefill", "decode", "logprobs", "update")
+PROGRAMS = ("prefill", "grow", "decode", "logprobs", "update")
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +49,42 @@ def test_a_topology_that_is_none(text):
 
 def test_links_between_chips():
     """A group along one axis has a link, along two axes two, along a ring both its ends."""
-    small, pod = Topology.parse("v5e:4x4"), Topology.parse("v5e:16x16")
-    assert small.bandwidth([(0, i, 0) for i in range(4)]) == 50e9
-    assert small.bandwidth([(i, j, 0) for i in range(4) for j in range(4)]) == 100e9
-    assert pod.bandwidth([(0, i, 0) for i in range(16)]) == 100e9
+
+    def rate(text, *groups, kind="all-gather"):
+        """Bytes/s that a chip receives."""
+        topology = Topology.parse(text)
+        places = list(itertools.product(*map(range, topology.shape)))
+        numbers = tuple(tuple(map(places.index, group)) for group in groups)
+        one = Collective(kind, 1e9, 1, numbers, "")
+        return one.moved / links.seconds(topology, places, one)
+
+    rows = [[(i, j) for j in range(4)] for i in range(4)]
+    assert rate("v5e:4x4", *rows) == pytest.approx(50e9)
+    assert rate("v5e:4x4", sum(rows, [])) == pytest.approx(100e9)
+    assert rate("v5e:16x16", [(0, j) for j in range(16)]) == pytest.approx(100e9)
+    # A slice of v4 or v5p is closed to rings only where all its axes are.
+    column = [(0, 0, i) for i in range(4)]
+    assert rate("v5p:2x2x4", column) == pytest.approx(100e9)
+    assert rate("v5p:4x4x4", column) == pytest.approx(200e9)
+    # Four pairs across the middle of 2 x 4 chips, where there are two links.
+    pairs = [[(0, 0), (1, 3)], [(0, 1), (1, 2)], [(0, 2), (1, 1)], [(0, 3), (1, 0)]]
+    assert rate("v5e:2x4", *pairs) == pytest.approx(25e9)
+    assert rate("v5e:2x4", pairs[0]) == pytest.approx(100e9)
+    # All 8 chips: a sum, and everybody's part for everybody, cross in both directions.
+    everyone = [(i, j) for i in range(2) for j in range(4)]
+    assert rate("v5e:2x4", everyone, kind="all-reduce") == pytest.approx(100e9)
+    assert rate("v5e:2x4", everyone, kind="all-to-all") == pytest.approx(7 / 8 / (2 / 100e9))
 
 
 def test_roofline():
     """16 GB gathered over four chips of one axis: 12 GB at 50 GB/s; 2 s of products."""
-    gather = Collective("all-gather", 8e9, 2, (0, 1, 2, 3), "")
+    gather = Collective("all-gather", 8e9, 2, ((0, 1, 2, 3),), "")
     places = [(0, i, 0) for i in range(4)]
     found = roofline(Topology.parse("v5e:4x4"), places, 2 * 197e12, 819e9, [gather])
     assert (found.compute, found.hbm) == (2.0, 1.0)
     assert found.ici == pytest.approx(0.24)
     assert (found.bound, found.seconds) == ("compute", 2.0)
-    between = Collective("all-reduce", 12.5e9, 1, (1, 2), "", across=True)
+    between = Collective("all-reduce", 12.5e9, 1, ((1, 2),), "", across=True)
     found = roofline(Topology.parse("v5e:4x4", 2), places, 2 * 197e12, 819e9, [gather, between])
     assert (found.bound, found.dcn, found.ici) == ("dcn", 4.0, pytest.approx(0.24))
 
@@ -75,7 +98,7 @@ def test_slices():
 
 def test_what_does_not_fit_is_read():
     """In the words of the TPU compiler."""
-    memory, largest = read_exhausted(
+    wanted, largest = read_exhausted(
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
         "hbm. Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G.\n\nTotal hbm usage >= "
         "22.75G:\n    reserved        258.00M\n    program          3.50G\n    arguments"
@@ -83,30 +106,50 @@ def test_what_does_not_fit_is_read():
         '     Operator: op_name="jit(update)/while" source_file="a.py"\n     Shape: f32[28,1024]'
         "{1,0:T(8,128)}\n     Unpadded size: 1.40G\n\n  2. Size: 512.0M\n     Shape: bf16[8]\n"
     )
-    assert (memory.arguments, memory.total) == (19 * 2**30, 22.5 * 2**30)
+    assert wanted == 22.5 * 2**30
     assert largest[0] == (1.5 * 2**30, "f32[28,1024]{1,0:T(8,128)}", "jit(update)/while")
     assert largest[1] == (2**29, "bf16[8]", "")
-    memory, _ = read_exhausted(
+    wanted, _ = read_exhausted(
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (582.34G) exceeds available HBM (15.75G)."
     )
-    assert memory.temporaries == 582.34 * 2**30
-    assert read_exhausted("RESOURCE_EXHAUSTED: of something else")[0] is None
+    assert wanted == 582.34 * 2**30
+    # A kernel's own memory is another matter.
+    other = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 256.00M of 128.00M vmem."
+    )
+    assert read_exhausted(other)[0] == 0
 
 
 def test_settings_that_move_an_array(model):
-    cfg = small_config(model)
-    sizes, arch, mesh = Sizes.of(cfg), read_arch(cfg.model), make_mesh(1, 4, 2)
+    """By the program that makes it, in fields that the run's config has."""
+    cfg, sft = small_config(model), small_sft(model)
+    arch, sizes = read_arch(cfg.model), Sizes.of(cfg)
     rows = sizes.tokens + sizes.completions * sizes.length
-    for shape, expected in {
-        f"f32[1,64,{VOCAB}]": "logprob_chunk",
-        f"bf16[{VOCAB // 2},{DIM}]": "mesh.tensor",
-        f"bf16[2,{rows},384]": "micro_batches",
-        "bf16[2,256,320]": "patch_buckets",
-        "f32[7,7]": "",
-    }.items():
-        found = setting(shape, sizes, arch, mesh)
+    for of, program, shape, expected in (
+        (cfg, "update", f"f32[2,64,{VOCAB}]", "grpo.logprob_chunk"),
+        (sft, "update", f"f32[2,64,{VOCAB}]", "sft.logprob_chunk"),
+        (cfg, "update", f"bf16[{VOCAB // 2},{DIM}]", "mesh.tensor"),
+        (cfg, "update", f"bf16[2,{rows},384]", "grpo.micro_batches"),
+        (sft, "update", f"bf16[2,{rows},384]", "sft.target_length"),
+        (cfg, "update", "bf16[2,256,320]", "patch_buckets"),
+        (cfg, "prefill", f"f32[2,4,{VOCAB}]", "grpo.prompts"),
+        (cfg, "decode", "bf16[8,2,128,128]", "sampling.slots"),
+        (cfg, "update", "f32[7,7]", ""),
+    ):
+        mesh = {"data": 1, "fsdp": 4, "tensor": 2}
+        found = advice.for_array(shape, advice.Of(of, arch, mesh, program))
         assert expected in found and bool(found) == bool(expected), shape
+
+
+def test_what_is_held_has_a_setting(model):
+    """Every kind of memory that a plan names, but for numbers of a few bytes."""
+    for cfg in (small_config(model, fsdp=4, tensor=2), small_sft(model)):
+        arch, sft = read_arch(cfg.model), isinstance(cfg, SFTConfig)
+        with jax.set_mesh(mesh := make_mesh(1, 4, 2)):
+            for program in programs(cfg, arch, mesh):
+                for kind, size in estimate.held(program).items():
+                    assert size < 100 or advice.for_kind(kind, sft), kind
 
 
 def test_what_gpus_hold_is_what_arrays_take(model):
@@ -124,6 +167,7 @@ def test_what_gpus_hold_is_what_arrays_take(model):
     assert update.memory["parameters"] == here
     assert update.memory["moments"] == 2 * here + 8  # and two counters
     assert update.memory["reference"] == here / 2  # in bfloat16
+    assert set(update.held) <= set(update.memory)
     batch = 2 * (256 * 1176 * 4 + 256 * 4 * 4)  # two rows of patches, their places and numbers
     tokens = 2 * (128 * (1 + 3 + 1) * 4 + 4 * 4)
     completions = 2 * (4 * 128 * (4 + 1 + 4 + 4) + 4 * 4)

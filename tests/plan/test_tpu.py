@@ -10,14 +10,16 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import collectives
-from jaxvl.plan.compile import tpu_devices
+from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
+from jaxvl.plan.programs import Program, Work
 from jaxvl.sharding import ROWS, make_mesh
 from tests.plan.small import write_model
 
@@ -86,4 +88,37 @@ def test_slices_exchange_what_their_chips_have_summed():
         text = jax.jit(lambda x: x.sum(0)).lower(rows).compile().as_text()
     found = {(one.kind, one.across): one for one in collectives(Module(text))}
     assert found.keys() == {("all-reduce", False), ("all-reduce", True)}
-    assert len(found["all-reduce", False].group) == 4 and len(found["all-reduce", True].group) == 2
+    assert found["all-reduce", False].size == 4 and found["all-reduce", True].size == 2
+
+
+def program(function, x: jax.ShapeDtypeStruct, **how) -> Program:
+    return Program("of a test", jax.jit(function, **how), {"x": x}, {}, {}, Work(0.0, 0.0))
+
+
+def test_what_a_chip_cannot_hold_is_refused_in_the_compilers_words():
+    """20 GiB on a chip of 16: no traceback, and the size that is wanted."""
+    mesh = make_mesh(1, 4, 1, devices=tpu_devices(Topology.parse("v5e:2x2")))
+    large = jax.ShapeDtypeStruct(
+        (4 * 5 * 2**20, 1024), jnp.float32, sharding=NamedSharding(mesh, P(ROWS, None))
+    )
+    with jax.set_mesh(mesh):
+        done = compile_program(program(lambda x: x * 2, large))
+    assert done.memory is None and "RESOURCE_EXHAUSTED" in done.refused
+    assert done.wanted >= 20 * 2**30
+
+
+def test_an_array_that_is_made_whole_by_accident_is_a_warning():
+    """The TPU compiler says so on stderr, as the CPU's does, once it is asked to."""
+    devices = np.array(tpu_devices(Topology.parse("v5e:2x4"))).reshape(4, 2)
+    mesh = Mesh(devices, ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+
+    def cut(*spec):
+        return NamedSharding(mesh, P(*spec))
+
+    def turned(x):
+        x = jax.lax.with_sharding_constraint(x.reshape(512 * 1024, 256), cut(None, ("b", "a")))
+        x = jax.lax.with_sharding_constraint(x.reshape(1024, 512, 256), cut("b", None, "a"))
+        return jax.lax.with_sharding_constraint(jnp.sin(x), cut(None, "a", "b"))[::-1, 3:]
+
+    x = jax.ShapeDtypeStruct((512, 1024, 256), jnp.float32, sharding=cut("a", "b", None))
+    assert compile_program(program(turned, x, out_shardings=cut("a", None, "b"))).warnings

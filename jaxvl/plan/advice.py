@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which setting makes what takes memory smaller."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from jaxvl.config import Config, SFTConfig
+from jaxvl.models.arch import Arch
+from jaxvl.plan.programs import Sizes
+
+_SPLIT = "mesh.fsdp or mesh.tensor"
+
+
+@dataclasses.dataclass(frozen=True)
+class Of:
+    """Of which run and program an array is."""
+
+    cfg: Config | SFTConfig
+    arch: Arch
+    mesh: dict[str, int]
+    program: str
+
+
+def for_kind(kind: str, sft: bool) -> str:
+    """By what is held, in the words of `estimate.held`; "" where nothing but fewer bytes a number
+    would help."""
+    rows = "sft.rows" if sft else "grpo.prompts"
+    return {
+        "parameters": f"{_SPLIT}; fewer parts in model.train",
+        "frozen": _SPLIT,
+        "moments": f"{_SPLIT}; fewer parts in model.train, or adapters (model.lora)",
+        "reference": f"{_SPLIT}; there is none where grpo.beta is 0",
+        "batch": f"{rows}, data.patch_buckets or model.max_pixels",
+        "weights for decoding": "mesh.tensor: they are split over nothing else",
+        "caches of prompts": f"{rows} or data.prompt_buckets",
+        "completions": "sampling.slots or sampling.max_new_tokens",
+    }.get(kind, "")
+
+
+def for_array(shape: str, of: Of) -> str:
+    """By the sizes of the axes of an array that a program makes ("bf16[1,2048,8960]"); "" where
+    nothing is recognised."""
+    axes = {int(size) for size in re.findall(r"\d+", shape.partition("[")[2].partition("]")[0])}
+    sizes, text, vision = Sizes.of(of.cfg), of.arch.text, of.arch.vision
+    loop = "sft" if isinstance(of.cfg, SFTConfig) else "grpo"
+    vocab = {text.vocab, text.vocab // of.mesh["tensor"]}
+    own = sizes.completions * sizes.length
+    patches = {sizes.patches, sizes.patches // vision.merge_size**2}
+    if axes & vocab:
+        if axes - vocab <= {text.dim, text.dim // of.mesh["fsdp"], 1}:
+            return "mesh.tensor: the table of tokens is split over it"
+        if of.program in ("prefill", "decode"):
+            return f"mesh.tensor or {loop}.prompts: logits"
+        return f"{loop}.logprob_chunk or mesh.tensor: logits"
+    if of.program in ("grow", "decode"):
+        if sizes.length in axes:
+            return for_kind("completions", loop == "sft")
+        if sizes.tokens in axes:
+            return for_kind("caches of prompts", loop == "sft")
+        return for_kind("weights for decoding", loop == "sft") if text.dim in axes else ""
+    micro = "" if of.program == "prefill" else f"{loop}.micro_batches, "
+    if axes & {own, own + sizes.tokens}:
+        group = "sft.target_length" if loop == "sft" else "grpo.group_per_row"
+        return f"{micro}or {group}: activations of rows"
+    if axes & patches:
+        return f"{micro}data.patch_buckets or model.max_pixels: the tower"
+    if sizes.tokens in axes:
+        return f"{micro}data.prompt_buckets: prompts"
+    if axes & {text.layers, vision.depth}:
+        return f"{_SPLIT}: weights, moments and gradients"
+    return ""
