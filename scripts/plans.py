@@ -42,11 +42,10 @@ def kept(folder: Path) -> Callable[[Program], Compiled]:
         facts, text = folder / f"{program.name}.json", folder / f"{program.name}.hlo.gz"
         if facts.exists():
             found = json.loads(facts.read_text())
-            memory = Memory(**found.pop("memory")) if found["memory"] else None
-            large = tuple(tuple(one) for one in found.pop("too_large"))
-            body = gzip.decompress(text.read_bytes()).decode()
-            found.pop("memory", None)
-            return Compiled(**found, memory=memory, text=body, too_large=large)
+            found["memory"] = Memory(**found["memory"]) if found["memory"] else None
+            found["too_large"] = tuple(tuple(one) for one in found["too_large"])
+            found["warnings"] = tuple(found["warnings"])
+            return Compiled(**found, text=gzip.decompress(text.read_bytes()).decode())
         done = compile_program(program)
         text.write_bytes(gzip.compress(done.text.encode()))
         found = dataclasses.asdict(done)
@@ -73,42 +72,60 @@ def plan(name: str, out: Path) -> Plan:
     cfg = config.load(ROOT / file, overrides, config.Config, config.SFTConfig)
     if gpus := re.fullmatch(r"gpu:(\d+)", hardware):
         return plan_gpus(cfg, int(gpus[1]), name)
-    folder = out / name.replace(":", "_")
-    return plan_tpu(cfg, Topology.parse(hardware), name, compiler=kept(folder))
+    slices, slice_name = re.fullmatch(r"(?:(\d+) x )?(.+)", hardware).groups()
+    topology = Topology.parse(slice_name, int(slices or 1))
+    return plan_tpu(cfg, topology, name, compiler=kept(out / file_name(name)))
+
+
+def file_name(recipe: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", recipe)
 
 
 def row(name: str, out: Path) -> list[str]:
     """A line of the table: what a recipe's plan in `out` says."""
     _, hardware, overrides = recipes()[name]
-    settings = " ".join(overrides)
-    path = out / f"{name.replace('/', '_').replace(':', '_')}.json"
+    head = [name.partition("/")[0], hardware, " ".join(f"`{one}`" for one in overrides)]
+    path = out / f"{file_name(name)}.json"
     if not path.exists():
-        return [name.partition("/")[0], hardware, settings, *["not run"] * 6]
+        return [*head, "not run", *[""] * (len(COLUMNS) - 4)]
     found = json.loads(path.read_text())
     if "error" in found:
-        return [name.partition("/")[0], hardware, settings, found["error"], *["-"] * 5]
+        return [*head, found["error"], *[""] * (len(COLUMNS) - 4)]
     largest = max(found["programs"], key=lambda program: program["total"])
     update = next(program for program in found["programs"] if program["name"] == "update")
-    share = f"{largest['total'] / GiB:.1f} of {found['hbm'] / GiB:.0f} GiB ({largest['name']})"
-    cells = [name.partition("/")[0], hardware, settings, "yes" if found["fits"] else "NO", share]
+    fits = "yes" if found["fits"] else "NO"
+    share = f"{largest['total'] / GiB:.1f} of {found['hbm'] / GiB:.1f} GiB ({largest['name']})"
+    rows = str(found["largest_micro_batch"])
     if not found["exact"]:
-        return [*cells, "-", "-", str(found["largest_micro_batch"]), "-"]
-    bound = update["roofline"] and update["roofline"]["bound"]
-    seconds = found["step_seconds"]
+        return [*head, f"{fits}, estimated", share, *[""] * 4, rows, ""]
+    made = f"{update['memory']['temporaries'] / GiB:.1f} ({update['formula'] / GiB:.1f})"
+    warned = [warning for program in found["programs"] for warning in program["warnings"]]
+    seconds = sum(program["compile_seconds"] for program in found["programs"])
+    cells = [*head, fits + "; WARNINGS" * bool(warned), share, made]
+    if found["step_seconds"] is None:
+        return [*cells, "", "", "", rows, f"{seconds:.0f} s"]
+    slowest = max(found["programs"], key=lambda p: p["calls"] * p["roofline"]["seconds"])
+    of_it = slowest["calls"] * slowest["roofline"]["seconds"]
+    bound = f"{slowest['name']} {of_it:.1f} s, {slowest['roofline']['bound']}"
+    each = f"{update['roofline']['seconds']:.2f} s, {update['roofline']['bound']}"
     return [
         *cells,
-        f"{seconds:.1f} s" if seconds else "-",
-        bound or "-",
-        str(found["largest_micro_batch"]),
-        f"{found['update_mfu']:.0%}" if found["update_mfu"] else "-",
+        f"{found['step_seconds']:.1f} s ({bound})",
+        each,
+        f"{found['update_mfu']:.0%}",
+        rows,
+        f"{seconds:.0f} s",
     ]
+
+
+COLUMNS = ("model", "hardware", "settings", "fits", "largest program")
+COLUMNS += ("update's temporaries, GiB (formula)", "step, at least (most of it)")
+COLUMNS += ("an update, bound", "its MFU", "rows a chip", "compiled in")
 
 
 def table(out: Path) -> str:
     """All recipes, in markdown."""
-    head = ["model", "hardware", "settings", "fits", "largest program", "step, at least"]
-    head += ["update's bound", "rows a chip", "update's MFU"]
-    rows = [head, ["---"] * len(head), *(row(name, out) for name in recipes())]
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *(row(name, out) for name in recipes())]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 
@@ -120,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in () if args.table else args.only or recipes():
-        path = args.out / f"{name.replace('/', '_').replace(':', '_')}.json"
+        path = args.out / f"{file_name(name)}.json"
         if path.exists():
             continue
         print(f"{name}: planning", flush=True)

@@ -33,10 +33,13 @@ class QwenVL(nnx.Module):
 
     def embed(self, prompt: Prompt, remat: str = "block") -> jax.Array:
         """Token vectors [R, T, D], with the pictures' embeddings in the slots they belong to."""
+        return self._with_pictures(prompt, self.text.embed(prompt.tokens), remat)
+
+    def _with_pictures(self, prompt: Prompt, x_RTD: jax.Array, remat: str) -> jax.Array:
         image_RMD = self.vision(prompt.vision, remat)
         slots_RT1 = jnp.maximum(prompt.slots, 0)[..., None]
         image_RTD = jnp.take_along_axis(image_RMD, slots_RT1, axis=1)
-        return jnp.where(prompt.slots[..., None] >= 0, image_RTD, self.text.embed(prompt.tokens))
+        return jnp.where(prompt.slots[..., None] >= 0, image_RTD, x_RTD)
 
     def prefill(self, prompt: Prompt) -> tuple[jax.Array, list[KVCache]]:
         """Hidden state of each prompt's last token [R, D], and the prompts' keys and values as
@@ -80,8 +83,11 @@ class QwenVL(nnx.Module):
         """
         R, g, C = tokens_RgC.shape
         T = prompt.tokens.shape[1]
-        tokens_RS = jnp.reshape(tokens_RgC, (R, g * C), out_sharding=P(ROWS, None))
-        x_RSD = jnp.concatenate([self.embed(prompt, remat), self.text.embed(tokens_RS)], axis=1)
+        own_RS = jnp.reshape(tokens_RgC, (R, g * C), out_sharding=P(ROWS, None))
+        # Looked up together: the gradient of a lookup is an array as large as the table.
+        x_RSD = self.text.embed(jnp.concatenate([prompt.tokens, own_RS], axis=1))
+        asked_RTD = self._with_pictures(prompt, x_RSD[:, :T], remat)
+        x_RSD = jnp.concatenate([asked_RTD, x_RSD[:, T:]], axis=1)
         own_RC = prompt.next_position[:, None] + jnp.arange(C)
         # Not `tile`: of one row jax cannot tell afterwards that rows are what is split.
         rows = P(ROWS, None, None)
