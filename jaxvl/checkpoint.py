@@ -10,21 +10,39 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxvl import processes
 from jaxvl.errors import UserError
 from jaxvl.rl.learner import TrainState
+
+COMMITTED = "commit_success.txt"  # written last: where it is, a checkpoint is whole
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, except that a write which fails in one process's background ends all: by itself it
+    would wait there for the others, and they for it."""
+
+    def _wait_for_checkpointers(self) -> None:
+        with processes.together():
+            super()._wait_for_checkpointers()
 
 
 class Checkpoints:
     """`dir/checkpoints`, a step a folder; a save that was cut short is never seen as one.
+
+    A file says that a folder is whole, not its name: a bucket mounted as a file system renames a
+    folder file by file.
 
     Sampling keys are folded from the seed and the step, so state, step and data position are all
     that a run needs to go on.
     """
 
     def __init__(self, run_dir: Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, atomicity_options=committed
+        )
         self.path = (run_dir / "checkpoints").absolute()
-        self.manager = ocp.CheckpointManager(self.path, options=options)
+        self.manager = _Manager(self.path, options=options)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -36,6 +54,12 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
         )
         self.manager.save(step, args=items)
+
+    def finish(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
+        """`save`, if there is something new, and wait until it is written: the run is stopped."""
+        if step > (self.latest() or 0):
+            self.save(step, state, data_state)
+        self.close()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State and data position of `step`, straight into the shardings of `like`."""
@@ -58,7 +82,8 @@ class Checkpoints:
     def newest(run_dir: Path) -> Path:
         """The folder of a run's newest whole checkpoint. The run may be under way."""
         path = (run_dir / "checkpoints").absolute()
-        steps = ocp.utils.checkpoint_steps(path)
+        every = ocp.utils.checkpoint_steps(path)
+        steps = [step for step in every if (path / str(step) / COMMITTED).is_file()]
         if not steps:
             raise UserError(
                 f"{path} holds no checkpoint yet; a run writes one every run.save_every"

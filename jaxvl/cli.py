@@ -41,7 +41,7 @@ def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from jaxvl.train import train
 
     train(cfg)
-    typer.echo(f"done: {cfg.run.dir}/report.html shows the run, {cfg.run.dir}/hf is the model")
+    _done(cfg.run.dir, cfg.run.export)
 
 
 @app.command()
@@ -54,7 +54,15 @@ def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from jaxvl.sft import train
 
     train(cfg)
-    typer.echo(f"done: {cfg.run.dir}/report.html shows the run, {cfg.run.dir}/hf is the model")
+    _done(cfg.run.dir, cfg.run.export)
+
+
+def _done(run_dir: str, exported: bool) -> None:
+    import jax
+
+    if jax.process_index() == 0:
+        model = f", {run_dir}/hf is the model" if exported else ""
+        typer.echo(f"done: {run_dir}/report.html shows the run{model}")
 
 
 @app.command()

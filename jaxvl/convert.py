@@ -18,9 +18,9 @@ from jaxvl.config import LoRA, Model
 from jaxvl.data import test_sets
 from jaxvl.data.image import read_json
 from jaxvl.errors import UserError
-from jaxvl.loop import start_model
 from jaxvl.models import lora, parts
 from jaxvl.models.layers import cast
+from jaxvl.opening import start_model
 from jaxvl.sharding import make_mesh, param_shardings
 from jaxvl.vlm import VLM, checkpoint_dir, load
 

@@ -92,15 +92,20 @@ def run(
     how, part = Sampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
     opened = _open(tasks, source or [], protocol, system_prompt)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+
+    def ask(asked: Asked) -> int:
+        sizes = batch_size, max_new_tokens
+        return running.run_all(opened, asked, how, out, *sizes, limit=limit, part=part, force=force)
+
     if replies:
-        asked = _recorded(replies, model, pixels)
+        missing = ask(_recorded(replies, model, pixels))
     elif url:
-        asked = _remote(url, key, model, pixels)
+        missing = ask(_remote(url, key, model, pixels))
     else:
-        asked = _local(model, dtype, mesh, pixels)
-    missing = running.run_all(
-        opened, asked, how, out, batch_size, max_new_tokens, limit=limit, part=part, force=force
-    )
+        from jaxvl import processes
+
+        with processes.together():
+            missing = ask(_local(model, dtype, mesh, pixels))
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
     typer.echo(f"done: jaxvl eval score {out}")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every training loop starts from: the run directory, the model, the stream of prompts."""
+"""What every training loop turns on: the stream of prompts, its steps, the clock."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,109 +13,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxvl import processes
-from jaxvl.checkpoint import Checkpoints
-from jaxvl.config import GRPO, SFT, Config, Model, Profile, SFTConfig
+from jaxvl.config import GRPO, SFT, Config, Profile, SFTConfig
 from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
 from jaxvl.data.intake import Account, Gate
 from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.errors import UserError
-from jaxvl.fields import to_json
-from jaxvl.metrics import FILE, MetricsWriter, read_metrics
-from jaxvl.models import lora, parts
-from jaxvl.models.qwen_vl import for_products
-from jaxvl.sharding import make_mesh, row_share
-from jaxvl.validate import check_rows, check_share, validate
-from jaxvl.vlm import VLM, load
+from jaxvl.metrics import MetricsWriter, read_metrics
+from jaxvl.sharding import row_share
+from jaxvl.vlm import VLM
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
 
 
-def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
-    """The model on the run's mesh, the run's checkpoints, and the step to go on from.
-
-    Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
-    takes off the metrics and drops of steps that will be done again. A directory that holds a run
-    is an error unless `run.resume` is set, and so is one that not all processes see.
-    """
-    validate(cfg)
-    run_dir = Path(cfg.run.dir)
-    mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    check_rows(_batch(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
-    check_share(_batch(cfg), row_share(mesh).count)
-    if (run_dir / FILE).exists() and not cfg.run.resume:
-        raise UserError(
-            f"{run_dir} holds a run already: go on with run.resume=true, or choose another run.dir"
-        )
-    checkpoints = Checkpoints(run_dir, cfg.run.keep)
-    start = checkpoints.latest() or 0
-    if jax.process_index() == 0:
-        drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
-        forget_rollouts(run_dir, start)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(to_json(cfg), indent=2)
-        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
-        MetricsWriter(run_dir).truncate_after(start)
-        test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
-    processes.exchange(None)  # the others see the directory as process 0 has left it
-    if not (run_dir / "config.json").is_file():
-        raise UserError(
-            f"{run_dir}: process {jax.process_index()} does not see what process 0 writes there; "
-            "set run.dir to a file system that all processes share"
-        )
-    return start_model(cfg.model, mesh), checkpoints, start
-
-
-def _batch(cfg: Config | SFTConfig) -> GRPO | SFT:
+def batch_of(cfg: Config | SFTConfig) -> GRPO | SFT:
+    """The part of a config that says how large a step is."""
     return cfg.grpo if isinstance(cfg, Config) else cfg.sft
-
-
-def forget_rollouts(run_dir: Path, step: int) -> None:
-    """Take off the rollouts of steps after `step`, whatever number of processes wrote them."""
-    for file in (run_dir / "rollouts").glob("step_*.jsonl"):
-        if int(file.name.split(".")[0].removeprefix("step_")) > step:
-            file.unlink()
-
-
-def start_model(model: Model, mesh: Mesh) -> VLM:
-    """The model that a run starts from, without its adapters."""
-    wide = "float32" if model.train else model.dtype
-    pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
-    vlm = load(model.path, wide, mesh, float32_head=model.float32_head, **pixels)
-    frozen = parts.split(vlm.params, model.train)[1]
-    frozen = for_products(frozen, model.dtype, vlm.config.text)
-    return dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=model.dtype)
-
-
-def to_train(
-    base: VLM, cfg: Config | SFTConfig
-) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
-    """The model with the run's adapters, if it has any; what of its parameters trains; what is
-    frozen; and the key of the adapters' dropout, if they drop out."""
-    trains, adapters = set(cfg.model.train), cfg.model.lora
-    if adapters is None:
-        return base, *parts.split(base.params, trains), None
-    vlm = base.adapted(adapters, cfg.run.seed)
-    dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
-    return vlm, *parts.split(vlm.params, trains | {parts.ADAPTERS}), dropout
-
-
-def export(trained: VLM, cfg: Config | SFTConfig) -> None:
-    """The trained model in `hf`; adapters alone too, where nothing but them has changed. Both
-    carry the run's mark where it was trained on test data."""
-    run_dir = Path(cfg.run.dir)
-    trained.save(run_dir / "hf")
-    written = [run_dir / "hf"]
-    if trained.lora and not cfg.model.train:
-        trained.save_adapters(run_dir / "adapter", cfg.model.path)
-        written.append(run_dir / "adapter")
-    if jax.process_index() == 0:
-        for path in written:
-            test_sets.mark(path, test_sets.marks(run_dir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +61,13 @@ class Stream:
         self.share = row_share(vlm.mesh)
         self.mini_batches = cfg.grpo.mini_batches if isinstance(cfg, Config) else 1
         shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
-        self.parts = shards * _batch(cfg).micro_batches  # that work side by side or in turn
+        self.parts = shards * batch_of(cfg).micro_batches  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
         self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
         self.gate.admit(cfg.data.source)
         examples = cfg.data.source.load()
+        processes.check_alike({"the data's number of rows": len(examples)} | _some_ids(examples))
         self.account = self._account(examples)
         self.batches = pipeline.batches(
             examples,
@@ -176,9 +93,10 @@ class Stream:
 
     def _mark(self, benchmark: str) -> None:
         """The run is a trial on a test set, and says so from now on."""
-        run_dir = Path(self.cfg.run.dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        test_sets.mark(run_dir, [benchmark])
+        if jax.process_index() == 0:
+            run_dir = Path(self.cfg.run.dir)
+            run_dir.mkdir(parents=True, exist_ok=True)
+            test_sets.mark(run_dir, [benchmark])
 
     def _item(self, position: int, candidates: Iterator[Example]) -> Item:
         """The first candidate that can be used, and why those before it cannot.
@@ -276,6 +194,17 @@ class Stream:
         )
 
 
+def _some_ids(examples: Sequence[Example]) -> dict[str, str]:
+    """The ids of a few rows, by what a message calls them."""
+    found = {}
+    for row in range(0, len(examples), max(len(examples) // 8, 1)):
+        try:
+            found[f"the data's row {row}"] = examples[row].id
+        except BadRow as why:
+            found[f"the data's row {row}"] = why.reason
+    return found
+
+
 class Ahead:
     """A stream whose next prompts are made ready while the device is busy: drawn and collated."""
 
@@ -319,10 +248,12 @@ def traced(steps: Iterable[int], profile: Profile, run_dir: Path) -> Iterator[in
         if step in wanted and not tracing:
             jax.profiler.start_trace(run_dir / "profile")
             tracing = True
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            yield step
-        if tracing and step == wanted[-1]:
-            jax.profiler.stop_trace()
+        try:
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                yield step
+        finally:  # also where a run is asked to stop
+            if tracing and (step == wanted[-1] or sys.exc_info()[0]):
+                jax.profiler.stop_trace()
 
 
 class Clock:

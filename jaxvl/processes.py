@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # its client holds the store; jax has no public door to it
+from jax._src import distributed, xla_bridge  # jax has no public door to its store and state
 from jax.experimental import multihost_utils
 
 from jaxvl.errors import UserError
@@ -29,7 +29,9 @@ START_SECONDS = 600  # for all processes to come: machines of a pod start at dif
 _LOOK_SECONDS = 1.0  # between two looks at whether another process has failed
 _LAST_SECONDS = 5.0  # that a failing process stays, so that all others can read why
 _FAILED = "jaxvl/failed"
-_LOST = re.compile("Gloo|[Cc]onnection|UNAVAILABLE|heartbeat")  # an error of what joins processes
+# Errors of what joins processes: as jax tells them itself, and as a compiled program does.
+_LOST = re.compile("Gloo|[Cc]onnection|UNAVAILABLE|heartbeat")
+_LOST_INSIDE = re.compile("Gloo")
 
 
 def start() -> None:
@@ -44,13 +46,30 @@ def start() -> None:
     how = _explicit()
     if not how and not _in_cluster():
         return
-    # SIGTERM ends a process, and so all of them: the newest checkpoint is what is left.
+    if xla_bridge.backends_are_initialized():
+        if how:
+            raise UserError(
+                f"{COUNT} is set, but jax has devices in its hands already, with which other "
+                "processes cannot be joined any more: train before anything else, in a process "
+                "of its own"
+            )
+        return  # a notebook on a TPU machine
+    where = how.get("coordinator_address", "the address that the cluster says")
+    print(f"waiting for the other processes at {where}", flush=True)
+    # A run hears SIGTERM itself: see `jaxvl.stopping`.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        **how,
-        initialization_timeout=START_SECONDS,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
+    try:
+        jax.distributed.initialize(
+            **how,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (ValueError, OSError) as error:  # what asks a cluster's own servers
+        raise UserError(
+            f"the other processes cannot be found ({type(error).__name__}: {error}); set {ADDRESS} "
+            f"(host:port of process 0), {COUNT} and {INDEX}; for one process alone localhost:1234, "
+            "1 and 0"
+        ) from error
     threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -99,9 +118,23 @@ def exchange(value: Any) -> list[Any]:
     return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
 
 
+def check_alike(what: dict[str, Any]) -> None:
+    """UserError where the processes are not of one mind about `what`, by name; all must call it."""
+    every = exchange(what)
+    for number, other in enumerate(every):
+        for name in every[0].keys() | other.keys():
+            first, found = every[0].get(name), other.get(name)
+            if first != found:
+                raise UserError(
+                    f"processes 0 and {number} differ in {name}: {first!r} and {found!r}; start "
+                    "all processes of a run with the same command, code and data"
+                )
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What ends one process ends all of them, and each prints why.
+    """What ends one process ends all of them, and each prints why. Not so an exit (`SystemExit`),
+    which all take together.
 
     An error of this process is printed, told to the others, and ends the process at once: jax's
     own farewell would wait for the others, who wait for this one. A process that is killed says
@@ -109,6 +142,8 @@ def together() -> Iterator[None]:
     """
     try:
         yield
+    except SystemExit:
+        raise
     except BaseException as error:
         if jax.distributed.is_initialized() and distributed.global_state.num_processes > 1:
             _fail(error)
@@ -138,7 +173,7 @@ def _fail(error: BaseException) -> None:
     """Print why, tell the others, and end."""
     index, count = distributed.global_state.process_id, distributed.global_state.num_processes
     known = isinstance(error, UserError)
-    lost = not known and bool(_LOST.search(str(error)))
+    lost = _is_lost(error)
     why = f"process {index} of {count} failed: " + ("" if known else f"{type(error).__name__}: ")
     if lost:
         why = f"process {index} of {count} lost another one, which failed or was killed: "
@@ -156,6 +191,14 @@ def _fail(error: BaseException) -> None:
         distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", why)
     time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
     os._exit(1)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error tells of another process: not one of files or addresses of the run's own."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return bool(_LOST.search(str(error)))
+    plain = isinstance(error, ValueError) and not isinstance(error, UserError)
+    return plain and bool(_LOST_INSIDE.search(str(error)))
 
 
 def _exit(why: str) -> None:

@@ -7,6 +7,7 @@ target it is ordinary fine-tuning.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,14 @@ from jaxvl import processes, runpage
 from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Optim, SFTConfig
 from jaxvl.errors import UserError
-from jaxvl.loop import Clock, Stream, export, micro, open_run, to_train, traced
+from jaxvl.loop import Clock, Stream, micro, traced
 from jaxvl.metrics import MetricsWriter, Progress
 from jaxvl.models import parts, qwen_vl
 from jaxvl.models.arch import Arch
+from jaxvl.opening import export, open_run, to_train
 from jaxvl.rl import learner
 from jaxvl.sharding import put_rows
+from jaxvl.stopping import Stop, Stopped
 from jaxvl.vlm import VLM
 
 
@@ -69,7 +72,10 @@ def target_batch(
 
 @processes.together()
 def train(cfg: SFTConfig) -> VLM:
-    """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
+    """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
+
+    Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
+    """
     processes.start()
     vlm, checkpoints, start = open_run(cfg)
     vlm, fresh, frozen, dropout = to_train(vlm, cfg)
@@ -82,7 +88,12 @@ def train(cfg: SFTConfig) -> VLM:
     tx = learner.optimizer(cfg.optim, cfg.run.steps)
     lr = learner.schedule(cfg.optim, cfg.run.steps)
     end = processor.stop_ids[0]
-    with jax.set_mesh(vlm.mesh), Progress(cfg.run.steps, start) as progress:
+    steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, run_dir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(vlm.mesh))
+        stop, progress = stack.enter_context(Stop()), Progress(cfg.run.steps, start)
+        stack.enter_context(progress)
+        stack.enter_context(contextlib.closing(steps))
         update = learner.make_update(learner.sft_objective(policy), tx, lr, dropout)
         state = learner.init_state(fresh, tx)
         vlm = dataclasses.replace(vlm, params=frozen)
@@ -90,7 +101,10 @@ def train(cfg: SFTConfig) -> VLM:
         if start:
             state, data_state = checkpoints.restore(start, state)
             stream.set_state(data_state)
-        for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, run_dir):
+        for step in steps:
+            if stop.asked():
+                checkpoints.finish(step - 1, state, stream.get_state())
+                raise Stopped
             clock = Clock()
             items = next(stream)
             texts = [processor.tokenize(cfg.sft.target(item.example)) for item in items]

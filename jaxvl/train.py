@@ -10,6 +10,7 @@ written while it updates. What a step computes depends on none of that.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,11 +26,12 @@ from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Config
 from jaxvl.eval import heldout, tables
 from jaxvl.eval.during import During
-from jaxvl.loop import Ahead, Clock, Stream, export, micro, open_run, to_train, traced
+from jaxvl.loop import Ahead, Clock, Stream, micro, traced
 from jaxvl.meter import Meter
 from jaxvl.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.models import parts
 from jaxvl.models.qwen_vl import for_products
+from jaxvl.opening import export, open_run, to_train
 from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner
@@ -37,18 +39,22 @@ from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler
 from jaxvl.sharding import local_rows, own_mesh, put_rows
+from jaxvl.stopping import Stop, Stopped
 from jaxvl.vlm import VLM, load
 
 
 @processes.together()
 def train(cfg: Config) -> VLM:
-    """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`."""
+    """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
+
+    Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
+    """
     pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
     processes.start()
     base, checkpoints, start = open_run(cfg)
     for local in judge.local_judges(cfg.rewards):
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
-    with jax.set_mesh(base.mesh):
+    with jax.set_mesh(base.mesh), Stop() as stop:
         loop = Loop(cfg, base)
         # A resumed run answers again, with the base.
         before = loop.evaluate(base, "before training") if cfg.eval else None
@@ -57,7 +63,7 @@ def train(cfg: Config) -> VLM:
         if start:
             state, host_state = checkpoints.restore(start, state)
             loop.set_state(host_state)
-        return loop.run(start, state, checkpoints, before)
+        return loop.run(start, state, checkpoints, before, stop)
 
 
 class Loop:
@@ -143,13 +149,18 @@ class Loop:
         state: learner.TrainState,
         checkpoints: Checkpoints,
         before: heldout.Evaluation | None,
+        stop: Stop,
     ) -> VLM:
         """Steps `start` + 1 to the last. `before` is what the base answered."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
         self.compile(state)
         watch = audit.Watch()
-        with Progress(cfg.run.steps, start) as progress:
-            for step in traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir):
+        steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
+        with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
+            for step in steps:
+                if stop.asked():
+                    checkpoints.finish(step - 1, state, self.get_state())
+                    raise Stopped
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                     metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import pytest
 
-from jaxvl import loop, sft, train
+from jaxvl import loop, opening, sft, train
 from jaxvl.config import GRPO, SFT, Config, Data, Model, Reward, Run, Sampling, SFTConfig
 from jaxvl.data import test_sets
 from jaxvl.data.image import load_image
@@ -125,7 +125,7 @@ def test_a_trial_on_a_test_set_is_marked_wherever_it_goes(tmp_path):
     assert "Trained on test data: MathVista." in (tmp_path / "run" / "report.html").read_text()
     # what is trained on from there on carries the mark on
     cfg = make_config(tmp_path / "next", model={"path": str(tmp_path / "run" / "hf")})
-    loop.open_run(cfg)
+    opening.open_run(cfg)
     assert test_sets.marks(tmp_path / "next") == ["MathVista"]
 
 

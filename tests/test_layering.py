@@ -32,7 +32,7 @@ FORBIDDEN = {
     "eval": {"jaxvl.train", "jaxvl.sft"},
     "plan": {f"jaxvl.{name}" for name in ("loop", "vlm", "train", "sft", "eval")},
 }
-for name in ("sharding", "batch", "models", "rl", "vlm", "loop", "sft", "eval", "train"):
+for name in ("sharding", "batch", "models", "rl", "vlm", "loop", "opening", "sft", "eval", "train"):
     FORBIDDEN.setdefault(name, set()).add("jaxvl.plan")
 # Reading benchmarks and marking replies needs no device, though a room's other files have one.
 NO_DEVICE = {"eval/benchmarks", "eval/formats", "eval/protocols", "eval/marks", "eval/figures"}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
-from jaxvl import loop
+from jaxvl import loop, opening
 from jaxvl.config import GRPO, Config, Data, Model, Profile, Reward, Run
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Processor, PromptTooLong
@@ -168,7 +168,7 @@ def test_the_rollouts_of_steps_that_are_done_again_are_taken_off(tmp_path):
     names = ["step_2.jsonl", "step_2.1.jsonl", "step_3.jsonl", "step_3.11.jsonl", "step_10.jsonl"]
     for name in names:
         (tmp_path / "rollouts" / name).touch()
-    loop.forget_rollouts(tmp_path, 2)
+    opening.forget_rollouts(tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == sorted(names[:2])
 
 
@@ -276,12 +276,12 @@ def test_a_resumed_run_lists_no_drop_twice(tmp_path):
     for file in ("metrics.jsonl", "dropped.jsonl"):
         for step in (1, 2):
             MetricsWriter(tmp_path, file).write(step, {"id": "e3"})
-    loop.open_run(make_config(tmp_path, run={"resume": True}))
+    opening.open_run(make_config(tmp_path, run={"resume": True}))
     assert read_metrics(tmp_path) == read_metrics(tmp_path, "dropped.jsonl") == []
 
 
 def test_a_config_made_in_python_is_checked_as_one_from_a_file(tmp_path):
     with pytest.raises(UserError, match="data.min_pixels = 9 is above data.max_pixels = 8"):
-        loop.open_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
+        opening.open_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
     with pytest.raises(UserError, match="data.too_long: expected one of error, drop"):
-        loop.open_run(make_config(tmp_path, too_long="cut"))
+        opening.open_run(make_config(tmp_path, too_long="cut"))

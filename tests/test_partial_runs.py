@@ -15,9 +15,9 @@ from jaxvl import config, sft, train
 from jaxvl.config import LoRA, SFTConfig
 from jaxvl.convert import convert
 from jaxvl.errors import UserError
-from jaxvl.loop import export, open_run
 from jaxvl.metrics import read_metrics
 from jaxvl.models import lora, parts
+from jaxvl.opening import export, open_run
 from tests.rl.adapted import flat
 from tests.test_sft import SMALL as SFT_SMALL
 from tests.test_train import SMALL as GRPO_SMALL

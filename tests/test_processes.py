@@ -3,16 +3,20 @@
 
 import dataclasses
 import json
+import threading
 import types
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from jaxvl import config, processes, rollouts, train
+from jaxvl import config, opening, processes, rollouts, train
+from jaxvl.checkpoint import COMMITTED, Checkpoints
 from jaxvl.errors import UserError
 from jaxvl.metrics import read_metrics
 from jaxvl.rewards.mix import Scores
+from jaxvl.rl.learner import TrainState
 from scripts.check_processes import CLOCK, ROOT, SMALL, difference, launch, prompts
 
 # Rewards are cheap and differ within a group; that of process 1 fails in step 3.
@@ -206,9 +210,116 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
         raise SystemExit(code)
 
     monkeypatch.setattr(processes.os, "_exit", leave)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="1"):
         processes._fail(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
     error = capsys.readouterr().err
     assert error.startswith("error: process 1 of 2 lost another one, which failed or was killed: ")
     assert error.endswith(f"error: {told}\n") == bool(told) and "Traceback" not in error
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer"), True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Read error"), True),
+        (ConnectionError("Connection refused"), False),
+        (UserError("Gloo is a word"), False),
+        (jax.errors.JaxRuntimeError("INTERNAL: out of memory"), False),
+    ],
+)
+def test_an_error_of_ones_own_is_not_laid_at_anothers_door(error, lost):
+    assert processes._is_lost(error) == lost
+
+
+def test_processes_that_differ_are_told_in_what(monkeypatch):
+    """By the name of the field, where it is; and what an address in memory makes differ does not
+    count."""
+    cfg = config.load(ROOT / "configs/quickstart.py")
+    other = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=1e-2))
+    one, two = opening._fields(cfg), opening._fields(other)
+    assert not any("0x" in value for value in one.values())
+    monkeypatch.setattr(processes, "exchange", lambda value: [one, one, two])
+    message = r"processes 0 and 2 differ in optim\.lr: '.*' and '0\.01'"
+    with pytest.raises(UserError, match=message):
+        processes.check_alike(two)
+    monkeypatch.setattr(processes, "exchange", lambda value: [one, one])
+    processes.check_alike(one)
+
+
+def test_a_directory_that_is_not_shared(monkeypatch, tmp_path):
+    """What lies there of an old run proves nothing; what comes late is waited for."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "exchange", lambda value: ["a word", value])
+    monkeypatch.setattr(opening, "SHARED_SECONDS", 0.5)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / ".shared").write_text("another word")
+    with pytest.raises(UserError, match="process 1 does not see"):
+        opening.check_shared(tmp_path)
+    threading.Timer(0.2, (tmp_path / ".shared").write_text, ["a word"]).start()
+    opening.check_shared(tmp_path)
+
+
+def test_a_write_that_fails_in_the_background_ends_all(monkeypatch, tmp_path):
+    """Orbax waits for checkpoints in a method that ours stands in for."""
+    checkpoints, failed = Checkpoints(tmp_path, keep=1), []
+    assert "_wait_for_checkpointers" in vars(ocp.CheckpointManager)
+
+    def wait(self):
+        raise OSError("Read-only file system")
+
+    def fail(error):
+        failed.append(error)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "_wait_for_checkpointers", wait)
+    monkeypatch.setattr(processes.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        processes.distributed, "global_state", types.SimpleNamespace(num_processes=2)
+    )
+    monkeypatch.setattr(processes, "_fail", fail)
+    with pytest.raises(SystemExit):
+        checkpoints.manager._wait_for_checkpointers()
+    assert isinstance(failed[0], OSError)
+
+
+def test_a_cluster_that_cannot_be_asked_is_a_message(monkeypatch):
+    """And where jax is at work already, on a TPU machine, a notebook trains alone."""
+    for name in (processes.ADDRESS, processes.COUNT, processes.INDEX):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(processes, "_in_cluster", lambda: True)
+    processes.start()  # this process has used its devices
+    assert not jax.distributed.is_initialized()
+    monkeypatch.setenv(processes.COUNT, "2")
+    monkeypatch.setenv(processes.INDEX, "0")
+    monkeypatch.setenv(processes.ADDRESS, "localhost:1234")
+    with pytest.raises(UserError, match="devices in its hands already"):
+        processes.start()
+    monkeypatch.delenv(processes.COUNT)
+    monkeypatch.delenv(processes.INDEX)
+    monkeypatch.setattr(processes.xla_bridge, "backends_are_initialized", lambda: False)
+
+    def refuse(**how):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(UserError, match="cannot be found.*JAX_NUM_PROCESSES and JAX_PROCESS_ID"):
+        processes.start()
+
+
+def test_a_checkpoint_that_was_cut_short_does_not_count(tmp_path):
+    """As where a bucket's file system had renamed half of it: the last whole one is the newest."""
+    state = TrainState(np.int32(0), {"w": np.ones(3, np.float32)}, ())
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        checkpoints.save(step, state, {"at": step})
+    checkpoints.close()
+    assert Checkpoints.newest(tmp_path).name == "2"
+    (tmp_path / "checkpoints/2" / COMMITTED).unlink()
+    assert Checkpoints.newest(tmp_path).name == "1"
+    again = Checkpoints(tmp_path, keep=3)
+    assert again.latest() == 1
+    again.save(2, state, {"at": 2})
+    again.close()
+    assert Checkpoints.newest(tmp_path).name == "2"

@@ -16,6 +16,7 @@ import pytest
 
 import jaxvl
 from jaxvl import config, train
+from jaxvl.checkpoint import Checkpoints
 from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
@@ -139,20 +140,32 @@ def test_the_export_is_the_trained_model(whole):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
-    """Killed without warning between two checkpoints, then resumed: the same metrics to the bit."""
+    """Asked to stop, which saves the step it is in; then killed without warning between two
+    checkpoints; then resumed: the same metrics to the bit."""
     args = [*SMALL, f"run.dir={tmp_path}", "run.steps=6", "run.save_every=4", "eval=none"]
     command = [sys.executable, "-m", "jaxvl", "grpo", "configs/quickstart.py", *args]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or "")}
     environment = {**os.environ, **cache}
     log = open(tmp_path.with_suffix(".log"), "w")  # noqa: SIM115
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path)) < 5:
-        assert process.poll() is None, Path(log.name).read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+    def end(signal_number, step, *more):
+        """Begin or go on, and send the signal after a step: the exit code."""
+        process = subprocess.Popen(
+            [*command, *more], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path)) < step:
+            assert process.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal_number)
+        return process.wait()
+
+    assert end(signal.SIGTERM, 1) == 143
+    done = len(read_metrics(tmp_path))
+    assert Checkpoints(tmp_path, keep=1).latest() == done < 6
+    assert "stopping after this step" in Path(log.name).read_text()
+    assert end(signal.SIGKILL, 5, "run.resume=true") == -signal.SIGKILL
     done = subprocess.run(
         [*command, "run.resume=true"], cwd=ROOT, env=environment, capture_output=True, text=True
     )

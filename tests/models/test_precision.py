@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
-from jaxvl import config, loop
+from jaxvl import config, opening
 from jaxvl.data.prompts import collate
 from jaxvl.models.qwen_vl import assemble, for_products
 from jaxvl.rl.logprobs import pick
@@ -155,7 +155,7 @@ def test_a_run_takes_a_float32_head(tmp_path):
     root = Path(__file__).parents[2]
     changes = [f"run.dir={tmp_path}", "model.dtype=bfloat16", "model.float32_head=true"]
     cfg = config.load(root / "configs/quickstart.py", changes)
-    vlm, checkpoints, _ = loop.open_run(cfg)
+    vlm, checkpoints, _ = opening.open_run(cfg)
     checkpoints.close()
     assert vlm.config.text.float32_head
     params = for_products(vlm.params, cfg.model.dtype, vlm.config.text)
