@@ -55,8 +55,8 @@ def fakes(tmp_path):
     )
     (tmp_path / "note.py").write_text(note)
     programs = {
-        "jaxvl": f'exec {shutil.which("python3")} {tmp_path}/note.py "$@"',
-        "scontrol": "printf 'node1\\nnode2\\n'",
+        "jaxvl": f'{shutil.which("python3")} {tmp_path}/note.py "$@"\nexit "${{CODE:-0}}"',
+        "scontrol": f"[ $1 = requeue ] && echo $2 >>{tmp_path}/queued || printf 'node1\\nnode2\\n'",
         "srun": 'shift; SLURM_NTASKS=2 SLURM_PROCID=1 exec "$@"',
         "sbatch": "SLURM_JOB_ID=7 SLURM_JOB_NODELIST=node[1-2] bash -s",
         "gcloud": 'for word; do [[ $word != --command=* ]] || bash -c "${word#--command=}"; done',
@@ -76,8 +76,8 @@ def calls(tmp_path):
     return [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
 
 
-def expected(run_dir):
-    return ["grpo", *ARGS, f"run.dir={run_dir}", "run.resume=true"]
+def expected(run_dir, command="grpo"):
+    return [command, *ARGS, f"run.dir={run_dir}", "run.resume=true"]
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -96,6 +96,7 @@ def test_a_dry_run_touches_nothing_and_says_what_it_would_do(name, tmp_path):
         ("tpu_vm", ["up"], {}, "set NAME, the name of the TPU"),
         ("gke", ["train", *ARGS], {"NAME": "x"}, "set IMAGE"),
         ("slurm", ["fly"], SETTINGS, "no verb fly"),
+        ("slurm", ["train", *ARGS], {**SETTINGS, "COMMAND": "eval"}, "expected grpo or sft"),
         ("skypilot", ["train", *ARGS], {"NAME": "x"}, "set BUCKET"),
     ],
 )
@@ -121,6 +122,24 @@ def test_the_job_of_slurm_starts_every_process(fakes, tmp_path):
     assert "#SBATCH --nodes=2\n" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("code", "restarts", "queued"),
+    [(0, 0, False), (2, 0, False), (143, 99, True), (1, 2, True), (1, 3, False)],
+)
+def test_what_slurm_queues_again(fakes, tmp_path, code, restarts, queued):
+    """What was asked to stop, always; what failed, three times; never what is done or mistaken."""
+    settings = {**SETTINGS, "CODE": str(code), "SLURM_RESTART_COUNT": str(restarts)}
+    launch("slurm", "train", *ARGS, path=fakes, cwd=tmp_path, settings=settings)
+    assert len(calls(tmp_path)) == 1
+    assert (tmp_path / "queued").exists() == queued
+
+
+def test_supervised_runs_are_launched_too():
+    for name in LAUNCHERS:
+        done = launch(name, "--dry-run", "train", *ARGS, settings={**SETTINGS, "COMMAND": "sft"})
+        assert done.returncode == 0 and "jaxvl sft" in done.stdout.replace("\\", "")
+
+
 def test_the_command_of_a_tpu_vm_survives_two_shells(fakes, tmp_path):
     done = launch("tpu_vm", "train", *ARGS, path=fakes, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -131,14 +150,30 @@ def test_the_command_of_a_tpu_vm_survives_two_shells(fakes, tmp_path):
         subprocess.run(["sleep", "0.1"], check=True)
     (call,) = calls(tmp_path)
     assert call["args"] == expected("shared/runs/mine")
+    # A second start while one is under way is refused.
+    (tmp_path / "jaxvl.pid").write_text(str(os.getpid()))
+    done = launch("tpu_vm", "train", *ARGS, path=fakes, cwd=tmp_path)
+    assert done.returncode == 2 and "a run is under way" in done.stderr
+    assert len(calls(tmp_path)) == 1
 
 
 def test_making_a_tpu_names_its_image():
     assert "--version=v2-alpha-tpuv5-lite" in dry("tpu_vm", "up")
 
 
+def manifest_of(settings):
+    shown = launch("gke", "--dry-run", "train", *ARGS, settings=settings).stdout
+    return yaml.safe_load(shown.partition("\n")[2].split("|  kubectl")[0])
+
+
+def test_spot_machines_of_gke():
+    (job,) = manifest_of({**SETTINGS, "SPOT": "1"})["spec"]["replicatedJobs"]
+    chosen = job["template"]["spec"]["template"]["spec"]["nodeSelector"]
+    assert chosen["cloud.google.com/gke-spot"] == "true"  # a word: Kubernetes takes no other
+
+
 def test_the_manifest_of_gke():
-    manifest = yaml.safe_load(dry("gke", "train", *ARGS).split("|  kubectl")[0])
+    manifest = manifest_of(SETTINGS)
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (job,) = manifest["spec"]["replicatedJobs"]
     assert job["replicas"] == 1

@@ -10,6 +10,8 @@
 # ACCELERATOR  as tpu-v5-lite-podslice     TOPOLOGY   of a slice, as 4x4
 # HOSTS        machines of a slice         CHIPS      of a machine (default: 4)
 # SLICES       of such chips (default: 1)  RESTARTS   after a failure (default: 3)
+# SPOT=1       machines that can be taken  COMMAND    grpo (default) or sft
+#              back, cheaper               GRACE      seconds to save in (default: 300)
 set -euo pipefail
 # shellcheck source=scripts/launch/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,11 +23,12 @@ help | -h | --help)
     ;;
 esac
 need NAME "the name of the run"
-: "${ACCOUNT:=default}" "${CHIPS:=4}" "${SLICES:=1}" "${RESTARTS:=3}"
+: "${ACCOUNT:=default}" "${CHIPS:=4}" "${SLICES:=1}" "${RESTARTS:=3}" "${GRACE:=300}"
 RUN_DIR="/shared/runs/$NAME"
 
 # One job a slice, one pod a machine. GKE tells the pods of each other and jax finds it; when one
-# fails, all are started again and go on from the newest checkpoint.
+# fails, all are started again and go on from the newest checkpoint. A machine that is taken back or
+# repaired is nobody's failure: that restart does not count.
 manifest() {
     cat <<END
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -37,6 +40,9 @@ metadata:
 spec:
   failurePolicy:
     maxRestarts: $RESTARTS
+    rules:
+      - action: RestartJobSetAndIgnoreMaxRestarts
+        onJobFailureReasons: ["PodFailurePolicy"]
   replicatedJobs:
     - name: slice
       replicas: $SLICES
@@ -46,17 +52,24 @@ spec:
           completions: $HOSTS
           completionMode: Indexed
           backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onPodConditions:
+                  - type: DisruptionTarget
           template:
             metadata:
               annotations:
                 gke-gcsfuse/volumes: "true"
             spec:
               restartPolicy: Never
+              terminationGracePeriodSeconds: $GRACE
               serviceAccountName: $ACCOUNT
               nodeSelector:
                 cloud.google.com/gke-tpu-accelerator: $ACCELERATOR
                 cloud.google.com/gke-tpu-topology: $TOPOLOGY
-              containers:
+${SPOT:+                cloud.google.com/gke-spot: 'true'
+}              containers:
                 - name: jaxvl
                   image: $IMAGE
                   command: ["bash", "-c", "$1"]
@@ -99,9 +112,13 @@ train)
     TRAIN="$(train_command "$@")"
     TRAIN="${TRAIN//\\/\\\\}" # for a string of YAML
     TRAIN="${TRAIN//\"/\\\"}"
+    run kubectl delete jobset "$NAME" --ignore-not-found # what was applied cannot be changed
     feed "$(manifest "exec $TRAIN")" kubectl apply -f -
     ;;
-logs) run kubectl logs --follow --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --prefix ;;
+logs)
+    run kubectl logs --follow --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --prefix \
+        --max-log-requests=1000
+    ;;
 stop) run kubectl delete jobset "$NAME" ;;
 collect)
     need BUCKET "the bucket that holds the runs"

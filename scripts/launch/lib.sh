@@ -46,9 +46,13 @@ usage() {
     sed -n '2,/^[^#]/{ /^#/s/^# \{0,1\}//p; }' "$0"
 }
 
-# The words of a shell command that trains on CONFIG with the overrides in "$@". A run that was
-# stopped goes on; one that has not begun begins.
+# The words of a shell command that trains on CONFIG with the overrides in "$@", by COMMAND (grpo or
+# sft). A run that was stopped goes on; one that has not begun begins.
 train_command() {
     [ $# -gt 0 ] || fail "train needs a config: $0 train CONFIG [KEY=VALUE]..."
-    printf '%q ' jaxvl grpo "$@" "run.dir=$RUN_DIR" run.resume=true
+    case "${COMMAND:=grpo}" in
+    grpo | sft) ;;
+    *) fail "COMMAND is $COMMAND; expected grpo or sft" ;;
+    esac
+    printf '%q ' jaxvl "$COMMAND" "$@" "run.dir=$RUN_DIR" run.resume=true
 }

@@ -6,7 +6,7 @@
 #
 # NAME   of the cluster and of the run         BUCKET  that SkyPilot makes and mounts
 # GPUS   of a machine (default: H100:8)        NODES   how many machines (default: 1)
-# SPOT=1 machines that can be taken back, cheaper
+# SPOT=1 machines that can be taken back, cheaper     COMMAND  grpo (default) or sft
 set -euo pipefail
 # shellcheck source=scripts/launch/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -30,7 +30,10 @@ train)
     ;;
 logs) run sky logs "$NAME" ;;
 stop) run sky cancel --yes --all "$NAME" ;;
-collect) run rsync -a "$NAME:$RUN_DIR/" "runs/$NAME/" ;;
+collect)
+    run mkdir -p "runs/$NAME"
+    run rsync -a "$NAME:$RUN_DIR/" "runs/$NAME/"
+    ;;
 down) run sky down --yes "$NAME" ;;
 *) fail "no verb $VERB; see $0 help" ;;
 esac

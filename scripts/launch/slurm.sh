@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A run on GPU nodes of a SLURM cluster, one process a node. Called on a login node, in the checkout
-# that scripts/setup.sh has set up, on a file system that all nodes share.
+# that `. scripts/setup.sh cuda` has set up, on a file system that all nodes share.
 #
 #   bash scripts/launch/slurm.sh [--dry-run] train CONFIG [K=V]...     submit, or go on
 #   bash scripts/launch/slurm.sh [--dry-run] logs | stop
@@ -8,6 +8,7 @@
 # NAME    of the job and the run          NODES      how many (default: 1)
 # GPUS    of a node (default: 8)          TIME       limit (default: 24:00:00)
 # RUN_DIR of the run (default: runs/NAME) PARTITION, ACCOUNT   if the cluster wants them
+# COMMAND grpo (default) or sft           RESTARTS   after a failure (default: 3)
 set -euo pipefail
 # shellcheck source=scripts/launch/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -20,8 +21,11 @@ help | -h | --help)
 esac
 need NAME "the name of the job"
 : "${NODES:=1}" "${GPUS:=8}" "${TIME:=24:00:00}" "${RUN_DIR:=runs/$NAME}" "${VENV:=.venv}"
+: "${RESTARTS:=3}"
 
-# A node that fails ends the job; SLURM queues it again, and it goes on from the newest checkpoint.
+# Three minutes before its time is up a run is asked to stop: it saves, ends with 143, and the job is
+# queued again. So it is after a failure, up to RESTARTS times, but not after a mistake (2). A job of
+# the same name waits until this one has ended: two never write to one directory.
 job() {
     cat <<END
 #!/bin/bash
@@ -30,18 +34,29 @@ job() {
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=$GPUS
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=$TIME
+#SBATCH --signal=TERM@180
+#SBATCH --dependency=singleton
 #SBATCH --requeue
 #SBATCH --output=$RUN_DIR.log
 #SBATCH --open-mode=append
 ${PARTITION:+#SBATCH --partition=$PARTITION}
 ${ACCOUNT:+#SBATCH --account=$ACCOUNT}
 set -euo pipefail
+export JAX_PLATFORMS=cuda,cpu # without CUDA an error, and no slow run
 export JAX_COORDINATOR_ADDRESS="\$(scontrol show hostnames "\$SLURM_JOB_NODELIST" | head -n 1):\$((20000 + SLURM_JOB_ID % 20000))"
 export JAX_COMPILATION_CACHE_DIR="\$PWD/runs/compiled"
 . $VENV/bin/activate
+code=0
 srun --kill-on-bad-exit=1 bash -c 'JAX_NUM_PROCESSES=\$SLURM_NTASKS JAX_PROCESS_ID=\$SLURM_PROCID exec "\$@"' \\
-    - $1
+    - $1 || code=\$?
+case "\$code" in
+0 | 2) exit "\$code" ;;
+143) ;;
+*) [ "\${SLURM_RESTART_COUNT:-0}" -lt $RESTARTS ] || exit "\$code" ;;
+esac
+scontrol requeue "\$SLURM_JOB_ID"
 END
 }
 

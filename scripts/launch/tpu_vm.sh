@@ -8,6 +8,7 @@
 # NAME      of the TPU and of the run              ZONE    as us-central1-a
 # TYPE      as v5litepod-16, v5p-8 or v6e-16       BUCKET  of Cloud Storage, seen by all workers
 # SPOT=1    a TPU that can be taken back, cheaper  VERSION of its software (default: by TYPE)
+# COMMAND   grpo (default) or sft                  WORKER  whose log is shown (default: 0)
 set -euo pipefail
 # shellcheck source=scripts/launch/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -43,7 +44,10 @@ python3 -m pip install --quiet --user uv
 [ -d venv ] || python3 -m uv venv --quiet --python 3.12 venv
 python3 -m uv pip install --quiet --python venv/bin/python "./jaxvl[tpu]"
 command -v gcsfuse >/dev/null || { echo "error: install gcsfuse on the workers" >&2; exit 1; }'
-MOUNT="mountpoint -q shared || gcsfuse --implicit-dirs --rename-dir-limit=100000 $BUCKET shared"
+MOUNT="{ mountpoint -q shared || gcsfuse --implicit-dirs --rename-dir-limit=100000 $BUCKET shared; }"
+# shellcheck disable=SC2016 # the worker fills it in
+FREE='if [ -f jaxvl.pid ] && kill -0 "$(cat jaxvl.pid)" 2>/dev/null; then
+echo "error: a run is under way on $(hostname): stop it first" >&2; exit 2; fi'
 
 case "$VERB" in
 up)
@@ -57,12 +61,15 @@ up)
 train)
     TRAIN="$(train_command "$@")"
     CACHE="export JAX_COMPILATION_CACHE_DIR=\$HOME/shared/compiled"
-    # Paths of configs are those of the checkout. The pid is that of a process group.
+    # Paths of configs are those of the checkout. The pid is that of jaxvl, which takes the place of
+    # what starts it.
     ONE="cd; ln -sfn jaxvl/configs configs; . venv/bin/activate; $CACHE; exec $TRAIN"
-    on all "$MOUNT; setsid nohup bash -c $(printf %q "$ONE") >jaxvl.log 2>&1 </dev/null & echo \$! >jaxvl.pid"
+    START="setsid nohup bash -c $(printf %q "$ONE") >jaxvl.log 2>&1 </dev/null &"
+    on all "$FREE
+$MOUNT && { $START echo \$! >jaxvl.pid; }"
     ;;
-logs) on 0 "tail -n 100 -F jaxvl.log" ;;
-stop) on all "kill -- -\$(cat jaxvl.pid)" ;;
+logs) on "${WORKER:-0}" "tail -n 100 -F jaxvl.log" ;;
+stop) on all "kill \$(cat jaxvl.pid)" ;; # it saves and ends
 collect) run gcloud storage rsync --recursive "gs://$BUCKET/runs/$NAME" "runs/$NAME" ;;
 down) run gcloud compute tpus tpu-vm delete "$NAME" --zone="$ZONE" --quiet ;;
 *) fail "no verb $VERB; see $0 help" ;;
