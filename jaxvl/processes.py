@@ -122,7 +122,7 @@ def check_alike(what: dict[str, Any]) -> None:
     """UserError where the processes are not of one mind about `what`, by name; all must call it."""
     every = exchange(what)
     for number, other in enumerate(every):
-        for name in every[0].keys() | other.keys():
+        for name in every[0] | other:
             first, found = every[0].get(name), other.get(name)
             if first != found:
                 raise UserError(
@@ -153,20 +153,19 @@ def together() -> Iterator[None]:
 def _watch() -> None:
     """Ends this process when another has said that it failed."""
     while jax.distributed.is_initialized():
-        why = _reason()
-        if why:
-            _exit(why)
+        if told := _reason():
+            _exit(*told)
         time.sleep(_LOOK_SECONDS)
 
 
-def _reason() -> str:
-    """Why another process ended, as it told; "" where none did."""
+def _reason() -> tuple[int, str] | None:
+    """With which exit code and why another process ended, as it told; None where none did."""
     own = f"{_FAILED}/{distributed.global_state.process_id}"
     try:
         told = dict(distributed.global_state.client.key_value_dir_get(_FAILED))
     except (jax.errors.JaxRuntimeError, AttributeError):
-        return ""  # the store is gone: the run is over, or process 0 is, of which jax tells
-    return next((why for key, why in told.items() if key != own), "")
+        return None  # the store is gone: the run is over, or process 0 is, of which jax tells
+    return next((tuple(json.loads(said)) for key, said in told.items() if key != own), None)
 
 
 def _fail(error: BaseException) -> None:
@@ -185,12 +184,14 @@ def _fail(error: BaseException) -> None:
         deadline = time.monotonic() + _LAST_SECONDS
         while time.monotonic() < deadline:
             if told := _reason():
-                _exit(told)
+                _exit(*told)
             time.sleep(_LOOK_SECONDS)
+    code = 2 if known else 1  # a mistake of the user's, as everywhere
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", why)
+        said = json.dumps([code, why])
+        distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", said)
     time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
-    os._exit(1)
+    os._exit(code)
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -201,6 +202,6 @@ def _is_lost(error: BaseException) -> bool:
     return plain and bool(_LOST_INSIDE.search(str(error)))
 
 
-def _exit(why: str) -> None:
+def _exit(code: int, why: str) -> None:
     print(f"error: {why}", file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(code)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run on 1, 2 and 4 processes of this machine: the same figures; killed, resumed, failing.
+"""One run on 1, 2 and 4 processes of this machine: the same figures; killed, resumed, asked to
+stop, failing, unlike each other, unable to write.
 
-    python scripts/check_processes.py [--steps 6] [--out DIR] [--only same killed resumed failed]
+    python scripts/check_processes.py [--steps 6] [--out DIR] [--only same killed resumed ..]
 
 The processes have a CPU device each and talk over loopback. Every part prints what it found and
 ends the script with an error where that is not what it should be. A run that is finished is not run
@@ -25,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from jaxvl.checkpoint import Checkpoints  # noqa: E402
 from jaxvl.metrics import read_metrics  # noqa: E402
 
 # The quickstart's model; small batches, so that four processes on two cores come to an end.
@@ -56,6 +58,18 @@ def fails(completions, trainer_state, **columns):
     if trainer_state.global_step == 2 and os.environ["JAX_PROCESS_ID"] == "1":
         raise ValueError("no more rewards")
     return [float(len(text) % 3) for text in map(str, completions)]
+"""
+
+# Orbax waits for its writes in the background; in process 1 the wait fails.
+UNWRITABLE = """
+import os, runpy
+import orbax.checkpoint as ocp
+quickstart = runpy.run_path({path!r})
+config = quickstart["config"]
+def wait(self):
+    raise OSError("no room")
+if os.environ["JAX_PROCESS_ID"] == "1":
+    ocp.CheckpointManager._wait_for_checkpointers = wait
 """
 
 
@@ -99,9 +113,14 @@ class Job:
 
 
 def launch(
-    count: int, run_dir: Path, overrides: Sequence[str], config: str = "configs/quickstart.py"
+    count: int,
+    run_dir: Path,
+    overrides: Sequence[str],
+    config: str = "configs/quickstart.py",
+    last: Sequence[str] = (),
 ) -> Job:
-    """A run on `count` processes with a CPU device each; they do as jaxvl's launchers would."""
+    """A run on `count` processes with a CPU device each; they do as jaxvl's launchers would, but
+    that the last of them is told `last` besides."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -117,10 +136,9 @@ def launch(
             }
         log = run_dir.with_name(f"{run_dir.name}.{index}.log")
         command = [sys.executable, "-m", "jaxvl", "grpo", config, *SMALL, f"run.dir={run_dir}"]
+        command += [*overrides, *(last if index == count - 1 else ())]
         with open(log, "w") as file:
-            process = subprocess.Popen(
-                [*command, *overrides], cwd=ROOT, env=env, stdout=file, stderr=file
-            )
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
         job.processes.append(process)
         job.logs.append(log)
     return job
@@ -233,7 +251,56 @@ def failed(out: Path, steps: int) -> None:
             raise SystemExit("the reason is missing")
 
 
-PARTS = {"same": same, "killed": killed, "resumed": resumed, "failed": failed}
+def stopped(out: Path, steps: int) -> None:
+    """One of two is asked to stop: both save the same step and end; one process goes on from it."""
+    run_dir = out / "stopped"
+    if not run_dir.exists():
+        job = launch(2, run_dir, [*MESHES[2], f"run.steps={steps}", "run.save_every=100"])
+        job.wait_for_step(2)
+        job.processes[1].terminate()
+        start = time.monotonic()
+        codes, done = job.wait(120), len(read_metrics(run_dir))
+        saved = Checkpoints.newest(run_dir).name
+        print(f"process 1 asked to stop: exit codes {codes} after {time.monotonic() - start:.0f} s")
+        print(f"  steps done: {done}; saved: {saved}", flush=True)
+        if codes != [143, 143] or int(saved) != done or done >= steps:
+            raise SystemExit("that is not as it should be")
+    if not finished(run_dir, steps):
+        launch(1, run_dir, [f"run.steps={steps}", "run.resume=true"]).finish()
+    check_close(run_dir, whole(out, 1, steps), "stopped on 2, resumed on 1")
+
+
+def ends(job: Job, why: str, what: str) -> None:
+    """Both processes end within a minute, and say why."""
+    start = time.monotonic()
+    codes = job.wait(300)
+    seconds = time.monotonic() - start
+    print(f"{what}: exit codes {codes}, {seconds:.0f} s", flush=True)
+    for log in job.logs:
+        text = log.read_text().strip()
+        print(f"  {log.name}: {text.splitlines()[-1]}")
+        if why not in text or 0 in codes or seconds > 60:
+            raise SystemExit("that is too late, or without a reason")
+
+
+def unlike(out: Path, steps: int) -> None:
+    """One of two is told another learning rate: both end before the first step and name it."""
+    job = launch(2, out / "unlike", [*MESHES[2], "run.steps=3"], last=["optim.lr=0.5"])
+    ends(job, "processes 0 and 1 differ in the config's optim.lr", "another learning rate")
+
+
+def unwritable(out: Path, steps: int) -> None:
+    """One of two cannot write its part of the checkpoint, in the background."""
+    config = out / "unwritable.py"
+    config.write_text(UNWRITABLE.format(path=str(ROOT / "configs/quickstart.py")))
+    overrides = [*MESHES[2], "run.steps=4", "run.save_every=1"]
+    job = launch(2, out / "unwritable", overrides, str(config))
+    job.wait_for_step(1)
+    ends(job, "process 1 of 2 failed: OSError: no room", "a checkpoint that cannot be written")
+
+
+PARTS = {"same": same, "killed": killed, "resumed": resumed, "stopped": stopped}
+PARTS |= {"failed": failed, "unlike": unlike, "unwritable": unwritable}
 
 
 def main() -> None:
