@@ -148,9 +148,9 @@ def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
 
 
 def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
-    from jaxvl.cli import use_compilation_cache
+    from jaxvl.cli import prepare_jax
 
-    use_compilation_cache()
+    prepare_jax()
     import jax
 
     from jaxvl import processes

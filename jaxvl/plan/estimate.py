@@ -49,7 +49,8 @@ def held(program: Program) -> dict[str, float]:
             rest = dataclasses.replace(tree, reader=dataclasses.replace(tree.reader, prompts=[]))
             parts = {"weights for decoding": rest, "caches of prompts": prompts}
         for part, arrays in parts.items():
-            if size := shard_bytes(arrays):
+            size = shard_bytes(arrays)
+            if any(x.shape for x in jax.tree.leaves(arrays)):  # a few numbers are not worth a word
                 found[part] = found.get(part, 0.0) + size
     return found
 
@@ -70,7 +71,10 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
     if name == "decode":
         slots = program.args["completions"].slots
         return logits * slots / (rows * sizes.completions)
-    if name == "prefill":
+    made = 0.0
+    if name == "prefill":  # all rows' patches as products take them, and a share of each weight
+        made = float(width * rows * sizes.patches * vision.patch_values) if width < 4 else 0.0
+        made += _cast(program.args["parameters"], cfg.model.dtype)
         rows = rows_at_a_time(rows, tokens + sizes.patches, TOKENS)
     else:
         rows, tokens, logits = (
@@ -81,8 +85,9 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
     heads = text.heads * text.head_dim
     decoder = tokens * (4 * text.dim + (2 * heads + 3 * text.hidden) / tensor)
     tower = sizes.patches * (6 * vision.dim + 3 * vision.hidden / tensor)
-    layer = width * (rows * max(decoder, tower) + 2 * _weights(arch) / tensor)
-    return max(layer, logits)
+    table = text.vocab * text.dim / tensor
+    layer = width * (rows * max(decoder, tower) + table + 2 * _weights(arch) / tensor)
+    return made + max(layer, logits)
 
 
 def update_temporaries(
