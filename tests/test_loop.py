@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What loops start from: the stream of prompts, those that are too long, a run taken up again."""
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -181,6 +182,18 @@ def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path):
     events = [event for plane in planes for line in plane.lines for event in line.events]
     steps = {dict(event.stats)["step_num"] for event in events if event.name == "train"}
     assert steps == {2, 3}
+
+
+def test_a_run_that_stops_inside_of_a_trace_leaves_it_whole(tmp_path):
+    with contextlib.closing(loop.traced(range(1, 6), Profile("1:4"), tmp_path)) as steps:
+        for step in steps:
+            jax.block_until_ready(jnp.ones(8) * step)
+            if step == 2:
+                break
+    (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert jax.profiler.ProfileData.from_file(str(file)).planes
+    with jax.profiler.trace(tmp_path / "again"):  # none is under way any more
+        pass
 
 
 def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
