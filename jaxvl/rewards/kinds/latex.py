@@ -14,6 +14,7 @@ BRACKETS = 10  # of ( and [, which cost the parser most
 GROUP_EXPONENT = 50  # of a bracket, which simplification may multiply out
 ENTRIES = 36  # of a matrix
 BARS = 12  # |, each of which may open or close
+POWERS, SIGNS = 40, 8  # ^ in all, and signs in a row: each takes the parser milliseconds
 
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln lg exp".split()
 _GREEK = (
@@ -143,6 +144,10 @@ def problem(latex: str, gold: str = "") -> str:
         return f"nested deeper than {NESTING}, or {BRACKETS} in round brackets"
     if latex.count("|") > BARS:
         return f"more than {BARS} bars"
+    if latex.count("^") > POWERS:
+        return f"more than {POWERS} powers"
+    if re.search(rf"(?:[-+] *){{{SIGNS + 1},}}", latex):
+        return f"more than {SIGNS} signs in a row"
     if latex.count("&") + latex.count("\\\\") >= ENTRIES:
         return f"a matrix of more than {ENTRIES} entries"
     if max(map(len, _RUN.findall(latex)), default=0) > DIGITS:
