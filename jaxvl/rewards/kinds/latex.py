@@ -14,7 +14,8 @@ BRACKETS = 10  # of ( and [, which cost the parser most
 GROUP_EXPONENT = 50  # of a bracket, which simplification may multiply out
 ENTRIES = 36  # of a matrix
 BARS = 12  # |, each of which may open or close
-POWERS, SIGNS = 40, 8  # ^ in all, and signs in a row: each takes the parser milliseconds
+# ^ in all, relations in all, and signs in a row: each takes the parser milliseconds
+POWERS, RELATIONS, SIGNS = 40, 40, 8
 
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln lg exp".split()
 _GREEK = (
@@ -77,6 +78,7 @@ _UNIT = re.compile(
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
+_RELATION = re.compile(r"[=<>]|\\(?:[lg]e|[lg]t|neq?)(?![a-zA-Z])")
 _ALLOWED = re.compile(r"[0-9a-zA-Z\s+\-*/^_=<>|!.,;:()\[\]{}\\&'°]*")
 _RUN = re.compile(r"[0-9]+")
 _LETTERS = re.compile(r"[a-zA-Z]+")
@@ -146,6 +148,8 @@ def problem(latex: str, gold: str = "") -> str:
         return f"more than {BARS} bars"
     if latex.count("^") > POWERS:
         return f"more than {POWERS} powers"
+    if len(_RELATION.findall(latex)) > RELATIONS:
+        return f"more than {RELATIONS} relations"
     if re.search(rf"(?:[-+] *){{{SIGNS + 1},}}", latex):
         return f"more than {SIGNS} signs in a row"
     if latex.count("&") + latex.count("\\\\") >= ENTRIES:
