@@ -2,4 +2,5 @@
 # Sets up and runs the tests; arguments go to pytest: bash scripts/test.sh tests/rl -k sampler
 set -euo pipefail
 . "$(dirname "$0")/setup.sh" test
-exec "$VENV/bin/python" -m pytest "$@"
+# A process a processor, but not many: each compiles what its own tests need. A file stays together.
+exec "$VENV/bin/python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
