@@ -17,7 +17,7 @@ of this config, compiled for a CPU in float32, where every activation is twice a
     after the last step: the merged weights in float32                       8.8
 
 So 19.1 at most while it samples, 8.7 while it learns, of the 22 that jaxvl takes of such a GPU when
-it starts (XLA_PYTHON_CLIENT_MEM_FRACTION changes that share). Where memory is short, halve
+it starts (XLA_CLIENT_MEM_FRACTION changes that share). Where memory is short, halve
 grpo.prompts. On a GPU: not run, so there is no speed here.
 
 Adapters do not drop out: the policy that sampled is then the policy that learns.

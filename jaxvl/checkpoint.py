@@ -57,7 +57,8 @@ class Checkpoints:
 
     def finish(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         """`save`, if there is something new, and wait until it is written: the run is stopped."""
-        if step > (self.latest() or 0):
+        # What process 0 sees: on a shared file system the others may see less yet.
+        if step > processes.exchange(self.latest() or 0)[0]:
             self.save(step, state, data_state)
         self.close()
 

@@ -183,7 +183,8 @@ def prepare_jax() -> None:
 
     from jaxvl.plan.chips import GPU_SHARE
 
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; both are an error
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     if not jax.config.jax_compilation_cache_dir:
         cache = Path.home() / ".cache" / "jaxvl" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))

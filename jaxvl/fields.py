@@ -66,6 +66,8 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):  # whose order is another in every process
+        return sorted((to_json(item) for item in value), key=str)
     if isinstance(value, functools.partial):
         bound = {"args": to_json(value.args), "keywords": to_json(value.keywords)}
         return {"partial": to_json(value.func), **bound}

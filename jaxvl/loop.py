@@ -254,6 +254,7 @@ def traced(steps: Iterable[int], profile: Profile, run_dir: Path) -> Iterator[in
         finally:  # also where a run is asked to stop
             if tracing and (step == wanted[-1] or sys.exc_info()[0]):
                 jax.profiler.stop_trace()
+                tracing = False
 
 
 class Clock:

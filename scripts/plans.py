@@ -2,11 +2,12 @@
 """Plans of all recipes in configs/hardware.json, and the tables of docs/scaling.md from them:
 
     python scripts/plans.py --out plans              compiles what is not in plans/ yet: hours
-    python scripts/plans.py --out plans --only vt-2b/v5e:4x4
+    python scripts/plans.py --out plans --only visualthinker-2b/v5e:4x4
     python scripts/plans.py --out plans --table      the tables, of what is there
 
 What a compiler made is kept, program by program, so that an interrupted campaign goes on where it
-was; figures are read from it anew each time. Delete a recipe's folder when its programs change.
+was, and a recipe whose settings have changed is planned again. Delete its folder too where they or
+the code change what is compiled.
 """
 
 from __future__ import annotations
@@ -81,21 +82,27 @@ def file_name(recipe: str) -> str:
     return re.sub(r"[^\w.-]+", "_", recipe)
 
 
+def planned(name: str, out: Path) -> dict | None:
+    """What was found for a recipe with the settings that it has now; None where it is to be."""
+    path = out / f"{file_name(name)}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if found.get("settings") == recipes()[name][2] else None
+
+
 def row(name: str, out: Path) -> list[str]:
     """A line of the table: what a recipe's plan in `out` says."""
     _, hardware, overrides = recipes()[name]
     head = [name.partition("/")[0], hardware, " ".join(f"`{one}`" for one in overrides)]
-    path = out / f"{file_name(name)}.json"
-    if not path.exists():
+    found = planned(name, out)
+    if found is None:
         return [*head, "not run", *[""] * (len(COLUMNS) - 4)]
-    found = json.loads(path.read_text())
     if "error" in found:
         return [*head, found["error"], *[""] * (len(COLUMNS) - 4)]
     largest = max(found["programs"], key=lambda program: program["total"])
     update = next(program for program in found["programs"] if program["name"] == "update")
     fits = "yes" if found["fits"] else "NO"
     share = f"{largest['total'] / GiB:.1f} of {found['hbm'] / GiB:.1f} GiB ({largest['name']})"
-    rows = str(found["largest_micro_batch"])
+    rows = str(found["largest_micro_batch"] or "?")
     if not found["exact"]:
         return [*head, f"{fits}, estimated", share, *[""] * 4, rows, ""]
     made = f"{update['memory']['temporaries'] / GiB:.1f} ({update['formula'] / GiB:.1f})"
@@ -136,15 +143,18 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="show what there is, plan nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if unknown := set(args.only or ()) - set(recipes()):
+        parser.error(f"no recipe {min(unknown)}; there are: {', '.join(recipes())}")
     for name in () if args.table else args.only or recipes():
-        path = args.out / f"{file_name(name)}.json"
-        if path.exists():
+        if planned(name, args.out):
             continue
         print(f"{name}: planning", flush=True)
         try:
             found = plan(name, args.out).to_json()
         except UserError as error:
             found = {"error": str(error)}
+        found["settings"] = recipes()[name][2]
+        path = args.out / f"{file_name(name)}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
     print(table(args.out))
 

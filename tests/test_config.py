@@ -242,6 +242,7 @@ def test_to_json_holds_every_field_and_names_code(path):
     assert out["data"]["template"].endswith(":template")
     assert out["data"]["source"]["type"].endswith(":Toy") and out["data"]["source"]["count"] == 3
     assert fields.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
+    assert fields.to_json({"keep": frozenset("cab")}) == {"keep": ["a", "b", "c"]}  # in one order
 
 
 def test_a_partial_has_the_name_of_its_function():

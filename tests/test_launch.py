@@ -123,15 +123,36 @@ def test_the_job_of_slurm_starts_every_process(fakes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "queued"),
-    [(0, 0, False), (2, 0, False), (143, 99, True), (1, 2, True), (1, 3, False)],
+    ("codes", "queued"),
+    [
+        ((0,), [False]),
+        ((2,), [False]),
+        ((143, 143, 143, 143, 1), [True] * 5),
+        ((1, 1, 1, 1), [True, True, True, False]),
+        ((1, 1, 1, 143, 1), [True] * 5),
+    ],
 )
-def test_what_slurm_queues_again(fakes, tmp_path, code, restarts, queued):
-    """What was asked to stop, always; what failed, three times; never what is done or mistaken."""
-    settings = {**SETTINGS, "CODE": str(code), "SLURM_RESTART_COUNT": str(restarts)}
-    launch("slurm", "train", *ARGS, path=fakes, cwd=tmp_path, settings=settings)
-    assert len(calls(tmp_path)) == 1
-    assert (tmp_path / "queued").exists() == queued
+def test_what_slurm_queues_again(fakes, tmp_path, codes, queued):
+    """What was asked to stop, always; what failed, three times in a row; never what is done or
+    mistaken."""
+    job = dry("slurm", "train", *ARGS).partition("#!/bin/bash")[2].partition("|  sbatch")[0]
+    (tmp_path / "runs").mkdir()
+    again = tmp_path / "queued"
+    for code, expected in zip(codes, queued, strict=True):
+        again.unlink(missing_ok=True)
+        run_job(job, fakes, tmp_path, code)
+        assert again.exists() == expected
+    again.unlink(missing_ok=True)
+    (tmp_path / "runs/mine.stop").touch()  # what `stop` leaves
+    run_job(job, fakes, tmp_path, 143)
+    assert not again.exists()
+
+
+def run_job(job, fakes, tmp_path, code):
+    env = {"PATH": f"{fakes}:{os.environ['PATH']}", "HOME": str(tmp_path), "CODE": str(code)}
+    env |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"}
+    done = subprocess.run(["bash", "-c", job], cwd=tmp_path, env=env, timeout=60)
+    assert done.returncode == (0 if (tmp_path / "queued").exists() else code)
 
 
 def test_supervised_runs_are_launched_too():
@@ -181,6 +202,10 @@ def test_the_manifest_of_gke():
     pod = job["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    disruption, stopped = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert disruption["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert stopped["onExitCodes"]["containerName"] == container["name"]
+    assert stopped["onExitCodes"]["values"] == [143]
     shell, flag, command = container["command"]
     assert (shell, flag) == ("bash", "-c")
     assert shlex.split(command) == ["exec", "jaxvl", *expected("/shared/runs/mine")]

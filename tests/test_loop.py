@@ -196,6 +196,17 @@ def test_a_run_that_stops_inside_of_a_trace_leaves_it_whole(tmp_path):
         pass
 
 
+def test_what_happens_after_a_trace_is_not_hidden_by_it(tmp_path):
+    with (
+        pytest.raises(SystemExit),
+        contextlib.closing(loop.traced(range(1, 6), Profile("1:2"), tmp_path)) as steps,
+    ):
+        for step in steps:
+            if step == 4:
+                raise SystemExit(143)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
     cfg = make_config(tmp_path, too_long="drop")
     stream = make_stream(cfg)

@@ -63,7 +63,9 @@ def _is_scores(array: Array, cfg: Config | SFTConfig, arch: Arch, mesh) -> bool:
 
 def replicated(params: dict, mesh: jax.sharding.Mesh) -> list[str]:
     """Parameters (shapes) above `REPLICATED` that are not split over an axis of the mesh which is
-    there to split them, or that every chip holds whole."""
+    there to split them, or that every chip holds whole. Of a single chip nothing is said."""
+    if mesh.size == 1:
+        return []
     found = []
     for (path, x), sharding in zip(
         jax.tree_util.tree_leaves_with_path(params),

@@ -16,7 +16,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.plan import advice, checks, estimate, hlo
 from jaxvl.plan.chips import GPU, GiB, Topology
 from jaxvl.plan.collectives import Collective, collectives
-from jaxvl.plan.compile import Compiled, Memory, compile_program, coordinates, tpu_devices
+from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
 from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
@@ -127,14 +127,16 @@ def _report(
 ) -> ProgramReport:
     """What one compiled program does on one chip."""
     beside = sum(estimate.shard_bytes(tree) for tree in program.beside.values())
-    memory = done.memory
-    if memory is None:
-        arguments = sum(estimate.shard_bytes(tree) for tree in program.args.values())
-        memory = Memory(arguments, 0.0, max(done.wanted - arguments, 0.0), 0.0)
+    if done.memory is None:
+        sizes = {"arguments": sum(estimate.shard_bytes(tree) for tree in program.args.values())}
+        if done.wanted:
+            sizes["temporaries"] = max(done.wanted - sizes["arguments"], 0.0)
+    else:
+        sizes = dataclasses.asdict(done.memory)
     report = ProgramReport(
         name=program.name,
         calls=program.calls,
-        memory=dataclasses.asdict(memory) | {"beside": beside},
+        memory=sizes | {"beside": beside},
         held=estimate.held(program),
         refused=done.refused,
         compile_seconds=done.seconds,
@@ -171,7 +173,7 @@ def _checked(
     if done.text:
         module = hlo.Module(done.text, Sizes.of(cfg).mini_batch().micro_batches)
         faults += checks.faults(module, cfg, arch, mesh)
-    made = report.memory["temporaries"]
+    made = report.memory.get("temporaries", 0.0)
     if made > 1.3 * formula:
         faults.append(f"temporaries of {made / GiB:.2f} GiB, {formula / GiB:.2f} by formula")
     return dataclasses.replace(report, warnings=(*report.warnings, *faults), formula=formula)

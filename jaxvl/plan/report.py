@@ -39,7 +39,8 @@ class ProgramReport:
 
     name: str
     calls: int  # in a step
-    memory: dict[str, float]  # by kind; "beside" is what a run holds that the program does not see
+    memory: dict[str, float]  # by kind; "beside" is what a run holds that the program does not see;
+    # of a refused program without "temporaries", where the compiler does not say how much it wants
     held: dict[str, float] = dataclasses.field(default_factory=dict)  # of it, by what it is
     refused: str = ""  # the compiler's words, where it made nothing of it
     compile_seconds: float | None = None  # None: not compiled
@@ -56,6 +57,11 @@ class ProgramReport:
     @property
     def total(self) -> float:
         return sum(self.memory.values())
+
+    @property
+    def sized(self) -> bool:
+        """Whether `total` is all that the program takes."""
+        return not self.refused or "temporaries" in self.memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +101,13 @@ class Plan:
         return sum(p.calls * p.roofline.seconds for p in self.programs)
 
     @property
-    def largest_micro_batch(self) -> int:
+    def largest_micro_batch(self) -> int | None:
         """Rows of a chip in a micro-batch with which the update leaves `SPARE` of the memory free:
-        what was compiled, and by our formula what fits beside it or has to go."""
+        what was compiled, and by our formula what fits beside it or has to go. None where the
+        compiler does not say what the update takes."""
         update = next(p for p in self.programs if p.name == "update")
+        if not update.sized:
+            return None
         shards = self.mesh["data"] * self.mesh["fsdp"]
         rows = self.sizes["rows"] // self.sizes["micro_batches"] // shards
         return max(rows + math.floor(((1 - SPARE) * self.hbm - update.total) / self.row), 0)

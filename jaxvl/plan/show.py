@@ -38,8 +38,8 @@ def _memory(plan: Plan) -> list[str]:
         sizes = [
             f"{program.memory[kind] / GiB:.2f}" if kind in program.memory else "-" for kind in kinds
         ]
-        share = f"{program.total / plan.hbm:.0%}"
-        rows.append([program.name, *sizes, f"{program.total / GiB:.2f}", share])
+        total, share = f"{program.total / GiB:.2f}", f"{program.total / plan.hbm:.0%}"
+        rows.append([program.name, *sizes, *((total, share) if program.sized else ("?", "?"))])
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     if plan.exact:
         verdict += " (beside: what a run holds meanwhile that the program does not see)"
@@ -69,7 +69,7 @@ def _times(plan: Plan) -> list[str]:
     for program in plan.programs:
         if program.collectives:
             lines.append(f"collectives of {program.name}: " + _collectives(program))
-        if program.formula is not None:
+        if program.formula is not None and program.sized:
             made = f"{program.memory['temporaries'] / GiB:.2f} GiB"
             lines.append(
                 f"temporaries of {program.name}: {made}, by formula {program.formula / GiB:.2f}"
@@ -116,11 +116,12 @@ def _collectives(program: ProgramReport) -> str:
 
 
 def _advice(plan: Plan) -> list[str]:
-    rows = plan.largest_micro_batch
-    lines = [
-        f"with {SPARE:.0%} of memory to spare a micro-batch of the update has at most {rows} rows "
-        "a chip (by formula, from what it takes now)"
-    ]
+    rows, lines = plan.largest_micro_batch, []
+    if rows is not None:
+        lines.append(
+            f"with {SPARE:.0%} of memory to spare a micro-batch of the update has at most {rows} "
+            "rows a chip (by formula, from what it takes now)"
+        )
     for program in plan.programs:
         if plan.holds(program):
             continue
@@ -129,7 +130,8 @@ def _advice(plan: Plan) -> list[str]:
             lines.append(
                 f"{program.name} is {over:.2f} GiB too large; what it takes, what moves it:"
             )
-        for name, size in sorted(program.held.items(), key=lambda pair: -pair[1])[:4]:
+        held = sorted(program.held.items(), key=lambda pair: -pair[1])[:4]
+        for name, size in held if program.sized else ():
             what = advice.for_kind(name, sft=plan.sft)
             lines.append(f"  {size / GiB:8.2f} GiB  {name}" + (f": {what}" if what else ""))
         for one in program.largest:

@@ -28,7 +28,8 @@ RUN_DIR="/shared/runs/$NAME"
 
 # One job a slice, one pod a machine. GKE tells the pods of each other and jax finds it; when one
 # fails, all are started again and go on from the newest checkpoint. A machine that is taken back or
-# repaired is nobody's failure: that restart does not count.
+# repaired is nobody's failure: that restart does not count. Its pod is asked to stop, and all pods
+# end with 143.
 manifest() {
     cat <<END
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -57,6 +58,11 @@ spec:
               - action: FailJob
                 onPodConditions:
                   - type: DisruptionTarget
+              - action: FailJob
+                onExitCodes:
+                  containerName: jaxvl
+                  operator: In
+                  values: [143]
           template:
             metadata:
               annotations:
@@ -112,14 +118,15 @@ train)
     TRAIN="$(train_command "$@")"
     TRAIN="${TRAIN//\\/\\\\}" # for a string of YAML
     TRAIN="${TRAIN//\"/\\\"}"
-    run kubectl delete jobset "$NAME" --ignore-not-found # what was applied cannot be changed
+    # What was applied cannot be changed. Its pods save and end before others begin.
+    run kubectl delete jobset "$NAME" --ignore-not-found --cascade=foreground --wait
     feed "$(manifest "exec $TRAIN")" kubectl apply -f -
     ;;
 logs)
     run kubectl logs --follow --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --prefix \
         --max-log-requests=1000
     ;;
-stop) run kubectl delete jobset "$NAME" ;;
+stop) run kubectl delete jobset "$NAME" --cascade=foreground --wait ;;
 collect)
     need BUCKET "the bucket that holds the runs"
     run gcloud storage rsync --recursive "gs://$BUCKET/runs/$NAME" "runs/$NAME"

@@ -9,6 +9,7 @@
 # GPUS    of a node (default: 8)          TIME       limit (default: 24:00:00)
 # RUN_DIR of the run (default: runs/NAME) PARTITION, ACCOUNT   if the cluster wants them
 # COMMAND grpo (default) or sft           RESTARTS   after a failure (default: 3)
+# GRACE   seconds to save in before the time is up (default: 300)
 set -euo pipefail
 # shellcheck source=scripts/launch/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,11 +22,12 @@ help | -h | --help)
 esac
 need NAME "the name of the job"
 : "${NODES:=1}" "${GPUS:=8}" "${TIME:=24:00:00}" "${RUN_DIR:=runs/$NAME}" "${VENV:=.venv}"
-: "${RESTARTS:=3}"
+: "${RESTARTS:=3}" "${GRACE:=300}"
 
-# Three minutes before its time is up a run is asked to stop: it saves, ends with 143, and the job is
-# queued again. So it is after a failure, up to RESTARTS times, but not after a mistake (2). A job of
-# the same name waits until this one has ended: two never write to one directory.
+# Before its time is up a run is asked to stop: it saves, ends with 143, and the job is queued again,
+# unless `stop` asked. So it is after a failure, RESTARTS times since the last such stop, but not
+# after a mistake (2). A job of the same name waits until this one has ended: two never write to one
+# directory.
 job() {
     cat <<END
 #!/bin/bash
@@ -36,7 +38,7 @@ job() {
 #SBATCH --exclusive
 #SBATCH --mem=0
 #SBATCH --time=$TIME
-#SBATCH --signal=TERM@180
+#SBATCH --signal=TERM@$GRACE
 #SBATCH --dependency=singleton
 #SBATCH --requeue
 #SBATCH --output=$RUN_DIR.log
@@ -51,10 +53,14 @@ export JAX_COMPILATION_CACHE_DIR="\$PWD/runs/compiled"
 code=0
 srun --kill-on-bad-exit=1 bash -c 'JAX_NUM_PROCESSES=\$SLURM_NTASKS JAX_PROCESS_ID=\$SLURM_PROCID exec "\$@"' \\
     - $1 || code=\$?
+[ ! -e "$RUN_DIR.stop" ] || exit "\$code"
 case "\$code" in
 0 | 2) exit "\$code" ;;
-143) ;;
-*) [ "\${SLURM_RESTART_COUNT:-0}" -lt $RESTARTS ] || exit "\$code" ;;
+143) rm -f "$RUN_DIR.failures" ;;
+*)
+    echo "\$SLURM_JOB_ID: \$code" >>"$RUN_DIR.failures"
+    [ "\$(wc -l <"$RUN_DIR.failures")" -le $RESTARTS ] || exit "\$code"
+    ;;
 esac
 scontrol requeue "\$SLURM_JOB_ID"
 END
@@ -64,9 +70,14 @@ case "$VERB" in
 train)
     TRAIN="$(train_command "$@")"
     run mkdir -p "$(dirname "$RUN_DIR")"
+    run rm -f "$RUN_DIR.stop" "$RUN_DIR.failures"
     feed "$(job "$TRAIN")" sbatch
     ;;
 logs) run tail -n 100 -F "$RUN_DIR.log" ;;
-stop) run scancel --name="$NAME" ;;
+stop)
+    run touch "$RUN_DIR.stop" # what is there when the run has saved and ended is not queued again
+    run scancel --name="$NAME" --state=PENDING
+    run scancel --name="$NAME" --state=RUNNING --signal=TERM # to the run, not to the job around it
+    ;;
 *) fail "no verb $VERB; see $0 help" ;;
 esac

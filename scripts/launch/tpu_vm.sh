@@ -36,7 +36,7 @@ on() {
 }
 
 # The images come with an old Python: uv brings one. A rename of a folder on a bucket is a rename of
-# everything in it, and checkpoints are renamed when they are complete.
+# everything in it: gcsfuse has to be told how much that may be.
 SETUP='set -e
 mkdir -p jaxvl shared ~/.cache
 tar -xzf jaxvl.tar.gz -C jaxvl

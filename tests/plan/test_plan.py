@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan counts what a run holds, says what a slice is, and what is wrong with a question."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -16,7 +17,7 @@ from jaxvl import cli
 from jaxvl.config import SFTConfig
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
-from jaxvl.plan import advice, estimate, links, show
+from jaxvl.plan import advice, checks, estimate, links, show
 from jaxvl.plan.chips import CHIPS, Topology
 from jaxvl.plan.collectives import Collective
 from jaxvl.plan.compile import read_exhausted, tpu_devices
@@ -174,6 +175,26 @@ def test_what_gpus_hold_is_what_arrays_take(model):
     assert update.memory["batch"] == batch + tokens + completions
     assert found.fits and found.seconds is None and not found.exact
     assert "fits" in show.text(found)
+
+
+def test_a_program_that_is_refused_without_a_size(model):
+    """No size is made up: neither a share of the memory, nor rows that would fit."""
+    plan = plan_gpus(small_config(model), 2, "two")
+    assert plan.largest_micro_batch is not None
+    refused = dataclasses.replace(
+        plan.programs[-1], refused="out of vmem", memory={"arguments": 1.0, "beside": 1.0}
+    )
+    plan = dataclasses.replace(plan, programs=(*plan.programs[:-1], refused))
+    assert not plan.fits and plan.largest_micro_batch is None
+    told = show.text(plan)
+    assert "refused by the compiler: out of vmem" in told and "at most" not in told
+    (line,) = (line for line in told.splitlines() if line.startswith("update  "))
+    assert line.split()[-2:] == ["?", "?"]
+
+
+def test_a_single_device_splits_nothing():
+    params = {"head": jax.ShapeDtypeStruct((1 << 13, 1 << 10), jnp.float32)}
+    assert checks.replicated(params, make_mesh(1, 1, 1, devices=jax.devices()[:1])) == []
 
 
 def test_bytes_on_a_device():
