@@ -102,7 +102,7 @@ def row(name: str, out: Path) -> list[str]:
     update = next(program for program in found["programs"] if program["name"] == "update")
     fits = "yes" if found["fits"] else "NO"
     share = f"{largest['total'] / GiB:.1f} of {found['hbm'] / GiB:.1f} GiB ({largest['name']})"
-    rows = str(found["largest_micro_batch"] or "?")
+    rows = "?" if found["largest_micro_batch"] is None else str(found["largest_micro_batch"])
     if not found["exact"]:
         return [*head, f"{fits}, estimated", share, *[""] * 4, rows, ""]
     made = f"{update['memory']['temporaries'] / GiB:.1f} ({update['formula'] / GiB:.1f})"
