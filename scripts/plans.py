@@ -105,7 +105,8 @@ def row(name: str, out: Path) -> list[str]:
     rows = "?" if found["largest_micro_batch"] is None else str(found["largest_micro_batch"])
     if not found["exact"]:
         return [*head, f"{fits}, estimated", share, *[""] * 4, rows, ""]
-    made = f"{update['memory']['temporaries'] / GiB:.1f} ({update['formula'] / GiB:.1f})"
+    made = update["memory"].get("temporaries")  # None: refused, in words without a size
+    made = f"{'?' if made is None else f'{made / GiB:.1f}'} ({update['formula'] / GiB:.1f})"
     warned = [warning for program in found["programs"] for warning in program["warnings"]]
     seconds = sum(program["compile_seconds"] for program in found["programs"])
     cells = [*head, fits + "; WARNINGS" * bool(warned), share, made]

@@ -4,6 +4,7 @@
 import pytest
 
 from jaxvl.rewards import verify
+from jaxvl.rewards.kinds import latex
 
 # (gold, answer, reward)
 TABLE = [
@@ -225,3 +226,13 @@ def test_a_gold_is_its_own_answer(gold):
 )
 def test_reasons(gold, answer, reason):
     assert verify("math", f"<answer>{answer}</answer>", gold).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("sign", "limit", "what"),
+    [("^1x", latex.POWERS, "powers"), ("=y", latex.RELATIONS, "relations")]
+    + [("\\le y", latex.RELATIONS, "relations"), ("+", latex.SIGNS, "signs in a row")],
+)
+def test_what_takes_the_parser_long_never_reaches_it(sign, limit, what):
+    assert latex.problem("x" + sign * limit + "1") == ""
+    assert what in latex.problem("x" + sign * (limit + 1) + "1")
