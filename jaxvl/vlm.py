@@ -16,19 +16,20 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxvl import streaming
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import LoRA
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.distributed.mesh import fetch, make_mesh, param_shardings, put_rows
 from jaxvl.errors import UserError
-from jaxvl.models import hf, lora, parts, peft, qwen_vl
+from jaxvl.models import lora, partition, qwen_vl
 from jaxvl.models.arch import Arch
+from jaxvl.models.inputs import Prompt
+from jaxvl.models.io import hf, peft
 from jaxvl.models.layers import cast
-from jaxvl.rl import learner
-from jaxvl.rl.draw import Decoding
+from jaxvl.rl import learner, streaming
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import fetch, make_mesh, param_shardings, put_rows
+from jaxvl.rl.sampling import Decoding
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 
@@ -73,7 +74,7 @@ class VLM:
         """This model with fresh adapters, which change nothing yet; weights are shared with it."""
         with jax.set_mesh(self.mesh):
             fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
-        return dataclasses.replace(self, params=parts.join(self.params, fresh), lora=cfg)
+        return dataclasses.replace(self, params=partition.join(self.params, fresh), lora=cfg)
 
     def merged(self) -> VLM:
         """A model without adapters that computes the same: weights with one become float32 sums."""
@@ -157,7 +158,9 @@ class VLM:
             ((rows, _),) = self._batches(self.encode([prompt], [images]))
         rows = dataclasses.replace(rows, completion=rows.completion + number)
         sampler = _sampler(self.graphdef, how, self.dtype)
-        texts = streaming.texts(self, sampler, rows, jax.random.key(seed))
+        texts = streaming.texts(
+            sampler, self.params, rows, jax.random.key(seed), self.mesh, self.processor.decode
+        )
         return streaming.pieces(texts)
 
     def logprobs(
@@ -355,8 +358,8 @@ def load(
     """A model from a Hugging Face checkpoint directory or hub id.
 
     `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
-    where `float32_head` is set; `mesh` (from `jaxvl.sharding.make_mesh`) defaults to the first
-    device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
+    where `float32_head` is set; `mesh` (from `jaxvl.distributed.mesh.make_mesh`) defaults to the
+    first device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")

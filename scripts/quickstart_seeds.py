@@ -22,7 +22,7 @@ from make_quickstart_base import SHOW
 
 import jaxvl
 from jaxvl import config
-from jaxvl.eval.heldout import evaluate
+from jaxvl.train.heldout import evaluate
 
 ROOT = Path(__file__).parent.parent
 

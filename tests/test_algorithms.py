@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxvl import train
 from jaxvl.config import GRPO, AdaptiveKL, Dapo, Reward
-from jaxvl.metrics import read_metrics
+from jaxvl.observe.metrics import read_metrics
 from jaxvl.rl.losses import next_beta
+from jaxvl.train import grpo
 from tests.test_train import small, values
 
 STEPS, PROMPTS, GROUP, REFILLS = 4, 4, 2, 2
@@ -39,7 +39,7 @@ def rarely(prompts, completions, completion_ids, **columns):
 def run(folder, resume=False):
     cfg = small(folder, f"run.steps={STEPS}", "run.save_every=2", *LITTLE)
     more = dataclasses.replace(cfg.run, resume=resume, export=False)
-    train.train(dataclasses.replace(cfg, grpo=ALL, rewards=(Reward(rarely),), run=more))
+    grpo.train(dataclasses.replace(cfg, grpo=ALL, rewards=(Reward(rarely),), run=more))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from jaxvl import charts
-from jaxvl.charts import BOTTOM, HEIGHT, LEFT, POINTS, RIGHT, TOP, WIDTH, line_chart, show
+from jaxvl.observe import charts
+from jaxvl.observe.charts import BOTTOM, HEIGHT, LEFT, POINTS, RIGHT, TOP, WIDTH, line_chart, show
 
 
 def points(path):

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from jaxvl.cli import app
-from jaxvl.convert import stored_dtype
+from jaxvl.checkpoints.convert import stored_dtype
+from jaxvl.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxvl import convert as module
-from jaxvl.checkpoint import Checkpoints
+from jaxvl.checkpoints import convert as module
+from jaxvl.checkpoints.convert import convert, stored_dtype
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import LoRA, Model
-from jaxvl.convert import convert, stored_dtype
+from jaxvl.config.overrides import to_json
 from jaxvl.data import test_sets
 from jaxvl.errors import UserError
-from jaxvl.fields import to_json
-from jaxvl.models import parts
+from jaxvl.models import partition
 from jaxvl.models.layers import cast
 from jaxvl.rl.learner import TrainState
 from jaxvl.vlm import load
@@ -126,13 +126,13 @@ def test_a_run_of_adapters_is_folded_into_the_base(run_dir, tiny_path, vlm):
     settings = LoRA(rank=3, alpha=6.0, targets=("q", "down"))
     write_config(run_dir, Model(str(tiny_path), train=(), lora=settings))
     adapted = vlm.adapted(settings)
-    _, adapters = parts.split(adapted.params, ("text", "tower", "merger"))
+    _, adapters = partition.split(adapted.params, ("text", "tower", "merger"))
     adapters = jax.tree.map(lambda x: x + 0.1, adapters)  # b is 0 in a fresh one
     checkpoints = Checkpoints(run_dir, keep=1)
     checkpoints.save(4, TrainState(jnp.int32(4), adapters, ()), {})
     checkpoints.close()
     found = load(convert(run_dir, run_dir / "out"), "float32")
-    expected = dataclasses.replace(adapted, params=parts.join(adapted.params, adapters))
+    expected = dataclasses.replace(adapted, params=partition.join(adapted.params, adapters))
     ours, theirs = (model.logits(["How many?"])[0] for model in (found, expected))
     assert np.abs(theirs - vlm.logits(["How many?"])[0]).max() > 0.1
     # float32: x (w + a b) against x w + (x a) b, over two layers

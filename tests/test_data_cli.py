@@ -7,7 +7,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from jaxvl.cli import app
+from jaxvl.cli.main import app
 from jaxvl.data.prepared import Prepared
 from jaxvl.data.tasks.records import Records
 from jaxvl.data.test_sets import Digests

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import jax
 import pytest
 
-from jaxvl import loop, opening, sft, train
 from jaxvl.config import GRPO, SFT, Config, Data, Model, Reward, Run, Sampling, SFTConfig
 from jaxvl.data import test_sets
 from jaxvl.data.image import load_image
@@ -19,10 +18,12 @@ from jaxvl.data.tasks import sat, vlaa
 from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import VLAA_SYSTEM, VisualThinker, chat_question
 from jaxvl.data.templates import vlaa as vlaa_prompt
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
-from jaxvl.metrics import read_metrics
+from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards import accuracy, think_format
-from jaxvl.sharding import make_mesh
+from jaxvl.train import grpo as train
+from jaxvl.train import prompts, setup, sft
 from tests.data.published import GRPO_ROWS, picture, write_sat, write_tsv, write_vlaa
 from tests.data.test_intake import BAD_IMAGES
 from tests.test_loop import make_config
@@ -125,7 +126,7 @@ def test_a_trial_on_a_test_set_is_marked_wherever_it_goes(tmp_path):
     assert "Trained on test data: MathVista." in (tmp_path / "run" / "report.html").read_text()
     # what is trained on from there on carries the mark on
     cfg = make_config(tmp_path / "next", model={"path": str(tmp_path / "run" / "hf")})
-    opening.open_run(cfg)
+    setup.open_run(cfg)
     assert test_sets.marks(tmp_path / "next") == ["MathVista"]
 
 
@@ -156,7 +157,7 @@ def stream(folder, source, **data):
     cfg = make_config(folder, source=source, check=lambda e: "no" * (e.answer == "?"), **data)
     mesh = make_mesh(devices=jax.devices()[:1])
     vlm = types.SimpleNamespace(processor=Processor.from_pretrained(MODEL.path), mesh=mesh)
-    return loop.Stream(cfg, vlm, cfg.grpo.prompts)
+    return prompts.Stream(cfg, vlm, cfg.grpo.prompts)
 
 
 def test_bad_rows_of_every_kind_are_replaced_and_listed_and_end_no_run(faulty, tmp_path):

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl import flops
-from jaxvl.flops import Work
-from jaxvl.models.hf import arch_from_config
+from jaxvl.models.io.hf import arch_from_config
+from jaxvl.observe import flops
+from jaxvl.observe.flops import Work
 from jaxvl.rl.learner import Policy
 from tests.rl.rows import prompt_arrays, train_batch
 from tests.tiny import public_config

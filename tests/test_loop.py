@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
-from jaxvl import loop, opening
 from jaxvl.config import GRPO, Config, Data, Model, Profile, Reward, Run
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Processor, PromptTooLong
 from jaxvl.data.templates import VisualThinker, chat_question
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
-from jaxvl.metrics import MetricsWriter, read_metrics
+from jaxvl.observe import timing
+from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards import accuracy
-from jaxvl.sharding import make_mesh
+from jaxvl.train import prompts, setup
 from tests.test_train import ROOT
 
 BASE = str(ROOT / "configs/quickstart_base")
@@ -68,7 +69,7 @@ def make_stream(processor):
     def make(cfg, devices=1):
         mesh = make_mesh(devices, devices=jax.devices()[:devices])
         vlm = types.SimpleNamespace(processor=processor, mesh=mesh)
-        return loop.Stream(cfg, vlm, cfg.grpo.prompts)
+        return prompts.Stream(cfg, vlm, cfg.grpo.prompts)
 
     return make
 
@@ -128,7 +129,7 @@ def test_any_number_of_processes_takes_the_same_stand_ins(
     assert any(item.dropped for item in next(make_stream(cfg)))
     shards = []
     for index in range(count):
-        monkeypatch.setattr(loop, "row_share", lambda mesh, index=index: Told(index, count))
+        monkeypatch.setattr(prompts, "row_share", lambda mesh, index=index: Told(index, count))
         stream = make_stream(cfg, devices=count)
         shards.append([places(next(stream)) for _ in range(6)])
     assert [sorted(sum(step, [])) for step in zip(*shards, strict=True)] == whole
@@ -151,7 +152,7 @@ def test_what_other_processes_cannot_use_is_listed_and_counted_too(
 ):
     def stream(folder, **data):
         theirs = [(1, {"id": "x", "reason": "torn", "found": "half a picture", "setting": False})]
-        monkeypatch.setattr(loop, "row_share", lambda mesh: Told(1, 2, (theirs,)))
+        monkeypatch.setattr(prompts, "row_share", lambda mesh: Told(1, 2, (theirs,)))
         cfg = make_config(folder, too_long="drop", shuffle=False, **data)
         return make_stream(cfg, devices=2)
 
@@ -169,13 +170,13 @@ def test_the_rollouts_of_steps_that_are_done_again_are_taken_off(tmp_path):
     names = ["step_2.jsonl", "step_2.1.jsonl", "step_3.jsonl", "step_3.11.jsonl", "step_10.jsonl"]
     for name in names:
         (tmp_path / "rollouts" / name).touch()
-    opening.forget_rollouts(tmp_path, 2)
+    setup.forget_rollouts(tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == sorted(names[:2])
 
 
 def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path):
     """And xprof's own format can be read back; a step before or after is not in it."""
-    for step in loop.traced(range(1, 6), Profile("2:3"), tmp_path):
+    for step in timing.traced(range(1, 6), Profile("2:3"), tmp_path):
         jax.block_until_ready(jnp.ones(8) * step)
     (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
     planes = jax.profiler.ProfileData.from_file(str(file)).planes
@@ -185,7 +186,7 @@ def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path):
 
 
 def test_a_run_that_stops_inside_of_a_trace_leaves_it_whole(tmp_path):
-    with contextlib.closing(loop.traced(range(1, 6), Profile("1:4"), tmp_path)) as steps:
+    with contextlib.closing(timing.traced(range(1, 6), Profile("1:4"), tmp_path)) as steps:
         for step in steps:
             jax.block_until_ready(jnp.ones(8) * step)
             if step == 2:
@@ -199,7 +200,7 @@ def test_a_run_that_stops_inside_of_a_trace_leaves_it_whole(tmp_path):
 def test_what_happens_after_a_trace_is_not_hidden_by_it(tmp_path):
     with (
         pytest.raises(SystemExit),
-        contextlib.closing(loop.traced(range(1, 6), Profile("1:2"), tmp_path)) as steps,
+        contextlib.closing(timing.traced(range(1, 6), Profile("1:2"), tmp_path)) as steps,
     ):
         for step in steps:
             if step == 4:
@@ -228,7 +229,7 @@ def test_what_is_made_ready_ahead_is_still_to_come(make_stream, tmp_path):
     """The state is that of the first prompts that nobody has taken, and drops are of the step that
     takes them."""
     cfg = make_config(tmp_path, too_long="drop", shuffle=False)
-    ahead, plain = (loop.Ahead(make_stream(cfg), 1, 2) for _ in range(2))
+    ahead, plain = (prompts.Ahead(make_stream(cfg), 1, 2) for _ in range(2))
     for step in (1, 2, 3):
         ahead.prepare()
         ahead.prepare()  # once is enough
@@ -300,12 +301,12 @@ def test_a_resumed_run_lists_no_drop_twice(tmp_path):
     for file in ("metrics.jsonl", "dropped.jsonl"):
         for step in (1, 2):
             MetricsWriter(tmp_path, file).write(step, {"id": "e3"})
-    opening.open_run(make_config(tmp_path, run={"resume": True}))
+    setup.open_run(make_config(tmp_path, run={"resume": True}))
     assert read_metrics(tmp_path) == read_metrics(tmp_path, "dropped.jsonl") == []
 
 
 def test_a_config_made_in_python_is_checked_as_one_from_a_file(tmp_path):
     with pytest.raises(UserError, match="data.min_pixels = 9 is above data.max_pixels = 8"):
-        opening.open_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
+        setup.open_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
     with pytest.raises(UserError, match="data.too_long: expected one of error, drop"):
-        opening.open_run(make_config(tmp_path, too_long="cut"))
+        setup.open_run(make_config(tmp_path, too_long="cut"))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvl import flops
 from jaxvl.config import GRPO, Config, Data, LoRA, Model, Reward, Run
 from jaxvl.data.prompts import Processor
-from jaxvl.meter import Meter, work_of
-from jaxvl.models.hf import arch_from_config
+from jaxvl.models.io.hf import arch_from_config
+from jaxvl.observe import flops
+from jaxvl.observe.mfu import Meter, work_of
 from jaxvl.rewards import accuracy
 from tests.test_loop import BASE
 from tests.tiny import public_config

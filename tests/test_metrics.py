@@ -11,7 +11,13 @@ import pytest
 from rich.console import Console
 
 from jaxvl.errors import UserError
-from jaxvl.metrics import MetricsWriter, Progress, over_updates, read_metrics, rollout_metrics
+from jaxvl.observe.metrics import (
+    MetricsWriter,
+    Progress,
+    over_updates,
+    read_metrics,
+    rollout_metrics,
+)
 from jaxvl.rewards.mix import Scores
 
 

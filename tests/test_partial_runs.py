@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 import jaxvl
-from jaxvl import config, sft, train
+from jaxvl import config
+from jaxvl.checkpoints.convert import convert
 from jaxvl.config import LoRA, SFTConfig
-from jaxvl.convert import convert
 from jaxvl.errors import UserError
-from jaxvl.metrics import read_metrics
-from jaxvl.models import lora, parts
-from jaxvl.opening import export, open_run
+from jaxvl.models import lora, partition
+from jaxvl.observe.metrics import read_metrics
+from jaxvl.train import grpo as train
+from jaxvl.train import sft
+from jaxvl.train.setup import export, open_run
 from tests.rl.adapted import flat
 from tests.test_sft import SMALL as SFT_SMALL
 from tests.test_train import SMALL as GRPO_SMALL
@@ -72,7 +74,7 @@ def test_what_is_frozen_is_exported_as_it_was(run, base):
     for path, x in flat(base.params).items():
         if trained.lora:  # what is frozen is held in the dtype of computing
             x = x.astype(jnp.bfloat16)
-        moves = parts.part(path) in trained_whole(trained) or path in moved
+        moves = partition.part(path) in trained_whole(trained) or path in moved
         assert np.array_equal(exported[path], x) != moves, path
     assert not (run_dir / "adapter").exists()  # alone they are not the model: the merger moved too
 
@@ -104,7 +106,7 @@ def test_a_converted_checkpoint_is_the_export(run, base, tmp_path):
     files = (run_dir / "hf", convert(run_dir, tmp_path / "out"))
     exported, found = (flat(jaxvl.load(file, dtype="float32").params) for file in files)
     for path, x in flat(base.params).items():
-        frozen = parts.part(path) not in trained_whole(trained)
+        frozen = partition.part(path) not in trained_whole(trained)
         start = x.astype(jnp.bfloat16) if trained.lora and frozen else x
         # float32's last bit of weights of up to a few
         np.testing.assert_allclose(found[path] - x, exported[path] - start, rtol=0, atol=1e-6)
@@ -113,8 +115,8 @@ def test_a_converted_checkpoint_is_the_export(run, base, tmp_path):
 def test_checkpoints_hold_what_trains_and_its_moments(run, base):
     """Three numbers a parameter that trains; compressed they are not larger."""
     _, _, run_dir, trained = run
-    adapters, rest = parts.split(trained.params, [parts.ADAPTERS])
-    whole = parts.split(rest, trained_whole(trained))[0]
+    adapters, rest = partition.split(trained.params, [partition.ADAPTERS])
+    whole = partition.split(rest, trained_whole(trained))[0]
     trains = sum(x.nbytes for x in jax.tree.leaves((adapters, whole)))
     files = sum(file.stat().st_size for file in (run_dir / "checkpoints/3").rglob("*"))
     assert trains < files < 3 * trains + 100_000  # and orbax's own notes

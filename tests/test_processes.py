@@ -11,12 +11,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxvl import config, opening, processes, rollouts, train
-from jaxvl.checkpoint import COMMITTED, Checkpoints
+from jaxvl import config
+from jaxvl.checkpoints.store import COMMITTED, Checkpoints
+from jaxvl.distributed import multihost
 from jaxvl.errors import UserError
-from jaxvl.metrics import read_metrics
+from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards.mix import Scores
 from jaxvl.rl.learner import TrainState
+from jaxvl.train import grpo, rollouts, setup
 from scripts.check_processes import CLOCK, ROOT, SMALL, difference, launch, prompts
 
 # Rewards are cheap and differ within a group; that of process 1 fails in step 3.
@@ -47,7 +49,7 @@ def config_file(tmp_path_factory):
 
 def here(config_file, run_dir, *overrides):
     """The run on this process alone."""
-    train.train(config.load(config_file, [*SMALL, *STEPS, f"run.dir={run_dir}", *overrides]))
+    grpo.train(config.load(config_file, [*SMALL, *STEPS, f"run.dir={run_dir}", *overrides]))
 
 
 def test_two_processes_are_one_run(config_file, tmp_path, monkeypatch):
@@ -89,18 +91,18 @@ def test_two_processes_are_one_run(config_file, tmp_path, monkeypatch):
 
 
 def test_variables_that_name_the_processes(monkeypatch):
-    for name in (processes.ADDRESS, processes.COUNT, processes.INDEX):
+    for name in (multihost.ADDRESS, multihost.COUNT, multihost.INDEX):
         monkeypatch.delenv(name, raising=False)
-    assert processes._explicit() == {}
-    monkeypatch.setenv(processes.COUNT, "4")
+    assert multihost._explicit() == {}
+    monkeypatch.setenv(multihost.COUNT, "4")
     with pytest.raises(UserError, match=r"JAX_COORDINATOR_ADDRESS=\(not set\), JAX_NUM_PROC.*=4"):
-        processes._explicit()
-    monkeypatch.setenv(processes.ADDRESS, "host:1234")
-    monkeypatch.setenv(processes.INDEX, "4")
+        multihost._explicit()
+    monkeypatch.setenv(multihost.ADDRESS, "host:1234")
+    monkeypatch.setenv(multihost.INDEX, "4")
     with pytest.raises(UserError, match="the number of this one, from 0"):
-        processes._explicit()
-    monkeypatch.setenv(processes.INDEX, "3")
-    found = processes._explicit()
+        multihost._explicit()
+    monkeypatch.setenv(multihost.INDEX, "3")
+    found = multihost._explicit()
     assert found["coordinator_address"] == "host:1234"
     assert (found["num_processes"], found["process_id"]) == (4, 3)
 
@@ -118,7 +120,7 @@ def test_where_jax_finds_the_processes_itself(monkeypatch, tasks, platforms, exp
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", platforms)
     try:
-        assert processes._in_cluster() == expected
+        assert multihost._in_cluster() == expected
     finally:
         jax.config.update("jax_platforms", before)
 
@@ -126,23 +128,23 @@ def test_where_jax_finds_the_processes_itself(monkeypatch, tasks, platforms, exp
 def test_reward_workers_start_before_jax_meets_the_others(monkeypatch):
     """And both before a device is touched: workers must not inherit what jax has opened."""
     order = []
-    monkeypatch.setattr(train.pool, "start", lambda limits: order.append("workers"))
-    monkeypatch.setattr(train.processes, "start", lambda: order.append("processes"))
+    monkeypatch.setattr(grpo.pool, "start", lambda limits: order.append("workers"))
+    monkeypatch.setattr(grpo.multihost, "start", lambda: order.append("processes"))
 
     def devices(cfg):
         order.append("devices")
         raise UserError("enough")
 
-    monkeypatch.setattr(train, "open_run", devices)
+    monkeypatch.setattr(grpo, "open_run", devices)
     with pytest.raises(UserError, match="enough"):
-        train.train(config.load(ROOT / "configs/quickstart.py"))
+        grpo.train(config.load(ROOT / "configs/quickstart.py"))
     assert order == ["workers", "processes", "devices"]
 
 
 def test_an_error_of_a_run_of_one_process_is_raised():
-    with pytest.raises(UserError, match="as it is"), processes.together():
+    with pytest.raises(UserError, match="as it is"), multihost.together():
         raise UserError("as it is")
-    assert processes.exchange({"a": (1, 2)}) == [{"a": (1, 2)}]
+    assert multihost.exchange({"a": (1, 2)}) == [{"a": (1, 2)}]
 
 
 @dataclasses.dataclass
@@ -203,16 +205,16 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
     said += [("jaxvl/failed/0", json.dumps([2, told]))] * bool(told)
     state.client.key_value_dir_get = lambda folder: said
     state.client.key_value_set = lambda key, value: said.append((key, value))
-    monkeypatch.setattr(processes.distributed, "global_state", state)
-    monkeypatch.setattr(processes, "_LAST_SECONDS", 0.1)
-    monkeypatch.setattr(processes, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(multihost.distributed, "global_state", state)
+    monkeypatch.setattr(multihost, "_LAST_SECONDS", 0.1)
+    monkeypatch.setattr(multihost, "_LOOK_SECONDS", 0.01)
 
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr(processes.os, "_exit", leave)
+    monkeypatch.setattr(multihost.os, "_exit", leave)
     with pytest.raises(SystemExit, match="2" if told else "1"):
-        processes._fail(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
+        multihost._fail(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
     error = capsys.readouterr().err
     assert error.startswith("error: process 1 of 2 lost another one, which failed or was killed: ")
     assert error.endswith(f"error: {told}\n") == bool(told) and "Traceback" not in error
@@ -230,7 +232,7 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
     ],
 )
 def test_an_error_of_ones_own_is_not_laid_at_anothers_door(error, lost):
-    assert processes._is_lost(error) == lost
+    assert multihost._is_lost(error) == lost
 
 
 def test_processes_that_differ_are_told_in_what(monkeypatch):
@@ -238,28 +240,28 @@ def test_processes_that_differ_are_told_in_what(monkeypatch):
     count."""
     cfg = config.load(ROOT / "configs/quickstart.py")
     other = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=1e-2))
-    one, two = opening._fields(cfg), opening._fields(other)
+    one, two = setup._fields(cfg), setup._fields(other)
     assert not any("0x" in value for value in one.values())
-    monkeypatch.setattr(processes, "exchange", lambda value: [one, one, two])
+    monkeypatch.setattr(multihost, "exchange", lambda value: [one, one, two])
     message = r"processes 0 and 2 differ in optim\.lr: '.*' and '0\.01'"
     with pytest.raises(UserError, match=message):
-        processes.check_alike(two)
-    monkeypatch.setattr(processes, "exchange", lambda value: [one, one])
-    processes.check_alike(one)
+        multihost.check_alike(two)
+    monkeypatch.setattr(multihost, "exchange", lambda value: [one, one])
+    multihost.check_alike(one)
 
 
 def test_a_directory_that_is_not_shared(monkeypatch, tmp_path):
     """What lies there of an old run proves nothing; what comes late is waited for."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(processes, "exchange", lambda value: ["a word", value])
-    monkeypatch.setattr(opening, "SHARED_SECONDS", 0.5)
+    monkeypatch.setattr(multihost, "exchange", lambda value: ["a word", value])
+    monkeypatch.setattr(setup, "SHARED_SECONDS", 0.5)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / ".shared").write_text("another word")
     with pytest.raises(UserError, match="process 1 does not see"):
-        opening.check_shared(tmp_path)
+        setup.check_shared(tmp_path)
     threading.Timer(0.2, (tmp_path / ".shared").write_text, ["a word"]).start()
-    opening.check_shared(tmp_path)
+    setup.check_shared(tmp_path)
 
 
 def test_a_write_that_fails_in_the_background_ends_all(monkeypatch, tmp_path):
@@ -275,11 +277,11 @@ def test_a_write_that_fails_in_the_background_ends_all(monkeypatch, tmp_path):
         raise SystemExit(1)
 
     monkeypatch.setattr(ocp.CheckpointManager, "_wait_for_checkpointers", wait)
-    monkeypatch.setattr(processes.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(multihost.jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(
-        processes.distributed, "global_state", types.SimpleNamespace(num_processes=2)
+        multihost.distributed, "global_state", types.SimpleNamespace(num_processes=2)
     )
-    monkeypatch.setattr(processes, "_fail", fail)
+    monkeypatch.setattr(multihost, "_fail", fail)
     with pytest.raises(SystemExit):
         checkpoints.manager._wait_for_checkpointers()
     assert isinstance(failed[0], OSError)
@@ -287,26 +289,26 @@ def test_a_write_that_fails_in_the_background_ends_all(monkeypatch, tmp_path):
 
 def test_a_cluster_that_cannot_be_asked_is_a_message(monkeypatch):
     """And where jax is at work already, on a TPU machine, a notebook trains alone."""
-    for name in (processes.ADDRESS, processes.COUNT, processes.INDEX):
+    for name in (multihost.ADDRESS, multihost.COUNT, multihost.INDEX):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(processes, "_in_cluster", lambda: True)
-    processes.start()  # this process has used its devices
+    monkeypatch.setattr(multihost, "_in_cluster", lambda: True)
+    multihost.start()  # this process has used its devices
     assert not jax.distributed.is_initialized()
-    monkeypatch.setenv(processes.COUNT, "2")
-    monkeypatch.setenv(processes.INDEX, "0")
-    monkeypatch.setenv(processes.ADDRESS, "localhost:1234")
+    monkeypatch.setenv(multihost.COUNT, "2")
+    monkeypatch.setenv(multihost.INDEX, "0")
+    monkeypatch.setenv(multihost.ADDRESS, "localhost:1234")
     with pytest.raises(UserError, match="devices in its hands already"):
-        processes.start()
-    monkeypatch.delenv(processes.COUNT)
-    monkeypatch.delenv(processes.INDEX)
-    monkeypatch.setattr(processes.xla_bridge, "backends_are_initialized", lambda: False)
+        multihost.start()
+    monkeypatch.delenv(multihost.COUNT)
+    monkeypatch.delenv(multihost.INDEX)
+    monkeypatch.setattr(multihost.xla_bridge, "backends_are_initialized", lambda: False)
 
     def refuse(**how):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     with pytest.raises(UserError, match="cannot be found.*JAX_NUM_PROCESSES and JAX_PROCESS_ID"):
-        processes.start()
+        multihost.start()
 
 
 def test_a_checkpoint_that_was_cut_short_does_not_count(tmp_path):

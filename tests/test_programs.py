@@ -4,12 +4,12 @@
 import jax
 import numpy as np
 
-from jaxvl import programs
-from jaxvl.batch import Prompt
 from jaxvl.config import Data
 from jaxvl.data.templates import chat_question
-from jaxvl.loop import micro
-from jaxvl.sharding import make_mesh, put_rows
+from jaxvl.distributed.mesh import make_mesh, put_rows
+from jaxvl.models.inputs import Prompt
+from jaxvl.rl import shapes
+from jaxvl.train.prompts import micro
 from tests.rl.rows import PROMPTS, prompt_arrays, train_batch
 
 
@@ -18,10 +18,10 @@ def data(**sizes):
 
 
 def test_pairs_of_buckets_that_no_row_needs_are_left_out():
-    found = programs.buckets(data(prompt_buckets=(64, 256, 512), patch_buckets=(256, 1024, 2048)))
+    found = shapes.buckets(data(prompt_buckets=(64, 256, 512), patch_buckets=(256, 1024, 2048)))
     # More than 1024 patches are more than 256 tokens, more than 256 more than 64.
     assert found == [(64, 256), (256, 256), (256, 1024), (512, 256), (512, 1024), (512, 2048)]
-    assert programs.buckets(data(prompt_buckets=(64,), patch_buckets=(4096,))) == [(64, 4096)]
+    assert shapes.buckets(data(prompt_buckets=(64,), patch_buckets=(4096,))) == [(64, 4096)]
 
 
 def test_shapes_are_those_of_a_run(vlm, pictures):
@@ -29,11 +29,11 @@ def test_shapes_are_those_of_a_run(vlm, pictures):
     arrays = prompt_arrays(vlm, PROMPTS, [pictures[:1], []], group=4, g=2)
     rows, T = arrays["tokens"].shape
     sizes = {"prompt_buckets": (T,), "patch_buckets": (arrays["patches"].shape[1],)}
-    (prompt,) = programs.prompts(data(**sizes), rows, arrays["patches"].shape[2], mesh)
-    batch = programs.batch(prompt, 2, 5, pieces=2, count=2, mesh=mesh)
+    (prompt,) = shapes.prompts(data(**sizes), rows, arrays["patches"].shape[2], mesh)
+    batch = shapes.batch(prompt, 2, 5, pieces=2, count=2, mesh=mesh)
     real = train_batch(arrays, np.zeros((rows, 2, 5), np.int32))
-    for shapes, lead, run in ((prompt, 0, Prompt.from_arrays(arrays)), (batch, 1, micro(real, 2))):
+    for made, lead, run in ((prompt, 0, Prompt.from_arrays(arrays)), (batch, 1, micro(real, 2))):
         run = put_rows(run, mesh, lead)
-        assert jax.tree.structure(shapes) == jax.tree.structure(run)
-        for x, y in zip(jax.tree.leaves(shapes), jax.tree.leaves(run), strict=True):
+        assert jax.tree.structure(made) == jax.tree.structure(run)
+        for x, y in zip(jax.tree.leaves(made), jax.tree.leaves(run), strict=True):
             assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)

@@ -7,9 +7,9 @@ import pytest
 
 from jaxvl import config
 from jaxvl.config import AdaptiveKL, Config, Grpo, SFTConfig
+from jaxvl.config.validate import check_rows
 from jaxvl.data import templates
 from jaxvl.data.prompts import Processor
-from jaxvl.validate import check_rows
 from tests.data.published import write_sat, write_vlaa
 
 CONFIGS = Path(__file__).parents[1] / "configs"

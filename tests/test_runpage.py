@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from jaxvl.errors import UserError
-from jaxvl.metrics import MetricsWriter
-from jaxvl.runpage import write_report
+from jaxvl.observe.metrics import MetricsWriter
+from jaxvl.observe.report import write_report
 
 EVIL = "</pre><script>alert('x')</script><img src=http://x.test/a onerror=alert(1)>{{ 7*7 }}"
 

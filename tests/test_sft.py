@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import jaxvl
-from jaxvl import config, sft
+from jaxvl import config
 from jaxvl.errors import UserError
-from jaxvl.metrics import read_metrics
-from jaxvl.sft import Target
+from jaxvl.observe.metrics import read_metrics
+from jaxvl.train import sft
+from jaxvl.train.sft import Target
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["run.steps=4", "run.save_every=2", "sft.rows=4", "optim.warmup_steps=0", "optim.lr=2e-4"]

@@ -16,14 +16,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.batch import Prompt, TrainBatch, Vision
 from jaxvl.config import GRPO, Grpo, LoRA, Optim
-from jaxvl.errors import UserError
-from jaxvl.models import hf, lora, qwen_vl
-from jaxvl.rl import learner
-from jaxvl.rl.draw import Decoding
-from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import (
+from jaxvl.distributed.mesh import (
     AXES,
     PARAM_RULES,
     ROWS,
@@ -36,6 +30,14 @@ from jaxvl.sharding import (
     put_rows,
     row_share,
 )
+from jaxvl.errors import UserError
+from jaxvl.models import lora, qwen_vl
+from jaxvl.models.inputs import Prompt, Vision
+from jaxvl.models.io import hf
+from jaxvl.rl import learner
+from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampling import Decoding
 from jaxvl.vlm import load
 from tests.rl.rows import V, assert_trees_close, policy, prompt_arrays, random_batch
 from tests.tiny import PUBLIC, make_checkpoint, public_config

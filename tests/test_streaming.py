@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl import streaming
 from jaxvl.errors import UserError
-from jaxvl.streaming import pieces
+from jaxvl.rl import streaming
+from jaxvl.rl.streaming import pieces
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
 

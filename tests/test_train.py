@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 import jaxvl
-from jaxvl import config, train
-from jaxvl.checkpoint import Checkpoints
+from jaxvl import config
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
-from jaxvl.eval.local import open_model
-from jaxvl.metrics import read_metrics
+from jaxvl.eval.engines.local import open_model
+from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards import MASKED
+from jaxvl.train import grpo
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -62,7 +63,7 @@ def whole(tmp_path_factory):
         eval=Eval(Scenes(4, "test"), samples=2),
         benchmarks=dataclasses.replace(benchmarks, best="completions/mean_length"),
     )
-    return run_dir, train.train(cfg)
+    return run_dir, grpo.train(cfg)
 
 
 def test_a_run_leaves_what_the_design_says(whole):
@@ -175,7 +176,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
 
 def test_a_run_is_not_overwritten(whole):
     with pytest.raises(UserError, match="run.resume=true"):
-        train.train(small(whole[0], "run.steps=6"))
+        grpo.train(small(whole[0], "run.steps=6"))
 
 
 def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path):
@@ -188,7 +189,7 @@ def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path
         return [MASKED if row % 2 else float(row % 4) for row in range(len(completions))]
 
     cfg = small(tmp_path, "run.steps=1", "optim.warmup_steps=0")
-    train.train(dataclasses.replace(cfg, rewards=(Reward(judge),)))
+    grpo.train(dataclasses.replace(cfg, rewards=(Reward(judge),)))
     [line] = read_metrics(tmp_path)
     assert (line["reward"], line["reward_masked"], line["half"]) == (1.0, 0.5, 0.5)
     assert line["completions/mean_length"] * 16 == pytest.approx(line["num_tokens"])
@@ -204,6 +205,6 @@ def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path
 
 
 def test_the_seed_changes_the_run(whole, tmp_path):
-    train.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
+    grpo.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
     assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]
     assert values(tmp_path)[0]["data/dropped"] == values(whole[0])[0]["data/dropped"] == 0

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxvl import vlm as module
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
 from jaxvl.models import qwen_vl
-from jaxvl.sharding import make_mesh
 from jaxvl.vlm import Completion, load
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"

@@ -13,15 +13,15 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from safetensors import safe_open
 
-from jaxvl.checkpoint import Checkpoints
+from jaxvl.checkpoints.start import start_model
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import LoRA, Model
 from jaxvl.data import test_sets
 from jaxvl.data.image import read_json
+from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
-from jaxvl.models import lora, parts
+from jaxvl.models import lora, partition
 from jaxvl.models.layers import cast
-from jaxvl.opening import start_model
-from jaxvl.sharding import make_mesh, param_shardings
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
 
@@ -83,7 +83,7 @@ def of_run(run_dir: Path, mesh: Mesh | None = None) -> VLM:
             )
         return param_shardings(shapes, vlm.mesh)
 
-    params = parts.join(vlm.params, Checkpoints.newest_params(run_dir, shardings))
+    params = partition.join(vlm.params, Checkpoints.newest_params(run_dir, shardings))
     if vlm.lora:
         params = lora.merge(params, vlm.lora)
     return dataclasses.replace(vlm, params=params, lora=None)

@@ -12,9 +12,9 @@ import typer
 from jaxvl.errors import UserError
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
-    from jaxvl.eval.remote import Remote
-    from jaxvl.eval.replies import Sampling
-    from jaxvl.eval.run import Asked
+    from jaxvl.eval.engines.remote import Remote
+    from jaxvl.eval.engines.replies import Sampling
+    from jaxvl.eval.engines.run import Asked
     from jaxvl.eval.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
@@ -84,8 +84,8 @@ def run(
     ] = False,
 ) -> None:
     """Ask a model, and write its replies down as they come. Scores nothing."""
-    from jaxvl.eval import run as running
-    from jaxvl.eval.replies import Sampling
+    from jaxvl.eval.engines import run as running
+    from jaxvl.eval.engines.replies import Sampling
 
     if replies and url:
         raise UserError("--replies and --url: expected one; what is there is not asked for")
@@ -102,9 +102,9 @@ def run(
     elif url:
         missing = ask(_remote(url, key, model, pixels))
     else:
-        from jaxvl import processes
+        from jaxvl.distributed import multihost
 
-        with processes.together():
+        with multihost.together():
             missing = ask(_local(model, dtype, mesh, pixels))
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
@@ -112,7 +112,7 @@ def run(
 
 
 def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> list[Task]:
-    from jaxvl.eval.run import parse_sources
+    from jaxvl.eval.engines.run import parse_sources
     from jaxvl.eval.tasks import open_task
 
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
@@ -124,8 +124,8 @@ def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> l
 
 def _recorded(file: Path, model: str, pixels: Pixels) -> Asked:
     from jaxvl.data.files import sha256
-    from jaxvl.eval.recorded import Recorded
-    from jaxvl.eval.run import Asked
+    from jaxvl.eval.engines.recorded import Recorded
+    from jaxvl.eval.engines.run import Asked
 
     if not file.is_file():
         raise UserError(f"--replies {file}: no such file; expected one of replies")
@@ -134,8 +134,8 @@ def _recorded(file: Path, model: str, pixels: Pixels) -> Asked:
 
 
 def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
-    from jaxvl.eval.remote import Remote
-    from jaxvl.eval.run import Asked
+    from jaxvl.eval.engines.remote import Remote
+    from jaxvl.eval.engines.run import Asked
     from jaxvl.rewards.endpoint import Endpoint
 
     endpoint = Endpoint(url, key, timeout=600.0)
@@ -148,17 +148,17 @@ def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
 
 
 def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
-    from jaxvl.cli import prepare_jax
+    from jaxvl.cli.runtime import prepare_jax
 
     prepare_jax()
     import jax
 
-    from jaxvl import processes
-    from jaxvl.eval.local import Local, open_model
-    from jaxvl.eval.run import Asked, Processes
-    from jaxvl.sharding import make_mesh
+    from jaxvl.distributed import multihost
+    from jaxvl.distributed.mesh import make_mesh
+    from jaxvl.eval.engines.local import Local, open_model
+    from jaxvl.eval.engines.run import Asked, Processes
 
-    processes.start()
+    multihost.start()
     try:
         sizes = [int(size) for size in mesh.split(",")]
         data, fsdp, tensor = sizes
@@ -198,12 +198,12 @@ def score(
     ] = False,
 ) -> None:
     """Mark the replies by rules. Needs no device; the same replies give the same bytes."""
-    from jaxvl.eval import judged as verdicts
-    from jaxvl.eval import report as reports
-    from jaxvl.eval import score as scoring
-    from jaxvl.eval import tables
-    from jaxvl.eval.predictions import folders
-    from jaxvl.eval.run import parse_sources
+    from jaxvl.eval.engines.predictions import folders
+    from jaxvl.eval.engines.run import parse_sources
+    from jaxvl.eval.reporting import report as reports
+    from jaxvl.eval.reporting import tables
+    from jaxvl.eval.scoring import judged as verdicts
+    from jaxvl.eval.scoring import score as scoring
     from jaxvl.rewards.endpoint import Endpoint
 
     if bool(judge_url) != bool(judge_model):
@@ -246,11 +246,11 @@ def report(
     items: Annotated[int, typer.Option(help="Items of each benchmark on the page.", min=0)] = 40,
 ) -> None:
     """Write what the scores say: tables, or a page with charts and items."""
-    from jaxvl.eval import export as exporting
-    from jaxvl.eval import page
-    from jaxvl.eval import report as reports
-    from jaxvl.eval.predictions import folders
-    from jaxvl.eval.run import parse_sources
+    from jaxvl.eval.engines.predictions import folders
+    from jaxvl.eval.engines.run import parse_sources
+    from jaxvl.eval.reporting import export as exporting
+    from jaxvl.eval.reporting import page
+    from jaxvl.eval.reporting import report as reports
 
     sources = parse_sources(source or [], [folder.name for folder in folders(results)])
     if export:
@@ -278,7 +278,7 @@ def compare(
     force: Forced = False,
 ) -> None:
     """What B is against A, item by item, with tests and intervals."""
-    from jaxvl.eval import compare as comparing
+    from jaxvl.eval.reporting import compare as comparing
 
     found = comparing.compare(a, b, mode, force)
     _show(comparing, found, out)
@@ -292,7 +292,7 @@ def seeds(
     force: Forced = False,
 ) -> None:
     """How far trainings of one method are apart that differ by their seed."""
-    from jaxvl.eval import seeds as between
+    from jaxvl.eval.reporting import seeds as between
 
     _show(between, between.spread(runs, mode, force), out)
 
@@ -307,14 +307,14 @@ def tradeoff(
     force: Forced = False,
 ) -> None:
     """MOSSBench: refusals of benign requests against those of harmful ones, over models."""
-    from jaxvl.eval import tradeoff as against
+    from jaxvl.eval.mossbench import tradeoff as against
 
     _show(against, against.tradeoff(runs, judge, force), out)
 
 
 def _show(made: ModuleType, found: list[dict], out: Path | None) -> None:
     """The table that a module has for what it found, and the file that was asked for."""
-    from jaxvl.eval import tables
+    from jaxvl.eval.reporting import tables
 
     tables.show(made.overview(found))
     if out:

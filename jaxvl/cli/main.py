@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxvl import data_cli, eval_cli
+from jaxvl.cli import data, eval
+from jaxvl.cli.runtime import prepare_jax
 from jaxvl.errors import UserError
 
 app = typer.Typer(
@@ -22,8 +23,8 @@ app = typer.Typer(
     help="Reinforcement learning for vision-language models in JAX.",
 )
 
-app.add_typer(data_cli.app, name="data")
-app.add_typer(eval_cli.app, name="eval")
+app.add_typer(data.app, name="data")
+app.add_typer(eval.app, name="eval")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
 Overrides = Annotated[
@@ -38,7 +39,7 @@ def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
 
     cfg = config.load(config_file, overrides or [])
     prepare_jax()
-    from jaxvl.train import train
+    from jaxvl.train.grpo import train
 
     train(cfg)
     _done(cfg.run.dir, cfg.run.export)
@@ -51,7 +52,7 @@ def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
 
     cfg = config.load(config_file, overrides or [], config.SFTConfig)
     prepare_jax()
-    from jaxvl.sft import train
+    from jaxvl.train.sft import train
 
     train(cfg)
     _done(cfg.run.dir, cfg.run.export)
@@ -121,7 +122,7 @@ def convert(
 ) -> None:
     """Write a model, or a run's newest checkpoint, in the form that transformers loads."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is first imported: no accelerator is needed
-    from jaxvl.convert import convert
+    from jaxvl.checkpoints.convert import convert
 
     typer.echo(convert(source, out, dtype))
 
@@ -129,7 +130,7 @@ def convert(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
     """Write report.html of a run again."""
-    from jaxvl.runpage import write_report
+    from jaxvl.observe.report import write_report
 
     typer.echo(write_report(run_dir))
 
@@ -174,20 +175,6 @@ def plan(
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else show.text(found))
     if not found.fits:
         raise typer.Exit(1)
-
-
-def prepare_jax() -> None:
-    """Before jax touches a device: programs compiled once are kept, unless
-    JAX_COMPILATION_CACHE_DIR already says where, and of a GPU more is taken than jax's own 75%."""
-    import jax
-
-    from jaxvl.plan.chips import GPU_SHARE
-
-    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; both are an error
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path.home() / ".cache" / "jaxvl" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 
-_PLACES = ("jaxvl.config", "jaxvl.algorithm")
+_PLACES = ("jaxvl.config.schema", "jaxvl.config.grpo")
 
 
 def set_field(cfg: Any, override: str) -> Any:

@@ -10,27 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from jaxvl.algorithm import (  # noqa: F401 (a config names them all from here)
-    GRPO,
-    AdaptiveKL,
-    Bnpo,
-    Cispo,
-    Dapo,
-    DrGrpo,
-    Grpo,
-    Gspo,
-    Loss,
-)
+from jaxvl.config.grpo import GRPO
 from jaxvl.data.example import Source
-from jaxvl.errors import UserError
-from jaxvl.fields import set_field
-from jaxvl.validate import validate
 
 Part = Literal["tower", "merger", "text"]
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2"]
@@ -286,31 +270,3 @@ class SFTConfig:
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
     profile: Profile = Profile()
-
-
-def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Config | SFTConfig:
-    """The config that the file at `path` returns, with `a.b=c` overrides applied, validated.
-
-    `kinds` are the classes it may be of (default: Config).
-    """
-    kinds = kinds or (Config,)
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no config file at {path}; give the path of a Python file")
-    # Registered in sys.modules because dataclasses resolve their annotations through it.
-    name = f"jaxvl_config_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
-        raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "config", None)):
-        raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
-    cfg = module.config()
-    if not isinstance(cfg, kinds):
-        found = f"config() in {path} returned a {type(cfg).__name__}"
-        raise UserError(f"{found}, expected a {' or a '.join(kind.__name__ for kind in kinds)}")
-    for override in overrides:
-        cfg = set_field(cfg, override)
-    validate(cfg)
-    return cfg

@@ -7,11 +7,12 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
+from jaxvl.config.overrides import check_types
 from jaxvl.errors import UserError
-from jaxvl.fields import check_types
 
 if TYPE_CHECKING:  # config.load validates: at run time the import goes the other way
-    from jaxvl.config import GRPO, SFT, Config, Model, SFTConfig
+    from jaxvl.config.grpo import GRPO
+    from jaxvl.config.schema import SFT, Config, Model, SFTConfig
 
 
 def validate(cfg: Config | SFTConfig) -> None:

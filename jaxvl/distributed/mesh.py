@@ -19,7 +19,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxvl import processes
+from jaxvl.distributed import multihost
 from jaxvl.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -110,7 +110,7 @@ class RowShare:
 
     def exchange(self, value: Any) -> list[Any]:
         """`value`, made of what JSON holds, of every share. All processes must call it."""
-        found = processes.exchange(value)
+        found = multihost.exchange(value)
         return [found[process] for process in self.leads]
 
 

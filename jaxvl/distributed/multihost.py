@@ -56,7 +56,7 @@ def start() -> None:
         return  # a notebook on a TPU machine
     where = how.get("coordinator_address", "the address that the cluster says")
     print(f"waiting for the other processes at {where}", flush=True)
-    # A run hears SIGTERM itself: see `jaxvl.stopping`.
+    # A run hears SIGTERM itself: see `jaxvl.distributed.preemption`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(

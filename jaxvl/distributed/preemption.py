@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from jaxvl import processes
+from jaxvl.distributed import multihost
 
 
 class Stopped(SystemExit):
@@ -44,4 +44,4 @@ class Stop:
 
     def asked(self) -> bool:
         """Whether any process was asked. All must call it."""
-        return any(processes.exchange(self._asked))
+        return any(multihost.exchange(self._asked))

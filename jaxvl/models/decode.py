@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.attention.reference import MASKED
 from jaxvl.models.layers import RMSNorm, join
 from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
-from jaxvl.sharding import ROWS
 
 
 @jax.tree_util.register_dataclass

@@ -23,7 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.sharding import ROWS, axis_size, path_name
+from jaxvl.distributed.mesh import ROWS, axis_size, path_name
 
 # Names of what a policy may keep for the backward pass: see `for_backward`.
 PRODUCT = "product"  # what a Linear returns before its bias

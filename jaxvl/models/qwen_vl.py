@@ -12,14 +12,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.batch import Prompt
+from jaxvl.distributed.mesh import ROWS, axis_size, check_divisible, platform
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch
 from jaxvl.models.decode import merge, split
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.layers import cast
 from jaxvl.models.text import Decoder, KVCache
 from jaxvl.models.vision import VisionTower
-from jaxvl.sharding import ROWS, axis_size, check_divisible, platform
 
 # Tokens and patches of a device that prefill works on at a time: enough to keep it busy, and few
 # enough for memory; of a CPU, for its cache.

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.layers import (
@@ -27,7 +28,6 @@ from jaxvl.models.layers import (
     split_heads,
     stack,
 )
-from jaxvl.sharding import ROWS, axis_size
 
 
 @jax.tree_util.register_dataclass

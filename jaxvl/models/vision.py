@@ -15,9 +15,10 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.batch import Vision
+from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import VisionArch
+from jaxvl.models.inputs import Vision
 from jaxvl.models.layers import (
     MLP,
     LayerNorm,
@@ -32,7 +33,6 @@ from jaxvl.models.layers import (
     split_heads,
     stack,
 )
-from jaxvl.sharding import ROWS
 
 
 class PatchEmbed(nnx.Module):

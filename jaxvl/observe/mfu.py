@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from jaxvl import flops
 from jaxvl.config import Config
 from jaxvl.data.prompts import Encoded
 from jaxvl.models.arch import Arch
+from jaxvl.observe import flops
 
 
 def work_of(prompts: Sequence[Encoded], lengths_PG: np.ndarray) -> flops.Work:

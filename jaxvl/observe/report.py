@@ -17,11 +17,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from jaxvl import charts
-from jaxvl.charts import Chart, line_chart, show
 from jaxvl.data import test_sets
 from jaxvl.errors import UserError
-from jaxvl.metrics import NONFINITE, read_metrics
+from jaxvl.observe import charts
+from jaxvl.observe.charts import Chart, line_chart, show
+from jaxvl.observe.metrics import NONFINITE, read_metrics
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _CHARTS = (  # title, metrics (with * for any part)

@@ -18,17 +18,18 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from jaxvl import flops
-from jaxvl import programs as shapes
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Config, Model, SFTConfig
-from jaxvl.models import hf, lora, parts, public, qwen_vl
+from jaxvl.config.validate import check_rows, check_share
+from jaxvl.distributed.mesh import param_shardings, row_share
+from jaxvl.models import lora, partition, public, qwen_vl
 from jaxvl.models.arch import Arch
-from jaxvl.rl import learner
-from jaxvl.rl.draw import Decoding
+from jaxvl.models.inputs import Prompt
+from jaxvl.models.io import hf
+from jaxvl.observe import flops
+from jaxvl.rl import learner, shapes
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.sampler import FEWEST_COLUMNS, Sampler, ladder, resize
-from jaxvl.sharding import param_shardings, row_share
-from jaxvl.validate import check_rows, check_share
+from jaxvl.rl.sampling import Decoding
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
 
@@ -61,9 +62,12 @@ class Sizes:
 
     def mini_batch(self) -> Sizes:
         """Of what one update learns from."""
-        parts = self.mini_batches
+        partition = self.mini_batches
         return dataclasses.replace(
-            self, rows=self.rows // parts, micro_batches=self.micro_batches // parts, mini_batches=1
+            self,
+            rows=self.rows // partition,
+            micro_batches=self.micro_batches // partition,
+            mini_batches=1,
         )
 
 
@@ -71,7 +75,7 @@ class Sizes:
 class Work:
     """What a program computes of its batch, all chips together, padding included."""
 
-    model_flops: float  # what no implementation can avoid (`jaxvl.flops`)
+    model_flops: float  # what no implementation can avoid (`jaxvl.observe.flops`)
     attention: float  # of attention, executed: what a kernel takes, which HLO does not show
 
 
@@ -141,9 +145,9 @@ class Held:
         params, trains = base, set(model.train)
         if model.lora:
             fresh = jax.eval_shape(lambda: lora.init(base, model.lora, lora.keys(0)[0]))
-            params, graph = parts.join(base, fresh), lora.graphdef(arch, model.lora)
-            trains |= {parts.ADAPTERS}
-        learns, frozen = parts.split(params, trains)
+            params, graph = partition.join(base, fresh), lora.graphdef(arch, model.lora)
+            trains |= {partition.ADAPTERS}
+        learns, frozen = partition.split(params, trains)
         tx = learner.optimizer(cfg.optim, cfg.run.steps)
         state = jax.eval_shape(lambda p: learner.init_state(p, tx), learns)
         reference = {}
@@ -151,7 +155,7 @@ class Held:
             reference = jax.eval_shape(
                 lambda p: qwen_vl.for_products(p, model.dtype, arch.text), base
             )
-        return cls(graph, parts.join(frozen, state.params), state, frozen, reference, tx)
+        return cls(graph, partition.join(frozen, state.params), state, frozen, reference, tx)
 
     def own_reference(self) -> dict[str, Any]:
         """What of the reference is no other array: frozen parameters are shared with it."""
@@ -316,7 +320,7 @@ def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
     of computing."""
     wide = qwen_vl.abstract_params(arch)
     narrow = jax.eval_shape(lambda p: qwen_vl.for_products(p, model.dtype, arch.text), wide)
-    mixed = parts.join(narrow, parts.split(wide, model.train)[0])
+    mixed = partition.join(narrow, partition.split(wide, model.train)[0])
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         mixed,

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxvl.batch import TrainBatch
 from jaxvl.config import GRPO, Bnpo, Optim
-from jaxvl.models import lora, parts
+from jaxvl.models import lora, partition
 from jaxvl.models.qwen_vl import assemble
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import Whole, policy_loss, sft_loss, truncated_weights
 
@@ -215,7 +215,7 @@ def make_update(
             key = dropout
             if key is not None:
                 key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
-            whole = parts.join(frozen or {}, params)
+            whole = partition.join(frozen or {}, params)
             loss, stats = objective(whole, piece, batch, key, beta)
             tokens = piece.mask.sum()
             sums = {name: x * (1 if _kept_whole(name) else tokens) for name, x in stats.items()}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS
 from jaxvl.models.text import Decoder
-from jaxvl.sharding import ROWS
 
 
 def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Array]:

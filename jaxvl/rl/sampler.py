@@ -24,12 +24,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.batch import Prompt, Rollout
+from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models.decode import Reader, Seats, merge, split, take
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
-from jaxvl.rl.draw import Decoding, choose, uniforms
-from jaxvl.sharding import ROWS, axis_size
+from jaxvl.rl.batch import Rollout
+from jaxvl.rl.sampling import Decoding, choose, uniforms
 
 LEVELS = 3  # sizes of a ladder: all, a half, a quarter
 FEWEST_COLUMNS, FEWEST_SLOTS = 64, 16  # below these a smaller program would save nothing

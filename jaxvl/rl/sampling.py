@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.sharding import ROWS
+from jaxvl.distributed.mesh import ROWS
 
 NEVER = -jnp.inf
 BLOCK = 128  # tokens; it divides the vocabularies of the Qwen2-VL family

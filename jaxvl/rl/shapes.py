@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.batch import Prompt, TrainBatch, Vision
 from jaxvl.config import Data
-from jaxvl.sharding import ROWS
+from jaxvl.distributed.mesh import ROWS
+from jaxvl.models.inputs import Prompt, Vision
+from jaxvl.rl.batch import TrainBatch
 
 
 def buckets(data: Data) -> list[tuple[int, int]]:

@@ -3,32 +3,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxvl.batch import Prompt
+from jaxvl.models.inputs import Prompt
 from jaxvl.rl.sampler import Sampler
-
-if TYPE_CHECKING:
-    from jaxvl.vlm import VLM
 
 TOKENS = 8  # between two looks; at each the compiled loop ends and begins again
 
 
-def texts(vlm: VLM, sampler: Sampler, prompt: Prompt, key: jax.Array) -> Iterator[str]:
+def texts(
+    sampler: Sampler,
+    params: dict[str, Any],
+    prompt: Prompt,
+    key: jax.Array,
+    mesh: Mesh,
+    decode: Callable[[np.ndarray], str],
+) -> Iterator[str]:
     """The text of the first row's first completion every few tokens, at last all of it."""
-    states = sampler.states(vlm.params, prompt, key, every=TOKENS)
+    states = sampler.states(params, prompt, key, every=TOKENS)
     while True:
-        with jax.set_mesh(vlm.mesh):  # not around the yield: the caller's own work goes on there
+        with jax.set_mesh(mesh):  # not around the yield: the caller's own work goes on there
             state = next(states, None)
             if state is None:
                 return
             rollout = sampler.read(prompt, state)
         tokens, mask = np.asarray(rollout.tokens)[0, 0], np.asarray(rollout.mask)[0, 0]
-        yield vlm.processor.decode(tokens[mask])
+        yield decode(tokens[mask])
 
 
 def pieces(texts: Iterable[str]) -> Iterator[str]:

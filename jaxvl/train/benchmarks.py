@@ -11,14 +11,14 @@ from pathlib import Path
 
 import jax
 
-from jaxvl import processes
 from jaxvl.config import Benchmarks
 from jaxvl.data import test_sets
 from jaxvl.data.example import summary
+from jaxvl.distributed import multihost
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item, Scored
-from jaxvl.eval.local import Local
-from jaxvl.eval.replies import Reply, Sampling
+from jaxvl.eval.engines.local import Local
+from jaxvl.eval.engines.replies import Reply, Sampling
 from jaxvl.eval.tasks import Task, open_task, subset
 from jaxvl.rewards import extract, pool
 from jaxvl.vlm import VLM
@@ -75,7 +75,7 @@ class During:
         value, folder = metrics[self.cfg.best], self.run_dir / BEST
         note = folder / "best.json"
         before = json.loads(note.read_bytes())["value"] if note.is_file() else -math.inf
-        if not processes.exchange(value > before)[0]:  # a clock may have made figures differ
+        if not multihost.exchange(value > before)[0]:  # a clock may have made figures differ
             return
         part = self.run_dir / f"{BEST}.part"
         if jax.process_index() == 0:

@@ -20,37 +20,42 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl import processes, programs, rollouts, runpage
-from jaxvl.batch import Prompt, Rollout, TrainBatch
-from jaxvl.checkpoint import Checkpoints
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Config
-from jaxvl.eval import heldout, tables
-from jaxvl.eval.during import During
-from jaxvl.loop import Ahead, Clock, Stream, micro, traced
-from jaxvl.meter import Meter
-from jaxvl.metrics import MetricsWriter, Progress, over_updates
-from jaxvl.models import parts
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import local_rows, own_mesh, put_rows
+from jaxvl.distributed.preemption import Stop, Stopped
+from jaxvl.eval.reporting import tables
+from jaxvl.models import partition
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import for_products
-from jaxvl.opening import export, open_run, to_train
+from jaxvl.observe import report
+from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
+from jaxvl.observe.mfu import Meter
+from jaxvl.observe.timing import Clock, traced
 from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
-from jaxvl.rl import learner
+from jaxvl.rl import learner, shapes
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
+from jaxvl.rl.batch import Rollout, TrainBatch
+from jaxvl.rl.completions import answers
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import local_rows, own_mesh, put_rows
-from jaxvl.stopping import Stop, Stopped
+from jaxvl.train import heldout, rollouts
+from jaxvl.train.benchmarks import During
+from jaxvl.train.prompts import Ahead, Stream, micro
+from jaxvl.train.setup import export, open_run, to_train
 from jaxvl.vlm import VLM, load
 
 
-@processes.together()
+@multihost.together()
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
     Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
     """
     pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
-    processes.start()
+    multihost.start()
     base, checkpoints, start = open_run(cfg)
     for local in judge.local_judges(cfg.rewards):
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
@@ -126,19 +131,19 @@ class Loop:
         cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
         params, key = self.with_state(state).params, jax.random.fold_in(self.key, 0)
         values = self.vlm.config.vision.patch_values
-        for prompt in programs.prompts(cfg.data, grpo.rows, values, mesh):
+        for prompt in shapes.prompts(cfg.data, grpo.rows, values, mesh):
             T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
             print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
             self.sample.compile(params, prompt, key)
             sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
-            whole = programs.batch(*sizes, grpo.pieces, mesh)
+            whole = shapes.batch(*sizes, grpo.pieces, mesh)
             asked = dataclasses.replace(
                 whole, mask=None, advantages=None, old_logps=None, ref_logps=None
             )
             weights = {"ref_logps": self.reference, "own_logps": params}
             for name, of in self.logprobs.items():
                 of.lower(weights[name], asked).compile()
-            batch = programs.batch(*sizes, grpo.micro_batches, mesh)
+            batch = shapes.batch(*sizes, grpo.micro_batches, mesh)
             if "own_logps" in self.logprobs:
                 batch = dataclasses.replace(batch, own_logps=batch.old_logps)
             self.update.lower(state, batch, self.frozen, np.float32(self.beta)).compile()
@@ -181,7 +186,7 @@ class Loop:
         if lead:
             if after:
                 self._write_eval(before, after)
-            runpage.write_report(self.run_dir)
+            report.write_report(self.run_dir)
         return trained
 
     def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
@@ -235,7 +240,7 @@ class Loop:
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)
-        got = rollouts.answers(rollout, self.vlm.processor)
+        got = answers(rollout, self.vlm.processor)
         inputs = rollouts.reward_inputs(items, got, cfg.grpo.group)
         scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
         scores = rollouts.agreed(scores, self.stream.share)
@@ -284,10 +289,10 @@ class Loop:
     def mini_batches(self, batch: TrainBatch) -> list[TrainBatch]:
         """The batch of each update on the devices, what there is to learn from in front."""
         grpo = self.cfg.grpo
-        parts = micro(learner.live_first(batch, grpo), grpo.mini_batches)
+        partition = micro(learner.live_first(batch, grpo), grpo.mini_batches)
         return [
             put_rows(
-                micro(jax.tree.map(lambda x, i=i: x[i], parts), grpo.micro_batches),
+                micro(jax.tree.map(lambda x, i=i: x[i], partition), grpo.micro_batches),
                 self.vlm.mesh,
                 lead=1,
             )
@@ -318,7 +323,7 @@ class Loop:
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
-        return dataclasses.replace(self.vlm, params=parts.join(self.frozen, state.params))
+        return dataclasses.replace(self.vlm, params=partition.join(self.frozen, state.params))
 
     def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
         """The held-out set, answered by `vlm`."""

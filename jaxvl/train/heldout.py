@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxvl.config import Eval
 from jaxvl.data.example import Example
-from jaxvl.eval import stats
-from jaxvl.eval.stats import Estimate
+from jaxvl.eval.reporting import stats
+from jaxvl.eval.reporting.stats import Estimate
 from jaxvl.rewards.visualthinker import accuracy, think_format
 
 if TYPE_CHECKING:

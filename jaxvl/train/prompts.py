@@ -5,25 +5,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxvl import processes
-from jaxvl.config import GRPO, SFT, Config, Profile, SFTConfig
+from jaxvl.config import GRPO, SFT, Config, SFTConfig
 from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
 from jaxvl.data.intake import Account, Gate
 from jaxvl.data.prompts import Encoded, PromptTooLong
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import row_share
 from jaxvl.errors import UserError
-from jaxvl.metrics import MetricsWriter, read_metrics
-from jaxvl.sharding import row_share
+from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.vlm import VLM
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
@@ -67,7 +65,7 @@ class Stream:
         self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
         self.gate.admit(cfg.data.source)
         examples = cfg.data.source.load()
-        processes.check_alike({"the data's number of rows": len(examples)} | _some_ids(examples))
+        multihost.check_alike({"the data's number of rows": len(examples)} | _some_ids(examples))
         self.account = self._account(examples)
         self.batches = pipeline.batches(
             examples,
@@ -238,47 +236,3 @@ class Ahead:
 def micro(batch: Any, count: int) -> Any:
     """[R, ..] -> [count, R/count, ..] on the host, for every leaf."""
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-
-
-def traced(steps: Iterable[int], profile: Profile, run_dir: Path) -> Iterator[int]:
-    """`steps`; what is done in those that `profile` names is traced, on process 0."""
-    wanted = profile.span() if jax.process_index() == 0 else range(0)
-    tracing = False
-    for step in steps:
-        if step in wanted and not tracing:
-            jax.profiler.start_trace(run_dir / "profile")
-            tracing = True
-        try:
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                yield step
-        finally:  # also where a run is asked to stop
-            if tracing and (step == wanted[-1] or sys.exc_info()[0]):
-                jax.profiler.stop_trace()
-                tracing = False
-
-
-class Clock:
-    """Seconds of a step by part: of the host, so that what the device does while the host does
-    something else is no part's."""
-
-    def __init__(self):
-        self.start = self.last = time.perf_counter()
-        self.parts: dict[str, float] = {}
-
-    def lap(self, part: str) -> None:
-        """What has passed since the last lap was `part`."""
-        now = time.perf_counter()
-        name = f"time/{part}"
-        self.parts[name] = self.parts.get(name, 0.0) + now - self.last
-        self.last = now
-
-    def metrics(self, tokens: int, *compiled: Callable) -> dict[str, float]:
-        """Times, speed in `tokens`, and how many programs the jitted functions have compiled."""
-        total = time.perf_counter() - self.start
-        return self.parts | {
-            "time/total": total,
-            "step_time": total,
-            "num_tokens": tokens,
-            "perf/tokens_per_s": tokens / total,
-            "perf/compiles": sum(function._cache_size() for function in compiled),
-        }

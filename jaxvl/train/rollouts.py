@@ -15,35 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl.batch import Rollout
 from jaxvl.data.image import load_image
-from jaxvl.data.prompts import Processor
-from jaxvl.loop import Item
-from jaxvl.metrics import rollout_metrics
+from jaxvl.distributed.mesh import RowShare
+from jaxvl.observe.metrics import rollout_metrics
 from jaxvl.rewards import audit
 from jaxvl.rewards.mix import Scores, join_scores
-from jaxvl.sharding import RowShare
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """The completions of P prompts, G each, side by side: N = P * G."""
-
-    texts: list[str]
-    ids: list[list[int]]
-    finished_N: np.ndarray
-
-    @property
-    def lengths_N(self) -> np.ndarray:
-        return np.array([len(ids) for ids in self.ids])
-
-
-def answers(rollout: Rollout, processor: Processor) -> Answers:
-    """Texts of a rollout whose arrays are on the host; rows of a prompt are consecutive."""
-    C = rollout.tokens.shape[-1]
-    tokens_NC, mask_NC = rollout.tokens.reshape(-1, C), rollout.mask.reshape(-1, C)
-    ids = [row[mask].tolist() for row, mask in zip(tokens_NC, mask_NC, strict=True)]
-    return Answers([processor.decode(row) for row in ids], ids, rollout.finished.reshape(-1))
+from jaxvl.rl.batch import Rollout
+from jaxvl.rl.completions import Answers
+from jaxvl.train.prompts import Item
 
 
 def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, Any]:

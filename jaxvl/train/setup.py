@@ -4,7 +4,6 @@ checkpoints, the model."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import secrets
@@ -14,21 +13,21 @@ from typing import Any
 
 import jax
 from flax import traverse_util
-from jax.sharding import Mesh
 
-from jaxvl import __version__, processes
-from jaxvl.checkpoint import Checkpoints
-from jaxvl.config import Config, Model, SFTConfig
+from jaxvl import __version__
+from jaxvl.checkpoints.start import start_model
+from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.config import Config, SFTConfig
+from jaxvl.config.overrides import to_json
+from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.data import test_sets
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import make_mesh, row_share
 from jaxvl.errors import UserError
-from jaxvl.fields import to_json
-from jaxvl.loop import batch_of, drops
-from jaxvl.metrics import FILE, MetricsWriter
-from jaxvl.models import lora, parts
-from jaxvl.models.qwen_vl import for_products
-from jaxvl.sharding import make_mesh, row_share
-from jaxvl.validate import check_rows, check_share, validate
-from jaxvl.vlm import VLM, load
+from jaxvl.models import lora, partition
+from jaxvl.observe.metrics import FILE, MetricsWriter
+from jaxvl.train.prompts import batch_of, drops
+from jaxvl.vlm import VLM
 
 SHARED_SECONDS = 60  # in which what one process writes must be seen by all
 
@@ -45,7 +44,7 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     check_rows(batch_of(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
     check_share(batch_of(cfg), row_share(mesh).count)
-    processes.check_alike(
+    multihost.check_alike(
         {f"the config's {name}": value for name, value in _fields(cfg).items()}
         | {"the number of processes": jax.process_count(), "jax's version": jax.__version__}
         | {"jaxvl's version": __version__}
@@ -57,7 +56,7 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         )
     checkpoints = Checkpoints(run_dir, cfg.run.keep)
     # The others may not see yet what there is on a shared file system.
-    start = processes.exchange(checkpoints.latest() or 0)[0]
+    start = multihost.exchange(checkpoints.latest() or 0)[0]
     if lead:
         drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
         forget_rollouts(run_dir, start)
@@ -84,7 +83,7 @@ def check_shared(run_dir: Path) -> None:
     word, file = secrets.token_hex(8), run_dir / ".shared"
     if jax.process_index() == 0:
         file.write_text(word)
-    word, deadline = processes.exchange(word)[0], time.monotonic() + SHARED_SECONDS
+    word, deadline = multihost.exchange(word)[0], time.monotonic() + SHARED_SECONDS
     while not (seen := file.is_file() and file.read_text() == word):
         if time.monotonic() > deadline:
             break
@@ -94,7 +93,7 @@ def check_shared(run_dir: Path) -> None:
             f"{run_dir}: process {jax.process_index()} does not see what process 0 writes there; "
             "set run.dir to a file system that all processes share"
         )
-    processes.exchange(None)
+    multihost.exchange(None)
     if jax.process_index() == 0:
         file.unlink()
 
@@ -106,16 +105,6 @@ def forget_rollouts(run_dir: Path, step: int) -> None:
             file.unlink()
 
 
-def start_model(model: Model, mesh: Mesh) -> VLM:
-    """The model that a run starts from, without its adapters."""
-    wide = "float32" if model.train else model.dtype
-    pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
-    vlm = load(model.path, wide, mesh, float32_head=model.float32_head, **pixels)
-    frozen = parts.split(vlm.params, model.train)[1]
-    frozen = for_products(frozen, model.dtype, vlm.config.text)
-    return dataclasses.replace(vlm, params=parts.join(vlm.params, frozen), dtype=model.dtype)
-
-
 def to_train(
     base: VLM, cfg: Config | SFTConfig
 ) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
@@ -123,10 +112,10 @@ def to_train(
     frozen; and the key of the adapters' dropout, if they drop out."""
     trains, adapters = set(cfg.model.train), cfg.model.lora
     if adapters is None:
-        return base, *parts.split(base.params, trains), None
+        return base, *partition.split(base.params, trains), None
     vlm = base.adapted(adapters, cfg.run.seed)
     dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
-    return vlm, *parts.split(vlm.params, trains | {parts.ADAPTERS}), dropout
+    return vlm, *partition.split(vlm.params, trains | {partition.ADAPTERS}), dropout
 
 
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:

@@ -17,18 +17,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl import processes, runpage
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Optim, SFTConfig
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.distributed.preemption import Stop, Stopped
 from jaxvl.errors import UserError
-from jaxvl.loop import Clock, Stream, micro, traced
-from jaxvl.metrics import MetricsWriter, Progress
-from jaxvl.models import parts, qwen_vl
+from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
-from jaxvl.opening import export, open_run, to_train
+from jaxvl.models.inputs import Prompt
+from jaxvl.observe import report
+from jaxvl.observe.metrics import MetricsWriter, Progress
+from jaxvl.observe.timing import Clock, traced
 from jaxvl.rl import learner
-from jaxvl.sharding import put_rows
-from jaxvl.stopping import Stop, Stopped
+from jaxvl.rl.batch import TrainBatch
+from jaxvl.train.prompts import Stream, micro
+from jaxvl.train.setup import export, open_run, to_train
 from jaxvl.vlm import VLM
 
 
@@ -70,13 +73,13 @@ def target_batch(
     )
 
 
-@processes.together()
+@multihost.together()
 def train(cfg: SFTConfig) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
     Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
     """
-    processes.start()
+    multihost.start()
     vlm, checkpoints, start = open_run(cfg)
     vlm, fresh, frozen, dropout = to_train(vlm, cfg)
     processor, run_dir = vlm.processor, Path(cfg.run.dir)
@@ -126,11 +129,11 @@ def train(cfg: SFTConfig) -> VLM:
             if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                 checkpoints.save(step, state, stream.get_state())
     checkpoints.close()
-    trained = dataclasses.replace(vlm, params=parts.join(frozen, state.params))
+    trained = dataclasses.replace(vlm, params=partition.join(frozen, state.params))
     if cfg.run.export:
         export(trained, cfg)
     if lead:
-        runpage.write_report(run_dir)
+        report.write_report(run_dir)
     return trained
 
 

@@ -11,10 +11,10 @@ import jax
 from checkpoint import SHAPES
 from update import architecture, random_batch
 
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.models import qwen_vl
-from jaxvl.rl.draw import Decoding
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.rl.sampling import Decoding
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

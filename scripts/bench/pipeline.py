@@ -74,7 +74,7 @@ def patches(files: list[bytes], settings: ImageSettings) -> None:
 
 
 def draw(prepared: Prepared, processor: Processor, workers: int) -> None:
-    """Every picture once, as `jaxvl.loop.Stream` draws it."""
+    """Every picture once, as `jaxvl.train.prompts.Stream` draws it."""
     examples, gate = prepared.load(), Gate()
 
     def make(position: int, candidates):

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from decoding import Work, arguments, parse
 from pairs import report
 
-from jaxvl.rl import draw, sampler
-from jaxvl.sharding import make_mesh
+from jaxvl.distributed.mesh import make_mesh
+from jaxvl.rl import sampler, sampling
 
 STOP, OTHER = 1, 2  # token ids
 MEAN = 0.3  # of the cap
@@ -32,7 +32,7 @@ def end_by_chance(cap: int) -> None:
     decides, exponential but for `cap`: every token is the last with the same probability."""
 
     def choose(logits, uniform, how):
-        token, logp = draw.choose(logits, uniform, how)
+        token, logp = sampling.choose(logits, uniform, how)
         if not how.stop_ids:
             return token, logp
         going_on = jnp.where(token == STOP, OTHER, token)

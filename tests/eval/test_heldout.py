@@ -11,8 +11,8 @@ from jaxvl.data.example import Example
 from jaxvl.data.prompts import Processor
 from jaxvl.data.scenes import Scenes
 from jaxvl.data.templates import chat_question
-from jaxvl.eval import heldout
-from jaxvl.eval.heldout import evaluate
+from jaxvl.train import heldout
+from jaxvl.train.heldout import evaluate
 from jaxvl.vlm import Completion
 from tests.test_loop import BASE
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from jaxvl.eval import refusal
-from jaxvl.eval.refusal import ANSWERED, EMPTY, NO_BLOCK, UNPARSED
+from jaxvl.eval.mossbench import refusal
+from jaxvl.eval.mossbench.refusal import ANSWERED, EMPTY, NO_BLOCK, UNPARSED
 
 REFUSALS = [
     ("empty", ""),

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions, tasks
+from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.recorded import Recorded
-from jaxvl.eval.replies import Reply, Sampling, fingerprint
-from jaxvl.eval.run import parse_part, parse_sources, run
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.recorded import Recorded
+from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint
+from jaxvl.eval.engines.run import parse_part, parse_sources, run
 
 ROOT = Path(__file__).parents[2]
 

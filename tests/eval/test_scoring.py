@@ -8,27 +8,17 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from jaxvl import charts
-from jaxvl.cli import app
+from jaxvl.cli.main import app
 from jaxvl.errors import UserError
-from jaxvl.eval import (
-    behaviour,
-    export,
-    figures,
-    judged,
-    page,
-    predictions,
-    report,
-    score,
-    seeds,
-    stats,
-    summary,
-    tasks,
-)
+from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item, Mark, Scored
-from jaxvl.eval.compare import compare, to_markdown
-from jaxvl.eval.replies import Reply, Sampling
-from jaxvl.eval.run import run
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.engines.run import run
+from jaxvl.eval.reporting import export, page, report, seeds, stats, summary
+from jaxvl.eval.reporting.compare import compare, to_markdown
+from jaxvl.eval.scoring import behaviour, figures, judged, score
+from jaxvl.observe import charts
 from jaxvl.rewards.endpoint import Endpoint
 from tests.rewards.test_judge import says, serve  # noqa: F401 (a fixture)
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
-from jaxvl.models import hf, names, qwen_vl
-from jaxvl.sharding import make_mesh
+from jaxvl.models import qwen_vl
+from jaxvl.models.io import hf, names
 from jaxvl.vlm import load
 from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config
 

@@ -11,11 +11,11 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, make_mesh, platform
 from jaxvl.models import attention
 from jaxvl.models.layers import for_backward
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.compile import tpu_devices
-from jaxvl.sharding import ROWS, make_mesh, platform
 from tests.test_sharding import abstract_update, small
 
 pytestmark = pytest.mark.skipif(

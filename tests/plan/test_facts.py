@@ -7,13 +7,14 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxvl import sharding
-from jaxvl.models import hf, public, qwen_vl
+from jaxvl.distributed import mesh
+from jaxvl.distributed.mesh import make_mesh
+from jaxvl.models import public, qwen_vl
+from jaxvl.models.io import hf
 from jaxvl.plan import checks
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import programs, read_arch
-from jaxvl.sharding import make_mesh
 from tests.plan.small import DIM, VOCAB, small_config, write_model
 
 MESH = (1, 4, 2)
@@ -95,7 +96,7 @@ def test_no_large_parameter_is_on_every_device(name):
 def test_an_axis_that_a_rule_forgets(monkeypatch):
     params = qwen_vl.abstract_params(hf.arch_from_config(public.config(public.NAMES[0])))
     forgotten = tuple((pattern, P("tensor", None)) if pattern == r"embed/w$" else (pattern, spec)
-                      for pattern, spec in sharding.PARAM_RULES)  # fmt: skip
-    monkeypatch.setattr(sharding, "PARAM_RULES", forgotten)
+                      for pattern, spec in mesh.PARAM_RULES)  # fmt: skip
+    monkeypatch.setattr(mesh, "PARAM_RULES", forgotten)
     (found,) = checks.replicated(params, make_mesh(1, 4, 2))
     assert "text/embed/w" in found and "not split over fsdp" in found

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl import cli
+from jaxvl.cli import main
 from jaxvl.config import SFTConfig
+from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
 from jaxvl.plan import advice, checks, estimate, links, show
@@ -25,7 +26,6 @@ from jaxvl.plan.estimate import shard_bytes
 from jaxvl.plan.plan import plan_gpus
 from jaxvl.plan.programs import Sizes, programs, read_arch
 from jaxvl.plan.roofline import roofline
-from jaxvl.sharding import make_mesh, param_shardings
 from tests.plan.small import DIM, VOCAB, small_config, small_sft, write_model
 
 PROGRAMS = ("prefill", "grow", "decode", "logprobs", "update")
@@ -233,7 +233,7 @@ def run(monkeypatch, capsys, *args):
     monkeypatch.setattr(os, "environ", os.environ.copy())
     code = 0
     try:
-        cli.main()
+        main.main()
     except SystemExit as end:
         code = end.code
     return code, *capsys.readouterr()

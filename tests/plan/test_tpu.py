@@ -15,12 +15,12 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, make_mesh
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
 from jaxvl.plan.programs import Program, Work
-from jaxvl.sharding import ROWS, make_mesh
 from tests.plan.small import write_model
 
 pytestmark = pytest.mark.skipif(

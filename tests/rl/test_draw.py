@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl.rl.draw import Decoding, choose, draw, restrict, uniforms
-from jaxvl.sharding import make_mesh
+from jaxvl.distributed.mesh import make_mesh
+from jaxvl.rl.sampling import Decoding, choose, draw, restrict, uniforms
 
 LAST = np.float32(1 - 2**-24)  # the largest float32 below 1
 

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from jaxvl.config import GRPO, Grpo, Optim
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.rl import learner
-from jaxvl.sharding import put_rows
 from tests.rl.rows import V, assert_trees_close, completions, policy, random_batch
 
 CFG = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))

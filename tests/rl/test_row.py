@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl.rl.draw import Decoding
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.rl.sampling import Decoding
 from tests.rl.rows import (
     PROMPTS,
     G,

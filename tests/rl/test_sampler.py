@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxvl.batch import Prompt
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.models import qwen_vl
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import sampler
-from jaxvl.rl.draw import Decoding
 from jaxvl.rl.learner import make_logprobs
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.rl.sampling import Decoding
 from tests.rl.rows import V, policy, prompt_arrays, train_batch
 
 PROMPTS = [f"{V}left or right?", "How many blue squares?", f"{V}red?", "Above or below?"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 SUBSETS = ("Relative_Depth", "Spatial_Relation", "Multi-view_Reasoning")
 _FILES = (tuple(f"{name}/val*.parquet" for name in SUBSETS), "val*.parquet", "BLINK.tsv")

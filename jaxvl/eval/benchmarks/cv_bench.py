@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 from jaxvl.rewards import pool
 from jaxvl.rewards.kinds.phrase import fold
 from jaxvl.rewards.reasons import MATCH, MISMATCH

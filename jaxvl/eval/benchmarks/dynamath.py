@@ -14,10 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, QWEN, REASONING
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
 from jaxvl.rewards import extract
 
 _FILES = ("sample_variant*.parquet", "DynaMath.tsv", "trial*/dataset.json", "dataset.json")

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import LETTERS, Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 _FILES = (
     "vision_only*.parquet",

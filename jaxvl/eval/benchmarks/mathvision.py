@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Mark
-from jaxvl.eval.formats import Layout, Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Layout, Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 from jaxvl.rewards.kinds import number
 
 _FILES = ("test-*.parquet", "test.parquet", "test.jsonl", "MathVision.tsv")

@@ -14,10 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Mark
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 DISCIPLINES = {
     "Art and Design": "Art Art_Theory Design Music",

@@ -19,8 +19,8 @@ from jaxvl.data import files, templates
 from jaxvl.data.example import BadRow, Dropped, Example
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
-from jaxvl.eval import refusal, stages
 from jaxvl.eval.benchmark import Benchmark, Item, Mark, Metric, Scored
+from jaxvl.eval.mossbench import refusal, stages
 from jaxvl.rewards.endpoint import Endpoint
 
 TYPES = ("Exaggerated Risk", "Negated Harm", "Counterintuitive Interpretation")

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Scored
-from jaxvl.eval.formats import LETTERS, Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 _FILES = (
     "ScienceQA-FULL/test*.parquet",

@@ -9,7 +9,7 @@ from jaxvl.data.example import Dropped, Example
 from jaxvl.data.scenes import Scenes
 from jaxvl.data.templates import chat_question, vlaa
 from jaxvl.eval.benchmark import Benchmark, Item, Mark
-from jaxvl.eval.figures import accuracy, macro
+from jaxvl.eval.scoring.figures import accuracy, macro
 from jaxvl.rewards.verdict import verify
 
 _TEMPLATES = {"plain": chat_question, "vlaa": vlaa}

@@ -20,18 +20,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl import rollouts
-from jaxvl.batch import Prompt, Rollout
-from jaxvl.checkpoint import Checkpoints
-from jaxvl.convert import of_run
+from jaxvl.checkpoints.convert import of_run
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.prompts import Encoded
+from jaxvl.distributed.mesh import fetch, put_rows
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.replies import Reply, Sampling, fingerprint, number_of
+from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint, number_of
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import for_products
+from jaxvl.rl.batch import Rollout
+from jaxvl.rl.completions import answers
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import fetch, put_rows
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
 READERS = 4  # threads that open pictures and tokenize
@@ -157,7 +158,7 @@ class Local:
     def _finish(
         self, batch: list[_Row], rollout: Rollout, start: float, keys: set[tuple[str, int]]
     ) -> list[Reply]:
-        got = rollouts.answers(jax.tree.map(fetch, rollout), self.vlm.processor)
+        got = answers(jax.tree.map(fetch, rollout), self.vlm.processor)
         seconds = time.monotonic() - start
         replies = []
         for place, row in enumerate(batch):

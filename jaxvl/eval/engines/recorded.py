@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval.benchmark import Item, prompt_text
-from jaxvl.eval.replies import Reply
+from jaxvl.eval.engines.replies import Reply
 
 _IDS, _TEXTS = ("id", "index", "pid", "question_id"), ("response", "prediction", "text", "reply")
 

@@ -13,7 +13,7 @@ from jaxvl.data.example import Dropped
 from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.replies import Reply, Sampling, number_of
+from jaxvl.eval.engines.replies import Reply, Sampling, number_of
 from jaxvl.rewards.endpoint import Endpoint
 
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxvl.data.example import Dropped, summary
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.predictions import Line
-from jaxvl.eval.replies import Reply, Sampling, shard
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.predictions import Line
+from jaxvl.eval.engines.replies import Reply, Sampling, shard
 from jaxvl.eval.tasks import Task, prompt_digest, subset
-from jaxvl.metrics import Progress
+from jaxvl.observe.metrics import Progress
 
 
 class Model(Protocol):

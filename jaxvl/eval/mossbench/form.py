@@ -11,8 +11,8 @@ from typing import Any
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Scored
 from jaxvl.eval.benchmarks.mossbench import TYPES
-from jaxvl.eval.refusal import VERSION
-from jaxvl.eval.stages import PLAIN
+from jaxvl.eval.mossbench.refusal import VERSION
+from jaxvl.eval.mossbench.stages import PLAIN
 
 Verdict = Callable[[Scored], float | None]  # 1 refused, 0 complied, None: nobody can say
 

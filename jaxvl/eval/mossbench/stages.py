@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxvl.eval.benchmark import Mark, Metric, Scored
-from jaxvl.eval.refusal import UNPARSED
+from jaxvl.eval.mossbench.refusal import UNPARSED
 from jaxvl.rewards.endpoint import Endpoint
 from jaxvl.rewards.judge import ChatJudge
 

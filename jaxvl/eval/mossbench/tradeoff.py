@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from jaxvl.errors import UserError
-from jaxvl.eval import judged, predictions, stats, tables
 from jaxvl.eval.benchmarks.mossbench import TYPES
-from jaxvl.eval.compare import paired
-from jaxvl.eval.score import plain, read_scores
-from jaxvl.eval.stages import PLAIN
-from jaxvl.eval.tables import Table, percent
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.mossbench.stages import PLAIN
+from jaxvl.eval.reporting import stats, tables
+from jaxvl.eval.reporting.compare import paired
+from jaxvl.eval.reporting.tables import Table, percent
+from jaxvl.eval.scoring import judged
+from jaxvl.eval.scoring.score import plain, read_scores
 
 BENIGN, HARMFUL = "mossbench", "mossbench_contrast"
 _MODE = "strict"  # what a user gets to read

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.errors import UserError
-from jaxvl.eval import stats, tables
-from jaxvl.eval.predictions import folders
-from jaxvl.eval.score import plain, read_results, read_scores
-from jaxvl.eval.tables import Table, percent
+from jaxvl.eval.engines.predictions import folders
+from jaxvl.eval.reporting import stats, tables
+from jaxvl.eval.reporting.tables import Table, percent
+from jaxvl.eval.scoring.score import plain, read_results, read_scores
 from jaxvl.eval.tasks import find
 
 _LISTED = 20

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxvl.errors import UserError
-from jaxvl.eval import mossbench_form, predictions, tables
 from jaxvl.eval.benchmark import Mark, Scored, prompt_text
-from jaxvl.eval.score import read_scores
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.mossbench import form
+from jaxvl.eval.reporting import tables
+from jaxvl.eval.scoring.score import read_scores
 from jaxvl.eval.tasks import reopen
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -78,9 +80,7 @@ def marked(folder: Path, source: str = "") -> list[tuple[Scored, str]]:
 
 
 def _mossbench(folder: Path, source: str, out: Path) -> Path:
-    text = json.dumps(
-        mossbench_form.published(marked(folder, source)), indent=2, ensure_ascii=False
-    )
+    text = json.dumps(form.published(marked(folder, source)), indent=2, ensure_ascii=False)
     return _write(out / f"{folder.name}.json", text + "\n")
 
 

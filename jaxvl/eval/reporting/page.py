@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvl import charts
-from jaxvl.charts import BarChart, bar_chart
 from jaxvl.data.show import picture, spaced
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions, report
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.report import Results
-from jaxvl.eval.score import read_scores
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.reporting import report
+from jaxvl.eval.reporting.report import Results
+from jaxvl.eval.scoring.score import read_scores
 from jaxvl.eval.tasks import reopen
+from jaxvl.observe import charts
+from jaxvl.observe.charts import BarChart, bar_chart
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _BARS = 14  # of a breakdown; longer ones are in the table alone

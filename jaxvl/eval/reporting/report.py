@@ -10,10 +10,10 @@ from typing import Any
 
 from jaxvl.data.example import Dropped, summary
 from jaxvl.errors import UserError
-from jaxvl.eval import published, tables
-from jaxvl.eval.predictions import folders
-from jaxvl.eval.score import read_results
-from jaxvl.eval.tables import Table, percent, share
+from jaxvl.eval.engines.predictions import folders
+from jaxvl.eval.reporting import published, tables
+from jaxvl.eval.reporting.tables import Table, percent, share
+from jaxvl.eval.scoring.score import read_results
 
 Results = dict[str, Any]
 LENGTHS = ("all", "right", "wrong", "thinking", "answer")

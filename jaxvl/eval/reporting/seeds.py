@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.errors import UserError
-from jaxvl.eval import tables
-from jaxvl.eval.compare import paired
-from jaxvl.eval.predictions import folders
-from jaxvl.eval.score import read_results
-from jaxvl.eval.tables import Table, share
+from jaxvl.eval.engines.predictions import folders
+from jaxvl.eval.reporting import tables
+from jaxvl.eval.reporting.compare import paired
+from jaxvl.eval.reporting.tables import Table, share
+from jaxvl.eval.scoring.score import read_results
 
 
 def spread(runs: Sequence[Path], mode: str = "lenient", force: bool = False) -> list[dict]:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from jaxvl.errors import UserError
-from jaxvl.eval import behaviour, stats
 from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
-from jaxvl.eval.figures import Sums
-from jaxvl.eval.predictions import Line
+from jaxvl.eval.engines.predictions import Line
+from jaxvl.eval.reporting import stats
+from jaxvl.eval.scoring import behaviour
+from jaxvl.eval.scoring.figures import Sums
 from jaxvl.eval.tasks import Task, cluster
 from jaxvl.rewards import extract
 from jaxvl.rewards.reasons import CRASH, TIMEOUT

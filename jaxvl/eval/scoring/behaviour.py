@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.eval.benchmark import Scored
-from jaxvl.eval.predictions import Line
+from jaxvl.eval.engines.predictions import Line
 
 # Of VLAA-Thinking (arXiv 2504.11468, appendix) and of VisualThinker-R1-Zero (its authors, on their
 # repository). The papers look for them anywhere, so that "again" is found in "against".

@@ -12,9 +12,10 @@ from typing import Any
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped, summary
 from jaxvl.errors import UserError
-from jaxvl.eval import mossbench_form, predictions
-from jaxvl.eval.predictions import Key, Line
-from jaxvl.eval.stages import PLAIN
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.predictions import Key, Line
+from jaxvl.eval.mossbench import form
+from jaxvl.eval.mossbench.stages import PLAIN
 from jaxvl.eval.tasks import reopen
 from jaxvl.rewards.endpoint import Endpoint
 
@@ -75,8 +76,8 @@ def take(folder: Path, file: Path) -> int:
 def _rows(file: Path) -> Iterator[tuple[int, files.Raw]]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; expected one of verdicts")
-    if mossbench_form.is_published(file):
-        known = mossbench_form.verdicts(file).items()
+    if form.is_published(file):
+        known = form.verdicts(file).items()
         yield from enumerate(({"id": pid, "value": v} for pid, v in known if v is not None), 1)
     elif file.suffix == ".json" and (results := _results(file)) is not None:
         yield from enumerate(results, 1)

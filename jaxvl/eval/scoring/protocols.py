@@ -15,7 +15,7 @@ from typing import Any
 from jaxvl.data.example import Example
 from jaxvl.data.templates import VLAA_SYSTEM, VisualThinker
 from jaxvl.errors import UserError
-from jaxvl.eval.formats import LETTERS
+from jaxvl.eval.scoring.formats import LETTERS
 
 KIT, QWEN, LMMS, REASONING = "vlmevalkit", "vlmevalkit-qwen", "lmms-eval", "lmms-eval-reasoning"
 VLAA = "vlaa"

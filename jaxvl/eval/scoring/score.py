@@ -3,7 +3,7 @@
 
     scores.jsonl       a line a reply: both marks, and what a comparison has to agree on
     results.json       what a report says of it
-    judged.jsonl       verdicts of a judge, beside the rules' (see `jaxvl.eval.judged`)
+    judged.jsonl       verdicts of a judge, beside the rules' (see `jaxvl.eval.scoring.judged`)
 
 The same replies give the same bytes.
 """
@@ -23,9 +23,11 @@ from typing import Any
 
 import jaxvl
 from jaxvl.errors import UserError
-from jaxvl.eval import judged, predictions, summary
 from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
-from jaxvl.eval.predictions import Line
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.predictions import Line
+from jaxvl.eval.reporting import summary
+from jaxvl.eval.scoring import judged
 from jaxvl.eval.tasks import Task, cluster, prompt_digest, reopen
 from jaxvl.rewards import extract, pool
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch, VisionArch
-from jaxvl.models.names import (
+from jaxvl.models.io.names import (
     entries,
     export_tensors,
     is_stacked,

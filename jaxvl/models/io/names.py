@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.sharding import fetch
+from jaxvl.distributed.mesh import fetch
 
 # ours -> theirs (the names of the public checkpoints; `{}` is the layer) and how the array is laid
 # out there: "T" transposed, "=" as it is, "conv" a 3-D convolution, "q", "k", "v" a third of a

@@ -14,9 +14,9 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from jaxvl.config import LoRA
+from jaxvl.distributed.mesh import fetch
 from jaxvl.models import lora
-from jaxvl.models.names import NAMES
-from jaxvl.sharding import fetch
+from jaxvl.models.io.names import NAMES
 
 _THEIRS = {ours: (theirs.removesuffix(".weight"), kind) for ours, theirs, kind in NAMES}
 _FUSED = "qkv"  # the tower's three projections, one module there

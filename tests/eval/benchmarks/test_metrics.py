@@ -6,10 +6,11 @@ import random
 
 import pytest
 
-from jaxvl.eval import figures, stats
 from jaxvl.eval.benchmark import Item, Mark, Scored
 from jaxvl.eval.benchmarks import blink_spatial, cv_bench, dynamath, mathvista, sat, scienceqa
 from jaxvl.eval.benchmarks import wemath as we
+from jaxvl.eval.reporting import stats
+from jaxvl.eval.scoring import figures
 
 
 def scored(value, id="", sample=0, cluster="", extra=None, **groups):

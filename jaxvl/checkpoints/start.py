@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that a run starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from jaxvl.config import Model
+from jaxvl.models import partition
+from jaxvl.models.qwen_vl import for_products
+from jaxvl.vlm import VLM, load
+
+
+def start_model(model: Model, mesh: Mesh) -> VLM:
+    """The model that a run starts from, without its adapters."""
+    wide = "float32" if model.train else model.dtype
+    pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
+    vlm = load(model.path, wide, mesh, float32_head=model.float32_head, **pixels)
+    frozen = partition.split(vlm.params, model.train)[1]
+    frozen = for_products(frozen, model.dtype, vlm.config.text)
+    return dataclasses.replace(vlm, params=partition.join(vlm.params, frozen), dtype=model.dtype)
