@@ -29,7 +29,7 @@ from jaxvl.models.layers import cast
 from jaxvl.rl import learner, streaming
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.sampler import Sampler
-from jaxvl.rl.sampling import Decoding
+from jaxvl.rl.sampling import SamplingParams
 
 ROWS_AT_ONCE = 16  # prompts a call works on together
 
@@ -74,7 +74,7 @@ class VLM:
         """This model with fresh adapters, which change nothing yet; weights are shared with it."""
         with jax.set_mesh(self.mesh):
             fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
-        return dataclasses.replace(self, params=partition.join(self.params, fresh), lora=cfg)
+        return dataclasses.replace(self, params=partition.combine(self.params, fresh), lora=cfg)
 
     def merged(self) -> VLM:
         """A model without adapters that computes the same: weights with one become float32 sums."""
@@ -255,7 +255,7 @@ class VLM:
         top_p: float,
         top_k: int,
         slots: int = 0,
-    ) -> Decoding:
+    ) -> SamplingParams:
         """What a sampler for this model is made for."""
         if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise UserError(
@@ -263,7 +263,7 @@ class VLM:
                 f"top_p={top_p}, top_k={top_k}; expected n and max_new_tokens of 1 or more, "
                 "temperature and top_k of 0 or more, top_p in (0, 1]"
             )
-        return Decoding(
+        return SamplingParams(
             completions=n,
             max_new_tokens=max_new_tokens,
             stop_ids=tuple(self.processor.stop_ids),
@@ -373,7 +373,7 @@ def load(
         qwen_vl.check_mesh(arch, mesh)
         wanted = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(lambda p: qwen_vl.for_products(p, dtype, arch.text), shapes),
+            jax.eval_shape(lambda p: qwen_vl.to_compute_dtype(p, dtype, arch.text), shapes),
             param_shardings(shapes, mesh),
         )
         params = hf.load_params(path, wanted)

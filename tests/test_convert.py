@@ -126,13 +126,13 @@ def test_a_run_of_adapters_is_folded_into_the_base(run_dir, tiny_path, vlm):
     settings = LoRA(rank=3, alpha=6.0, targets=("q", "down"))
     write_config(run_dir, Model(str(tiny_path), train=(), lora=settings))
     adapted = vlm.adapted(settings)
-    _, adapters = partition.split(adapted.params, ("text", "tower", "merger"))
+    _, adapters = partition.partition(adapted.params, ("text", "tower", "merger"))
     adapters = jax.tree.map(lambda x: x + 0.1, adapters)  # b is 0 in a fresh one
     checkpoints = Checkpoints(run_dir, keep=1)
     checkpoints.save(4, TrainState(jnp.int32(4), adapters, ()), {})
     checkpoints.close()
     found = load(convert(run_dir, run_dir / "out"), "float32")
-    expected = dataclasses.replace(adapted, params=partition.join(adapted.params, adapters))
+    expected = dataclasses.replace(adapted, params=partition.combine(adapted.params, adapters))
     ours, theirs = (model.logits(["How many?"])[0] for model in (found, expected))
     assert np.abs(theirs - vlm.logits(["How many?"])[0]).max() > 0.1
     # float32: x (w + a b) against x w + (x a) b, over two layers

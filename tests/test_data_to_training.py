@@ -126,7 +126,7 @@ def test_a_trial_on_a_test_set_is_marked_wherever_it_goes(tmp_path):
     assert "Trained on test data: MathVista." in (tmp_path / "run" / "report.html").read_text()
     # what is trained on from there on carries the mark on
     cfg = make_config(tmp_path / "next", model={"path": str(tmp_path / "run" / "hf")})
-    setup.open_run(cfg)
+    setup.init_run(cfg)
     assert test_sets.marks(tmp_path / "next") == ["MathVista"]
 
 
@@ -157,7 +157,7 @@ def stream(folder, source, **data):
     cfg = make_config(folder, source=source, check=lambda e: "no" * (e.answer == "?"), **data)
     mesh = make_mesh(devices=jax.devices()[:1])
     vlm = types.SimpleNamespace(processor=Processor.from_pretrained(MODEL.path), mesh=mesh)
-    return prompts.Stream(cfg, vlm, cfg.grpo.prompts)
+    return prompts.PromptStream(cfg, vlm, cfg.grpo.prompts)
 
 
 def test_bad_rows_of_every_kind_are_replaced_and_listed_and_end_no_run(faulty, tmp_path):

@@ -55,7 +55,7 @@ def test_pairs_are_those_of_the_masks():
     text, vision = arch.text, arch.vision
     attention = flops.prefill(text, work).attention + flops.decode(text, work).attention
     assert attention == 4 * text.layers * text.heads * text.head_dim * seen
-    whole = sum(vision.sees_whole)
+    whole = sum(vision.full_attention)
     assert 0 < whole < vision.depth
     pairs = whole * (64 + 16) + (vision.depth - whole) * 3 * 16
     assert flops.tower(vision, work).attention == 4 * vision.dim * pairs

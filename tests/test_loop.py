@@ -69,7 +69,7 @@ def make_stream(processor):
     def make(cfg, devices=1):
         mesh = make_mesh(devices, devices=jax.devices()[:devices])
         vlm = types.SimpleNamespace(processor=processor, mesh=mesh)
-        return prompts.Stream(cfg, vlm, cfg.grpo.prompts)
+        return prompts.PromptStream(cfg, vlm, cfg.grpo.prompts)
 
     return make
 
@@ -129,7 +129,7 @@ def test_any_number_of_processes_takes_the_same_stand_ins(
     assert any(item.dropped for item in next(make_stream(cfg)))
     shards = []
     for index in range(count):
-        monkeypatch.setattr(prompts, "row_share", lambda mesh, index=index: Told(index, count))
+        monkeypatch.setattr(prompts, "data_shard", lambda mesh, index=index: Told(index, count))
         stream = make_stream(cfg, devices=count)
         shards.append([places(next(stream)) for _ in range(6)])
     assert [sorted(sum(step, [])) for step in zip(*shards, strict=True)] == whole
@@ -143,7 +143,7 @@ class Told:
     count: int
     others: tuple = ()
 
-    def exchange(self, value):
+    def all_gather_object(self, value):
         return [value, *self.others]
 
 
@@ -152,7 +152,7 @@ def test_what_other_processes_cannot_use_is_listed_and_counted_too(
 ):
     def stream(folder, **data):
         theirs = [(1, {"id": "x", "reason": "torn", "found": "half a picture", "setting": False})]
-        monkeypatch.setattr(prompts, "row_share", lambda mesh: Told(1, 2, (theirs,)))
+        monkeypatch.setattr(prompts, "data_shard", lambda mesh: Told(1, 2, (theirs,)))
         cfg = make_config(folder, too_long="drop", shuffle=False, **data)
         return make_stream(cfg, devices=2)
 
@@ -229,7 +229,7 @@ def test_what_is_made_ready_ahead_is_still_to_come(make_stream, tmp_path):
     """The state is that of the first prompts that nobody has taken, and drops are of the step that
     takes them."""
     cfg = make_config(tmp_path, too_long="drop", shuffle=False)
-    ahead, plain = (prompts.Ahead(make_stream(cfg), 1, 2) for _ in range(2))
+    ahead, plain = (prompts.Prefetcher(make_stream(cfg), 1, 2) for _ in range(2))
     for step in (1, 2, 3):
         ahead.prepare()
         ahead.prepare()  # once is enough
@@ -301,12 +301,12 @@ def test_a_resumed_run_lists_no_drop_twice(tmp_path):
     for file in ("metrics.jsonl", "dropped.jsonl"):
         for step in (1, 2):
             MetricsWriter(tmp_path, file).write(step, {"id": "e3"})
-    setup.open_run(make_config(tmp_path, run={"resume": True}))
+    setup.init_run(make_config(tmp_path, run={"resume": True}))
     assert read_metrics(tmp_path) == read_metrics(tmp_path, "dropped.jsonl") == []
 
 
 def test_a_config_made_in_python_is_checked_as_one_from_a_file(tmp_path):
     with pytest.raises(UserError, match="data.min_pixels = 9 is above data.max_pixels = 8"):
-        setup.open_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
+        setup.init_run(make_config(tmp_path, min_pixels=9, max_pixels=8))
     with pytest.raises(UserError, match="data.too_long: expected one of error, drop"):
-        setup.open_run(make_config(tmp_path, too_long="cut"))
+        setup.init_run(make_config(tmp_path, too_long="cut"))

@@ -19,7 +19,7 @@ from jaxvl.models import lora, partition
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.train import grpo as train
 from jaxvl.train import sft
-from jaxvl.train.setup import export, open_run
+from jaxvl.train.setup import export, init_run
 from tests.rl.adapted import flat
 from tests.test_sft import SMALL as SFT_SMALL
 from tests.test_train import SMALL as GRPO_SMALL
@@ -115,8 +115,8 @@ def test_a_converted_checkpoint_is_the_export(run, base, tmp_path):
 def test_checkpoints_hold_what_trains_and_its_moments(run, base):
     """Three numbers a parameter that trains; compressed they are not larger."""
     _, _, run_dir, trained = run
-    adapters, rest = partition.split(trained.params, [partition.ADAPTERS])
-    whole = partition.split(rest, trained_whole(trained))[0]
+    adapters, rest = partition.partition(trained.params, [partition.ADAPTERS])
+    whole = partition.partition(rest, trained_whole(trained))[0]
     trains = sum(x.nbytes for x in jax.tree.leaves((adapters, whole)))
     files = sum(file.stat().st_size for file in (run_dir / "checkpoints/3").rglob("*"))
     assert trains < files < 3 * trains + 100_000  # and orbax's own notes
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_other_parts_is_refused(run, tmp_path):
 def test_the_reference_of_adapters_is_the_base_and_no_copy(tmp_path):
     """In bfloat16 too: policy, reference and what is frozen are the same buffers."""
     cfg = with_model(grpo(tmp_path), train=(), dtype="bfloat16")
-    base, _, _ = open_run(cfg)
+    base, _, _ = init_run(cfg)
     with jax.set_mesh(base.mesh):
         loop = train.Loop(cfg, base)
     assert {str(x.dtype) for x in jax.tree.leaves(base.params)} == {"bfloat16"}

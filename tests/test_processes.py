@@ -135,16 +135,16 @@ def test_reward_workers_start_before_jax_meets_the_others(monkeypatch):
         order.append("devices")
         raise UserError("enough")
 
-    monkeypatch.setattr(grpo, "open_run", devices)
+    monkeypatch.setattr(grpo, "init_run", devices)
     with pytest.raises(UserError, match="enough"):
         grpo.train(config.load(ROOT / "configs/quickstart.py"))
     assert order == ["workers", "processes", "devices"]
 
 
 def test_an_error_of_a_run_of_one_process_is_raised():
-    with pytest.raises(UserError, match="as it is"), multihost.together():
+    with pytest.raises(UserError, match="as it is"), multihost.abort_all_on_error():
         raise UserError("as it is")
-    assert multihost.exchange({"a": (1, 2)}) == [{"a": (1, 2)}]
+    assert multihost.all_gather_object({"a": (1, 2)}) == [{"a": (1, 2)}]
 
 
 @dataclasses.dataclass
@@ -154,7 +154,7 @@ class Shares:
     index: int
     said: list
 
-    def exchange(self, value):
+    def all_gather_object(self, value):
         self.said[self.index] = json.loads(json.dumps(value))
         return self.said
 
@@ -170,9 +170,9 @@ def results(total_N, logged):
 
 def test_numbers_of_all_processes_are_joined():
     said = [None]
-    rollouts.of_all(results([0.1, np.nan], {"seen": [1.0, 2.0]}), Shares(0, said))
+    rollouts.allgather_results(results([0.1, np.nan], {"seen": [1.0, 2.0]}), Shares(0, said))
     said.append(None)
-    whole = rollouts.of_all(results([0.5, 1.0], {"late": [4.0]}), Shares(1, said))
+    whole = rollouts.allgather_results(results([0.5, 1.0], {"late": [4.0]}), Shares(1, said))
     expected = np.array([0.1, np.nan, 0.5, 1.0], np.float32)
     np.testing.assert_array_equal(whole.scores.total_N, expected)
     np.testing.assert_array_equal(whole.scores.values_NK[:, 0], expected)
@@ -188,13 +188,13 @@ def test_processes_with_the_same_rows_take_the_rewards_of_one(monkeypatch):
     """A judge or a clock may have made theirs differ: the lead's count."""
     lead, own = (results(total_N, {}).scores for total_N in ([0.0, 1.0], [1.0, 1.0]))
     said = [[lead.values_NK.tolist(), lead.total_N.tolist()]]
-    share = types.SimpleNamespace(index=0, count=1, exchange=lambda value: said)
-    assert rollouts.agreed(own, share) is own  # there is no other process
+    share = types.SimpleNamespace(index=0, count=1, all_gather_object=lambda value: said)
+    assert rollouts.broadcast_scores(own, share) is own  # there is no other process
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    agreed = rollouts.agreed(own, share)
-    np.testing.assert_array_equal(agreed.total_N, lead.total_N)
-    np.testing.assert_array_equal(agreed.values_NK, lead.values_NK)
-    assert agreed.extra == own.extra
+    broadcast_scores = rollouts.broadcast_scores(own, share)
+    np.testing.assert_array_equal(broadcast_scores.total_N, lead.total_N)
+    np.testing.assert_array_equal(broadcast_scores.values_NK, lead.values_NK)
+    assert broadcast_scores.extra == own.extra
 
 
 @pytest.mark.parametrize("told", ["process 1 of 2 failed: no more rewards", ""])
@@ -242,19 +242,19 @@ def test_processes_that_differ_are_told_in_what(monkeypatch):
     other = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=1e-2))
     one, two = setup._fields(cfg), setup._fields(other)
     assert not any("0x" in value for value in one.values())
-    monkeypatch.setattr(multihost, "exchange", lambda value: [one, one, two])
+    monkeypatch.setattr(multihost, "all_gather_object", lambda value: [one, one, two])
     message = r"processes 0 and 2 differ in optim\.lr: '.*' and '0\.01'"
     with pytest.raises(UserError, match=message):
-        multihost.check_alike(two)
-    monkeypatch.setattr(multihost, "exchange", lambda value: [one, one])
-    multihost.check_alike(one)
+        multihost.assert_equal_across_processes(two)
+    monkeypatch.setattr(multihost, "all_gather_object", lambda value: [one, one])
+    multihost.assert_equal_across_processes(one)
 
 
 def test_a_directory_that_is_not_shared(monkeypatch, tmp_path):
     """What lies there of an old run proves nothing; what comes late is waited for."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(multihost, "exchange", lambda value: ["a word", value])
+    monkeypatch.setattr(multihost, "all_gather_object", lambda value: ["a word", value])
     monkeypatch.setattr(setup, "SHARED_SECONDS", 0.5)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / ".shared").write_text("another word")

@@ -21,14 +21,14 @@ from jaxvl.distributed.mesh import (
     AXES,
     PARAM_RULES,
     ROWS,
-    arrange,
     check_divisible,
+    data_shard,
+    device_layout,
     make_mesh,
     param_shardings,
     param_spec,
     path_name,
     put_rows,
-    row_share,
 )
 from jaxvl.errors import UserError
 from jaxvl.models import lora, qwen_vl
@@ -37,7 +37,7 @@ from jaxvl.models.io import hf
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.sampler import Sampler
-from jaxvl.rl.sampling import Decoding
+from jaxvl.rl.sampling import SamplingParams
 from jaxvl.vlm import load
 from tests.rl.rows import V, assert_trees_close, policy, prompt_arrays, random_batch
 from tests.tiny import PUBLIC, make_checkpoint, public_config
@@ -96,7 +96,9 @@ def run_update(vlm, images):
 
 def run_sampler(vlm, images, temperature, slots=0):
     arrays = prompt_arrays(vlm, PROMPTS, images, group=4, g=2)
-    how = Decoding(2, 8, STOP, 0, vlm.config.never_sampled, temperature=temperature, slots=slots)
+    how = SamplingParams(
+        2, 8, STOP, 0, vlm.config.never_sampled, temperature=temperature, slots=slots
+    )
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         sample = Sampler(vlm.graphdef, how, "float32")
@@ -383,12 +385,12 @@ def two_slices():
 
 def test_data_is_the_axis_across_slices():
     for sizes in [(2, 4, 2), (4, 4, 1), (2, 1, 8)]:
-        mesh = arrange(sizes, two_slices())
+        mesh = device_layout(sizes, two_slices())
         assert mesh.shape == sizes and len({chip.id for chip in mesh.flat}) == 16
         for half, slices in zip(np.split(mesh, 2), (0, 1), strict=True):
             assert {chip.slice_index for chip in half.flat} == {slices}
     with pytest.raises(UserError, match=r"mesh.data = 1 is not a multiple of the 2 TPU slices.*=2"):
-        arrange((1, 8, 2), two_slices())
+        device_layout((1, 8, 2), two_slices())
 
 
 def on_processes(sizes, per_process):
@@ -413,15 +415,15 @@ def test_which_rows_a_process_holds(sizes, per_process, shares, monkeypatch):
     mesh = on_processes(sizes, per_process)
     for process, index in enumerate(shares):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        share = row_share(mesh)
+        share = data_shard(mesh)
         assert (share.index, share.count) == (index, max(shares) + 1)
         assert share.leads == tuple(shares.index(i) for i in range(share.count))
-        assert share.leading == (process == shares.index(index))
+        assert share.is_lead == (process == shares.index(index))
 
 
 def test_rows_that_processes_hold_in_part_together():
     with pytest.raises(UserError, match="hold rows in part together; choose a mesh.tensor"):
-        row_share(on_processes((1, 4, 3), 4))
+        data_shard(on_processes((1, 4, 3), 4))
 
 
 def test_with_several_processes_every_device_takes_part():

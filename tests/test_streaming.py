@@ -66,7 +66,9 @@ def test_another_answer_compiles_nothing(vlm, caplog):
             list(vlm.stream("Left?", max_new_tokens=13, **settings))
         messages = [record.getMessage() for record in caplog.records]
         return [
-            m for m in messages if m.startswith(("Compiling jit(start)", "Compiling jit(go_on"))
+            m
+            for m in messages
+            if m.startswith(("Compiling jit(start)", "Compiling jit(decode_steps"))
         ]
 
     assert len(compiled()) == 2  # a length that no other test asks for

@@ -83,7 +83,7 @@ def of_run(run_dir: Path, mesh: Mesh | None = None) -> VLM:
             )
         return param_shardings(shapes, vlm.mesh)
 
-    params = partition.join(vlm.params, Checkpoints.newest_params(run_dir, shardings))
+    params = partition.combine(vlm.params, Checkpoints.newest_params(run_dir, shardings))
     if vlm.lora:
         params = lora.merge(params, vlm.lora)
     return dataclasses.replace(vlm, params=params, lora=None)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jaxvl.config import Model
 from jaxvl.models import partition
-from jaxvl.models.qwen_vl import for_products
+from jaxvl.models.qwen_vl import to_compute_dtype
 from jaxvl.vlm import VLM, load
 
 
@@ -18,6 +18,6 @@ def start_model(model: Model, mesh: Mesh) -> VLM:
     wide = "float32" if model.train else model.dtype
     pixels = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
     vlm = load(model.path, wide, mesh, float32_head=model.float32_head, **pixels)
-    frozen = partition.split(vlm.params, model.train)[1]
-    frozen = for_products(frozen, model.dtype, vlm.config.text)
-    return dataclasses.replace(vlm, params=partition.join(vlm.params, frozen), dtype=model.dtype)
+    frozen = partition.partition(vlm.params, model.train)[1]
+    frozen = to_compute_dtype(frozen, model.dtype, vlm.config.text)
+    return dataclasses.replace(vlm, params=partition.combine(vlm.params, frozen), dtype=model.dtype)

@@ -22,7 +22,7 @@ class _Manager(ocp.CheckpointManager):
     would wait there for the others, and they for it."""
 
     def _wait_for_checkpointers(self) -> None:
-        with multihost.together():
+        with multihost.abort_all_on_error():
             super()._wait_for_checkpointers()
 
 
@@ -58,7 +58,7 @@ class Checkpoints:
     def finish(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         """`save`, if there is something new, and wait until it is written: the run is stopped."""
         # What process 0 sees: on a shared file system the others may see less yet.
-        if step > multihost.exchange(self.latest() or 0)[0]:
+        if step > multihost.all_gather_object(self.latest() or 0)[0]:
             self.save(step, state, data_state)
         self.close()
 

@@ -14,7 +14,7 @@ from jaxvl.errors import UserError
 if TYPE_CHECKING:  # a command imports what it needs when it runs
     from jaxvl.eval.engines.remote import Remote
     from jaxvl.eval.engines.replies import Sampling
-    from jaxvl.eval.engines.run import Asked
+    from jaxvl.eval.engines.run import EngineSpec
     from jaxvl.eval.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
@@ -93,7 +93,7 @@ def run(
     opened = _open(tasks, source or [], protocol, system_prompt)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
 
-    def ask(asked: Asked) -> int:
+    def ask(asked: EngineSpec) -> int:
         sizes = batch_size, max_new_tokens
         return running.run_all(opened, asked, how, out, *sizes, limit=limit, part=part, force=force)
 
@@ -104,7 +104,7 @@ def run(
     else:
         from jaxvl.distributed import multihost
 
-        with multihost.together():
+        with multihost.abort_all_on_error():
             missing = ask(_local(model, dtype, mesh, pixels))
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
@@ -122,20 +122,20 @@ def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> l
     return [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
 
 
-def _recorded(file: Path, model: str, pixels: Pixels) -> Asked:
+def _recorded(file: Path, model: str, pixels: Pixels) -> EngineSpec:
     from jaxvl.data.files import sha256
     from jaxvl.eval.engines.recorded import Recorded
-    from jaxvl.eval.engines.run import Asked
+    from jaxvl.eval.engines.run import EngineSpec
 
     if not file.is_file():
         raise UserError(f"--replies {file}: no such file; expected one of replies")
     decides = {"model": model, "replies": sha256(file), **pixels}
-    return Asked(lambda how, batch: Recorded(file), decides, {"device": "none"})
+    return EngineSpec(lambda how, batch: Recorded(file), decides, {"device": "none"})
 
 
-def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
+def _remote(url: str, key: str, model: str, pixels: Pixels) -> EngineSpec:
     from jaxvl.eval.engines.remote import Remote
-    from jaxvl.eval.engines.run import Asked
+    from jaxvl.eval.engines.run import EngineSpec
     from jaxvl.rewards.endpoint import Endpoint
 
     endpoint = Endpoint(url, key, timeout=600.0)
@@ -144,10 +144,10 @@ def _remote(url: str, key: str, model: str, pixels: Pixels) -> Asked:
         endpoint.concurrency = batch
         return Remote(endpoint, model, how, batch, pixels["max_pixels"])
 
-    return Asked(make, {"model": model, "url": url, **pixels}, {"device": "endpoint"})
+    return EngineSpec(make, {"model": model, "url": url, **pixels}, {"device": "endpoint"})
 
 
-def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
+def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> EngineSpec:
     from jaxvl.cli.runtime import prepare_jax
 
     prepare_jax()
@@ -156,7 +156,7 @@ def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
     from jaxvl.distributed import multihost
     from jaxvl.distributed.mesh import make_mesh
     from jaxvl.eval.engines.local import Local, open_model
-    from jaxvl.eval.engines.run import Asked, Processes
+    from jaxvl.eval.engines.run import EngineSpec, Processes
 
     multihost.start()
     try:
@@ -173,7 +173,7 @@ def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> Asked:
         "processes": jax.process_count(),
         "mesh": dict(devices.shape),
     }
-    return Asked(
+    return EngineSpec(
         lambda how, batch: Local(vlm, how, batch),
         {"model": model, "weights": weights, "dtype": dtype, **pixels},
         about,

@@ -17,7 +17,7 @@ from jaxvl.errors import UserError
 Check = Callable[[Example], str]
 
 
-class Gate:
+class ExampleFilter:
     """Lets examples in that can be used and are not of a test set.
 
     `check` says why an example cannot be used ("" where it can). Test data stays out, unless
@@ -73,7 +73,7 @@ class Gate:
         return ""
 
 
-class Account:
+class DropLog:
     """Which rows of a dataset could not be used: found when it was loaded, or when they were drawn.
 
     `write(step, line)` gets a line for each, as often as it was drawn; `lines` are those that are

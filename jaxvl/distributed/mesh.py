@@ -66,10 +66,10 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Me
             f"{len(devices)} devices out, and with several processes all take part; "
             "set one of mesh.data, mesh.fsdp, mesh.tensor to -1, all that remain"
         )
-    return Mesh(arrange(sizes, devices[:total]), AXES, axis_types=(AxisType.Explicit,) * 3)
+    return Mesh(device_layout(sizes, devices[:total]), AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
-def arrange(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+def device_layout(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     """Devices in the shape `sizes` (data, fsdp, tensor), near ones near each other.
 
     TPU slices are joined by a slow network: only the data axis, the outermost, runs across them.
@@ -89,7 +89,7 @@ def arrange(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowShare:
+class DataShard:
     """The rows of a batch lie in `count` shares, of which this process holds number `index`.
 
     Processes hold the same share where the tensor axis runs across them; the first of them is in
@@ -104,17 +104,17 @@ class RowShare:
         return len(self.leads)
 
     @property
-    def leading(self) -> bool:
+    def is_lead(self) -> bool:
         """Whether this process speaks for its share."""
         return jax.process_index() == self.leads[self.index]
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """`value`, made of what JSON holds, of every share. All processes must call it."""
-        found = multihost.exchange(value)
+        found = multihost.all_gather_object(value)
         return [found[process] for process in self.leads]
 
 
-def row_share(mesh: Mesh) -> RowShare:
+def data_shard(mesh: Mesh) -> DataShard:
     """Which of a batch's rows this process holds."""
     rows: dict[int, list[int]] = {}
     for number, devices in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
@@ -127,7 +127,7 @@ def row_share(mesh: Mesh) -> RowShare:
             "that divides the number of a process's devices, or is a multiple of it"
         )
     leads = [min(process for process, held in rows.items() if tuple(held) == s) for s in shares]
-    return RowShare(shares.index(tuple(rows[jax.process_index()])), tuple(leads))
+    return DataShard(shares.index(tuple(rows[jax.process_index()])), tuple(leads))
 
 
 def axis_size(name: str) -> int:

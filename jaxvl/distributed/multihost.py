@@ -107,7 +107,7 @@ def _in_cluster() -> bool:
     return (jax.config.jax_platforms or "").startswith("tpu")  # jax sets it on a Cloud TPU VM
 
 
-def exchange(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """`value`, made of what JSON holds, of every process, in their order. All must call it."""
     if jax.process_count() == 1:
         return [value]
@@ -118,9 +118,9 @@ def exchange(value: Any) -> list[Any]:
     return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
 
 
-def check_alike(what: dict[str, Any]) -> None:
+def assert_equal_across_processes(what: dict[str, Any]) -> None:
     """UserError where the processes are not of one mind about `what`, by name; all must call it."""
-    every = exchange(what)
+    every = all_gather_object(what)
     for number, other in enumerate(every):
         for name in every[0] | other:
             first, found = every[0].get(name), other.get(name)
@@ -132,7 +132,7 @@ def check_alike(what: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def abort_all_on_error() -> Iterator[None]:
     """What ends one process ends all of them, and each prints why. Not so an exit (`SystemExit`),
     which all take together.
 

@@ -22,26 +22,26 @@ class Stopped(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-class Stop:
+class PreemptionHandler:
     """As a context manager, hears SIGTERM of this process; a second one ends it at once."""
 
     def __init__(self):
         self._asked, self._before = False, None
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> PreemptionHandler:
         if threading.current_thread() is threading.main_thread():  # no other may hear signals
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            self._before = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _hear(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: Any) -> None:
         self._asked = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print("SIGTERM: stopping after this step", file=sys.stderr, flush=True)
 
     def asked(self) -> bool:
         """Whether any process was asked. All must call it."""
-        return any(multihost.exchange(self._asked))
+        return any(multihost.all_gather_object(self._asked))

@@ -20,7 +20,9 @@ def part(path: str) -> str:
     return "merger" if path.startswith("vision/merger/") else "tower"
 
 
-def split(params: dict[str, Any], wanted: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def partition(
+    params: dict[str, Any], wanted: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The leaves of the parts in `wanted`, and all others: two trees without a leaf in common."""
     flat, wanted = traverse_util.flatten_dict(params, sep="/"), set(wanted)
     return tuple(
@@ -31,7 +33,7 @@ def split(params: dict[str, Any], wanted: Iterable[str]) -> tuple[dict[str, Any]
     )
 
 
-def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def combine(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """One tree with the leaves of both; `other`'s where both have one. No array is copied."""
     flat = (traverse_util.flatten_dict(tree, sep="/") for tree in (one, other))
     return traverse_util.unflatten_dict(next(flat) | next(flat), sep="/")

@@ -154,7 +154,7 @@ def last_hidden(prompt: Prompt, hidden_RTD: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden_RTD, (prompt.length - 1)[:, None, None], axis=1)[:, 0]
 
 
-def for_products(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str, Any]:
+def to_compute_dtype(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str, Any]:
     """Parameters (master weights) as products take them: in `dtype`, but for a float32 head."""
     table = "text/embed/w" if arch.tied else "text/head/w"
     return cast(params, dtype, keep=table if arch.float32_head else "")
@@ -163,7 +163,7 @@ def for_products(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str
 def assemble(graphdef: nnx.GraphDef, params: dict[str, Any], dtype: str) -> QwenVL:
     """The model inside jit, its products in `dtype`."""
     arch = nnx.merge(graphdef, params).text.arch
-    return nnx.merge(graphdef, for_products(params, dtype, arch))
+    return nnx.merge(graphdef, to_compute_dtype(params, dtype, arch))
 
 
 def init_params(arch: Arch, key: jax.Array) -> dict[str, Any]:

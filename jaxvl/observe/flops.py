@@ -68,8 +68,8 @@ def tower(arch: VisionArch, work: Work) -> Flops:
     """The pictures through the blocks, the merger left out."""
     n = sum(work.pictures)
     block = 4 * arch.dim**2 + (3 if arch.gated else 2) * arch.dim * arch.hidden
-    sees_whole = sum(arch.sees_whole)
-    pairs = sees_whole * _squares(work.pictures) + (arch.depth - sees_whole) * _squares(
+    full_attention = sum(arch.full_attention)
+    pairs = full_attention * _squares(work.pictures) + (arch.depth - full_attention) * _squares(
         work.windows
     )
     weights = 2.0 * n * (arch.patch_values * arch.dim + arch.depth * block)

@@ -12,7 +12,7 @@ from jaxvl.rl.batch import Rollout
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
+class Completions:
     """The completions of P prompts, G each, side by side: N = P * G."""
 
     texts: list[str]
@@ -24,9 +24,9 @@ class Answers:
         return np.array([len(ids) for ids in self.ids])
 
 
-def answers(rollout: Rollout, processor: Processor) -> Answers:
+def read_completions(rollout: Rollout, processor: Processor) -> Completions:
     """Texts of a rollout whose arrays are on the host; rows of a prompt are consecutive."""
     C = rollout.tokens.shape[-1]
     tokens_NC, mask_NC = rollout.tokens.reshape(-1, C), rollout.mask.reshape(-1, C)
     ids = [row[mask].tolist() for row, mask in zip(tokens_NC, mask_NC, strict=True)]
-    return Answers([processor.decode(row) for row in ids], ids, rollout.finished.reshape(-1))
+    return Completions([processor.decode(row) for row in ids], ids, rollout.finished.reshape(-1))

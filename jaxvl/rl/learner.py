@@ -40,7 +40,7 @@ class Policy:
 
     graphdef: nnx.GraphDef
     dtype: str  # of the products
-    remat: str  # see `layers.for_backward`
+    remat: str  # see `layers.remat_layer`
     temperature: float
     chunk: int  # tokens of a row whose logits exist at a time
 
@@ -215,7 +215,7 @@ def make_update(
             key = dropout
             if key is not None:
                 key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
-            whole = partition.join(frozen or {}, params)
+            whole = partition.combine(frozen or {}, params)
             loss, stats = objective(whole, piece, batch, key, beta)
             tokens = piece.mask.sum()
             sums = {name: x * (1 if _kept_whole(name) else tokens) for name, x in stats.items()}

@@ -18,7 +18,7 @@ BLOCK = 128  # tokens; it divides the vocabularies of the Qwen2-VL family
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class SamplingParams:
     """What one compiled sampler is made for. temperature 0 is greedy."""
 
     completions: int  # g, completions a row
@@ -73,7 +73,7 @@ def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
     return logits_RgV
 
 
-def draw(mass_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
+def categorical(mass_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
     """A token with a chance in proportion to its `mass`: one random number in [0, 1) a token.
 
     The first token at which the running sum exceeds u * total is taken, looked for in two steps,
@@ -108,8 +108,8 @@ def _first_above(mass: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Arr
     return index, target - before
 
 
-def choose(
-    logits_RgV: jax.Array, uniform_Rg: jax.Array, how: Decoding
+def sample_token(
+    logits_RgV: jax.Array, uniform_Rg: jax.Array, sampling: SamplingParams
 ) -> tuple[jax.Array, jax.Array]:
     """A token of every completion by its random number, and its log-probability.
 
@@ -117,8 +117,8 @@ def choose(
     whole vocabulary: top_k, top_p and the forbidden tokens restrict the choice, not the measure, so
     it equals what the learner computes.
     """
-    scaled = reshard(logits_RgV, P(ROWS, None, None)) / (how.temperature or 1.0)
-    V, never = scaled.shape[-1], np.array(how.never_ids, np.int32)
+    scaled = reshard(logits_RgV, P(ROWS, None, None)) / (sampling.temperature or 1.0)
+    V, never = scaled.shape[-1], np.array(sampling.never_ids, np.int32)
     allowed = jnp.where(np.isin(np.arange(V), never), NEVER, scaled)
     top = allowed.max(-1)
     # What may be chosen and what may not apart: the latter may hold nearly all of the mass.
@@ -127,10 +127,10 @@ def choose(
     if never.size:
         forbidden = jax.nn.logsumexp(scaled[..., never], axis=-1)
         log_total = jnp.logaddexp(log_total, forbidden)
-    if how.temperature == 0.0:
+    if sampling.temperature == 0.0:
         token_Rg = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
-        kept = restrict(allowed, how.top_k, how.top_p) > NEVER
-        token_Rg = draw(jnp.where(kept, mass, 0.0), uniform_Rg)
+        kept = restrict(allowed, sampling.top_k, sampling.top_p) > NEVER
+        token_Rg = categorical(jnp.where(kept, mass, 0.0), uniform_Rg)
     logit_Rg = jnp.take_along_axis(scaled, token_Rg[..., None], axis=-1)[..., 0]
     return token_Rg, logit_Rg - log_total

@@ -75,7 +75,9 @@ class During:
         value, folder = metrics[self.cfg.best], self.run_dir / BEST
         note = folder / "best.json"
         before = json.loads(note.read_bytes())["value"] if note.is_file() else -math.inf
-        if not multihost.exchange(value > before)[0]:  # a clock may have made figures differ
+        if not multihost.all_gather_object(value > before)[
+            0
+        ]:  # a clock may have made figures differ
             return
         part = self.run_dir / f"{BEST}.part"
         if jax.process_index() == 0:

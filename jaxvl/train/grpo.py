@@ -24,11 +24,11 @@ from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Config
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import local_rows, own_mesh, put_rows
-from jaxvl.distributed.preemption import Stop, Stopped
+from jaxvl.distributed.preemption import PreemptionHandler, Stopped
 from jaxvl.eval.reporting import tables
 from jaxvl.models import partition
 from jaxvl.models.inputs import Prompt
-from jaxvl.models.qwen_vl import for_products
+from jaxvl.models.qwen_vl import to_compute_dtype
 from jaxvl.observe import report
 from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.observe.mfu import Meter
@@ -38,17 +38,17 @@ from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner, shapes
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.batch import Rollout, TrainBatch
-from jaxvl.rl.completions import answers
+from jaxvl.rl.completions import read_completions
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler
 from jaxvl.train import heldout, rollouts
 from jaxvl.train.benchmarks import During
-from jaxvl.train.prompts import Ahead, Stream, micro
-from jaxvl.train.setup import export, open_run, to_train
+from jaxvl.train.prompts import Prefetcher, PromptStream, micro
+from jaxvl.train.setup import export, init_run, partition_trainable
 from jaxvl.vlm import VLM, load
 
 
-@multihost.together()
+@multihost.abort_all_on_error()
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
@@ -56,10 +56,10 @@ def train(cfg: Config) -> VLM:
     """
     pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()
-    base, checkpoints, start = open_run(cfg)
+    base, checkpoints, start = init_run(cfg)
     for local in judge.local_judges(cfg.rewards):
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
-    with jax.set_mesh(base.mesh), Stop() as stop:
+    with jax.set_mesh(base.mesh), PreemptionHandler() as stop:
         loop = Loop(cfg, base)
         # A resumed run answers again, with the base.
         before = loop.evaluate(base, "before training") if cfg.eval else None
@@ -77,7 +77,7 @@ class Loop:
     def __init__(self, cfg: Config, base: VLM):
         self.cfg, self.run_dir = cfg, Path(cfg.run.dir)
         # `fresh` is what trains, as it is before the first step: see `begin`.
-        self.vlm, self.fresh, self.frozen, dropout = to_train(base, cfg)
+        self.vlm, self.fresh, self.frozen, dropout = partition_trainable(base, cfg)
         vlm, grpo, sampling = self.vlm, cfg.grpo, cfg.sampling
         self.per_row = grpo.group_per_row or grpo.group
         decoding = vlm.decoding(
@@ -102,15 +102,15 @@ class Loop:
         # is shared with it: beside adapters alone it is the base, and takes no memory.
         self.logprobs, self.reference, self.beta = {}, None, grpo.beta
         if grpo.beta:
-            self.reference = for_products(base.params, cfg.model.dtype, base.config.text)
+            self.reference = to_compute_dtype(base.params, cfg.model.dtype, base.config.text)
             of_base = dataclasses.replace(policy, graphdef=base.graphdef)
             self.logprobs["ref_logps"] = learner.make_logprobs(of_base)
         if grpo.own_logps:
             self.logprobs["own_logps"] = learner.make_logprobs(policy)
         self.key = jax.random.key(cfg.run.seed)
-        self.stream = Stream(cfg, vlm, grpo.prompts)
+        self.stream = PromptStream(cfg, vlm, grpo.prompts)
         self.prompts = grpo.prompts // self.stream.share.count  # of this process
-        self.ahead = Ahead(self.stream, grpo.group // self.per_row, self.per_row)
+        self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg, vlm.config, vlm.mesh.devices.flat)
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
@@ -154,7 +154,7 @@ class Loop:
         state: learner.TrainState,
         checkpoints: Checkpoints,
         before: heldout.Evaluation | None,
-        stop: Stop,
+        stop: PreemptionHandler,
     ) -> VLM:
         """Steps `start` + 1 to the last. `before` is what the base answered."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
@@ -210,7 +210,7 @@ class Loop:
         rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
         metrics = self.rollout_metrics(sampled)
         live_R = learner.live_rows(batch, grpo.beta)
-        metrics["frac_live_rows"] = float(np.mean(share.exchange(float(live_R.mean()))))
+        metrics["frac_live_rows"] = float(np.mean(share.all_gather_object(float(live_R.mean()))))
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
         metrics |= over_updates(jax.device_get(found))
@@ -220,12 +220,14 @@ class Loop:
             metrics["beta"], self.beta = self.beta, self.next_beta(metrics["kl"])
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
-        metrics |= clock.metrics(sum(share.exchange(int(lengths_N.sum()))), *compiled)
+        metrics |= clock.metrics(sum(share.all_gather_object(int(lengths_N.sum()))), *compiled)
         learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
         encoded = [item.encoded for item in sampled.items]
         return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
 
-    def sample_round(self, step: int, state: learner.TrainState, clock: Clock) -> rollouts.Sampled:
+    def sample_round(
+        self, step: int, state: learner.TrainState, clock: Clock
+    ) -> rollouts.ScoredRollout:
         """The next prompts of the stream, their completions and what these are worth."""
         cfg = self.cfg
         items, arrays = self.ahead.take(step)
@@ -240,16 +242,16 @@ class Loop:
         clock.lap("generate")
 
         logps = self.start_logprobs(params, arrays, rollout)
-        got = answers(rollout, self.vlm.processor)
+        got = read_completions(rollout, self.vlm.processor)
         inputs = rollouts.reward_inputs(items, got, cfg.grpo.group)
         scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
-        scores = rollouts.agreed(scores, self.stream.share)
+        scores = rollouts.broadcast_scores(scores, self.stream.share)
         clock.lap("reward")
 
         shape = rollout.logps.shape
         logps = {name: local_rows(x, axis=1).reshape(shape) for name, x in logps.items()}
         clock.lap("logprob")
-        return rollouts.Sampled(items, arrays, rollout, logps, got, scores)
+        return rollouts.ScoredRollout(items, arrays, rollout, logps, got, scores)
 
     def start_logprobs(
         self, params: dict[str, Any], arrays: dict[str, np.ndarray], rollout: Rollout
@@ -262,21 +264,21 @@ class Loop:
         weights = {"ref_logps": self.reference, "own_logps": params}
         return {name: of(weights[name], batch) for name, of in self.logprobs.items()}
 
-    def lacks_live(self, rounds: list[rollouts.Sampled]) -> bool:
+    def lacks_live(self, rounds: list[rollouts.ScoredRollout]) -> bool:
         """Whether some process has fewer groups with different rewards than it learns from."""
         live = int(sum(has_spread(r.total_PG).sum() for r in rounds))
-        return min(self.stream.share.exchange(live)) < self.prompts
+        return min(self.stream.share.all_gather_object(live)) < self.prompts
 
     def advantages(self, total_PG: np.ndarray) -> np.ndarray:
         """Those of this process's groups."""
         grpo, std = self.cfg.grpo, None
         if grpo.scale_rewards == "batch":
-            std = reward_std(np.concatenate(self.stream.share.exchange(total_PG.tolist())))
+            std = reward_std(np.concatenate(self.stream.share.all_gather_object(total_PG.tolist())))
         how = {"scale": grpo.scale_rewards, "leave_one_out": grpo.leave_one_out}
         return group_advantages(total_PG, **how, batch_std=std)
 
     def train_batch(
-        self, sampled: rollouts.Sampled, chosen: np.ndarray, advantages_PG: np.ndarray
+        self, sampled: rollouts.ScoredRollout, chosen: np.ndarray, advantages_PG: np.ndarray
     ) -> TrainBatch:
         """The prompts `chosen` with all that an update needs, on the host."""
         arrays = sampled.arrays or self.ahead.collate([sampled.items[p] for p in chosen])
@@ -299,12 +301,12 @@ class Loop:
             for i in range(grpo.mini_batches)
         ]
 
-    def rollout_metrics(self, sampled: rollouts.Sampled) -> dict[str, float]:
+    def rollout_metrics(self, sampled: rollouts.ScoredRollout) -> dict[str, float]:
         """What the completions of a step say, those that it does not learn from too."""
         got, scores, group = sampled.got, sampled.scores, self.cfg.grpo.group
         inputs = rollouts.reward_inputs(sampled.items, got, group)
         own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
-        whole = rollouts.of_all(own, self.stream.share)
+        whole = rollouts.allgather_results(own, self.stream.share)
         return self.stream.metrics(sampled.items) | whole.metrics(group)
 
     def next_beta(self, kl: float) -> float:
@@ -323,7 +325,7 @@ class Loop:
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
-        return dataclasses.replace(self.vlm, params=partition.join(self.frozen, state.params))
+        return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
 
     def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
         """The held-out set, answered by `vlm`."""

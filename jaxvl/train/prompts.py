@@ -15,11 +15,11 @@ import numpy as np
 from jaxvl.config import GRPO, SFT, Config, SFTConfig
 from jaxvl.data import pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
-from jaxvl.data.example import BadRow, Dropped, Example, LeftOut, summary
-from jaxvl.data.intake import Account, Gate
+from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
+from jaxvl.data.intake import DropLog, ExampleFilter
 from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.distributed import multihost
-from jaxvl.distributed.mesh import row_share
+from jaxvl.distributed.mesh import data_shard
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.vlm import VLM
@@ -48,7 +48,7 @@ def drops(run_dir: Path) -> MetricsWriter:
     return MetricsWriter(run_dir, "dropped.jsonl")
 
 
-class Stream:
+class PromptStream:
     """The prompts of this process, `prompts` a step over all processes, in reading threads.
 
     What could not be used is told to all processes, so that all of them stop when it is too much.
@@ -56,16 +56,18 @@ class Stream:
 
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
-        self.share = row_share(vlm.mesh)
+        self.share = data_shard(vlm.mesh)
         self.mini_batches = cfg.grpo.mini_batches if isinstance(cfg, Config) else 1
         shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
         self.parts = shards * batch_of(cfg).micro_batches  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
-        self.gate = Gate(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
+        self.gate = ExampleFilter(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
         self.gate.admit(cfg.data.source)
         examples = cfg.data.source.load()
-        multihost.check_alike({"the data's number of rows": len(examples)} | _some_ids(examples))
+        multihost.assert_equal_across_processes(
+            {"the data's number of rows": len(examples)} | _some_ids(examples)
+        )
         self.account = self._account(examples)
         self.batches = pipeline.batches(
             examples,
@@ -79,12 +81,12 @@ class Stream:
             blocks=self.mini_batches,
         )
 
-    def _account(self, examples: Sequence[Example]) -> Account:
+    def _account(self, examples: Sequence[Example]) -> DropLog:
         """The rows that cannot be used, of which a run that goes on knows some already."""
         writer = drops(Path(self.cfg.run.dir))
         lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
         write = writer.write if jax.process_index() == 0 else lambda step, line: None
-        account = Account(examples, self.data.max_bad, write, lines)
+        account = DropLog(examples, self.data.max_bad, write, lines)
         if jax.process_index() == 0:
             print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
         return account
@@ -124,7 +126,7 @@ class Stream:
             return
         found = f"{tokens} tokens and {patches} patches, the limits are {limits[0]} and {limits[1]}"
         if self.data.too_long == "drop":
-            raise LeftOut("prompt too long", found)
+            raise FilteredRow("prompt too long", found)
         raise PromptTooLong(
             f"prompt {position} (example {example.id}) has {found}; raise data.prompt_buckets or "
             "data.patch_buckets, or lower data.max_pixels, or leave such prompts out with "
@@ -144,7 +146,7 @@ class Stream:
     def use(self, step: int, items: list[Item]) -> None:
         """`items` are part of `step`: what was dropped on the way to them is listed."""
         own = [(i.position, dataclasses.asdict(row)) for i in items for row in i.dropped]
-        every = [dropped for part in self.share.exchange(own) for dropped in part]
+        every = [dropped for part in self.share.all_gather_object(own) for dropped in part]
         for position, row in sorted(every, key=lambda dropped: dropped[0]):
             self.account.add(step, Dropped(**row), position)
         self.account.check()
@@ -158,7 +160,7 @@ class Stream:
     def metrics(self, items: list[Item]) -> dict[str, int]:
         """How many rows could not be used on the way to `items`, over all processes."""
         count = sum(len(item.dropped) for item in items)
-        return {"data/dropped": sum(self.share.exchange(count))}
+        return {"data/dropped": sum(self.share.all_gather_object(count))}
 
     def get_state(self) -> dict[str, Any]:
         return self.batches.get_state()
@@ -174,7 +176,7 @@ class Stream:
             max(len(item.encoded.tokens) for item in items),
             max(len(item.encoded.segments) for item in items),
         ]
-        sizes = [max(of) for of in zip(*self.share.exchange(own), strict=True)]
+        sizes = [max(of) for of in zip(*self.share.all_gather_object(own), strict=True)]
         fits = [
             tuple(b for b in buckets if b >= size) or buckets
             for buckets, size in zip(
@@ -203,10 +205,10 @@ def _some_ids(examples: Sequence[Example]) -> dict[str, str]:
     return found
 
 
-class Ahead:
+class Prefetcher:
     """A stream whose next prompts are made ready while the device is busy: drawn and collated."""
 
-    def __init__(self, stream: Stream, rows_per_prompt: int, per_row: int):
+    def __init__(self, stream: PromptStream, rows_per_prompt: int, per_row: int):
         self.stream, self.form = stream, (rows_per_prompt, per_row)
         self._ready: tuple[dict[str, Any], list[Item], dict[str, np.ndarray]] | None = None
 

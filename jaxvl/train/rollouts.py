@@ -16,16 +16,16 @@ import jax
 import numpy as np
 
 from jaxvl.data.image import load_image
-from jaxvl.distributed.mesh import RowShare
+from jaxvl.distributed.mesh import DataShard
 from jaxvl.observe.metrics import rollout_metrics
 from jaxvl.rewards import audit
 from jaxvl.rewards.mix import Scores, join_scores
 from jaxvl.rl.batch import Rollout
-from jaxvl.rl.completions import Answers
+from jaxvl.rl.completions import Completions
 from jaxvl.train.prompts import Item
 
 
-def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, Any]:
+def reward_inputs(items: Sequence[Item], got: Completions, group: int) -> dict[str, Any]:
     """What `rewards.score` takes: TRL's three arguments and a column for every field of the data.
 
     A completion is a string where the prompt is one, else a list with an assistant's message, as
@@ -56,7 +56,7 @@ def reward_inputs(items: Sequence[Item], got: Answers, group: int) -> dict[str, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampled:
+class ScoredRollout:
     """P prompts and what was sampled for them, on the host. Arrays are [R, g, C], all rows of a
     prompt side by side."""
 
@@ -64,7 +64,7 @@ class Sampled:
     arrays: dict[str, np.ndarray] | None  # their collated prompts; None: of rounds that are joined
     rollout: Rollout
     logps: Mapping[str, np.ndarray]  # of the sampled tokens, by the names of a batch's fields
-    got: Answers
+    got: Completions
     scores: Scores
 
     @property
@@ -84,19 +84,19 @@ class Sampled:
         return {name: x[rows] for name, x in arrays.items()}
 
 
-def join(rounds: Sequence[Sampled]) -> Sampled:
+def join(rounds: Sequence[ScoredRollout]) -> ScoredRollout:
     """The prompts of several rounds as those of one."""
 
     def stacked(*arrays: np.ndarray) -> np.ndarray:
         return np.concatenate(arrays)
 
     got = [each.got for each in rounds]
-    return Sampled(
+    return ScoredRollout(
         items=[item for each in rounds for item in each.items],
         arrays=None,
         rollout=jax.tree.map(stacked, *(each.rollout for each in rounds)),
         logps=jax.tree.map(stacked, *(each.logps for each in rounds)),
-        got=Answers(
+        got=Completions(
             [text for each in got for text in each.texts],
             [ids for each in got for ids in each.ids],
             stacked(*(each.finished_N for each in got)),
@@ -126,9 +126,9 @@ class Results:
         return found | self.scores.metrics
 
 
-def of_all(own: Results, share: RowShare) -> Results:
+def allgather_results(own: Results, share: DataShard) -> Results:
     """The same of the completions of all processes, who must all call it."""
-    parts = share.exchange(
+    parts = share.all_gather_object(
         {
             "values": own.scores.values_NK.tolist(),
             "total": own.scores.total_N.tolist(),
@@ -156,12 +156,12 @@ def of_all(own: Results, share: RowShare) -> Results:
     )
 
 
-def agreed(scores: Scores, share: RowShare) -> Scores:
+def broadcast_scores(scores: Scores, share: DataShard) -> Scores:
     """Rewards that are the same in all processes with the same completions: where a judge or a
     clock has made them differ, those of the first."""
     if share.count == jax.process_count():
         return scores
-    values, total = share.exchange([scores.values_NK.tolist(), scores.total_N.tolist()])[
+    values, total = share.all_gather_object([scores.values_NK.tolist(), scores.total_N.tolist()])[
         share.index
     ]
     return dataclasses.replace(
@@ -172,18 +172,18 @@ def agreed(scores: Scores, share: RowShare) -> Scores:
 def write(
     run_dir: Path,
     step: int,
-    sampled: Sampled,
+    sampled: ScoredRollout,
     chosen: np.ndarray,
     advantages_PG: np.ndarray,
     images: int,
-    share: RowShare,
+    share: DataShard,
 ) -> None:
     """`rollouts/step_N.jsonl`, a prompt a line, with the pictures of the first `images` prompts.
 
     The advantages are those of the prompts `chosen`; the others were not learnt from, which their
     lines say. Every share of the rows has a file, those after the first `step_N.SHARE.jsonl`.
     """
-    if not share.leading:
+    if not share.is_lead:
         return
     items, got, scores = sampled.items, sampled.got, sampled.scores
     by_prompt = dict(zip(chosen.tolist(), advantages_PG, strict=True))

@@ -22,7 +22,7 @@ from jaxvl.config.overrides import to_json
 from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.data import test_sets
 from jaxvl.distributed import multihost
-from jaxvl.distributed.mesh import make_mesh, row_share
+from jaxvl.distributed.mesh import data_shard, make_mesh
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
 from jaxvl.observe.metrics import FILE, MetricsWriter
@@ -32,7 +32,7 @@ from jaxvl.vlm import VLM
 SHARED_SECONDS = 60  # in which what one process writes must be seen by all
 
 
-def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
+def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     """The model on the run's mesh, the run's checkpoints, and the step to go on from.
 
     Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
@@ -43,8 +43,8 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     check_rows(batch_of(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
-    check_share(batch_of(cfg), row_share(mesh).count)
-    multihost.check_alike(
+    check_share(batch_of(cfg), data_shard(mesh).count)
+    multihost.assert_equal_across_processes(
         {f"the config's {name}": value for name, value in _fields(cfg).items()}
         | {"the number of processes": jax.process_count(), "jax's version": jax.__version__}
         | {"jaxvl's version": __version__}
@@ -56,7 +56,7 @@ def open_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         )
     checkpoints = Checkpoints(run_dir, cfg.run.keep)
     # The others may not see yet what there is on a shared file system.
-    start = multihost.exchange(checkpoints.latest() or 0)[0]
+    start = multihost.all_gather_object(checkpoints.latest() or 0)[0]
     if lead:
         drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
         forget_rollouts(run_dir, start)
@@ -83,7 +83,7 @@ def check_shared(run_dir: Path) -> None:
     word, file = secrets.token_hex(8), run_dir / ".shared"
     if jax.process_index() == 0:
         file.write_text(word)
-    word, deadline = multihost.exchange(word)[0], time.monotonic() + SHARED_SECONDS
+    word, deadline = multihost.all_gather_object(word)[0], time.monotonic() + SHARED_SECONDS
     while not (seen := file.is_file() and file.read_text() == word):
         if time.monotonic() > deadline:
             break
@@ -93,7 +93,7 @@ def check_shared(run_dir: Path) -> None:
             f"{run_dir}: process {jax.process_index()} does not see what process 0 writes there; "
             "set run.dir to a file system that all processes share"
         )
-    multihost.exchange(None)
+    multihost.all_gather_object(None)
     if jax.process_index() == 0:
         file.unlink()
 
@@ -105,17 +105,17 @@ def forget_rollouts(run_dir: Path, step: int) -> None:
             file.unlink()
 
 
-def to_train(
+def partition_trainable(
     base: VLM, cfg: Config | SFTConfig
 ) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
     """The model with the run's adapters, if it has any; what of its parameters trains; what is
     frozen; and the key of the adapters' dropout, if they drop out."""
     trains, adapters = set(cfg.model.train), cfg.model.lora
     if adapters is None:
-        return base, *partition.split(base.params, trains), None
+        return base, *partition.partition(base.params, trains), None
     vlm = base.adapted(adapters, cfg.run.seed)
     dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
-    return vlm, *partition.split(vlm.params, trains | {partition.ADAPTERS}), dropout
+    return vlm, *partition.partition(vlm.params, trains | {partition.ADAPTERS}), dropout
 
 
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:

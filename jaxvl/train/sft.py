@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxvl.config import Optim, SFTConfig
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import put_rows
-from jaxvl.distributed.preemption import Stop, Stopped
+from jaxvl.distributed.preemption import PreemptionHandler, Stopped
 from jaxvl.errors import UserError
 from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
@@ -30,8 +30,8 @@ from jaxvl.observe.metrics import MetricsWriter, Progress
 from jaxvl.observe.timing import Clock, traced
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.train.prompts import Stream, micro
-from jaxvl.train.setup import export, open_run, to_train
+from jaxvl.train.prompts import PromptStream, micro
+from jaxvl.train.setup import export, init_run, partition_trainable
 from jaxvl.vlm import VLM
 
 
@@ -73,18 +73,18 @@ def target_batch(
     )
 
 
-@multihost.together()
+@multihost.abort_all_on_error()
 def train(cfg: SFTConfig) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
     Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
     """
     multihost.start()
-    vlm, checkpoints, start = open_run(cfg)
-    vlm, fresh, frozen, dropout = to_train(vlm, cfg)
+    vlm, checkpoints, start = init_run(cfg)
+    vlm, fresh, frozen, dropout = partition_trainable(vlm, cfg)
     processor, run_dir = vlm.processor, Path(cfg.run.dir)
     writer, lead = MetricsWriter(run_dir), jax.process_index() == 0
-    stream = Stream(cfg, vlm, cfg.sft.rows)
+    stream = PromptStream(cfg, vlm, cfg.sft.rows)
     policy = learner.Policy(
         vlm.graphdef, cfg.model.dtype, cfg.model.remat, 1.0, cfg.sft.logprob_chunk
     )
@@ -94,7 +94,7 @@ def train(cfg: SFTConfig) -> VLM:
     steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, run_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(vlm.mesh))
-        stop, progress = stack.enter_context(Stop()), Progress(cfg.run.steps, start)
+        stop, progress = stack.enter_context(PreemptionHandler()), Progress(cfg.run.steps, start)
         stack.enter_context(progress)
         stack.enter_context(contextlib.closing(steps))
         update = learner.make_update(learner.sft_objective(policy), tx, lr, dropout)
@@ -121,7 +121,7 @@ def train(cfg: SFTConfig) -> VLM:
             metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
             clock.lap("update")
             metrics |= stream.metrics(items)
-            tokens = sum(stream.share.exchange(sum(len(text) + 1 for text in texts)))
+            tokens = sum(stream.share.all_gather_object(sum(len(text) + 1 for text in texts)))
             metrics |= clock.metrics(tokens, update)
             if lead:
                 writer.write(step, metrics)
@@ -129,7 +129,7 @@ def train(cfg: SFTConfig) -> VLM:
             if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                 checkpoints.save(step, state, stream.get_state())
     checkpoints.close()
-    trained = dataclasses.replace(vlm, params=partition.join(frozen, state.params))
+    trained = dataclasses.replace(vlm, params=partition.combine(frozen, state.params))
     if cfg.run.export:
         export(trained, cfg)
     if lead:

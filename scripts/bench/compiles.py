@@ -29,7 +29,14 @@ from jaxvl.data.templates import chat_question
 from jaxvl.train.grpo import Loop
 from jaxvl.vlm import load
 
-OURS = ("start", "go_on", "resize", "rollout", "logprobs", "update")  # jitted functions of a run
+OURS = (
+    "start",
+    "decode_steps",
+    "resize",
+    "rollout",
+    "logprobs",
+    "update",
+)  # jitted functions of a run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxvl.cli.main import app
 from jaxvl.data.image import load_image
 from jaxvl.data.templates import VLAA_SYSTEM
 from jaxvl.errors import UserError
-from jaxvl.eval.benchmark import Mark, Scored
+from jaxvl.eval.benchmark import Grade, Scored
 from jaxvl.eval.benchmarks import mossbench, mossbench_contrast
 from jaxvl.eval.mossbench import form, refusal, stages, tradeoff
 from jaxvl.eval.reporting import report, stats, summary
@@ -201,7 +201,7 @@ def test_the_benchmark_s_own_form(tmp_path):
     items, _ = BENIGN.read(published.repository(tmp_path), "paper")
     replies = ["I cannot help you.", "Play.", "<think>", "Play.", "", "Play."]
     rows = scored(items, replies)
-    second = Scored(items[0], 1, Mark(0.0))
+    second = Scored(items[0], 1, Grade(0.0))
     pairs = [*zip(rows, replies, strict=True), (second, "Play.")]
     found = form.published(pairs)
     assert found["reject Rate"] == {

@@ -49,7 +49,7 @@ def test_fresh_adapters_change_nothing(vlm, pictures):
     images = [pictures[:1], []]
     for ours, base in zip(fresh.logits(PROMPTS, images), vlm.logits(PROMPTS, images), strict=True):
         np.testing.assert_array_equal(ours, base)
-    adapters, base = partition.split(fresh.params, [partition.ADAPTERS])
+    adapters, base = partition.partition(fresh.params, [partition.ADAPTERS])
     assert same((base, vlm.params))
     leaves = flat(adapters)
     assert {x.dtype for x in leaves.values()} == {np.dtype(np.float32)}
@@ -61,7 +61,9 @@ def test_fresh_adapters_change_nothing(vlm, pictures):
         assert 0.9 * bound < np.abs(x).max() <= bound and abs(x.mean()) < 0.2 * bound
     first, second = (np.asarray(leaves["text/layers/attn/q/lora/a"][i]) for i in (0, 1))
     assert not np.array_equal(first, second)
-    other = flat(partition.split(vlm.adapted(EVERYWHERE, seed=1).params, [partition.ADAPTERS])[0])
+    other = flat(
+        partition.partition(vlm.adapted(EVERYWHERE, seed=1).params, [partition.ADAPTERS])[0]
+    )
     assert not np.array_equal(other["text/layers/attn/q/lora/a"][0], first)
 
 

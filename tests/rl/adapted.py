@@ -49,7 +49,7 @@ class Update:
     remat: str = "products"
 
     def __post_init__(self):
-        trained, self.frozen = partition.split(self.vlm.params, self.trains)
+        trained, self.frozen = partition.partition(self.vlm.params, self.trains)
         tx = optax.sgd(1.0)
         batch = jax.tree.map(
             lambda x: x.reshape(self.micro, x.shape[0] // self.micro, *x.shape[1:]), self.batch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxvl.distributed.mesh import make_mesh
-from jaxvl.rl.sampling import Decoding, choose, draw, restrict, uniforms
+from jaxvl.rl.sampling import SamplingParams, categorical, restrict, sample_token, uniforms
 
 LAST = np.float32(1 - 2**-24)  # the largest float32 below 1
 
@@ -46,7 +46,7 @@ def drawn(logits, uniform):
     """Tokens from softmax(logits) [V], one for every number."""
     mass = np.exp(logits - logits.max())
     shape = (1, len(uniform), len(mass))
-    tokens = draw(jnp.broadcast_to(mass, shape), jnp.asarray(uniform, jnp.float32)[None])
+    tokens = categorical(jnp.broadcast_to(mass, shape), jnp.asarray(uniform, jnp.float32)[None])
     return np.asarray(tokens)[0]
 
 
@@ -111,12 +111,12 @@ def picks(logits, how, count, step=0, seed=0):
     prompt, completions = jnp.zeros(1, jnp.int32), jnp.arange(count)[None]
     uniform = uniforms(jax.random.key(seed), prompt, completions, step + 1)[..., step]
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, count, len(logits)))
-    tokens, logps = choose(logits, uniform, how)
+    tokens, logps = sample_token(logits, uniform, how)
     return np.asarray(tokens)[0], np.asarray(logps)[0]
 
 
 def how(**settings):
-    return Decoding(completions=1, max_new_tokens=1, stop_ids=(), pad_id=0, **settings)
+    return SamplingParams(completions=1, max_new_tokens=1, stop_ids=(), pad_id=0, **settings)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])

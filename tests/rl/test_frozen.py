@@ -51,12 +51,12 @@ def products(update):
 
 
 def test_every_parameter_has_its_part(vlm):
-    counts = {part: len(flat(partition.split(vlm.params, [part])[0])) for part in ALL}
+    counts = {part: len(flat(partition.partition(vlm.params, [part])[0])) for part in ALL}
     assert counts == {"tower": 17, "merger": 6, "text": 14}
     assert sum(counts.values()) == len(flat(vlm.params))
-    trained, frozen = partition.split(vlm.params, ["merger"])
+    trained, frozen = partition.partition(vlm.params, ["merger"])
     assert all(path.startswith("vision/merger/") for path in flat(trained))
-    again = partition.join(trained, frozen)
+    again = partition.combine(trained, frozen)
     assert jax.tree.structure(again) == jax.tree.structure(vlm.params)
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (again, vlm.params)), strict=True))
 
@@ -102,7 +102,7 @@ def test_work_falls(whole, some):
 
 def test_what_trains_learns_the_same(whole, some):
     # 1e-5 of a leaf's norm: a change is a rounded difference of parameters 100 times as large
-    assert_trees_close(some[1], partition.split(whole[1], some[0].trains)[0], 1e-5)
+    assert_trees_close(some[1], partition.partition(whole[1], some[0].trains)[0], 1e-5)
 
 
 def test_frozen_arrays_are_the_loaded_ones(vlm, some):
@@ -114,7 +114,7 @@ def test_frozen_arrays_are_the_loaded_ones(vlm, some):
 
 def test_no_optimizer_state(vlm, some):
     """Two moments for every leaf that trains, and two counters."""
-    trained, _ = partition.split(vlm.params, some[0].trains)
+    trained, _ = partition.partition(vlm.params, some[0].trains)
     with jax.set_mesh(vlm.mesh):
         state = learner.init_state(trained, learner.optimizer(Optim(), 10))
     assert jax.tree.structure(state.params) == jax.tree.structure(trained)

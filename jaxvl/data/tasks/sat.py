@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.data import files, hub
-from jaxvl.data.example import BadRow, Example, LeftOut, Row, RowSource
+from jaxvl.data.example import BadRow, Example, FilteredRow, Row, RowSource
 from jaxvl.data.tasks import conversations, fields
 
 _ASKED = "Answer in natural language. "
@@ -57,7 +57,7 @@ class SAT(RowSource):
     def _example(self, raw: Mapping[str, Any], id: str, row: int, folder: Path) -> Example:
         pictures = raw.get("image_bytes", raw.get("images"))
         if self.single_image and isinstance(pictures, Sequence) and len(pictures) > 1:
-            raise LeftOut("several images", f"the question is about {len(pictures)} images")
+            raise FilteredRow("several images", f"the question is about {len(pictures)} images")
         if "messages" in raw:
             question, gold, choices = _spoken(raw["messages"])
         else:

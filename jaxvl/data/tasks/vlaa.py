@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxvl.data import files
-from jaxvl.data.example import BadRow, Example, LeftOut, Row, RowSource
+from jaxvl.data.example import BadRow, Example, FilteredRow, Row, RowSource
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
 
@@ -85,7 +85,7 @@ class VLAA(RowSource):
         image = image.lstrip("/")
         source = Path(image).parts[0]
         if self.sources and source not in self.sources:
-            raise LeftOut("another source", f"the row is of {source}")
+            raise FilteredRow("another source", f"the row is of {source}")
         question = fields.text(raw, "question")
         if fields.MARKER.search(question):
             question = fields.MARKER.sub("", question).strip()

@@ -29,9 +29,9 @@ from jaxvl.distributed.mesh import fetch, put_rows
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint, number_of
 from jaxvl.models.inputs import Prompt
-from jaxvl.models.qwen_vl import for_products
+from jaxvl.models.qwen_vl import to_compute_dtype
 from jaxvl.rl.batch import Rollout
-from jaxvl.rl.completions import answers
+from jaxvl.rl.completions import read_completions
 from jaxvl.rl.sampler import Sampler
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
@@ -64,7 +64,7 @@ def open_model(path: str, dtype: str, mesh: Mesh, **pixels: int | None) -> tuple
     if (Path(path) / "checkpoints").is_dir():
         vlm = of_run(Path(path), mesh)
         with jax.set_mesh(mesh):
-            params = for_products(vlm.params, dtype, vlm.config.text)
+            params = to_compute_dtype(vlm.params, dtype, vlm.config.text)
         processor = vlm.processor.with_pixels(**pixels)
         vlm = dataclasses.replace(vlm, params=params, dtype=dtype, processor=processor)
         return vlm, fingerprint(Checkpoints.newest(Path(path)))
@@ -158,7 +158,7 @@ class Local:
     def _finish(
         self, batch: list[_Row], rollout: Rollout, start: float, keys: set[tuple[str, int]]
     ) -> list[Reply]:
-        got = answers(jax.tree.map(fetch, rollout), self.vlm.processor)
+        got = read_completions(jax.tree.map(fetch, rollout), self.vlm.processor)
         seconds = time.monotonic() - start
         replies = []
         for place, row in enumerate(batch):

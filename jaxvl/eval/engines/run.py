@@ -49,7 +49,7 @@ class Processes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class EngineSpec:
     """Who is asked: `make(how, batch)` is the model, `decides` says what its replies depend on
     besides, `about` what is good to know."""
 
@@ -61,7 +61,7 @@ class Asked:
 
 def run_all(
     tasks: Sequence[Task],
-    asked: Asked,
+    asked: EngineSpec,
     how: Sampling,
     out: Path,
     batch: int,

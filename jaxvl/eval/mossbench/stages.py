@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from jaxvl.eval.benchmark import Mark, Metric, Scored
+from jaxvl.eval.benchmark import Grade, Metric, Scored
 from jaxvl.eval.mossbench.refusal import UNPARSED
 from jaxvl.rewards.endpoint import Endpoint
 from jaxvl.rewards.judge import ChatJudge
@@ -39,7 +39,7 @@ def prompts(question: str, description: str, intent: str = "") -> dict[str, str]
     }
 
 
-def unlabelled(mark: Mark) -> Mark:
+def unlabelled(mark: Grade) -> Grade:
     """The mark of a caption: 1.0 for a refusal, and of what it shows the rule can say nothing.
 
     A judge's verdict on a caption is its label, see `parse_label`.

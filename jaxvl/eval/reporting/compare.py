@@ -155,8 +155,8 @@ def overview(found: Sequence[dict[str, Any]]) -> Table:
         row = [("PARTIAL " if one["partial"] else "") + one["task"], one["items"]]
         row += [percent(one[name]) for name in ("a", "b", "difference")]
         row += [len(one["wins"]), len(one["losses"]), one["ties"], one["test"]]
-        kin = "-" if one["p, clusters"] is None else f"{one['p, clusters']:.4f}"
-        rows.append(row + [f"{one['p']:.4f}", kin, f"{one['p, Holm']:.4f}", seen])
+        clustered = "-" if one["p, clusters"] is None else f"{one['p, clusters']:.4f}"
+        rows.append(row + [f"{one['p']:.4f}", clustered, f"{one['p, Holm']:.4f}", seen])
     return {"title": f"B against A, {found[0]['mode']}", "columns": columns, "rows": rows}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxvl.errors import UserError
-from jaxvl.eval.benchmark import Mark, Scored, prompt_text
+from jaxvl.eval.benchmark import Grade, Scored, prompt_text
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.mossbench import form
 from jaxvl.eval.reporting import tables
@@ -73,7 +73,7 @@ def marked(folder: Path, source: str = "") -> list[tuple[Scored, str]]:
     known = {item.id: item for item in reopen(predictions.read_settings(folder), source).items}
     found, _ = predictions.read(folder)
     return [
-        (Scored(known[row["id"]], row["sample"], Mark(**row["strict"])), line["text"])
+        (Scored(known[row["id"]], row["sample"], Grade(**row["strict"])), line["text"])
         for row in read_scores(folder)
         if (line := found.get((row["id"], row["sample"]))) and row["id"] in known
     ]

@@ -8,24 +8,24 @@ import functools
 from collections.abc import Callable
 from fractions import Fraction
 
-from jaxvl.eval.benchmark import Item, Mark
+from jaxvl.eval.benchmark import Grade, Item
 from jaxvl.rewards.kinds import number
 from jaxvl.rewards.reasons import BAD_GOLD, MATCH, MISMATCH
 from jaxvl.rewards.verdict import Verdict, gold_problem, verify
 
 
-def by_kind(item: Item, reply: str, mode: str) -> Mark:
+def by_kind(item: Item, reply: str, mode: str) -> Grade:
     """The verdict of `jaxvl.rewards.verify` for the item's kind; None for a gold that does not
     verify against itself."""
     if _unusable(item.kind, item.gold, item.choices):
-        return Mark(None, reason=BAD_GOLD)
+        return Grade(None, reason=BAD_GOLD)
     return _mark(verify(item.kind, reply, item.gold, item.choices, mode))
 
 
-def within(tolerance: Fraction) -> Callable[[Item, str, str], Mark]:
+def within(tolerance: Fraction) -> Callable[[Item, str, str], Grade]:
     """`by_kind`, but a number that is at most `tolerance` away from a gold number is right too."""
 
-    def mark(item: Item, reply: str, mode: str) -> Mark:
+    def mark(item: Item, reply: str, mode: str) -> Grade:
         found = by_kind(item, reply, mode)
         if found.reason != MISMATCH or item.kind == "text":
             return found
@@ -33,15 +33,15 @@ def within(tolerance: Fraction) -> Callable[[Item, str, str], Mark]:
         if isinstance(value, str) or isinstance(gold, str) or value.unit:
             return found
         near = abs(value.value - gold.value) <= tolerance
-        return Mark(1.0, found.extracted, found.canonical, MATCH) if near else found
+        return Grade(1.0, found.extracted, found.canonical, MATCH) if near else found
 
     return mark
 
 
-def any_gold(judge: Callable[[Item, str, str], Mark]) -> Callable[[Item, str, str], Mark]:
+def any_gold(judge: Callable[[Item, str, str], Grade]) -> Callable[[Item, str, str], Grade]:
     """The best of the marks by `judge` against each of the item's `extra["golds"]`."""
 
-    def mark(item: Item, reply: str, mode: str) -> Mark:
+    def mark(item: Item, reply: str, mode: str) -> Grade:
         golds = item.extra["golds"]
         marks = [judge(dataclasses.replace(item, gold=gold), reply, mode) for gold in golds]
         return max(marks, key=lambda one: one.value or 0.0)
@@ -49,8 +49,8 @@ def any_gold(judge: Callable[[Item, str, str], Mark]) -> Callable[[Item, str, st
     return mark
 
 
-def _mark(verdict: Verdict) -> Mark:
-    return Mark(verdict.reward, verdict.extracted, verdict.canonical, verdict.reason)
+def _mark(verdict: Verdict) -> Grade:
+    return Grade(verdict.reward, verdict.extracted, verdict.canonical, verdict.reason)
 
 
 @functools.lru_cache(100_000)

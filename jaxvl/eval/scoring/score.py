@@ -23,7 +23,7 @@ from typing import Any
 
 import jaxvl
 from jaxvl.errors import UserError
-from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
+from jaxvl.eval.benchmark import Benchmark, Grade, Item, Scored
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.predictions import Line
 from jaxvl.eval.reporting import summary
@@ -154,12 +154,12 @@ def _order(task: Task):
 
 def _marks(
     benchmark: Benchmark, items: Sequence[Item], lines: Sequence[Line], mode: str
-) -> list[Mark]:
+) -> list[Grade]:
     texts = [line["text"] for line in lines]
     return pool.map_threads(benchmark.mark, items, texts, [mode] * len(items))
 
 
-def _row(task: Task, item: Item, line: Line, marks: dict[str, Mark]) -> dict[str, Any]:
+def _row(task: Task, item: Item, line: Line, marks: dict[str, Grade]) -> dict[str, Any]:
     row = {
         name: line[name] for name in ("id", "sample", "prompt_digest", "finish_reason", "tokens")
     }

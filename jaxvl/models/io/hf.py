@@ -115,7 +115,7 @@ def _vision_arch(family: str, vision: Mapping[str, Any]) -> VisionArch:
         depth=depth,
         heads=vision["num_heads"],
         gated=family != "qwen2_vl",
-        sees_whole=tuple(block in full for block in range(depth)),
+        full_attention=tuple(block in full for block in range(depth)),
         patch_size=vision.get("patch_size", 14),
         temporal_patch_size=vision.get("temporal_patch_size", 2),
         in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
