@@ -23,7 +23,7 @@ from jaxvl.eval.engines.remote import Remote
 from jaxvl.eval.engines.replies import Sampling, number_of
 from jaxvl.rewards.endpoint import Endpoint
 from tests.rewards.test_judge import serve  # noqa: F401 (a fixture)
-from tests.test_loop import BASE
+from tests.train.test_prompts import BASE
 
 SAMPLED = Sampling(n=2, temperature=1.0, seed=3, max_new_tokens=8)
 

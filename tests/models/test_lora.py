@@ -19,9 +19,9 @@ from jaxvl.models import lora, partition, qwen_vl
 from jaxvl.models.io import hf
 from jaxvl.rl import learner
 from jaxvl.vlm import load
+from tests.distributed.test_mesh import PUBLIC_MESHES
 from tests.rl.adapted import Update, adapted, flat, some_rows
 from tests.rl.rows import V, assert_trees_close, grpo_step, policy
-from tests.test_sharding import PUBLIC_MESHES
 from tests.tiny import PUBLIC, public_config
 
 EVERYWHERE = LoRA(rank=4, alpha=6, parts=("tower", "merger", "text"))

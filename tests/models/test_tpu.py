@@ -16,7 +16,7 @@ from jaxvl.models import attention
 from jaxvl.models.layers import remat_layer
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.compile import tpu_devices
-from tests.test_sharding import abstract_update, small
+from tests.distributed.test_mesh import abstract_update, small
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install jaxvl[tpu]"

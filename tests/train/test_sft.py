@@ -13,7 +13,7 @@ from jaxvl.observe.metrics import read_metrics
 from jaxvl.train import sft
 from jaxvl.train.sft import Target
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ["run.steps=4", "run.save_every=2", "sft.rows=4", "optim.warmup_steps=0", "optim.lr=2e-4"]
 SMALL += ["data.source.size=4", "data.shuffle=false", "optim.schedule=constant"]
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from jaxvl.checkpoints.convert import stored_dtype
 from jaxvl.cli.main import app
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def jaxvl(*args):

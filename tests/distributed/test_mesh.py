@@ -303,10 +303,10 @@ OLD_XLA = pytest.mark.skipif(
 )
 def test_nothing_is_replicated_by_accident(call, warned):
     """XLA warns on stderr as it compiles: a fresh process, since a cached program is silent."""
-    code = f"from tests.test_sharding import *; {call}((2, 2, 2))"
+    code = f"from tests.distributed.test_mesh import *; {call}((2, 2, 2))"
     found = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "TF_CPP_MIN_LOG_LEVEL": "1"},
         capture_output=True,
         text=True,

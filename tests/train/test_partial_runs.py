@@ -21,11 +21,11 @@ from jaxvl.train import grpo as train
 from jaxvl.train import sft
 from jaxvl.train.setup import export, init_run
 from tests.rl.adapted import flat
-from tests.test_sft import SMALL as SFT_SMALL
-from tests.test_train import SMALL as GRPO_SMALL
-from tests.test_train import values
+from tests.train.test_grpo import SMALL as GRPO_SMALL
+from tests.train.test_grpo import values
+from tests.train.test_sft import SMALL as SFT_SMALL
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 STEPS = ["run.steps=3", "run.save_every=2", "optim.schedule=constant", "optim.warmup_steps=0"]
 ADAPTERS = LoRA(rank=4, alpha=8, dropout=0.1)
 

@@ -26,8 +26,8 @@ from jaxvl.train import grpo as train
 from jaxvl.train import prompts, setup, sft
 from tests.data.published import GRPO_ROWS, picture, write_sat, write_tsv, write_vlaa
 from tests.data.test_intake import BAD_IMAGES
-from tests.test_loop import make_config
-from tests.test_train import ROOT
+from tests.train.test_grpo import ROOT
+from tests.train.test_prompts import make_config
 
 MODEL = Model(path=str(ROOT / "configs/quickstart_base"), remat="products")
 

@@ -13,8 +13,8 @@ from jaxvl.models.io.hf import arch_from_config
 from jaxvl.observe import flops
 from jaxvl.observe.mfu import Meter, work_of
 from jaxvl.rewards import accuracy
-from tests.test_loop import BASE
 from tests.tiny import public_config
+from tests.train.test_prompts import BASE
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
 ARCH = arch_from_config(public_config("qwen2_vl_2b"))

@@ -14,7 +14,7 @@ from jaxvl.data.templates import chat_question
 from jaxvl.train import heldout
 from jaxvl.train.heldout import evaluate
 from jaxvl.vlm import Completion
-from tests.test_loop import BASE
+from tests.train.test_prompts import BASE
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from jaxvl.config import GRPO, AdaptiveKL, Dapo, Reward
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.rl.losses import next_beta
 from jaxvl.train import grpo
-from tests.test_train import small, values
+from tests.train.test_grpo import small, values
 
 STEPS, PROMPTS, GROUP, REFILLS = 4, 4, 2, 2
 LITTLE = ("sampling.max_new_tokens=4", "optim.warmup_steps=0")

@@ -13,7 +13,7 @@ from jaxvl.data.tasks.records import Records
 from jaxvl.data.test_sets import Digests
 from jaxvl.errors import UserError
 from tests.data.published import GRPO_ROWS, picture, write_sat, write_vlaa
-from tests.test_train import ROOT
+from tests.train.test_grpo import ROOT
 
 BASE = str(ROOT / "configs/quickstart_base")
 

@@ -22,7 +22,7 @@ from jaxvl.observe import timing
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards import accuracy
 from jaxvl.train import prompts, setup
-from tests.test_train import ROOT
+from tests.train.test_grpo import ROOT
 
 BASE = str(ROOT / "configs/quickstart_base")
 LONG = {3, 4, 8}  # examples whose prompts do not fit

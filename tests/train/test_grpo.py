@@ -25,7 +25,7 @@ from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards import MASKED
 from jaxvl.train import grpo
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "grpo.prompts=4",
     "grpo.group=4",
