@@ -55,7 +55,7 @@ _MOVED = {
     "eval.tables": "eval.reporting.tables",
     "eval.tradeoff": "eval.mossbench.tradeoff",
     "eval_cli": "cli.eval",
-    "fields": "config.overrides",
+    "fields": "config.fields",
     "flops": "observe.flops",
     "loop": "train.prompts",
     "meter": "observe.mfu",

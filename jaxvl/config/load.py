@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxvl.config.overrides import set_field
+from jaxvl.config.fields import set_field
 from jaxvl.config.schema import Config, SFTConfig
 from jaxvl.config.validate import validate
 from jaxvl.errors import UserError

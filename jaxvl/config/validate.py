@@ -7,7 +7,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from jaxvl.config.overrides import check_types
+from jaxvl.config.fields import check_types
 from jaxvl.errors import UserError
 
 if TYPE_CHECKING:  # config.load validates: at run time the import goes the other way

@@ -18,7 +18,7 @@ from jaxvl import __version__
 from jaxvl.checkpoints.start import start_model
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Config, SFTConfig
-from jaxvl.config.overrides import to_json
+from jaxvl.config.fields import to_json
 from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.data import test_sets
 from jaxvl.distributed import multihost

@@ -15,7 +15,7 @@ from jaxvl.checkpoints import convert as module
 from jaxvl.checkpoints.convert import convert, stored_dtype
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import LoRA, Model
-from jaxvl.config.overrides import to_json
+from jaxvl.config.fields import to_json
 from jaxvl.data import test_sets
 from jaxvl.errors import UserError
 from jaxvl.models import partition

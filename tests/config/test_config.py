@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jaxvl import config as C
-from jaxvl.config import overrides
+from jaxvl.config import fields
 from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.errors import UserError
 
@@ -89,7 +89,7 @@ def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
 def test_a_loss_is_named_on_the_command_line_and_brings_its_own_fields(path, words, loss):
     cfg = C.load(path, words)
     assert cfg.grpo.loss == loss and type(cfg.grpo.loss) is type(loss)
-    assert overrides.to_json(cfg)["grpo"]["loss"]["type"] == type(loss).__name__
+    assert fields.to_json(cfg)["grpo"]["loss"]["type"] == type(loss).__name__
     with pytest.raises(UserError, match="no field `epsilon` in Cispo"):
         C.load(path, ["grpo.loss=cispo", "grpo.loss.epsilon=0.1"])
 
@@ -236,13 +236,13 @@ def test_a_file_that_is_no_config_is_refused(path, tmp_path):
 
 def test_to_json_holds_every_field_and_names_code(path):
     cfg = C.load(path)
-    out = json.loads(json.dumps(overrides.to_json(cfg), allow_nan=False))
+    out = json.loads(json.dumps(fields.to_json(cfg), allow_nan=False))
     assert set(out) == {field.name for field in dataclasses.fields(C.Config)}
     assert out["grpo"]["group"] == 8 and out["data"]["prompt_buckets"] == [256, 512, 1024]
     assert out["data"]["template"].endswith(":template")
     assert out["data"]["source"]["type"].endswith(":Toy") and out["data"]["source"]["count"] == 3
-    assert overrides.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
-    assert overrides.to_json({"keep": frozenset("cab")}) == {
+    assert fields.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
+    assert fields.to_json({"keep": frozenset("cab")}) == {
         "keep": ["a", "b", "c"]
     }  # in one order
 

@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from jaxvl.config.overrides import to_json
+from jaxvl.config.fields import to_json
 from jaxvl.data import chat, templates
 from jaxvl.data.example import Example
 from jaxvl.data.templates import VisualThinker
