@@ -14,6 +14,8 @@ On four GPUs as in the paper, two of a step's prompts at a time on each. A small
 more grpo.micro_batches (8: one prompt at a time on one device). Not run.
 """
 
+from functools import partial
+
 from jaxvl.config import GRPO, Config, Data, Grpo, Mesh, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.tasks import sat
 from jaxvl.data.templates import VisualThinker
@@ -35,7 +37,7 @@ def config() -> Config:
             patch_buckets=(2048,),
             too_long="drop",
         ),
-        rewards=(Reward(accuracy), Reward(think_format)),
+        rewards=(Reward(partial(accuracy, literal=True)), Reward(think_format)),
         sampling=Sampling(max_new_tokens=700, temperature=1.0, top_k=50),
         grpo=GRPO(prompts=8, group=8, micro_batches=2, loss=Grpo(), beta=0.04),
         optim=Optim(lr=1e-6, schedule="linear"),

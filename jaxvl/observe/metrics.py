@@ -168,10 +168,11 @@ def rollout_metrics(
     """TRL's metrics of a batch of N completions, those of a prompt side by side in groups.
 
     `lengths_N` counts tokens with the end token; `finished_N` says which completions have one.
-    Standard deviations are over the whole batch with ddof=1 (NaN for one value);
-    `frac_reward_zero_std` is the share of groups whose rewards are all equal (to 1e-8), and lengths
-    of terminated completions are 0 where there is none. Masked completions count in lengths only;
-    `reward_masked` is their share, where there are any.
+    Standard deviations are over the whole batch with ddof=1. What does not apply is absent: the
+    mean of no value, the deviation of fewer than two. `frac_reward_zero_std` is the share of groups
+    whose rewards are all equal (to 1e-8), and lengths of terminated completions are 0 where there
+    is none, as TRL has it. Masked completions count in lengths only; `reward_masked` is their
+    share, where there are any.
     """
     lengths_N = np.asarray(lengths_N, np.float64)
     finished_N = np.asarray(finished_N, bool)
@@ -185,16 +186,16 @@ def rollout_metrics(
     out["completions/clipped_ratio"] = float(1 - finished_N.mean())
     for name, values_N in zip(scores.names, scores.values_NK.T, strict=True):
         applies = values_N[~np.isnan(values_N)].astype(np.float64)
-        out[f"rewards/{name}/mean"] = float(applies.mean()) if applies.size else math.nan
-        out[f"rewards/{name}/std"] = _std(applies)
-    out["reward"] = float(total_N.mean()) if total_N.size else math.nan
-    out["reward_std"] = _std(total_N)
+        out |= _mean_and_std(f"rewards/{name}/mean", f"rewards/{name}/std", applies)
+    out |= _mean_and_std("reward", "reward_std", total_N)
     std_P = [row[~np.isnan(row)].std() for row in total_PG if not np.isnan(row).all()]
-    out["frac_reward_zero_std"] = float(np.mean(np.array(std_P) <= 1e-8)) if std_P else 1.0
+    if std_P:
+        out["frac_reward_zero_std"] = float(np.mean(np.array(std_P) <= 1e-8))
     if scores.masked_N.any():
         out["reward_masked"] = float(scores.masked_N.mean())
     return out
 
 
-def _std(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+def _mean_and_std(mean: str, std: str, values: np.ndarray) -> dict[str, float]:
+    found = {mean: float(values.mean())} if values.size else {}
+    return found | ({std: float(values.std(ddof=1))} if values.size > 1 else {})

@@ -26,6 +26,10 @@ from jaxvl.observe.metrics import NONFINITE, read_metrics
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _CHARTS = (  # title, metrics (with * for any part)
     ("Reward", ("reward", "rewards/*/mean")),
+    ("Mixed reward by kind", ("mixed/*/reward",)),
+    ("Kinds of questions (share)", ("mixed/*/share",)),
+    ("Kinds of questions (completions)", ("mixed/*/count",)),
+    ("Held-out questions", ("eval_*",)),
     (
         "Completion length (tokens)",
         tuple(f"completions/{of}_length" for of in ("mean", "min", "max")),

@@ -34,6 +34,10 @@ _HOME = {
 __all__ = ["MASKED", "completion_text", *_HOME]
 
 
+# What a function is given beside the columns, under TRL's names.
+SERVICES = ("trainer_state", "log_metric", "log_extra")
+
+
 class _Mark(enum.Enum):
     MASKED = "masked"
 

@@ -93,7 +93,8 @@ class During:
 
 def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
     """Metrics of a step from replies to a task: accuracy, lenient and strict, the benchmark's own
-    (lenient), the shares with a valid answer block and cut off, and the mean length."""
+    (lenient), the shares with a valid answer block and cut off, and the mean length. A figure of
+    nothing is absent."""
     name, mark = task.benchmark.name, task.benchmark.mark
     items, texts = [reply.item for reply in replies], [reply.text for reply in replies]
     values = {}
@@ -104,21 +105,19 @@ def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
             for item, reply, one in zip(items, replies, marks, strict=True)
         ]
 
-    def mean(of: Sequence[float]) -> float:
-        return sum(of) / len(of) if of else math.nan
-
-    found = {
-        "accuracy": mean([one.mark.value or 0.0 for one in values["lenient"]]),
-        "strict": mean([one.mark.value or 0.0 for one in values["strict"]]),
-        "format": mean([extract.blocks(extract.reply(text)) is not None for text in texts]),
-        "truncated": mean([reply.finish_reason == "length" for reply in replies]),
-        "length": mean([reply.tokens or 0 for reply in replies]),
+    columns = {
+        "accuracy": [one.mark.value or 0.0 for one in values["lenient"]],
+        "strict": [one.mark.value or 0.0 for one in values["strict"]],
+        "format": [extract.blocks(extract.reply(text)) is not None for text in texts],
+        "truncated": [reply.finish_reason == "length" for reply in replies],
+        "length": [reply.tokens or 0 for reply in replies],
     }
+    found = {metric: sum(of) / len(of) for metric, of in columns.items() if of}
     for metric, of in task.benchmark.metrics.items():
         try:
             value = of(values["lenient"])
         except UserError:  # it refuses part of its items
             value = None
-        if value is not None and metric not in found:
+        if value is not None and not math.isnan(value) and metric not in columns:
             found[metric] = value
     return {f"eval/{name}/{metric}": value for metric, value in found.items()}

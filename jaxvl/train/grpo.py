@@ -62,7 +62,7 @@ def train(cfg: Config) -> VLM:
     with jax.set_mesh(base.mesh), PreemptionHandler() as stop:
         loop = Loop(cfg, base)
         # A resumed run answers again, with the base.
-        before = loop.evaluate(base, "before training") if cfg.eval else None
+        before = loop.evaluate(base, "before training", 0) if cfg.eval else None
         del base  # its memory is the steps'
         state = loop.begin()
         if start:
@@ -168,7 +168,8 @@ class Loop:
                     raise Stopped
                 state, metrics = self.step(step, state)
                 if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
-                    metrics |= self.evaluate(self.with_state(state), f"after step {step}").metrics()
+                    now = self.evaluate(self.with_state(state), f"after step {step}", step)
+                    metrics |= now.metrics()
                 if self.during and self.during.due(step, cfg.run.steps):
                     metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                 if lead:
@@ -182,7 +183,7 @@ class Loop:
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
-        after = self.evaluate(trained, "after training") if cfg.eval else None
+        after = self.evaluate(trained, "after training", cfg.run.steps) if cfg.eval else None
         if lead:
             if after:
                 self._write_eval(before, after)
@@ -214,6 +215,7 @@ class Loop:
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
         metrics |= over_updates(jax.device_get(found))
+        metrics["updates"] = int(state.step)  # of the run so far
         clock.lap("update")
 
         if grpo.adaptive_kl:
@@ -243,7 +245,7 @@ class Loop:
 
         logps = self.start_logprobs(params, arrays, rollout)
         got = read_completions(rollout, self.vlm.processor)
-        inputs = rollouts.reward_inputs(items, got, cfg.grpo.group)
+        inputs = rollouts.reward_inputs(items, got)
         scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
         scores = rollouts.broadcast_scores(scores, self.stream.share)
         clock.lap("reward")
@@ -304,7 +306,7 @@ class Loop:
     def rollout_metrics(self, sampled: rollouts.ScoredRollout) -> dict[str, float]:
         """What the completions of a step say, those that it does not learn from too."""
         got, scores, group = sampled.got, sampled.scores, self.cfg.grpo.group
-        inputs = rollouts.reward_inputs(sampled.items, got, group)
+        inputs = rollouts.reward_inputs(sampled.items, got)
         own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
         whole = rollouts.allgather_results(own, self.stream.share)
         return self.stream.metrics(sampled.items) | whole.metrics(group)
@@ -327,13 +329,19 @@ class Loop:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
 
-    def evaluate(self, vlm: VLM, when: str) -> heldout.Evaluation:
-        """The held-out set, answered by `vlm`."""
+    def evaluate(self, vlm: VLM, when: str, step: int) -> heldout.Evaluation:
+        """The held-out set, answered by `vlm` and scored by the run's rewards."""
         cfg = self.cfg
         if jax.process_index() == 0:
             print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
         return heldout.evaluate(
-            vlm, self.held_out, cfg.eval, self.stream.template, cfg.sampling.max_new_tokens
+            vlm,
+            self.held_out,
+            cfg.eval,
+            self.stream.template,
+            cfg.sampling.max_new_tokens,
+            cfg.rewards,
+            TrainerState(step, cfg.run.steps),
         )
 
     def _write_eval(self, before: heldout.Evaluation, after: heldout.Evaluation) -> None:

@@ -22,6 +22,7 @@ from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import data_shard
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
+from jaxvl.rewards.golds import credit_check
 from jaxvl.vlm import VLM
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
@@ -62,7 +63,10 @@ class PromptStream:
         self.parts = shards * batch_of(cfg).micro_batches  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
-        self.gate = ExampleFilter(cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark)
+        credit = credit_check(cfg.rewards) if isinstance(cfg, Config) else None
+        self.gate = ExampleFilter(
+            cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark, credit
+        )
         self.gate.admit(cfg.data.source)
         examples = cfg.data.source.load()
         multihost.assert_equal_across_processes(

@@ -17,42 +17,23 @@ import numpy as np
 
 from jaxvl.data.image import load_image
 from jaxvl.distributed.mesh import DataShard
+from jaxvl.errors import UserError
 from jaxvl.observe.metrics import rollout_metrics
 from jaxvl.rewards import audit
+from jaxvl.rewards.columns import Asked, inputs
 from jaxvl.rewards.mix import Scores, join_scores
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import Completions
 from jaxvl.train.prompts import Item
 
 
-def reward_inputs(items: Sequence[Item], got: Completions, group: int) -> dict[str, Any]:
-    """What `rewards.score` takes: TRL's three arguments and a column for every field of the data.
-
-    A completion is a string where the prompt is one, else a list with an assistant's message, as
-    in TRL. A field that only some examples have is None in the others. `image_sizes` and
-    `processed_sizes` hold (width, height) for each picture, as it was given and as the model sees
-    it.
-    """
-    prompts = [item.prompt for item in items for _ in range(group)]
-    completions = [
-        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(prompts, got.texts, strict=True)
+def reward_inputs(items: Sequence[Item], got: Completions) -> dict[str, Any]:
+    """What `rewards.score` takes of the completions of a step."""
+    questions = [
+        Asked(item.example, item.prompt, item.encoded.image_sizes, item.encoded.processed_sizes)
+        for item in items
     ]
-    names = {name for item in items for name in item.example.columns}
-    columns = {
-        name: [item.example.columns.get(name) for item in items for _ in range(group)]
-        for name in sorted(names)
-    }
-    for name in ("id", "question", "answer", "choices", "task", "images"):
-        columns[name] = [getattr(item.example, name) for item in items for _ in range(group)]
-    for name in ("image_sizes", "processed_sizes"):
-        columns[name] = [getattr(item.encoded, name) for item in items for _ in range(group)]
-    return {
-        "prompts": prompts,
-        "completions": completions,
-        "completion_ids": got.ids,
-        "columns": columns,
-    }
+    return inputs(questions, got.texts, got.ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +104,13 @@ class Results:
         """The metrics of a step with these completions."""
         found = rollout_metrics(self.scores, self.lengths_N, self.finished_N, group)
         found |= audit.metrics(self.checks, self.lengths_N, group)
-        return found | self.scores.metrics
+        logged = self.scores.metrics
+        taken = sorted(found.keys() & logged.keys())
+        if taken:
+            raise UserError(
+                f"a reward logs the metric `{taken[0]}`, which is the run's own; take another name"
+            )
+        return found | logged
 
 
 def allgather_results(own: Results, share: DataShard) -> Results:

@@ -106,7 +106,7 @@ def test_rollout_metrics_have_trl_names_and_values():
         "reward": 0.875,
     }
     assert metrics["rewards/accuracy/std"] == pytest.approx(0.5)  # ddof=1
-    assert math.isnan(metrics["rewards/box/std"])
+    assert "rewards/box/std" not in metrics  # of one value
     assert metrics["reward_std"] == pytest.approx(0.25)  # ddof=1, over the batch
     assert metrics["frac_reward_zero_std"] == 0.5
 
@@ -116,7 +116,7 @@ def test_lengths_of_terminated_completions_are_zero_where_none_is():
     metrics = rollout_metrics(scores, [4, 5], [False, False], group=2)
     assert metrics["completions/clipped_ratio"] == 1
     assert metrics["completions/mean_terminated_length"] == 0
-    assert math.isnan(metrics["rewards/a/mean"]) and metrics["frac_reward_zero_std"] == 1
+    assert "rewards/a/mean" not in metrics and metrics["frac_reward_zero_std"] == 1
 
 
 def test_a_notebook_gets_plain_lines(capsys):
@@ -133,6 +133,31 @@ def test_masked_completions_count_in_lengths_only():
     assert metrics["reward"] == 1 and metrics["reward_masked"] == 0.5
     assert metrics["frac_reward_zero_std"] == 0.5  # of the two groups that have rewards
     assert metrics["completions/mean_length"] == 4
+
+
+N = np.nan
+
+
+@pytest.mark.parametrize(
+    ("values_NK", "total", "absent"),
+    [
+        ([[N], [N]], [N, N], "reward reward_std frac_reward_zero_std rewards/a/mean rewards/a/std"),
+        ([[1], [N]], [1, N], "reward_std rewards/a/std"),
+        ([[1, N], [0, N]], [1, 0], "rewards/b/mean rewards/b/std"),
+        ([[1, N], [0, 2]], [1, 2], "rewards/b/std"),
+        ([[N, 1], [2, 3]], [1, N], "reward_std rewards/a/std"),
+        ([[1, 1], [0, 3]], [2, 3], ""),
+    ],
+)
+def test_what_does_not_apply_is_absent(values_NK, total, absent):
+    values_NK = np.array(values_NK, np.float32)
+    names = ("a", "b")[: values_NK.shape[1]]
+    total_N = np.array(total, np.float32)
+    found = rollout_metrics(Scores(names, values_NK, total_N), [4, 5], [True, False], group=2)
+    assert all(map(math.isfinite, found.values()))
+    every = {"reward", "reward_std", "frac_reward_zero_std"}
+    every |= {f"rewards/{name}/{of}" for name in names for of in ("mean", "std")}
+    assert every - found.keys() == set(absent.split())
 
 
 def test_the_updates_of_a_step_are_one_line():

@@ -73,7 +73,8 @@ def test_a_run_leaves_what_the_design_says(whole):
     expected = {"loss", "reward", "reward_std", "rewards/accuracy/mean", "kl", "entropy"}
     expected |= {"completions/mean_length", "completions/clipped_ratio", "frac_reward_zero_std"}
     expected |= {"grad_norm", "learning_rate", "clip_ratio/low_mean", "step_time"}
-    expected |= {"audit/accuracy", "audit/format", "audit/repetition", "verify/timeout"}
+    expected |= {"audit/accuracy", "audit/format", "audit/repetition", "audit/timeout"}
+    expected |= {"updates"}
     expected |= {f"time/{part}" for part in ("data", "generate", "reward", "logprob", "update")}
     assert expected <= set(lines[0])
     assert all(np.isfinite(line["loss"]) for line in lines)

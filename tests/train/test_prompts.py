@@ -119,6 +119,34 @@ def test_a_dropped_prompt_is_replaced_and_all_others_stay(make_stream, tmp_path)
     assert replaced == 4 * len(LONG)  # 40 prompts are four epochs
 
 
+@dataclasses.dataclass(frozen=True)
+class Golds:
+    """Questions with these answers."""
+
+    read_completions: tuple
+
+    def load(self) -> Sequence[Example]:
+        return [
+            Example(f"e{i}", "which?", answer) for i, answer in enumerate(self.read_completions)
+        ]
+
+
+def test_a_row_whose_answer_earns_nothing_is_listed_as_a_bad_one(make_stream, tmp_path):
+    read_completions = ("3", "", "left\nright", 4.0, None, "4", "<answer>5</answer>", "6")
+    cfg = make_config(tmp_path, source=Golds(read_completions), shuffle=False, max_bad=0.5)
+    stream = make_stream(cfg)
+    used = [item.example.answer for _ in range(2) for item in next(stream)]
+    assert {"3", "4", "5", "6"} >= set(used) >= {"3", "4"}
+    listed = {line["id"]: line for line in read_metrics(tmp_path, "dropped.jsonl")}
+    assert sorted(listed) == ["e1", "e2", "e4"]
+    assert {line["reason"] for line in listed.values()} == {"no reward for its answer"}
+    assert listed["e1"]["found"] == "the answer '' earns nothing from `accuracy` (there is none)"
+    with pytest.raises(UserError, match="more than the share data.max_bad = 0.05: .* no reward"):
+        next(
+            make_stream(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, max_bad=0.05)))
+        )
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_any_number_of_processes_takes_the_same_stand_ins(
     make_stream, tmp_path, monkeypatch, count
