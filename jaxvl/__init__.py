@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _MOVED = {
     "algorithm": "config.grpo",
     "batch": "rl.batch",
+    "batching": "rl.batching",
     "charts": "observe.charts",
     "checkpoint": "checkpoints.store",
     "convert": "checkpoints.convert",
@@ -61,6 +62,7 @@ _MOVED = {
     "meter": "observe.mfu",
     "metrics": "observe.metrics",
     "models.hf": "models.io.hf",
+    "models.hf_config": "models.io.hf_config",
     "models.names": "models.io.names",
     "models.parts": "models.partition",
     "models.peft": "models.io.peft",

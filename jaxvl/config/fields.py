@@ -156,7 +156,12 @@ def _parse(text: str, kind: Any, path: str) -> Any:
         if choices := _choices(kind):
             return _choose(word, choices, path)
         kinds = [arg for arg in args if arg is not type(None)]
-        return _parse(text, kinds[0], path) if len(kinds) == 1 else _refuse(path, kind)
+        words = [arg for arg in kinds if typing.get_origin(arg) is Literal]
+        others = [arg for arg in kinds if arg not in words]
+        for choice in words:  # a word that is one of these, or else a value
+            if word in typing.get_args(choice) or not others:
+                return _parse(text, choice, path)
+        return _parse(text, others[0], path) if len(others) == 1 else _refuse(path, kind)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
         items = word.strip("()[]").split(",")
         return tuple(_parse(item, args[0], path) for item in items if item.strip())

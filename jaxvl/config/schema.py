@@ -67,8 +67,10 @@ class Mesh:
 class Data:
     """Where prompts come from; a row is padded up to the nearest bucket of tokens and patches.
 
-    A prompt that does not fit the largest buckets ends the run, or is dropped as a row that cannot
-    be used is: listed in `dropped.jsonl`, another example in its place. It is never cut. A run
+    Buckets that are "auto" are read from the first examples, and a larger one is made when a larger
+    prompt comes. Else a prompt that does not fit the largest buckets ends the run, or is dropped as
+    a row that cannot be used is: listed in `dropped.jsonl`, another example in its place; and so is
+    a target that is longer than `sft.target_length`. Neither is ever cut. A run
     stops when more than the share `max_bad` of the source's rows cannot be used. `check` takes an
     example and says why it cannot be used ("" where it can). `digests` are files of `jaxvl data
     digest`: rows of these test sets are kept out, beside those that jaxvl knows.
@@ -76,8 +78,8 @@ class Data:
 
     source: Source
     template: Callable[..., Any]
-    prompt_buckets: tuple[int, ...] = (256, 512, 1024)
-    patch_buckets: tuple[int, ...] = (256, 1024, 2048)
+    prompt_buckets: tuple[int, ...] | Literal["auto"] = (256, 512, 1024)
+    patch_buckets: tuple[int, ...] | Literal["auto"] = (256, 1024, 2048)
     too_long: Literal["error", "drop"] = "error"
     min_pixels: int | None = None  # of this dataset alone; None: the model's
     max_pixels: int | None = None
@@ -248,8 +250,8 @@ class Config:
 class SFT:
     """Supervised fine-tuning: `rows` prompts a step, each followed by `target(example)`.
 
-    The loss counts the target's tokens and the end token. A target that is longer than
-    `target_length` tokens is an error.
+    The loss counts the target's tokens and the end token, together at most `target_length`: of a
+    longer target `data.too_long` says what becomes.
     """
 
     target: Callable[..., str]

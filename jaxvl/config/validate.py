@@ -47,10 +47,12 @@ def validate(cfg: Config | SFTConfig) -> None:
 def _check_sizes(cfg: Config | SFTConfig) -> None:
     for name in ("prompt_buckets", "patch_buckets"):
         buckets = getattr(cfg.data, name)
+        if buckets == "auto":
+            continue
         if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
             raise UserError(f"data.{name} = {buckets}: expected sizes that grow, as (256, 512)")
     patches = cfg.data.patch_buckets
-    if any(size % 4 for size in patches):
+    if patches != "auto" and any(size % 4 for size in patches):
         raise UserError(
             f"data.patch_buckets = {patches}: patches are merged by 2x2, use multiples of 4"
         )

@@ -176,7 +176,7 @@ def _rollouts(run_dir: Path) -> list[dict[str, Any]]:
 
 def _step(run_dir: Path, files: Sequence[Path]) -> dict[str, Any]:
     prompts, broken = [], 0
-    for line in (line for file in files for line in file.read_bytes().splitlines()):
+    for line in (line for file in files for line in file.read_bytes().split(b"\n") if line):
         try:
             prompts.append(dict(json.loads(line)))
         except (ValueError, TypeError):

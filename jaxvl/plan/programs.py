@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
 from jaxvl.distributed.mesh import data_shard, param_shardings
+from jaxvl.errors import UserError
 from jaxvl.models import lora, partition, public, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
@@ -49,6 +50,12 @@ class Sizes:
     @classmethod
     def of(cls, cfg: Config | SFTConfig) -> Sizes:
         data = cfg.data
+        if "auto" in (data.prompt_buckets, data.patch_buckets):
+            raise UserError(
+                "data.prompt_buckets or data.patch_buckets is auto, which is read from the data, "
+                "and a plan reads none: say the sizes to plan for, as data.prompt_buckets=1024 "
+                "data.patch_buckets=2048"
+            )
         size = {"tokens": max(data.prompt_buckets), "patches": max(data.patch_buckets)}
         if isinstance(cfg, SFTConfig):
             sft = cfg.sft

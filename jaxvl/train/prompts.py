@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxvl.config import GRPO, SFT, Config, SFTConfig
-from jaxvl.data import pipeline, templates, test_sets
+from jaxvl.data import buckets, pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
 from jaxvl.data.intake import DropLog, ExampleFilter
@@ -41,6 +42,7 @@ class Item:
     example: Example
     prompt: Any  # what the template made: a string or chat messages
     encoded: Encoded
+    target: tuple[int, ...] = ()  # of fine-tuning: the tokens to learn, the end token among them
     dropped: tuple[Dropped, ...] = ()  # what could not be used at this position
 
 
@@ -73,6 +75,11 @@ class PromptStream:
             {"the data's number of rows": len(examples)} | _some_ids(examples)
         )
         self.account = self._account(examples)
+        sizes = cfg.data.prompt_buckets, cfg.data.patch_buckets
+        most = [None if of == "auto" else max(of) for of in sizes]
+        length = None if isinstance(cfg, Config) else cfg.sft.target_length
+        self.limits = buckets.Limits(*most, length)
+        self._look(examples)
         self.batches = pipeline.batches(
             examples,
             self._item,
@@ -84,6 +91,46 @@ class PromptStream:
             process_count=self.share.count,
             blocks=self.mini_batches,
         )
+
+    def _look(self, examples: Sequence[Example]) -> None:
+        """Looks at the first examples: what does not fit shows before anything is compiled, and
+        buckets that are "auto" are chosen. The same in every process, and whenever the run is taken
+        up again."""
+        cfg, data = self.cfg, self.data
+        seen = pipeline.first(
+            examples, cfg.run.seed, data.shuffle, min(len(examples), buckets.LOOK)
+        )
+        with ThreadPoolExecutor(max(data.workers, 1)) as threads:
+            looked = list(threads.map(self._need, seen))
+        needs = [need for need in looked if isinstance(need, buckets.Need)]
+        if not needs:
+            raise UserError(
+                f"none of the first {len(seen)} examples can be used: {summary(looked)}"
+            )
+        over = [need for need in needs if self.limits.over(need)]
+        if over and (data.too_long == "error" or len(over) == len(needs)):
+            raise PromptTooLong(
+                f"{len(over)} of the first {len(seen)} examples do not fit; example {over[0].id} "
+                f"has {self.limits.found(over[0])}: {self.limits.advice(needs)} would hold these "
+                "(buckets may be auto); or lower data.max_pixels, or leave such examples out with "
+                "data.too_long=drop"
+            )
+        for name, sizes in (("prompt_buckets", "tokens"), ("patch_buckets", "patches")):
+            if getattr(data, name) == "auto":
+                fitting = [getattr(need, sizes) for need in needs if need not in over]
+                chosen = buckets.read_off(fitting, self.prompts)
+                self.data = dataclasses.replace(self.data, **{name: chosen})
+                if jax.process_index() == 0:
+                    print(f"data: {name}={chosen}, read off {len(fitting)} examples", flush=True)
+
+    def _need(self, place: tuple[Sequence[Example], int]) -> buckets.Need | Dropped:
+        """What an example needs, or why it cannot be used."""
+        examples, row = place
+        example = examples[row]
+        try:
+            return self._made(0, example)[1]
+        except BadRow as why:
+            return Dropped.of(example.id, why)
 
     def _account(self, examples: Sequence[Example]) -> DropLog:
         """The rows that cannot be used, of which a run that goes on knows some already."""
@@ -110,11 +157,9 @@ class PromptStream:
         dropped: list[Dropped] = []
         for candidate in itertools.islice(candidates, TRIES + 1):
             try:
-                example = self.gate.open(candidate)
-                prompt = self.template(example)
-                encoded = self.processor.encode(prompt, list(example.images))
-                self._check_fits(position, example, encoded)
-                return Item(position, example, prompt, encoded, tuple(dropped))
+                item, need = self._made(position, candidate)
+                self._check_fits(need)
+                return dataclasses.replace(item, dropped=tuple(dropped))
             except BadRow as why:
                 dropped.append(Dropped.of(candidate.id, why))
         raise UserError(
@@ -122,19 +167,38 @@ class PromptStream:
             f"{summary(dropped)}"
         )
 
-    def _check_fits(self, position: int, example: Example, encoded: Encoded) -> None:
-        """PromptTooLong, or where the policy is to drop such prompts, LeftOut."""
-        tokens, patches = len(encoded.tokens), len(encoded.segments)
-        limits = max(self.data.prompt_buckets), max(self.data.patch_buckets)
-        if tokens <= limits[0] and patches <= limits[1]:
+    def _made(self, position: int, candidate: Example) -> tuple[Item, buckets.Need]:
+        """An example as an item, and what that needs."""
+        example = self.gate.open(candidate)
+        prompt = self.template(example)
+        encoded = self.processor.encode(prompt, list(example.images))
+        target = self._target(example)
+        item = Item(position, example, prompt, encoded, target)
+        sizes = len(encoded.tokens), len(encoded.segments), len(target)
+        return item, buckets.Need(example.id, *sizes)
+
+    def _target(self, example: Example) -> tuple[int, ...]:
+        """The tokens to learn, the end token among them; () where the run is no fine-tuning."""
+        if isinstance(self.cfg, Config):
+            return ()
+        text = self.cfg.sft.target(example)
+        if not isinstance(text, str):
+            raise UserError(
+                f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
+            )
+        return (*self.processor.tokenize(text), self.processor.stop_ids[0])
+
+    def _check_fits(self, need: buckets.Need) -> None:
+        """PromptTooLong, or where the policy is to drop such examples, LeftOut."""
+        if not self.limits.over(need):
             return
-        found = f"{tokens} tokens and {patches} patches, the limits are {limits[0]} and {limits[1]}"
+        found = self.limits.found(need)
         if self.data.too_long == "drop":
-            raise FilteredRow("prompt too long", found)
+            prompt = self.limits._replace(target=None).over(need)
+            raise FilteredRow("prompt too long" if prompt else "target too long", found)
         raise PromptTooLong(
-            f"prompt {position} (example {example.id}) has {found}; raise data.prompt_buckets or "
-            "data.patch_buckets, or lower data.max_pixels, or leave such prompts out with "
-            "data.too_long=drop"
+            f"example {need.id} has {found}: set {self.limits.advice([need])} (buckets may be "
+            "auto), or lower data.max_pixels, or leave such examples out with data.too_long=drop"
         )
 
     def draw(self) -> list[Item]:
@@ -181,11 +245,10 @@ class PromptStream:
             max(len(item.encoded.segments) for item in items),
         ]
         sizes = [max(of) for of in zip(*self.share.all_gather_object(own), strict=True)]
-        fits = [
-            tuple(b for b in buckets if b >= size) or buckets
-            for buckets, size in zip(
-                (self.data.prompt_buckets, self.data.patch_buckets), sizes, strict=True
-            )
+        known = self.data.prompt_buckets, self.data.patch_buckets
+        fits = [  # a larger one is made where there is no limit; else none is needed
+            tuple(b for b in of if b >= size) or (data_prompts.step_up(size),)
+            for of, size in zip(known, sizes, strict=True)
         ]
         return data_prompts.collate(
             [item.encoded for item in items],

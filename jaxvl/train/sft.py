@@ -90,7 +90,6 @@ def train(cfg: SFTConfig) -> VLM:
     )
     tx = learner.optimizer(cfg.optim, cfg.run.steps)
     lr = learner.schedule(cfg.optim, cfg.run.steps)
-    end = processor.stop_ids[0]
     steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, run_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(vlm.mesh))
@@ -110,8 +109,7 @@ def train(cfg: SFTConfig) -> VLM:
                 raise Stopped
             clock = Clock()
             items = next(stream)
-            texts = [processor.tokenize(cfg.sft.target(item.example)) for item in items]
-            targets = [[Target([*text, end], [True] * (len(text) + 1))] for text in texts]
+            targets = [[Target(item.target, [True] * len(item.target))] for item in items]
             batch = target_batch(
                 stream.collate(items), targets, cfg.sft.target_length, processor.pad_id
             )
@@ -121,7 +119,7 @@ def train(cfg: SFTConfig) -> VLM:
             metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
             clock.lap("update")
             metrics |= stream.metrics(items)
-            tokens = sum(stream.share.all_gather_object(sum(len(text) + 1 for text in texts)))
+            tokens = sum(stream.share.all_gather_object(sum(len(item.target) for item in items)))
             metrics |= clock.metrics(tokens, update)
             if lead:
                 writer.write(step, metrics)

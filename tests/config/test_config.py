@@ -78,6 +78,29 @@ def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
 
 
 @pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("auto", "auto"),
+        ("64", (64,)),
+        ("64,128", (64, 128)),
+        ("(64, 128)", (64, 128)),
+        (" auto", "auto"),
+    ],
+)
+def test_buckets_are_sizes_or_auto(path, word, expected):
+    cfg = C.load(path, [f"data.prompt_buckets={word}", f"data.patch_buckets={word}"])
+    assert (cfg.data.prompt_buckets, cfg.data.patch_buckets) == (expected, expected)
+    written = list(expected) if isinstance(expected, tuple) else expected
+    assert fields.to_json(cfg)["data"]["patch_buckets"] == written
+
+
+@pytest.mark.parametrize("word", ["automatic", "", "128,64", "0", "none", "auto,64"])
+def test_buckets_that_are_neither_are_refused(path, word):
+    with pytest.raises(UserError, match="data.prompt_buckets"):
+        C.load(path, [f"data.prompt_buckets={word}"])
+
+
+@pytest.mark.parametrize(
     "words, loss",
     [
         (["grpo.loss=dapo"], C.Dapo()),
@@ -242,9 +265,7 @@ def test_to_json_holds_every_field_and_names_code(path):
     assert out["data"]["template"].endswith(":template")
     assert out["data"]["source"]["type"].endswith(":Toy") and out["data"]["source"]["count"] == 3
     assert fields.to_json(functools.partial(len, 3))["partial"] == "builtins:len"
-    assert fields.to_json({"keep": frozenset("cab")}) == {
-        "keep": ["a", "b", "c"]
-    }  # in one order
+    assert fields.to_json({"keep": frozenset("cab")}) == {"keep": ["a", "b", "c"]}  # in one order
 
 
 def test_a_partial_has_the_name_of_its_function():

@@ -262,6 +262,8 @@ def test_what_does_not_fit_ends_with_1(monkeypatch, capsys, config_file):
         (("--topology", "v5x:4x4"), "no chip 'v5x'"),
         (("--gpus", "1", "model.path=no/model"), "model.path = no/model"),
         (("--gpus", "8", "mesh.fsdp=8", "grpo.prompts=3"), "not a multiple of 8"),
+        (("--gpus", "1", "data.prompt_buckets=auto"), "a plan reads none: say the sizes"),
+        (("--gpus", "1", "data.patch_buckets=auto"), "data.patch_buckets=2048"),
     ],
 )
 def test_a_mistake_ends_with_2(monkeypatch, capsys, config_file, args, message):

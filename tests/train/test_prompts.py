@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
-from jaxvl.config import GRPO, Config, Data, Model, Profile, Reward, Run
+from jaxvl.config import GRPO, SFT, Config, Data, Model, Profile, Reward, Run, SFTConfig
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Processor, PromptTooLong
 from jaxvl.data.templates import VisualThinker, chat_question
@@ -78,23 +78,101 @@ def places(items):
     return [(item.position, item.example.id) for item in items]
 
 
-def test_a_prompt_too_long_ends_the_run_and_says_what_to_do(make_stream, tmp_path):
-    stream = make_stream(make_config(tmp_path, shuffle=False))
+def test_a_prompt_too_long_ends_the_run_before_it_begins(make_stream, tmp_path):
     with pytest.raises(
         PromptTooLong,
-        match=r"prompt 3 \(example e3\) has \d\d+ tokens and 0 patches, the limits are 64 and 64; "
-        r"raise data.prompt_buckets .*data.too_long=drop",
+        match=r"3 of the first 10 examples do not fit; example e3 has \d+ tokens, the limit is "
+        r"64: data.prompt_buckets=\d+ would hold these .*data.too_long=drop",
+    ) as caught:
+        make_stream(make_config(tmp_path, shuffle=False))
+    assert not list(tmp_path.iterdir())
+    size = int(str(caught.value).partition("prompt_buckets=")[2].split()[0])
+    make_stream(make_config(tmp_path, shuffle=False, prompt_buckets=(size,)))
+    with pytest.raises(PromptTooLong, match=f"data.prompt_buckets={size} would"):
+        make_stream(make_config(tmp_path, shuffle=False, prompt_buckets=(size - 1,)))
+
+
+def test_one_that_comes_later_ends_it_when_it_is_drawn(make_stream, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts.buckets, "LOOK", 3)
+    stream = make_stream(make_config(tmp_path, shuffle=False))
+    with pytest.raises(
+        PromptTooLong, match=r"example e3 has \d+ tokens.* set data.prompt_buckets="
     ):
         next(stream)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_too_large_counts_too(make_stream, tmp_path):
     cfg = make_config(tmp_path, source=Mixed(long=()), shuffle=False, patch_buckets=(12,))
+    with pytest.raises(PromptTooLong, match="e5 has 16 patches, the limit is 12: data.patch.*=16"):
+        make_stream(cfg)
+
+
+@pytest.mark.parametrize(
+    ("long", "prompts", "patches"),
+    [((), (64,), (64,)), ((3,), (64, 128), (64,)), (tuple(range(10)), (128,), (64,))],
+)
+def test_buckets_are_read_off_the_first_examples(
+    make_stream, tmp_path, monkeypatch, long, prompts, patches
+):
+    cfg = make_config(
+        tmp_path,
+        source=Mixed(long=long),
+        shuffle=False,
+        prompt_buckets="auto",
+        patch_buckets="auto",
+    )
     stream = make_stream(cfg)
-    next(stream)
-    with pytest.raises(PromptTooLong, match=r"prompt 5 .* and 16 patches, the limits are 64 and 1"):
-        next(stream)
+    assert (stream.data.prompt_buckets, stream.data.patch_buckets) == (prompts, patches)
+    for index in range(2):  # in any process, and in a run that is taken up again
+        monkeypatch.setattr(prompts, "data_shard", lambda mesh, index=index: Told(index, 2))
+        assert make_stream(cfg, devices=2).data == stream.data
+
+
+def test_without_limits_a_larger_prompt_gets_a_larger_bucket(make_stream, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts.buckets, "LOOK", 3)
+    cfg = make_config(tmp_path, shuffle=False, prompt_buckets="auto")
+    stream = make_stream(cfg)
+    assert stream.data.prompt_buckets == (64,) and stream.data.patch_buckets == (16, 64)
+    items = next(stream)
+    assert stream.collate(items)["tokens"].shape == (4, 128)
+    assert not any(item.dropped for item in items)
+
+
+def make_sft(run_dir, length, too_long="error", **settings):
+    cfg = make_config(run_dir, source=Mixed(long=()), shuffle=False, too_long=too_long)
+    sft = SFT(target=lambda e: "left " * (30 if e.id == "e3" else 1), target_length=length, rows=4)
+    return SFTConfig(model=cfg.model, data=cfg.data, run=cfg.run, sft=sft)
+
+
+@pytest.fixture
+def sft_stream(processor):
+    def make(cfg):
+        vlm = types.SimpleNamespace(processor=processor, mesh=make_mesh(devices=jax.devices()[:1]))
+        return prompts.PromptStream(cfg, vlm, cfg.sft.rows)
+
+    return make
+
+
+def test_a_target_too_long_is_found_before_the_first_step(sft_stream, tmp_path):
+    with pytest.raises(
+        PromptTooLong, match=r"example e3 has \d+ tokens of a target, the limit is 9"
+    ):
+        sft_stream(make_sft(tmp_path, 9))
+    with pytest.raises(PromptTooLong, match=r": sft.target_length=(\d+) would hold") as caught:
+        sft_stream(make_sft(tmp_path, 9))
+    length = int(str(caught.value).partition("target_length=")[2].split()[0])
+    items = next(sft_stream(make_sft(tmp_path, length)))
+    assert max(len(item.target) for item in items) == length
+
+
+def test_a_target_too_long_is_dropped_as_a_prompt_is(sft_stream, tmp_path, processor):
+    stream = sft_stream(make_sft(tmp_path, 9, "drop"))
+    items = next(stream)
+    (row,) = items[3].dropped
+    assert (row.id, row.reason) == ("e3", "target too long")
+    assert items[0].target == (*processor.tokenize("left "), processor.stop_ids[0])
+    with pytest.raises(PromptTooLong, match="10 of the first 10 .* target, the limit is 1"):
+        sft_stream(make_sft(tmp_path, 1, "drop"))
 
 
 def test_a_dropped_prompt_is_replaced_and_all_others_stay(make_stream, tmp_path):
@@ -283,15 +361,14 @@ def test_every_drop_is_listed_and_counted(make_stream, tmp_path):
         assert line["step"] == line["position"] // 4 + 1
         assert int(line["id"][1:]) in LONG
         assert line["reason"] == "prompt too long"
-        assert line["found"].endswith("tokens and 0 patches, the limits are 64 and 64")
+        assert line["found"].endswith("tokens, the limit is 64")
     assert lines[0]["id"] == "e3"
 
 
 def test_where_no_prompt_fits_the_run_ends(make_stream, tmp_path):
     source = Mixed(long=tuple(range(10)))
-    stream = make_stream(make_config(tmp_path, source=source, too_long="drop"))
-    with pytest.raises(UserError, match="the 100 drawn in its place .* 101 prompt too long"):
-        next(stream)
+    with pytest.raises(UserError, match="10 of the first 10 examples do not fit"):
+        make_stream(make_config(tmp_path, source=source, too_long="drop"))
 
 
 def test_pixels_of_the_dataset_win_over_the_models(make_stream, processor, tmp_path):

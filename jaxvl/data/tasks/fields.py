@@ -12,8 +12,8 @@ from typing import Any
 
 from jaxvl.data import gold
 from jaxvl.data.example import BadRow
+from jaxvl.data.image import is_url, read_url
 
-MARKER = re.compile(r"[ \t]*<image\d*>")
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
@@ -100,7 +100,7 @@ def pictures(value: Any, folders: Sequence[Path]) -> tuple[str | bytes, ...]:
     """Paths and bytes of one picture or a list of them; none where `value` is empty.
 
     A picture is a path (as given or below one of `folders`), bytes, {"bytes", "path"} as in Hugging
-    Face's parquet files, or base64 text. Files have to exist; they are not opened here.
+    Face's parquet files, a data: URL or base64 text. Files have to exist; they are not opened here.
     """
     if value is None or value == "" or isinstance(value, Sequence) and not len(value):
         return ()
@@ -117,9 +117,13 @@ def _picture(value: Any, folders: Sequence[Path]) -> str | bytes:
         raise BadRow(
             "image of a wrong type", f"an image is {shown(value)}, expected a path or bytes"
         )
-    if value.startswith("data:") or "." not in value[-6:] and len(value) > 64:
+    if is_url(value):
+        value = read_url(value)
+        if isinstance(value, bytes):
+            return value
+    if "." not in value[-6:] and len(value) > 64:
         try:
-            return base64.b64decode(value.partition(",")[2] or value, validate=True)
+            return base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             pass  # a long path without a suffix
     for folder in folders:

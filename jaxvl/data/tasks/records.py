@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvl.data import files, gold, hub
+from jaxvl.data import files, gold, hub, places
 from jaxvl.data.example import BadRow, Example, Row, RowSource
 from jaxvl.data.tasks import conversations, fields
 
@@ -26,8 +26,10 @@ class Records(RowSource):
     `choices` is one field that holds a list, or several that hold one each; `image` is the fields
     that hold pictures (paths, bytes, Hugging Face's {"bytes", "path"}, base64 text, or a list of
     these), of which a row may lack some or all. Paths are relative to the folder `images` (default:
-    that of the file, or `path`). A row without an id has its number. `<image>` and `<image1>`
-    markers are taken out of the question unless `keep_markers`.
+    that of the file, or `path`). A row without an id has its number. A marker (`<image>`,
+    `<image2>`, `<img>`) in the question or a choice is the place of a picture, and a row has as
+    many as it has pictures, or none: they stand in front. Markers in front of a question are taken
+    off unless `keep_markers`.
 
     With `conversation`, the name of a field that holds turns in TRL's format ("messages" or
     "prompt"), the question is the last user's turn and the answer, where there is no field of that
@@ -80,25 +82,36 @@ class Records(RowSource):
 
     def _example(self, raw: Mapping[str, Any], id: str, task: str, folders: list[Path]) -> Example:
         read = {self.question, self.answer, *self.choices, *self.image, self.id, self.conversation}
-        columns = {name: value for name, value in raw.items() if name not in read and _kept(value)}
+        unread = {name: value for name, value in raw.items() if name not in read}
+        columns = {name: value for name, value in unread.items() if _kept(value)}
         pictures = [raw.get(name) for name in self.image]
         if self.conversation:
             question, right, inside = self._conversation(raw, columns)
             pictures = [inside] if inside else pictures
         else:
             question, right = fields.text(raw, self.question), self._gold(raw)
-            if not self.keep_markers:
-                question = fields.MARKER.sub("", question).strip()
         images = tuple(image for item in pictures for image in fields.pictures(item, folders))
-        if self.conversation:
-            conversations.place_images(columns["messages"], len(images), self.conversation)
         choices = self._choices(raw)
+        answer = fields.one_of(right, choices)
+        if self.conversation:
+            conversations.place_images(columns["messages"], len(images), unread)
+        else:
+            (placed, *choices), images = places.fit([question, *choices], images, unread)
+            question = question if self.keep_markers else placed
+            if not question:
+                raise BadRow("no question", f"`{self.question}` has nothing but places of pictures")
+        if self.image and not images and (name := places.blind(unread)):
+            raise BadRow(
+                "picture that is not read",
+                f"`{name}` holds a picture and is not read: data.source.image names the columns "
+                f"with pictures, now {', '.join(self.image)} (none, for questions without any)",
+            )
         return Example(
             id=id,
             question=question,
-            answer=fields.one_of(right, choices),
+            answer=answer,
             images=images,
-            choices=choices,
+            choices=tuple(choices),
             task=task,
             columns=columns,
         )

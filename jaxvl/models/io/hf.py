@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face checkpoints in and out: config and safetensors."""
+"""Hugging Face checkpoints in and out: safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxvl.errors import UserError
-from jaxvl.models.arch import Arch, TextArch, VisionArch
+from jaxvl.models.io.hf_config import arch_from_config, read_config  # noqa: F401
 from jaxvl.models.io.names import (
     entries,
     export_tensors,
@@ -25,119 +25,9 @@ from jaxvl.models.io.names import (
     stored_shape,
 )
 
-# Of each family: the activation of the tower's MLPs.
-FAMILIES = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
 FLOATS = ("BF16", "F16", "F32", "F64")
 ALIGNMENT = 64  # bytes; an array that begins so becomes a CPU device's without a copy
 ROWS_AT_ONCE = 4096
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint directory."""
-    file = path / "config.json"
-    if not file.is_file():
-        raise UserError(f"{path}: no config.json; a Hugging Face checkpoint directory is expected")
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
-
-
-def arch_from_config(config: Mapping[str, Any]) -> Arch:
-    """The model's shape from a config: flat (public checkpoints) or nested (transformers 5)."""
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(
-            f"model_type {family!r} is not supported; supported: {', '.join(FAMILIES)} "
-            "(Qwen2-VL and Qwen2.5-VL)"
-        )
-    nested = config.get("text_config") or {}
-    text = {**config, **nested}
-    _refuse_what_differs(family, text, config)
-    try:
-        return Arch(
-            family=family,
-            vision=_vision_arch(family, config["vision_config"]),
-            text=_text_arch(text, tied=any(c.get("tie_word_embeddings") for c in (config, nested))),
-            image_token_id=config.get("image_token_id", 151655),
-            video_token_id=config.get("video_token_id", 151656),
-            vision_start_token_id=config.get("vision_start_token_id", 151652),
-            vision_end_token_id=config.get("vision_end_token_id", 151653),
-        )
-    except KeyError as error:
-        raise UserError(f"config.json: field {error} is missing") from error
-
-
-def _refuse_what_differs(family: str, text: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """UserError where a field asks for what neither family's public models do."""
-    vision, rope = config.get("vision_config") or {}, _rope(text)
-    supported = {
-        "rope type": (rope.get("rope_type", rope.get("type", "default")), ("default", "mrope")),
-        "text_config.model_type": (text["model_type"], (family, f"{family}_text")),
-        "hidden_act": (text.get("hidden_act", "silu"), ("silu",)),
-        "vision_config.hidden_act": (
-            vision.get("hidden_act", FAMILIES[family]),
-            (FAMILIES[family],),
-        ),
-        "use_sliding_window": (bool(text.get("use_sliding_window")), (False,)),
-        "quantization_config": (config.get("quantization_config"), (None,)),
-    }
-    for name, (found, expected) in supported.items():
-        if found not in expected:
-            raise UserError(
-                f"config.json: {name} {found!r} is not supported for {family}; supported: "
-                + ", ".join(str(value).lower() for value in expected)
-            )
-
-
-def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
-    return text.get("rope_scaling") or text.get("rope_parameters") or {}
-
-
-def _vision_arch(family: str, vision: Mapping[str, Any]) -> VisionArch:
-    depth = vision["depth"]
-    if family == "qwen2_vl":
-        sizes = {
-            "dim": vision["embed_dim"],
-            "hidden": int(vision["embed_dim"] * vision.get("mlp_ratio", 4)),
-            "out_dim": vision["hidden_size"],
-        }
-        full = range(depth)
-    else:
-        sizes = {
-            "dim": vision["hidden_size"],
-            "hidden": vision["intermediate_size"],
-            "out_dim": vision["out_hidden_size"],
-        }
-        full = vision["fullatt_block_indexes"]
-    return VisionArch(
-        **sizes,
-        depth=depth,
-        heads=vision["num_heads"],
-        gated=family != "qwen2_vl",
-        full_attention=tuple(block in full for block in range(depth)),
-        patch_size=vision.get("patch_size", 14),
-        temporal_patch_size=vision.get("temporal_patch_size", 2),
-        in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-        merge_size=vision.get("spatial_merge_size", 2),
-        rope_theta=_rope(vision).get("rope_theta", 10_000.0),
-    )
-
-
-def _text_arch(text: Mapping[str, Any], tied: bool) -> TextArch:
-    rope = _rope(text)
-    return TextArch(
-        vocab=text["vocab_size"],
-        dim=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
-        hidden=text["intermediate_size"],
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
-        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
-        norm_eps=text.get("rms_norm_eps", 1e-5),
-        tied=tied,
-    )
 
 
 class Stored(NamedTuple):
@@ -224,6 +114,15 @@ def _weight_files(path: Path) -> list[Path]:
     else:
         files = [path / "model.safetensors"]
     missing = [str(file) for file in files if not file.is_file()]
+    old = sorted(file.name for file in path.glob("*.bin"))
+    if missing and (old or any(path.glob("*.bin.index.json"))):
+        raise UserError(
+            f"{path}: no {files[0].name}, and {', '.join(old[:3]) or 'weights'} of PyTorch's "
+            "pickle format, which runs what is in it and is not read; write safetensors with "
+            "transformers, on a machine that has torch: AutoModelForImageTextToText."
+            f"from_pretrained({str(path)!r}).save_pretrained(OUT), and copy the tokenizer's and "
+            "processor's files to OUT"
+        )
     if missing:
         raise UserError(f"{path}: weight files are missing: {', '.join(missing)}")
     return files
