@@ -29,7 +29,7 @@ from jaxvl.models.io.hf_config import check_tokens
 from jaxvl.models.layers import cast
 from jaxvl.rl import batching, learner, streaming
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampler import Sampler, check_drawn
 from jaxvl.rl.sampling import SamplingParams
 
 
@@ -142,6 +142,7 @@ class VLM:
         with jax.set_mesh(self.mesh):
             for prompt, numbers, _ in batching.batches(self, pairs, n, max_new_tokens):
                 rollout = jax.tree.map(fetch, run(self.params, prompt, key))
+                check_drawn(rollout, numbers)
                 for row, i in enumerate(numbers):
                     results[i] = [self._completion(rollout, row, j) for j in range(n)]
         return results

@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from jaxvl.checkpoints.start import start_model
 from jaxvl.checkpoints.store import Checkpoints
-from jaxvl.config import LoRA, Model
+from jaxvl.config import Model
+from jaxvl.config.fields import from_json
 from jaxvl.data import test_sets
 from jaxvl.data.image import read_json
 from jaxvl.distributed.mesh import make_mesh, param_shardings
@@ -95,9 +96,4 @@ def _model(run_dir: Path) -> Model:
     if not fields:
         raise UserError(f"{run_dir} has checkpoints but no config.json that names its model")
 
-    def made(kind: type, fields: dict[str, Any]) -> Any:
-        lists = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
-        return kind(**{**fields, **lists})
-
-    adapters = fields.get("lora")
-    return made(Model, {**fields, "lora": made(LoRA, adapters) if adapters else None})
+    return from_json(Model, fields)

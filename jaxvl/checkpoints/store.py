@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxvl.distributed import multihost
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
+from jaxvl.models import finite
 from jaxvl.rl.learner import TrainState
 
 COMMITTED = "commit_success.txt"  # written last: where it is, a checkpoint is whole
@@ -24,6 +26,23 @@ class _Manager(ocp.CheckpointManager):
     def _wait_for_checkpointers(self) -> None:
         with multihost.abort_all_on_error():
             super()._wait_for_checkpointers()
+
+
+@dataclasses.dataclass
+class Whole:
+    """The newest state of a run that another can go on from: that after the last step in which
+    anything was learnt, with the position in the data after that step."""
+
+    step: int
+    state: TrainState | None  # None while updates change it: it is donated to them
+    data: dict[str, Any]
+
+    def after(self, step: int, state: TrainState, data: dict[str, Any], learnt: bool) -> None:
+        """`step` is done. Where all its updates were skipped, its state is the one before, and a
+        resumed run makes it again."""
+        self.state = state
+        if learnt:
+            self.step, self.data = step, data
 
 
 class Checkpoints:
@@ -43,27 +62,40 @@ class Checkpoints:
         )
         self.path = (run_dir / "checkpoints").absolute()
         self.manager = _Manager(self.path, options=options)
+        self.saved = 0  # the newest step of this run: others may see less of a shared file system
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
         return self.manager.latest_step()
 
     def save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Writes in the background; what `state` holds now is what is written."""
+        """Writes in the background; what `state` holds now is what is written.
+
+        TrainingFailed where a parameter is not finite: no checkpoint ever holds one that is not.
+        """
+        if wrong := finite.not_finite(state.params):
+            raise TrainingFailed(
+                f"after step {step} parameter {wrong[0]} holds NaN or infinity: nothing was saved"
+            )
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
         )
         self.manager.save(step, args=items)
+        self.saved = step
 
-    def finish(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
-        """`save`, if there is something new, and wait until it is written: the run is stopped."""
-        # What process 0 sees: on a shared file system the others may see less yet.
-        if step > multihost.all_gather_object(self.latest() or 0)[0]:
-            self.save(step, state, data_state)
+    def keep(self, whole: Whole) -> None:
+        """`save`, if there is something new."""
+        if whole.step > self.saved:
+            self.save(whole.step, whole.state, whole.data)
+
+    def finish(self, whole: Whole) -> None:
+        """`keep`, and wait until all is written: the run ends."""
+        self.keep(whole)
         self.close()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """State and data position of `step`, straight into the shardings of `like`."""
+        """State and data position of `step`, straight into the shardings of `like`, of which
+        shapes are enough."""
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -77,6 +109,7 @@ class Checkpoints:
                 f"{self.path}/{step}: the checkpoint does not fit the config ({error}); "
                 "resume with the model and optimizer the run was started with"
             ) from error
+        self.saved = step
         return found.state, found.data
 
     @staticmethod

@@ -14,7 +14,7 @@ import typer
 
 from jaxvl.cli import data, eval
 from jaxvl.cli.runtime import prepare_jax
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -136,6 +136,15 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
 
 
 @app.command()
+def replay(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+    """Make the update again for which a run has ended, and see what in it was not finite."""
+    prepare_jax()
+    from jaxvl.train.replay import replay
+
+    typer.echo(replay(run_dir).text())
+
+
+@app.command()
 def plan(
     config_file: ConfigFile,
     overrides: Overrides = None,
@@ -178,12 +187,12 @@ def plan(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message and exit code 2."""
+    """Entry point: a user's mistake is one message and exit code 2, a run that failed one and 1."""
     try:
         app()
-    except UserError as error:
+    except (UserError, TrainingFailed) as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,21 @@ def to_json(value: Any) -> Any:
     return _qualname(value) if callable(value) else str(value)
 
 
+def from_json(kind: type, fields: dict[str, Any]) -> Any:
+    """The dataclass `kind` of a config from what `to_json` made of it; a field that is missing has
+    its default. Of fields that hold functions or sources nothing can be made."""
+    hints, found = typing.get_type_hints(kind), {}
+    for name, value in fields.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, dict):
+            kinds = {one.__name__: one for one in _choices(hints[name]).values()}
+            made = kinds[value["type"]] if "type" in value else next(iter(kinds.values()))
+            value = from_json(made, {key: x for key, x in value.items() if key != "type"})
+        found[name] = value
+    return kind(**found)
+
+
 def _qualname(thing: Any) -> str:
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{kind.__module__}:{kind.__qualname__}"

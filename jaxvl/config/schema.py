@@ -134,7 +134,8 @@ class Optim:
     """AdamW with a schedule over all updates of run.steps, and clipping by global norm.
 
     The learning rate rises over the first `warmup_steps` updates to `lr`; linear and cosine
-    schedules end at `min_lr`.
+    schedules end at `min_lr`. A gradient norm above `grad_norm_warn` times its running median is
+    told on the console, with the prompts that it is of (None: never).
     """
 
     lr: float = 1e-6
@@ -146,6 +147,7 @@ class Optim:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 1.0
+    grad_norm_warn: float | None = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,9 @@ class Run:
 
     `trial` allows training on test sets (but for those whose licence forbids it), which marks the
     run, its page and its exports. `peak_tflops` is what a device can do at best, in 10^12 FLOP/s:
-    the model FLOPs of a step are compared with it.
+    the model FLOPs of a step are compared with it. A run ends when `max_skipped` updates in a row
+    were not finite. With `compile_ahead` all programs that its steps may need are compiled before
+    the first, so that what does not fit the memory shows; else each when a step first needs it.
     """
 
     dir: str
@@ -166,6 +170,8 @@ class Run:
     resume: bool = False
     export: bool = True
     trial: bool = False
+    max_skipped: int = 3
+    compile_ahead: bool = False
     peak_tflops: float | None = None  # None: what is known of the device, if anything is
 
 

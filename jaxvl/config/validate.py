@@ -159,6 +159,7 @@ def check_share(batch: GRPO | SFT, count: int) -> None:
         )
 
 
+FLOAT32 = 3.4028234663852886e38  # the largest
 # Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
 _RANGES = {
     "benchmarks.every": (1, None),
@@ -199,8 +200,9 @@ _RANGES = {
     "optim.weight_decay": (0, None),
     "optim.b1": (0, 1),
     "optim.b2": (0, 1),
-    "optim.eps": (0, None),
-    "optim.clip_norm": (0, None),
+    "optim.eps": (1.2e-38, None),  # what is less is 0 in float32
+    "optim.clip_norm": (1.2e-38, None),
+    "optim.grad_norm_warn": (1, None),
     "sft.rows": (1, None),
     "sft.micro_batches": (1, None),
     "sft.target_length": (1, None),
@@ -210,6 +212,7 @@ _RANGES = {
     "run.save_every": (1, None),
     "run.keep": (1, None),
     "run.rollout_images": (0, None),
+    "run.max_skipped": (1, None),
     "run.peak_tflops": (0, None),
     "verify.workers": (0, 64),
     "verify.seconds": (0, 60),
@@ -220,8 +223,13 @@ _RANGES = {
     "sampling.top_k": (0, None),
     "sampling.slots": (0, None),
 }
-_ABOVE = {"model.lora.alpha", "optim.eps", "optim.clip_norm"}
-_ABOVE |= {"sampling.temperature", "sampling.top_p", "verify.seconds", "run.peak_tflops"}
+_ABOVE = {
+    "model.lora.alpha",
+    "sampling.temperature",
+    "sampling.top_p",
+    "verify.seconds",
+    "run.peak_tflops",
+}
 _ABOVE |= {"grpo.loss.delta", "grpo.adaptive_kl.target", "grpo.importance_sampling_cap"}
 _BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
 
@@ -238,10 +246,11 @@ def _check_ranges(cfg: Config | SFTConfig) -> None:
             continue
         above = value > low if path in _ABOVE else value >= low
         below = high is None or (value < high if path in _BELOW else value <= high)
-        if not (above and below and math.isfinite(value)):
+        if not (above and below and abs(value) <= FLOAT32):
             low_text = f"{'above' if path in _ABOVE else 'at least'} {low}"
             high_text = f" and {'below' if path in _BELOW else 'at most'} {high}"
             expected = low_text + (high_text if high is not None else "")
+            expected += "" if abs(value) <= FLOAT32 else " that float32 holds"
             raise UserError(f"{path} = {value}: expected a number {expected}")
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ import numpy as np
 from jax._src import distributed, xla_bridge  # jax has no public door to its store and state
 from jax.experimental import multihost_utils
 
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 HEARTBEAT_SECONDS = 30  # without a sign of life after which jax ends all other processes
@@ -131,6 +131,26 @@ def assert_equal_across_processes(what: dict[str, Any]) -> None:
                 )
 
 
+class Everywhere(UserError):
+    """A mistake that was found in one process and told to all: they may still act together."""
+
+
+def agree(work: Callable[[], Any]) -> Any:
+    """`work()`. A UserError that it raises in one process is raised in all, which must call it."""
+    if jax.process_count() == 1:
+        return work()
+    result, why = None, ""
+    try:
+        result = work()
+    except UserError as error:
+        why = str(error)
+    told = all_gather_object(why)
+    for number, text in enumerate(told):
+        if text:
+            raise Everywhere(f"process {number}: {text}")
+    return result
+
+
 @contextlib.contextmanager
 def abort_all_on_error() -> Iterator[None]:
     """What ends one process ends all of them, and each prints why. Not so an exit (`SystemExit`),
@@ -171,7 +191,7 @@ def _reason() -> tuple[int, str] | None:
 def _fail(error: BaseException) -> None:
     """Print why, tell the others, and end."""
     index, count = distributed.global_state.process_id, distributed.global_state.num_processes
-    known = isinstance(error, UserError)
+    known = isinstance(error, (UserError, TrainingFailed))
     lost = _is_lost(error)
     why = f"process {index} of {count} failed: " + ("" if known else f"{type(error).__name__}: ")
     if lost:
@@ -186,7 +206,7 @@ def _fail(error: BaseException) -> None:
             if told := _reason():
                 _exit(*told)
             time.sleep(_LOOK_SECONDS)
-    code = 2 if known else 1  # a mistake of the user's, as everywhere
+    code = 2 if isinstance(error, UserError) else 1  # a mistake of the user's, as everywhere
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         said = json.dumps([code, why])
         distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", said)

@@ -147,16 +147,22 @@ class Progress:
 
 
 def over_updates(stats: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The stats of a step's updates as those of the step: their means, but for the learning rate,
-    which is the last, names that end in "max", and what compares the sampler with the learner,
-    which later updates change: it is the first update's."""
+    """The stats of a step's updates as those of the step: their means, but for the learning rate
+    and the number of updates done, which are the last, names that end in "max", and what compares
+    the sampler with the learner, which later updates change: it is the first update's.
+
+    Updates that were skipped count where there is no other.
+    """
     found = {}
-    for name in stats[0]:
-        values = [float(each[name]) for each in stats]
+    done = [each for each in stats if not each.get("skipped")] or stats
+    for name in (name for name in stats[0] if name != "skipped"):
+        values = [float(each[name]) for each in done]
         if name.startswith("sampling/"):
             found[name] = values[0]
         elif name == "learning_rate":
             found[name] = values[-1]
+        elif name == "updates":
+            found[name] = int(values[-1])
         else:
             found[name] = max(values) if name.endswith("max") else sum(values) / len(values)
     return found

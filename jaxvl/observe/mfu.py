@@ -29,12 +29,13 @@ def work_of(prompts: Sequence[Encoded], lengths_PG: np.ndarray) -> flops.Work:
 
 
 class Meter:
-    """Counts a run's FLOPs. All devices of a process are taken to be of one kind."""
+    """Counts the FLOPs of a share of a run's rows, one of `shares` of the same size, by the devices
+    that work on it, of however many processes. All are taken to be of one kind."""
 
-    def __init__(self, cfg: Config, arch: Arch, devices: Sequence[jax.Device]):
+    def __init__(self, cfg: Config, arch: Arch, devices: Sequence[jax.Device], shares: int = 1):
         self.cfg, self.arch = cfg, arch
         mine = [device for device in devices if device.process_index == jax.process_index()]
-        self.devices = len(mine)
+        self.devices = len(devices) // shares
         known = flops.peak(mine[0].device_kind, cfg.model.dtype)
         self.peak = cfg.run.peak_tflops * 1e12 if cfg.run.peak_tflops else known
 

@@ -46,12 +46,12 @@ class Clock:
         self.last = now
 
     def metrics(self, tokens: int, *compiled: Callable) -> dict[str, float]:
-        """Times, speed in `tokens`, and how many programs the jitted functions have compiled."""
+        """Times, speed in `tokens`, and how many programs the jitted functions have been called
+        as, each of which was compiled for that or taken from jax's cache."""
         total = time.perf_counter() - self.start
         return self.parts | {
             "time/total": total,
             "step_time": total,
-            "num_tokens": tokens,
             "perf/tokens_per_s": tokens / total,
             "perf/compiles": sum(function._cache_size() for function in compiled),
         }

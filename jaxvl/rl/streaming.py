@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvl.models.inputs import Prompt
-from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampler import Sampler, check_drawn
 
 TOKENS = 8  # between two looks; at each the compiled loop ends and begins again
 
@@ -31,9 +31,9 @@ def texts(
             state = next(states, None)
             if state is None:
                 return
-            rollout = sampler.read(prompt, state)
-        tokens, mask = np.asarray(rollout.tokens)[0, 0], np.asarray(rollout.mask)[0, 0]
-        yield decode(tokens[mask])
+            rollout = jax.tree.map(np.asarray, sampler.read(prompt, state))
+        check_drawn(rollout, ["asked"])
+        yield decode(rollout.tokens[0, 0][rollout.mask[0, 0]])
 
 
 def pieces(texts: Iterable[str]) -> Iterator[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.checkpoints.store import Checkpoints, Whole
 from jaxvl.config import Config
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import local_rows, own_mesh, put_rows
@@ -40,11 +39,12 @@ from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.batch import Rollout, TrainBatch
 from jaxvl.rl.completions import read_completions
 from jaxvl.rl.losses import next_beta
-from jaxvl.rl.sampler import Sampler
-from jaxvl.train import heldout, rollouts
+from jaxvl.rl.sampler import Sampler, lost_prompts
+from jaxvl.train import failed, heldout, rollouts
 from jaxvl.train.benchmarks import During
+from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
-from jaxvl.train.setup import export, init_run, partition_trainable
+from jaxvl.train.setup import Learning, export, init_run, partition_trainable
 from jaxvl.vlm import VLM, load
 
 
@@ -64,10 +64,7 @@ def train(cfg: Config) -> VLM:
         # A resumed run answers again, with the base.
         before = loop.evaluate(base, "before training", 0) if cfg.eval else None
         del base  # its memory is the steps'
-        state = loop.begin()
-        if start:
-            state, host_state = checkpoints.restore(start, state)
-            loop.set_state(host_state)
+        state = loop.begin(checkpoints, start)
         return loop.run(start, state, checkpoints, before, stop)
 
 
@@ -88,39 +85,44 @@ class Loop:
             sampling.top_k,
             sampling.slots,
         )
-        policy = learner.Policy(
-            vlm.graphdef, cfg.model.dtype, cfg.model.remat, sampling.temperature, grpo.logprob_chunk
-        )
-        updates = cfg.run.steps * grpo.updates
-        self.tx = learner.optimizer(cfg.optim, updates)
-        lr = learner.schedule(cfg.optim, updates)
+        how = Learning.of(cfg, vlm.graphdef)
+        self.tx, self.update = how.tx, how.update(dropout)
         self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
-        objective = learner.grpo_objective(policy, grpo, sampling.max_new_tokens)
-        live = functools.partial(learner.live_sequences, beta=grpo.beta)
-        self.update = learner.make_update(objective, self.tx, lr, dropout, live)
         # The reference is what the run starts from, whether or not it is resumed. What is frozen
         # is shared with it: beside adapters alone it is the base, and takes no memory.
         self.logprobs, self.reference, self.beta = {}, None, grpo.beta
         if grpo.beta:
             self.reference = to_compute_dtype(base.params, cfg.model.dtype, base.config.text)
-            of_base = dataclasses.replace(policy, graphdef=base.graphdef)
+            of_base = dataclasses.replace(how.policy, graphdef=base.graphdef)
             self.logprobs["ref_logps"] = learner.make_logprobs(of_base)
         if grpo.own_logps:
-            self.logprobs["own_logps"] = learner.make_logprobs(policy)
+            self.logprobs["own_logps"] = learner.make_logprobs(how.policy)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = PromptStream(cfg, vlm, grpo.prompts)
         self.prompts = grpo.prompts // self.stream.share.count  # of this process
         self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
-        self.meter = Meter(cfg, vlm.config, vlm.mesh.devices.flat)
+        shares = self.stream.share.count
+        self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
+        self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
+        self.num_tokens, self.warnings = 0, []
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
-    def begin(self) -> learner.TrainState:
-        """The state before the first step. The weights that the run starts from are let go: what
-        is needed of them later is in the state, in `frozen` and in `reference`."""
-        state = learner.init_state(self.fresh, self.tx)
-        self.vlm = dataclasses.replace(self.vlm, params={})
+    def begin(self, checkpoints: Checkpoints | None = None, start: int = 0) -> learner.TrainState:
+        """The state after step `start`, of which there is one. The weights that the run starts
+        from are let go: what is needed of them later is in the state, in `frozen` and in
+        `reference`."""
+        vlm, fresh = self.vlm, self.fresh
+        self.vlm = dataclasses.replace(vlm, params={})
         del self.fresh
+        if start:
+            like = learner.abstract_state(fresh, self.tx, vlm.mesh)
+            del vlm, fresh
+            state, host_state = checkpoints.restore(start, like)
+            self.set_state(host_state)
+        else:
+            state = learner.init_state(fresh, self.tx)
+        self.whole = Whole(start, state, self.get_state())
         return state
 
     def compile(self, state: learner.TrainState) -> None:
@@ -158,32 +160,37 @@ class Loop:
     ) -> VLM:
         """Steps `start` + 1 to the last. `before` is what the base answered."""
         cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
-        self.compile(state)
-        watch = audit.Watch()
+        if cfg.run.compile_ahead:
+            self.compile(state)
+        watch, after = audit.Watch(), None
         steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
         with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
             for step in steps:
                 if stop.asked():
-                    checkpoints.finish(step - 1, state, self.get_state())
+                    checkpoints.finish(self.whole)
                     raise Stopped
-                state, metrics = self.step(step, state)
-                if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
-                    now = self.evaluate(self.with_state(state), f"after step {step}", step)
-                    metrics |= now.metrics()
-                if self.during and self.during.due(step, cfg.run.steps):
-                    metrics |= self.during.evaluate(step, self.with_state(state), metrics)
-                if lead:
-                    writer.write(step, metrics)
-                    progress.update(step, metrics)
-                    for warning in watch.see(step, metrics):
-                        progress.console.print(warning, style="yellow")
-                if step % cfg.run.save_every == 0 or step == cfg.run.steps:
-                    checkpoints.save(step, state, self.get_state())
+                with failed.saved(step, self.whole, checkpoints, self.run_dir):
+                    state, metrics = self.step(step, state)
+                    after = None
+                    if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
+                        when = f"after step {step}"
+                        after = self.evaluate(self.with_state(state), when, step)
+                        metrics |= after.metrics()
+                    if self.during and self.during.due(step, cfg.run.steps):
+                        metrics |= self.during.evaluate(step, self.with_state(state), metrics)
+                    if lead:
+                        writer.write(step, metrics)
+                        progress.update(step, metrics)
+                        for warning in [*self.warnings, *watch.see(step, metrics)]:
+                            progress.console.print(warning, style="yellow")
+                    if step % cfg.run.save_every == 0 or step == cfg.run.steps:
+                        checkpoints.keep(self.whole)
         checkpoints.close()
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
-        after = self.evaluate(trained, "after training", cfg.run.steps) if cfg.eval else None
+        if cfg.eval and after is None:
+            after = self.evaluate(trained, "after training", cfg.run.steps)
         if lead:
             if after:
                 self._write_eval(before, after)
@@ -192,7 +199,7 @@ class Loop:
 
     def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
         """One batch of prompts: sampled, rewarded, learnt from, written down."""
-        grpo, clock = self.cfg.grpo, Clock()
+        grpo, clock, self.warnings = self.cfg.grpo, Clock(), []
         rounds = [self.sample_round(step, state, clock)]
         while len(rounds) <= grpo.dynamic_sampling and self.lacks_live(rounds):
             rounds.append(self.sample_round(step, state, clock))
@@ -200,32 +207,59 @@ class Loop:
         chosen = rollouts.choose(has_spread(sampled.total_PG), self.prompts)
         advantages_PG = self.advantages(sampled.total_PG[chosen])
         batch = self.train_batch(sampled, chosen, advantages_PG)
-        found = []
-        for part in self.mini_batches(batch) * grpo.num_iterations:
+        parts = self.mini_batches(batch)
+        on_device = [put_rows(part, self.vlm.mesh, lead=1) for part in parts]
+        found, self.whole.state = [], None
+        for part in on_device * grpo.num_iterations:
             state, stats = self.update(state, part, self.frozen, np.float32(self.beta))
             found.append(stats)
+        del on_device
 
         # The device is at work: until its numbers are asked for, the host has time of its own.
-        images = self.cfg.run.rollout_images
-        share = self.stream.share
-        rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
-        metrics = self.rollout_metrics(sampled)
+        try:
+            images, share = self.cfg.run.rollout_images, self.stream.share
+            rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
+            metrics = self.rollout_metrics(sampled)
+        finally:  # whatever becomes of that, the updates are done
+            learnt = self.learnt(step, state, found, parts, sampled)
         live_R = learner.live_rows(batch, grpo.beta)
         metrics["frac_live_rows"] = float(np.mean(share.all_gather_object(float(live_R.mean()))))
         if grpo.dynamic_sampling:
             metrics["dynamic_sampling/refills"] = len(rounds) - 1
-        metrics |= over_updates(jax.device_get(found))
-        metrics["updates"] = int(state.step)  # of the run so far
+        metrics |= learnt
         clock.lap("update")
-
-        if grpo.adaptive_kl:
-            metrics["beta"], self.beta = self.beta, self.next_beta(metrics["kl"])
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
         metrics |= clock.metrics(sum(share.all_gather_object(int(lengths_N.sum()))), *compiled)
-        learnt = chosen[live_R.reshape(len(chosen), -1).any(1)]
+        live = chosen[live_R.reshape(len(chosen), -1).any(1)]
         encoded = [item.encoded for item in sampled.items]
-        return state, metrics | self.meter.metrics(encoded, lengths_N, learnt, metrics)
+        return state, metrics | self.meter.metrics(encoded, lengths_N, live, metrics)
+
+    def learnt(
+        self,
+        step: int,
+        state: learner.TrainState,
+        found: list[learner.Stats],
+        parts: list[TrainBatch],
+        sampled: rollouts.ScoredRollout,
+    ) -> dict[str, float]:
+        """What the updates of a step came to: their metrics, the next step's coefficient, and the
+        state as one to go on from. TrainingFailed where too many in a row were skipped."""
+        stats = jax.device_get(found)
+        metrics, events = over_updates(stats), self.guard.see(stats)
+        metrics["skipped_steps"] = self.guard.skipped
+        self.num_tokens += sampled.tokens(self.stream.share)
+        metrics["num_tokens"] = self.num_tokens
+        beta = self.beta
+        if self.cfg.grpo.adaptive_kl:
+            metrics["beta"] = beta
+            self.beta = self.next_beta(metrics["kl"])
+        done = not all(of["skipped"] for of in stats)
+        self.whole.after(step, state, self.get_state(), done)
+        share = self.stream.share
+        told = failed.told(step, events, parts, sampled.asked, share, self.run_dir, beta)
+        self.warnings += told
+        return metrics
 
     def sample_round(
         self, step: int, state: learner.TrainState, clock: Clock
@@ -246,10 +280,15 @@ class Loop:
         logps = self.start_logprobs(params, arrays, rollout)
         got = read_completions(rollout, self.vlm.processor)
         inputs = rollouts.reward_inputs(items, got)
-        scores = score(cfg.rewards, **inputs, state=TrainerState(step, cfg.run.steps))
+        where = TrainerState(step, cfg.run.steps)
+        scores = multihost.agree(lambda: score(cfg.rewards, **inputs, state=where))
         scores = rollouts.broadcast_scores(scores, self.stream.share)
         clock.lap("reward")
 
+        lost = [items[p].example.id for p in lost_prompts(rollout, len(items))]
+        if lost := [name for part in self.stream.share.all_gather_object(lost) for name in part]:
+            which = f"{len(lost)} prompts ({', '.join(lost[:4])})"
+            self.warnings.append(f"warning, step {step}: NaN where {which} were sampled")
         shape = rollout.logps.shape
         logps = {name: local_rows(x, axis=1).reshape(shape) for name, x in logps.items()}
         clock.lap("logprob")
@@ -291,15 +330,11 @@ class Loop:
         )
 
     def mini_batches(self, batch: TrainBatch) -> list[TrainBatch]:
-        """The batch of each update on the devices, what there is to learn from in front."""
+        """The host batch of each update, what there is to learn from in front."""
         grpo = self.cfg.grpo
-        partition = micro(learner.live_first(batch, grpo), grpo.mini_batches)
+        parts = micro(learner.live_first(batch, grpo), grpo.mini_batches)
         return [
-            put_rows(
-                micro(jax.tree.map(lambda x, i=i: x[i], partition), grpo.micro_batches),
-                self.vlm.mesh,
-                lead=1,
-            )
+            micro(jax.tree.map(lambda x, i=i: x[i], parts), grpo.micro_batches)
             for i in range(grpo.mini_batches)
         ]
 
@@ -319,10 +354,13 @@ class Loop:
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the learner's state."""
         adaptive = {"beta": self.beta} if self.cfg.grpo.adaptive_kl else {}
-        return self.ahead.get_state() | adaptive
+        counts = {"guard": self.guard.get_state(), "num_tokens": self.num_tokens}
+        return self.ahead.get_state() | counts | adaptive
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.stream.set_state(state)
+        self.guard.set_state(state.get("guard", {}))
+        self.num_tokens = state.get("num_tokens", 0)
         self.beta = state.get("beta", self.beta)
 
     def with_state(self, state: learner.TrainState) -> VLM:

@@ -66,8 +66,9 @@ class PromptStream:
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
         credit = credit_check(cfg.rewards) if isinstance(cfg, Config) else None
+        self.trial: list[str] = []  # test sets that this process has met: see `use`
         self.gate = ExampleFilter(
-            cfg.data.check, cfg.run.trial, cfg.data.digests, self._mark, credit
+            cfg.data.check, cfg.run.trial, cfg.data.digests, self.trial.append, credit
         )
         self.gate.admit(cfg.data.source)
         examples = cfg.data.source.load()
@@ -142,13 +143,6 @@ class PromptStream:
             print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
         return account
 
-    def _mark(self, benchmark: str) -> None:
-        """The run is a trial on a test set, and says so from now on."""
-        if jax.process_index() == 0:
-            run_dir = Path(self.cfg.run.dir)
-            run_dir.mkdir(parents=True, exist_ok=True)
-            test_sets.mark(run_dir, [benchmark])
-
     def _item(self, position: int, candidates: Iterator[Example]) -> Item:
         """The first candidate that can be used, and why those before it cannot.
 
@@ -212,9 +206,13 @@ class PromptStream:
         return ordered
 
     def use(self, step: int, items: list[Item]) -> None:
-        """`items` are part of `step`: what was dropped on the way to them is listed."""
+        """`items` are part of `step`: what was dropped on the way to them is listed, and where any
+        process has met a row of a test set the run is marked as a trial on it."""
         own = [(i.position, dataclasses.asdict(row)) for i in items for row in i.dropped]
-        every = [dropped for part in self.share.all_gather_object(own) for dropped in part]
+        found = self.share.all_gather_object([own, list(self.trial)])
+        every = [dropped for part, _ in found for dropped in part]
+        if jax.process_index() == 0 and any(names for _, names in found):
+            test_sets.mark(Path(self.cfg.run.dir), {name for _, names in found for name in names})
         for position, row in sorted(every, key=lambda dropped: dropped[0]):
             self.account.add(step, Dropped(**row), position)
         self.account.check()

@@ -49,6 +49,19 @@ class ScoredRollout:
     scores: Scores
 
     @property
+    def asked(self) -> dict[int, tuple[str, list[float]]]:
+        """Each prompt's example and the rewards of its completions, by its position."""
+        rows = zip(self.items, self.total_PG.tolist(), strict=True)
+        return {item.position: (item.example.id, rewards) for item, rewards in rows}
+
+    def tokens(self, share: DataShard) -> int:
+        """Of prompts and completions over all processes, a prompt once for each completion, as TRL
+        counts."""
+        group = len(self.got.ids) // len(self.items)
+        asked = group * sum(len(item.encoded.tokens) for item in self.items)
+        return sum(share.all_gather_object(asked + int(self.got.lengths_N.sum())))
+
+    @property
     def total_PG(self) -> np.ndarray:
         """Rewards, NaN where a completion is masked."""
         return self.scores.total_N.reshape(len(self.items), -1)

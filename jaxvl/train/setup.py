@@ -4,14 +4,18 @@ checkpoints, the model."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from flax import traverse_util
 
 from jaxvl import __version__
@@ -26,6 +30,8 @@ from jaxvl.distributed.mesh import data_shard, make_mesh
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
 from jaxvl.observe.metrics import FILE, MetricsWriter
+from jaxvl.rl import learner
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.train.prompts import batch_of, drops
 from jaxvl.vlm import VLM
 
@@ -116,6 +122,38 @@ def partition_trainable(
     vlm = base.adapted(adapters, cfg.run.seed)
     dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
     return vlm, *partition.partition(vlm.params, trains | {partition.ADAPTERS}), dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """How a run of a config learns."""
+
+    policy: learner.Policy
+    objective: Callable
+    tx: optax.GradientTransformation
+    lr: optax.Schedule
+    live: Callable[[TrainBatch], jax.Array]
+
+    @classmethod
+    def of(cls, cfg: Config | SFTConfig, graphdef: Any) -> Learning:
+        model, updates = cfg.model, cfg.run.steps
+        if isinstance(cfg, SFTConfig):
+            temperature, chunk = 1.0, cfg.sft.logprob_chunk
+        else:
+            temperature, chunk = cfg.sampling.temperature, cfg.grpo.logprob_chunk
+            updates *= cfg.grpo.updates
+        policy = learner.Policy(graphdef, model.dtype, model.remat, temperature, chunk)
+        if isinstance(cfg, SFTConfig):
+            objective, live = learner.sft_objective(policy), learner.any_token
+        else:
+            objective = learner.grpo_objective(policy, cfg.grpo, cfg.sampling.max_new_tokens)
+            live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
+        tx, lr = learner.optimizer(cfg.optim, updates), learner.schedule(cfg.optim, updates)
+        return cls(policy, objective, tx, lr, live)
+
+    def update(self, dropout: jax.Array | None) -> Callable:
+        """`learner.make_update` of it."""
+        return learner.make_update(self.objective, self.tx, self.lr, dropout, self.live)
 
 
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:

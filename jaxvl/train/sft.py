@@ -17,21 +17,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl.config import Optim, SFTConfig
+from jaxvl.checkpoints.store import Checkpoints, Whole
+from jaxvl.config import Optim, Run, SFTConfig
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.distributed.preemption import PreemptionHandler, Stopped
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 from jaxvl.observe import report
-from jaxvl.observe.metrics import MetricsWriter, Progress
+from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.observe.timing import Clock, traced
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
+from jaxvl.train import failed
+from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import PromptStream, micro
-from jaxvl.train.setup import export, init_run, partition_trainable
+from jaxvl.train.setup import Learning, export, init_run, partition_trainable
 from jaxvl.vlm import VLM
 
 
@@ -80,59 +83,110 @@ def train(cfg: SFTConfig) -> VLM:
     Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
     """
     multihost.start()
-    vlm, checkpoints, start = init_run(cfg)
-    vlm, fresh, frozen, dropout = partition_trainable(vlm, cfg)
-    processor, run_dir = vlm.processor, Path(cfg.run.dir)
-    writer, lead = MetricsWriter(run_dir), jax.process_index() == 0
-    stream = PromptStream(cfg, vlm, cfg.sft.rows)
-    policy = learner.Policy(
-        vlm.graphdef, cfg.model.dtype, cfg.model.remat, 1.0, cfg.sft.logprob_chunk
-    )
-    tx = learner.optimizer(cfg.optim, cfg.run.steps)
-    lr = learner.schedule(cfg.optim, cfg.run.steps)
-    steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, run_dir)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.set_mesh(vlm.mesh))
-        stop, progress = stack.enter_context(PreemptionHandler()), Progress(cfg.run.steps, start)
-        stack.enter_context(progress)
-        stack.enter_context(contextlib.closing(steps))
-        update = learner.make_update(learner.sft_objective(policy), tx, lr, dropout)
-        state = learner.init_state(fresh, tx)
-        vlm = dataclasses.replace(vlm, params=frozen)
-        del fresh  # the weights that the run starts from: their memory is the steps'
+    base, checkpoints, start = init_run(cfg)
+    with jax.set_mesh(base.mesh), PreemptionHandler() as stop:
+        loop = Loop(cfg, base)
+        del base  # its memory is the steps'
+        return loop.run(start, loop.begin(checkpoints, start), checkpoints, stop)
+
+
+class Loop:
+    """The parts of a run and the order they are called in."""
+
+    def __init__(self, cfg: SFTConfig, base: VLM):
+        self.cfg, self.run_dir = cfg, Path(cfg.run.dir)
+        # `fresh` is what trains, as it is before the first step: see `begin`.
+        self.vlm, self.fresh, self.frozen, dropout = partition_trainable(base, cfg)
+        self.stream = PromptStream(cfg, self.vlm, cfg.sft.rows)
+        how = Learning.of(cfg, self.vlm.graphdef)
+        self.tx, self.update = how.tx, how.update(dropout)
+        self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
+        self.num_tokens, self.warnings = 0, []
+
+    def begin(self, checkpoints: Checkpoints, start: int) -> learner.TrainState:
+        """The state after step `start`, of which there is one. The weights that the run starts
+        from are let go."""
+        fresh, mesh = self.fresh, self.vlm.mesh
+        self.vlm = dataclasses.replace(self.vlm, params=self.frozen)
+        del self.fresh
         if start:
-            state, data_state = checkpoints.restore(start, state)
-            stream.set_state(data_state)
-        for step in steps:
-            if stop.asked():
-                checkpoints.finish(step - 1, state, stream.get_state())
-                raise Stopped
-            clock = Clock()
-            items = next(stream)
-            targets = [[Target(item.target, [True] * len(item.target))] for item in items]
-            batch = target_batch(
-                stream.collate(items), targets, cfg.sft.target_length, processor.pad_id
-            )
-            batch = put_rows(micro(batch, cfg.sft.micro_batches), vlm.mesh, lead=1)
-            clock.lap("data")
-            state, stats = update(state, batch, frozen)
-            metrics = {name: float(value) for name, value in jax.device_get(stats).items()}
-            clock.lap("update")
-            metrics |= stream.metrics(items)
-            tokens = sum(stream.share.all_gather_object(sum(len(item.target) for item in items)))
-            metrics |= clock.metrics(tokens, update)
-            if lead:
-                writer.write(step, metrics)
-                progress.update(step, metrics)
-            if step % cfg.run.save_every == 0 or step == cfg.run.steps:
-                checkpoints.save(step, state, stream.get_state())
-    checkpoints.close()
-    trained = dataclasses.replace(vlm, params=partition.combine(frozen, state.params))
-    if cfg.run.export:
-        export(trained, cfg)
-    if lead:
-        report.write_report(run_dir)
-    return trained
+            like = learner.abstract_state(fresh, self.tx, mesh)
+            del fresh
+            state, host_state = checkpoints.restore(start, like)
+            self.stream.set_state(host_state)
+            self.guard.set_state(host_state.get("guard", {}))
+            self.num_tokens = host_state.get("num_tokens", 0)
+        else:
+            state = learner.init_state(fresh, self.tx)
+        self.whole = Whole(start, state, self.get_state())
+        return state
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the learner's state."""
+        counts = {"guard": self.guard.get_state(), "num_tokens": self.num_tokens}
+        return self.stream.get_state() | counts
+
+    def run(
+        self,
+        start: int,
+        state: learner.TrainState,
+        checkpoints: Checkpoints,
+        stop: PreemptionHandler,
+    ) -> VLM:
+        """Steps `start` + 1 to the last."""
+        cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
+        steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
+        with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
+            for step in steps:
+                if stop.asked():
+                    checkpoints.finish(self.whole)
+                    raise Stopped
+                with failed.saved(step, self.whole, checkpoints, self.run_dir):
+                    state, metrics = self.step(step, state)
+                    if lead:
+                        writer.write(step, metrics)
+                        progress.update(step, metrics)
+                        for warning in self.warnings:
+                            progress.console.print(warning, style="yellow")
+                    if step % cfg.run.save_every == 0 or step == cfg.run.steps:
+                        checkpoints.keep(self.whole)
+        checkpoints.close()
+        trained = dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
+        if cfg.run.export:
+            export(trained, cfg)
+        if lead:
+            report.write_report(self.run_dir)
+        return trained
+
+    def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
+        """One batch of examples: learnt from, written down."""
+        sft, processor, stream, clock = self.cfg.sft, self.vlm.processor, self.stream, Clock()
+        items = next(stream)
+        targets = [[Target(item.target, [True] * len(item.target))] for item in items]
+        arrays = stream.collate(items)
+        batch = target_batch(arrays, targets, sft.target_length, processor.pad_id)
+        batch = micro(batch, sft.micro_batches)
+        on_device = put_rows(batch, self.vlm.mesh, lead=1)
+        clock.lap("data")
+
+        self.whole.state = None
+        state, stats = self.update(state, on_device, self.frozen)
+        stats = jax.device_get(stats)
+        clock.lap("update")
+
+        sizes = (
+            sum(len(item.encoded.tokens) for item in items),
+            sum(len(item.target) for item in items),
+        )
+        asked, answered = map(sum, zip(*stream.share.all_gather_object(sizes), strict=True))
+        self.num_tokens += asked + answered
+        events = self.guard.see([stats])
+        self.whole.after(step, state, self.get_state(), not stats["skipped"])
+        names = {item.position: (item.example.id, []) for item in items}
+        self.warnings = failed.told(step, events, [batch], names, stream.share, self.run_dir)
+        metrics = over_updates([stats]) | {"skipped_steps": self.guard.skipped}
+        metrics |= {"num_tokens": self.num_tokens} | stream.metrics(items)
+        return state, metrics | clock.metrics(answered, self.update)
 
 
 def fit(
@@ -150,6 +204,7 @@ def fit(
     """`steps` updates on host batches, one micro-batch each; returns the trained parameters.
 
     `on_step(step, state, stats)` is called after each update with arrays still on the device.
+    TrainingFailed where three updates in a row were skipped, as a run's `run.max_skipped` has it.
     """
     policy = learner.Policy(qwen_vl.graphdef(arch), dtype, remat, temperature=1.0, chunk=256)
     tx = learner.optimizer(optim, steps)
@@ -158,8 +213,12 @@ def fit(
         update = learner.make_update(
             learner.sft_objective(policy), tx, learner.schedule(optim, steps)
         )
+        guard = Guard(Run.max_skipped, None)
         for step, batch in zip(range(1, steps + 1), batches, strict=False):
             state, stats = update(state, put_rows(micro(batch, 1), mesh, lead=1))
             if on_step is not None:
                 on_step(step, state, stats)
+            for event in guard.see([jax.device_get(stats)]):
+                if event.last:
+                    raise TrainingFailed(f"step {step}: {event.text}")
     return state.params

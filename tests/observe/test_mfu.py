@@ -64,6 +64,21 @@ def test_a_step_is_its_passes_by_its_seconds_and_devices(prompts):
         assert found["perf/update_mfu"] == pytest.approx(updates * update / 2 / 2 / 989.4e12)
 
 
+@pytest.mark.parametrize(("devices", "shares"), [(2, 1), (8, 4), (16, 2), (4, 4), (64, 8), (32, 1)])
+def test_a_share_is_counted_once_over_all_its_devices(prompts, devices, shares):
+    """Of a mesh whose tensor axis spans processes: the work of a share of the rows by the devices
+    that do it, those of other processes too."""
+    lengths, some = np.array([3, 4, 5, 6]), np.array([0, 1])
+    cfg = meter().cfg
+    here = types.SimpleNamespace(device_kind="NVIDIA H200", process_index=0)
+    other = types.SimpleNamespace(device_kind="NVIDIA H200", process_index=1)
+    mesh = [here] + [other] * (devices - 1)
+    found = Meter(cfg, ARCH, mesh, shares).metrics(prompts, lengths, some, SECONDS)
+    alone = meter(count=1).metrics(prompts, lengths, some, SECONDS)
+    for name in ("perf/tflops", "perf/mfu", "perf/update_mfu"):
+        assert found[name] == pytest.approx(alone[name] / (devices // shares))
+
+
 def test_the_share_is_told_where_the_peak_is_known(prompts):
     lengths, some = np.array([3, 4, 5, 6]), np.array([0, 1])
     for known, of in [

@@ -193,7 +193,6 @@ def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path
     grpo.train(dataclasses.replace(cfg, rewards=(Reward(judge),)))
     [line] = read_metrics(tmp_path)
     assert (line["reward"], line["reward_masked"], line["half"]) == (1.0, 0.5, 0.5)
-    assert line["completions/mean_length"] * 16 == pytest.approx(line["num_tokens"])
     rows = [json.loads(row) for row in (tmp_path / "rollouts/step_1.jsonl").open()]
     for row in rows:
         found = [(c["reward"], c["extra"]["note"]) for c in row["completions"]]
@@ -203,6 +202,53 @@ def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path
         advantages = [c["advantage"] for c in row["completions"]]
         assert advantages == pytest.approx([-spread, 0, spread, 0], rel=1e-5)
     assert seen["image_sizes"] == seen["processed_sizes"] == [((112, 112),)] * 16
+
+
+def test_tokens_are_those_of_the_whole_run(whole):
+    """As TRL counts them: prompts, once for each completion, and completions, up to now."""
+    run_dir, vlm = whole
+    total = 0
+    for line in read_metrics(run_dir):
+        rows = [json.loads(r) for r in (run_dir / f"rollouts/step_{line['step']}.jsonl").open()]
+        asked = [len(vlm.processor.tokenize(row["prompt"])) for row in rows]
+        answered = [sum(c["tokens"] for c in row["completions"]) for row in rows]
+        total += 4 * sum(asked) + sum(answered)
+        # a picture of 112 x 112 pixels is 16 tokens, of which the prompt's text says one
+        pictures = 4 * sum(row["prompt"].count("<|image_pad|>") == 1 for row in rows)
+        total += 15 * pictures
+        assert line["num_tokens"] == total
+        assert line["updates"] == line["step"] and line["skipped_steps"] == 0
+
+
+def test_the_last_step_is_evaluated_once(tmp_path, capsys):
+    cfg = config.load(
+        ROOT / "configs/quickstart.py",
+        [*SMALL, f"run.dir={tmp_path}", "run.steps=2", "grpo.beta=0", "run.export=false"]
+        + ["optim.warmup_steps=0"],
+    )
+    few = Eval(Scenes(2, "test"), samples=1, every=1)
+    grpo.train(dataclasses.replace(cfg, eval=few))
+    said = [line for line in capsys.readouterr().out.splitlines() if "held-out" in line]
+    assert [line.split("questions ")[1] for line in said] == [
+        "before training",
+        "after step 1",
+        "after step 2",
+    ]
+    after = json.loads((tmp_path / "eval.json").read_text())["after"]["greedy"]
+    after = after["rewards"]["accuracy"]["value"]
+    assert after == read_metrics(tmp_path)[-1]["eval_accuracy/greedy"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_compiled_before_the_first_step(tmp_path, monkeypatch, ahead):
+    """Nothing, or all that steps may need."""
+    seen = []
+    true = grpo.Loop.compile
+    monkeypatch.setattr(grpo.Loop, "compile", lambda *args: seen.append(0) or true(*args))
+    more = ("run.steps=1", "optim.warmup_steps=0", "run.export=false")
+    grpo.train(small(tmp_path, *more, f"run.compile_ahead={str(ahead).lower()}"))
+    assert len(seen) == ahead
+    assert read_metrics(tmp_path)[0]["perf/compiles"] == 5
 
 
 def test_the_seed_changes_the_run(whole, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxvl.config import GRPO, SFT, Config, Data, Model, Profile, Reward, Run, SFTConfig
+from jaxvl.data import test_sets
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import Processor, PromptTooLong
 from jaxvl.data.templates import VisualThinker, chat_question
@@ -108,11 +109,11 @@ def test_a_picture_too_large_counts_too(make_stream, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("long", "prompts", "patches"),
+    ("long", "tokens", "patches"),
     [((), (64,), (64,)), ((3,), (64, 128), (64,)), (tuple(range(10)), (128,), (64,))],
 )
 def test_buckets_are_read_off_the_first_examples(
-    make_stream, tmp_path, monkeypatch, long, prompts, patches
+    make_stream, tmp_path, monkeypatch, long, tokens, patches
 ):
     cfg = make_config(
         tmp_path,
@@ -122,7 +123,7 @@ def test_buckets_are_read_off_the_first_examples(
         patch_buckets="auto",
     )
     stream = make_stream(cfg)
-    assert (stream.data.prompt_buckets, stream.data.patch_buckets) == (prompts, patches)
+    assert (stream.data.prompt_buckets, stream.data.patch_buckets) == (tokens, patches)
     for index in range(2):  # in any process, and in a run that is taken up again
         monkeypatch.setattr(prompts, "data_shard", lambda mesh, index=index: Told(index, 2))
         assert make_stream(cfg, devices=2).data == stream.data
@@ -258,7 +259,7 @@ def test_what_other_processes_cannot_use_is_listed_and_counted_too(
 ):
     def stream(folder, **data):
         theirs = [(1, {"id": "x", "reason": "torn", "found": "half a picture", "setting": False})]
-        monkeypatch.setattr(prompts, "data_shard", lambda mesh: Told(1, 2, (theirs,)))
+        monkeypatch.setattr(prompts, "data_shard", lambda mesh: Told(1, 2, ([theirs, []],)))
         cfg = make_config(folder, too_long="drop", shuffle=False, **data)
         return make_stream(cfg, devices=2)
 
@@ -278,6 +279,29 @@ def test_the_rollouts_of_steps_that_are_done_again_are_taken_off(tmp_path):
         (tmp_path / "rollouts" / name).touch()
     setup.forget_rollouts(tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == sorted(names[:2])
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "expected"),
+    [
+        ([], [["MathVista"]], ["MathVista"]),
+        (["MMMU"], [[]], ["MMMU"]),
+        (["MMMU"], [["MathVista"], ["MMMU"]], ["MMMU", "MathVista"]),
+        ([], [[], [], ["POPE", "MME"]], ["MME", "POPE"]),
+        ([], [[], []], []),
+    ],
+)
+def test_a_test_set_that_any_process_meets_marks_the_run(
+    make_stream, tmp_path, monkeypatch, own, theirs, expected
+):
+    told = Told(0, 1, [([], names) for names in theirs])
+    monkeypatch.setattr(prompts, "data_shard", lambda mesh: told)
+    stream = make_stream(make_config(tmp_path, source=Mixed(long=())))
+    stream.trial += own  # as its gate tells it
+    items = stream.draw()
+    assert test_sets.marks(tmp_path) == []
+    stream.use(1, items)
+    assert sorted(test_sets.marks(tmp_path)) == sorted(expected)
 
 
 def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path):

@@ -32,7 +32,7 @@ from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import to_compute_dtype
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import read_completions
-from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampler import Sampler, check_drawn
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
 READERS = 4  # threads that open pictures and tokenize
@@ -158,7 +158,9 @@ class Local:
     def _finish(
         self, batch: list[_Row], rollout: Rollout, start: float, keys: set[tuple[str, int]]
     ) -> list[Reply]:
-        got = read_completions(jax.tree.map(fetch, rollout), self.vlm.processor)
+        rollout = jax.tree.map(fetch, rollout)
+        check_drawn(rollout, [row.item.id for row in batch])
+        got = read_completions(rollout, self.vlm.processor)
         seconds = time.monotonic() - start
         replies = []
         for place, row in enumerate(batch):

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxvl.errors import UserError
+from jaxvl.models import finite
 from jaxvl.models.io.hf_config import arch_from_config, read_config  # noqa: F401
 from jaxvl.models.io.names import (
     entries,
@@ -183,8 +184,10 @@ def save_params(
 ) -> None:
     """config.json and safetensors (an index where more than one file is needed).
 
-    All processes call it, and the first writes.
+    All processes call it, and the first writes. UserError where a parameter is not finite, before
+    anything is written.
     """
+    finite.check(params, f"saving to {path}", "this is no model: go back to an earlier checkpoint")
     if jax.process_index():
         for _ in export_tensors(params):
             pass  # what this process holds goes to the first

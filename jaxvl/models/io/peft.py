@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from jaxvl.config import LoRA
 from jaxvl.distributed.mesh import fetch
-from jaxvl.models import lora
+from jaxvl.models import finite, lora
 from jaxvl.models.io.names import NAMES
 
 _THEIRS = {ours: (theirs.removesuffix(".weight"), kind) for ours, theirs, kind in NAMES}
@@ -29,6 +29,7 @@ def save(path: Path, params: dict[str, Any], cfg: LoRA, base: str | None = None)
     Modules have the names of transformers >= 4.52. The tower's q, k and v become one adapter of
     their joint rank, whose b is zero but for the blocks of each.
     """
+    finite.check(params, f"saving to {path}", "go back to an earlier checkpoint")
     flat = traverse_util.flatten_dict(params, sep="/")
     modules: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for ours in lora.targets(params, cfg):
