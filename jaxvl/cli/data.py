@@ -160,7 +160,8 @@ def _make(name: str, path: str, settings: list[str] | None) -> Any:
     """The source of a name in `jaxvl data list`, with `field=value` settings."""
     import difflib
 
-    from jaxvl.config.fields import check_types, set_field
+    from jaxvl.config.fields import check_types
+    from jaxvl.config.overrides import set_field
 
     known = _datasets()
     if name not in known:

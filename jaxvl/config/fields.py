@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of nested frozen dataclasses: set by a dotted path from text, checked by annotation,
-written as JSON.
-
-Text is parsed by the annotation of the field it is for and never evaluated. A field that holds one
-of several dataclasses takes the name of one, as its class or in lower case ("DrGrpo", "dr_grpo").
-"""
+"""Fields of nested frozen dataclasses: checked by annotation, written as JSON."""
 
 from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import difflib
 import functools
 import math
 import re
 import types
 import typing
-from pathlib import Path
 from typing import Any, Literal
 
 from jaxvl.data.example import Source
@@ -25,12 +18,11 @@ from jaxvl.errors import UserError
 _PLACES = ("jaxvl.config.schema", "jaxvl.config.grpo")
 
 
-def set_field(cfg: Any, override: str) -> Any:
-    """A copy of the dataclass `cfg` with one field replaced; `override` is "a.b=value"."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"`{override}` is not an override; write field=value, as grpo.group=4")
-    return _set(cfg, path.split("."), text, path, cfg)
+class Missing:
+    """Stands in a field that must be set and is not yet; `check_types` says so."""
+
+
+MISSING = Missing()
 
 
 def check_types(node: Any, path: str = "") -> None:
@@ -38,9 +30,14 @@ def check_types(node: Any, path: str = "") -> None:
     hints = typing.get_type_hints(type(node))
     for field in dataclasses.fields(node):
         value, where = getattr(node, field.name), f"{path}{field.name}"
+        if value is MISSING:
+            hint = f"set {where} too"
+            if hints[field.name] is Source:  # that made by setting a field of it
+                hint = f"set a field of it, as {where}.path=FILE; others are as in data.source"
+            raise UserError(f"{where} is missing: expected {type_name(hints[field.name])}; {hint}")
         if not _fits(value, hints[field.name]):
             found = f"{value!r:.60} ({type(value).__name__})"
-            raise UserError(f"{where}: expected {_type_name(hints[field.name])}, found {found}")
+            raise UserError(f"{where}: expected {type_name(hints[field.name])}, found {found}")
         if isinstance(value, tuple):
             for index, item in enumerate(value):
                 if dataclasses.is_dataclass(item):
@@ -58,7 +55,7 @@ def to_json(value: Any) -> Any:
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
             fields[field.name] = to_json(item)
-            if len(_choices(hints[field.name])) > 1:
+            if len(choices(hints[field.name])) > 1:
                 fields[field.name] = {"type": type(item).__name__, **fields[field.name]}
         known = type(value).__module__ in _PLACES  # by its place; a source says what it is
         return fields if known else {"type": _qualname(type(value)), **fields}
@@ -86,7 +83,7 @@ def from_json(kind: type, fields: dict[str, Any]) -> Any:
         if isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, dict):
-            kinds = {one.__name__: one for one in _choices(hints[name]).values()}
+            kinds = {one.__name__: one for one in choices(hints[name]).values()}
             made = kinds[value["type"]] if "type" in value else next(iter(kinds.values()))
             value = from_json(made, {key: x for key, x in value.items() if key != "type"})
         found[name] = value
@@ -116,86 +113,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _set(node: Any, keys: list[str], text: str, path: str, root: Any) -> Any:
-    """`node` with the field at `keys` set to `text`; `path` and `root` are for messages."""
-    key, rest = keys[0], keys[1:]
-    if isinstance(node, tuple):
-        if not key.isdecimal() or int(key) >= len(node):
-            raise UserError(f"{path}: no item `{key}`; expected a number from 0 to {len(node) - 1}")
-        if not rest:
-            raise UserError(f"{path}: an item cannot be set here; set a field of it")
-        items = list(node)
-        items[int(key)] = _set(node[int(key)], rest, text, path, root)
-        return tuple(items)
-    if not dataclasses.is_dataclass(node):
-        raise UserError(f"{path}: no field `{key}` in a {type(node).__name__}")
-    if key not in {field.name for field in dataclasses.fields(node)}:
-        raise UserError(
-            f"{path}: no field `{key}` in {type(node).__name__}{_suggest(key, node, root)}"
-        )
-    if rest:
-        return dataclasses.replace(node, **{key: _set(getattr(node, key), rest, text, path, root)})
-    kind = typing.get_type_hints(type(node))[key]
-    value = getattr(node, key)
-    if text.lower() == "none" and type(None) in typing.get_args(kind):
-        return dataclasses.replace(node, **{key: None})
-    if dataclasses.is_dataclass(value) and not _choices(kind):
-        raise UserError(f"{path} is a {type(value).__name__}; set a field of it, as {path}.x=1")
-    return dataclasses.replace(node, **{key: _parse(text, kind, path)})
-
-
-def _suggest(key: str, node: Any, root: Any) -> str:
-    """A hint from the fields beside a wrong name, else from the whole config."""
-    near = difflib.get_close_matches(key, [field.name for field in dataclasses.fields(node)], n=1)
-    near = near or [path for path in _paths(root) if path.endswith(f".{key}")]
-    if near:
-        return f"; did you mean `{near[0]}`?"
-    return f"; its fields are {', '.join(field.name for field in dataclasses.fields(node))}"
-
-
-def _paths(node: Any, prefix: str = "") -> list[str]:
-    """Dotted paths of the fields below `node` that are no dataclasses."""
-    if not dataclasses.is_dataclass(node):
-        return [prefix[:-1]]
-    fields = [field.name for field in dataclasses.fields(node)]
-    return [path for name in fields for path in _paths(getattr(node, name), f"{prefix}{name}.")]
-
-
-def _parse(text: str, kind: Any, path: str) -> Any:
-    """`text` as a `kind` (an annotation)."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    word = text.strip()
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in args and word.lower() == "none":
-            return None
-        if choices := _choices(kind):
-            return _choose(word, choices, path)
-        kinds = [arg for arg in args if arg is not type(None)]
-        words = [arg for arg in kinds if typing.get_origin(arg) is Literal]
-        others = [arg for arg in kinds if arg not in words]
-        for choice in words:  # a word that is one of these, or else a value
-            if word in typing.get_args(choice) or not others:
-                return _parse(text, choice, path)
-        return _parse(text, others[0], path) if len(others) == 1 else _refuse(path, kind)
-    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
-        items = word.strip("()[]").split(",")
-        return tuple(_parse(item, args[0], path) for item in items if item.strip())
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[word.lower()]
-        if kind is int or kind is float:
-            value = kind(word)
-            if not math.isfinite(value):
-                raise ValueError
-            return value
-        if origin is Literal:
-            return {str(arg): arg for arg in args}[word]
-    except (ValueError, KeyError):
-        raise UserError(f"{path}: expected {_type_name(kind)}, found `{text}`") from None
-    return kind(text) if kind in (str, Path) else _refuse(path, kind)
-
-
-def _choices(kind: Any) -> dict[str, type]:
+def choices(kind: Any) -> dict[str, type]:
     """The dataclasses that a field may hold, by their names ("dr_grpo"); {} for any other field,
     and where one of them has no default for a field of its own. None may stand beside them."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
@@ -214,31 +132,15 @@ def _has_defaults(kind: type) -> bool:
     )
 
 
-def _choose(word: str, choices: dict[str, type], path: str) -> Any:
-    """A fresh one of `choices`, with its fields as they stand in its class."""
-    plain = {name.replace("_", ""): kind for name, kind in choices.items()}
-    kind = plain.get(word.lower().replace("_", ""))
-    if kind is None:
-        raise UserError(f"{path}: expected one of {', '.join(choices)}, found `{word}`")
-    return kind()
-
-
-def _refuse(path: str, kind: Any) -> typing.NoReturn:
-    raise UserError(
-        f"{path} holds {_type_name(kind)} and cannot be set on the command line; "
-        "edit the config file"
-    )
-
-
-def _type_name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
     """An annotation for people: "int or none", "one of constant, linear", "a tuple of int"."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(arg) for arg in args)
+        return " or ".join(type_name(arg) for arg in args)
     if origin is Literal:
         return "one of " + ", ".join(str(arg) for arg in args)
     if origin is tuple:
-        return f"a tuple of {_type_name(args[0])}"
+        return f"a tuple of {type_name(args[0])}"
     if kind is bool:
         return "true or false"
     if kind is Source:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxvl.config.fields import set_field
+from jaxvl.config.overrides import set_field
 from jaxvl.config.schema import Config, SFTConfig
-from jaxvl.config.validate import validate
+from jaxvl.config.validate import notes, validate
 from jaxvl.errors import UserError
 
 
@@ -39,4 +39,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     for override in overrides:
         cfg = set_field(cfg, override)
     validate(cfg)
+    for note in notes(cfg):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     return cfg

@@ -2,18 +2,18 @@
 """What a run is: frozen dataclasses, read from a Python file and changed with `a.b=c`.
 
 A config file defines `config() -> Config`. It is Python, so it names functions and sources
-directly; the command line can only set plain values (numbers, words, tuples of them), which are
-parsed by the field's annotation and never evaluated.
+directly; the command line sets plain values (numbers, words, tuples of them), which are parsed by
+the field's annotation and never evaluated, and chooses among the rewards of jaxvl by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from jaxvl.config.grpo import GRPO
+from jaxvl.config.overrides import function_name
 from jaxvl.data.example import Source
 
 Part = Literal["tower", "merger", "text"]
@@ -94,14 +94,13 @@ class Data:
 class Reward:
     """A reward function with TRL's signature, its weight in the sum and its name in the logs."""
 
-    fn: Callable[..., Any]
+    fn: Callable[..., Any] = dataclasses.field(metadata={"named": "jaxvl.rewards"})
     weight: float = 1.0
     name: str = ""  # "": the function's own name
 
     def __post_init__(self):
-        if not self.name:
-            fn = self.fn.func if isinstance(self.fn, functools.partial) else self.fn
-            object.__setattr__(self, "name", getattr(fn, "__name__", type(fn).__name__))
+        if not self.name and callable(self.fn):
+            object.__setattr__(self, "name", function_name(self.fn))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,23 +130,35 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW with a schedule over all updates of run.steps, and clipping by global norm.
+    """AdamW with a schedule over `horizon` updates, and clipping by global norm.
 
-    The learning rate rises over the first `warmup_steps` updates to `lr`; linear and cosine
-    schedules end at `min_lr`. A gradient norm above `grad_norm_warn` times its running median is
-    told on the console, with the prompts that it is of (None: never).
+    The learning rate rises over the first `warmup_steps` updates to `lr`; below 1 they are a share
+    of the horizon, and they are never more than it. Linear and cosine schedules reach `min_lr` at
+    the horizon and stay there. It is that of the whole experiment: a run of fewer updates, to try
+    it or to go on later, sees the beginning of the same schedule.
+
+    A gradient norm above `grad_norm_warn` times its running median is told on the console, with the
+    prompts that it is of (None: never).
     """
 
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     min_lr: float = 0.0
-    warmup_steps: int = 0
+    warmup_steps: float = 0
+    horizon: int | None = None  # None: all updates of the run
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 1.0
     grad_norm_warn: float | None = 10.0
+
+    def span(self, updates: int) -> tuple[int, int]:
+        """Warm-up and horizon of a run of so many updates, in updates."""
+        horizon = self.horizon or updates
+        share = 0 < self.warmup_steps < 1
+        steps = round(self.warmup_steps * horizon) if share else int(self.warmup_steps)
+        return min(steps, horizon), horizon
 
 
 @dataclasses.dataclass(frozen=True)

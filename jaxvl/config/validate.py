@@ -7,12 +7,13 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from jaxvl.config.fields import check_types
+from jaxvl.config.fields import MISSING, check_types, type_name
+from jaxvl.config.overrides import function_name, keywords
 from jaxvl.errors import UserError
 
 if TYPE_CHECKING:  # config.load validates: at run time the import goes the other way
     from jaxvl.config.grpo import GRPO
-    from jaxvl.config.schema import SFT, Config, Model, SFTConfig
+    from jaxvl.config.schema import SFT, Config, Model, Reward, SFTConfig
 
 
 def validate(cfg: Config | SFTConfig) -> None:
@@ -21,12 +22,9 @@ def validate(cfg: Config | SFTConfig) -> None:
     _check_ranges(cfg)
     _check_sizes(cfg)
     _check_parts(cfg.model)
-    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
-    if cfg.optim.warmup_steps > updates:
-        raise UserError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps} is above the run's {updates} updates "
-            f"(run.steps = {cfg.run.steps})"
-        )
+    steps = cfg.optim.warmup_steps
+    if steps > 1 and steps != int(steps):
+        raise UserError(f"optim.warmup_steps = {steps}: expected whole updates, or a share below 1")
     if cfg.optim.min_lr > cfg.optim.lr:
         raise UserError(
             f"optim.min_lr = {cfg.optim.min_lr} is above optim.lr = {cfg.optim.lr}, where the "
@@ -42,6 +40,29 @@ def validate(cfg: Config | SFTConfig) -> None:
         )
     if -1 not in mesh[:2]:
         check_rows(getattr(cfg, "grpo", None) or cfg.sft, mesh[0] * mesh[1])
+
+
+def notes(cfg: Config | SFTConfig) -> list[str]:
+    """What is done otherwise than a config may seem to say, in words."""
+    optim, found = cfg.optim, []
+    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
+    warmup, horizon = optim.span(updates)
+    if optim.warmup_steps > horizon:
+        found.append(
+            f"optim.warmup_steps = {optim.warmup_steps:g} is more than the schedule's {horizon} "
+            f"updates: the learning rate rises over all {horizon}"
+        )
+    elif updates < warmup:
+        found.append(
+            f"the run's {updates} updates end within its warm-up of {warmup}: the learning rate "
+            f"comes to {optim.lr * updates / warmup:g} of optim.lr = {optim.lr:g}"
+        )
+    if horizon < updates and optim.schedule != "constant":
+        found.append(
+            f"optim.horizon = {horizon} is less than the run's {updates} updates: those after it "
+            f"are made at optim.min_lr = {optim.min_lr:g}"
+        )
+    return found
 
 
 def _check_sizes(cfg: Config | SFTConfig) -> None:
@@ -97,9 +118,24 @@ def _check_grpo(cfg: Config) -> None:
     names = [reward.name for reward in cfg.rewards]
     if not names or len(set(names)) < len(names):
         raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
-    for reward in cfg.rewards:
+    for number, reward in enumerate(cfg.rewards):
+        _check_settings(reward, f"rewards.{number}.fn")
         if not math.isfinite(reward.weight):
             raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
+
+
+def _check_settings(reward: Reward, path: str) -> None:
+    """Raise UserError for a setting that one of jaxvl's rewards needs and does not have."""
+    fn = reward.fn.func if isinstance(reward.fn, functools.partial) else reward.fn
+    if not getattr(fn, "__module__", "").startswith("jaxvl.rewards"):
+        return
+    bound = getattr(reward.fn, "keywords", {})
+    for name, (kind, default) in keywords(fn).items():
+        if default is MISSING and name not in bound:
+            raise UserError(
+                f"{path}: {function_name(fn)} needs `{name}` ({type_name(kind)}); set "
+                f"{path}.{name} too"
+            )
 
 
 def _check_loss(g: GRPO) -> None:
@@ -197,6 +233,7 @@ _RANGES = {
     "optim.lr": (0, None),
     "optim.min_lr": (0, None),
     "optim.warmup_steps": (0, None),
+    "optim.horizon": (1, None),
     "optim.weight_decay": (0, None),
     "optim.b1": (0, 1),
     "optim.b2": (0, 1),

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from jaxvl.config import Reward
+from jaxvl.config.overrides import SERVICES
 from jaxvl.errors import UserError
-from jaxvl.rewards import MASKED, SERVICES, completion_text
+from jaxvl.rewards import MASKED, completion_text
 
 # What a function may raise and a run tells of. An exit in a reward would end the run in silence.
 _FAULTS = (Exception, asyncio.CancelledError, SystemExit)

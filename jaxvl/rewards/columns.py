@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxvl.config.overrides import SERVICES
 from jaxvl.data.example import Example
-from jaxvl.rewards import SERVICES
 
 Sizes = tuple[tuple[int, int], ...]  # (width, height) of each picture
 

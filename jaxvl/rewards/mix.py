@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxvl.config import Reward
+from jaxvl.config.overrides import SERVICES
 from jaxvl.errors import UserError
-from jaxvl.rewards import SERVICES
 from jaxvl.rewards.call import as_numbers, call_all
 
 _ARGUMENTS = ("prompts", "completions", "completion_ids")

@@ -62,8 +62,10 @@ class Policy:
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then constant, or linear or cosine to `min_lr`."""
-    rest = max(steps - cfg.warmup_steps, 1)
+    """Learning rate by update of a run of `steps`: linear warm-up, then constant, or linear or
+    cosine to `min_lr`."""
+    warmup, horizon = cfg.span(steps)
+    rest = max(horizon - warmup, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
         "linear": optax.linear_schedule(cfg.lr, cfg.min_lr, rest),
@@ -71,11 +73,11 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
             cfg.lr, rest, alpha=cfg.min_lr / cfg.lr if cfg.lr else 0.0
         ),
     }[cfg.schedule]
-    if not cfg.warmup_steps:
+    if not warmup:
         return after
     # The first update already moves: the ramp goes from lr/warmup to lr.
-    ramp = optax.linear_schedule(cfg.lr / cfg.warmup_steps, cfg.lr, cfg.warmup_steps)
-    return optax.join_schedules([ramp, after], [cfg.warmup_steps])
+    ramp = optax.linear_schedule(cfg.lr / warmup, cfg.lr, warmup)
+    return optax.join_schedules([ramp, after], [warmup])
 
 
 def optimizer(cfg: Optim, steps: int) -> optax.GradientTransformation:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overrides are parsed by type, wrong ones say what to do, and fields that disagree are refused."""
+"""Fields of the wrong type or that disagree are refused; what a config does is said."""
 
 import dataclasses
 import functools
@@ -13,68 +13,23 @@ from jaxvl import config as C
 from jaxvl.config import fields
 from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.errors import UserError
-
-FILE = """
-from __future__ import annotations
-import dataclasses
-from pathlib import Path
-from jaxvl.config import *
-
-@dataclasses.dataclass(frozen=True)
-class Toy:
-    count: int = 3
-    where: Path | None = None
-    def load(self):
-        return []
-
-def template(example):
-    return example.question
-
-def accuracy(prompts, completions, completion_ids, **columns):
-    return [1.0] * len(completions)
-
-def config():
-    return Config(
-        model=Model(path="m"),
-        data=Data(source=Toy(), template=template),
-        rewards=(Reward(accuracy), Reward(accuracy, 0.5, name="second")),
-        run=Run(dir="out", steps=10),
-    )
-"""
+from tests.toy import CONFIGS, FILE, write_toy
 
 
 @pytest.fixture
 def path(tmp_path):
-    file = tmp_path / "toy.py"
-    file.write_text(FILE)
-    return file
+    return write_toy(tmp_path)
 
 
-def test_overrides_are_parsed_by_the_annotation_of_their_field(path):
-    cfg = C.load(
-        path,
-        [
-            "grpo.group=4",
-            "optim.lr=3e-7",
-            "optim.schedule=cosine",
-            "run.resume=true",
-            "run.dir=a=b c",
-            "model.max_pixels=1000",
-            "model.dtype=bfloat16",
-            "grpo.loss.epsilon_high=none",
-            "data.prompt_buckets=(64, 128,)",
-            "data.source.count=7",
-            "data.source.where=/x",
-            "rewards.1.weight=2",
-        ],
-    )
-    assert (cfg.grpo.group, cfg.optim.lr, cfg.optim.schedule) == (4, 3e-7, "cosine")
-    assert cfg.run.resume is True and cfg.run.dir == "a=b c"
-    assert cfg.model.max_pixels == 1000 and cfg.grpo.loss.epsilon_high is None
-    assert cfg.data.prompt_buckets == (64, 128)
-    assert cfg.data.source.count == 7 and str(cfg.data.source.where) == "/x"
-    assert [reward.weight for reward in cfg.rewards] == [1.0, 2.0]
-    assert [reward.name for reward in cfg.rewards] == ["accuracy", "second"]
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 49])
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
+def test_every_config_can_be_tried_in_few_steps(name, steps, capsys):
+    cfg = C.load(CONFIGS / f"{name}.py", [f"run.steps={steps}"], C.Config, C.SFTConfig)
+    updates = steps * (cfg.grpo.updates if isinstance(cfg, C.Config) else 1)
+    warmup, horizon = cfg.optim.span(updates)
+    said = capsys.readouterr().err
+    assert 0 <= warmup <= horizon and horizon == (cfg.optim.horizon or updates)
+    assert (cfg.optim.warmup_steps > horizon) == ("the learning rate rises over all" in said)
 
 
 @pytest.mark.parametrize(
@@ -101,70 +56,27 @@ def test_buckets_that_are_neither_are_refused(path, word):
 
 
 @pytest.mark.parametrize(
-    "words, loss",
+    "words, span, note",
     [
-        (["grpo.loss=dapo"], C.Dapo()),
-        (["grpo.loss=DrGrpo", "grpo.loss.epsilon=0.1"], C.DrGrpo(0.1)),
-        (["grpo.loss=dr_grpo", "grpo.loss.delta=4"], C.DrGrpo(delta=4.0)),
-        (["grpo.loss.epsilon=0.1", "grpo.loss=cispo"], C.Cispo()),
+        ([], (0, 10), ""),
+        (["optim.warmup_steps=4"], (4, 10), ""),
+        (["optim.warmup_steps=0.25"], (2, 10), ""),
+        (["optim.warmup_steps=0.01"], (0, 10), ""),
+        (["optim.warmup_steps=1"], (1, 10), ""),
+        (["optim.warmup_steps=0.999"], (10, 10), ""),
+        (["optim.warmup_steps=11"], (10, 10), "= 11 is more than the schedule's 10 updates: the"),
+        (["optim.warmup_steps=11", "optim.horizon=100"], (11, 100), "end within its warm-up of 11"),
+        (["optim.warmup_steps=0.05", "optim.horizon=100"], (5, 100), ""),
+        (["optim.horizon=4", "optim.schedule=cosine"], (0, 4), "horizon = 4 is less than the run"),
+        (["optim.horizon=4"], (0, 4), ""),  # a constant rate has no end
+        (["optim.warmup_steps=3", "grpo.mini_batches=2"], (3, 20), ""),
     ],
 )
-def test_a_loss_is_named_on_the_command_line_and_brings_its_own_fields(path, words, loss):
+def test_warm_up_and_horizon_in_updates(path, capsys, words, span, note):
     cfg = C.load(path, words)
-    assert cfg.grpo.loss == loss and type(cfg.grpo.loss) is type(loss)
-    assert fields.to_json(cfg)["grpo"]["loss"]["type"] == type(loss).__name__
-    with pytest.raises(UserError, match="no field `epsilon` in Cispo"):
-        C.load(path, ["grpo.loss=cispo", "grpo.loss.epsilon=0.1"])
-
-
-def test_a_part_that_is_not_there_is_put_in_by_its_name(path):
-    cfg = C.load(path, ["grpo.adaptive_kl=adaptive_kl", "grpo.adaptive_kl.target=1e-3"])
-    assert cfg.grpo.adaptive_kl == C.AdaptiveKL(target=1e-3)
-    assert C.load(path, ["grpo.adaptive_kl=none"]).grpo.adaptive_kl is None
-    assert C.load(path, ["model.lora=lora", "model.train="]).model.lora == C.LoRA()
-
-
-@pytest.mark.parametrize(
-    "override, words",
-    [
-        ("grop.group=4", "grop.group: no field `grop` in Config; did you mean `grpo`?"),
-        ("grpo.grup=4", "no field `grup` in GRPO; did you mean `group`?"),
-        ("temperature=1", "did you mean `sampling.temperature`?"),
-        ("zzz=1", "its fields are model, data"),
-        ("data.source.cuont=1", "no field `cuont` in Toy; did you mean `count`?"),
-        ("grpo.group=four", "grpo.group: expected int, found `four`"),
-        ("grpo.group=4.0", "expected int, found `4.0`"),
-        ("grpo.loss.epsilon_high=x", "expected float, found `x`"),
-        ("optim.lr=nan", "expected float, found `nan`"),
-        ("run.resume=maybe", "expected true or false, found `maybe`"),
-        ("optim.schedule=cubic", "expected one of constant, linear, cosine"),
-        ("data.prompt_buckets=1,x", "data.prompt_buckets: expected int"),
-        ("data.template=print", "data.template holds a function and cannot be set"),
-        ("rewards.0.fn=print", "rewards.0.fn holds a function and cannot be set"),
-        ("data.source=Toy()", "data.source is a Toy; set a field of it"),
-        ("grpo=4", "grpo is a GRPO; set a field of it"),
-        ("grpo.epsilon=0.1", "no field `epsilon` in GRPO; did you mean `grpo.loss.epsilon`?"),
-        ("grpo.loss=ppo", "grpo.loss: expected one of grpo, dr_grpo, dapo, bnpo, cispo, gspo"),
-        ("eval=Eval", "eval holds Eval and cannot be set on the command line"),
-        ("rewards.2.weight=1", "no item `2`; expected a number from 0 to 1"),
-        ("run.dir.x=1", "run.dir.x: no field `x` in a str"),
-        ("grpo.group", "write field=value"),
-        ("=4", "write field=value"),
-    ],
-)
-def test_a_wrong_override_says_what_was_found_and_what_to_do(path, override, words):
-    with pytest.raises(UserError) as caught:
-        C.load(path, [override])
-    assert words in str(caught.value)
-
-
-def test_values_are_never_evaluated(path, tmp_path):
-    trap = f"__import__('pathlib').Path({str(tmp_path / 'hit')!r}).touch()"
-    assert C.load(path, [f"run.dir={trap}"]).run.dir == trap
-    for field in ("grpo.group", "data.template", "data.prompt_buckets", "optim.lr"):
-        with pytest.raises(UserError):
-            C.load(path, [f"{field}={trap}"])
-    assert not (tmp_path / "hit").exists()
+    assert cfg.optim.span(cfg.run.steps * cfg.grpo.updates) == span
+    said = capsys.readouterr().err
+    assert note in said if note else not said
 
 
 @pytest.mark.parametrize(
@@ -183,7 +95,9 @@ def test_values_are_never_evaluated(path, tmp_path):
         (["data.prompt_buckets=512,256"], "sizes that grow"),
         (["data.patch_buckets=255"], "multiples of 4"),
         (["model.min_pixels=10", "model.max_pixels=5"], "model.min_pixels = 10"),
-        (["optim.warmup_steps=11"], "above the run's 10 updates (run.steps = 10)"),
+        (["optim.warmup_steps=1.5"], "expected whole updates, or a share below 1"),
+        (["optim.warmup_steps=-1"], "expected a number at least 0"),
+        (["optim.horizon=0"], "optim.horizon = 0: expected a number at least 1"),
         (["optim.min_lr=1e-5"], "optim.min_lr = 1e-05 is above optim.lr = 1e-06"),
         (["profile.steps=3"], "profile.steps = '3': expected first:last"),
         (["profile.steps=4:3"], "expected first:last"),
@@ -268,10 +182,6 @@ def test_to_json_holds_every_field_and_names_code(path):
     assert fields.to_json({"keep": frozenset("cab")}) == {"keep": ["a", "b", "c"]}  # in one order
 
 
-def test_a_partial_has_the_name_of_its_function():
-    assert C.Reward(functools.partial(print, "x")).name == "print"
-
-
 def test_importing_config_loads_no_jax():
     code = "import sys, jaxvl.config; sys.exit(any(m in sys.modules for m in ('jax', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -309,3 +219,7 @@ def test_parts_that_cannot_train(path, override, words):
     with pytest.raises(UserError) as caught:
         C.load(path, [override])
     assert words in str(caught.value)
+
+
+def test_a_partial_has_the_name_of_its_function():
+    assert C.Reward(functools.partial(print, "x")).name == "print"
