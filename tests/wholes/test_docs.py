@@ -39,6 +39,9 @@ def place(tmp_path_factory):
     table["pic"] = [{"bytes": picture(n), "path": None} for n in range(4)]
     parquet.write_table(pyarrow.table(table), folder / "my.parquet")
     Scenes(size=1).load()[0].images[0].save(folder / "scene.png")
+    small = ["data.source.size=40", "grpo.prompts=2", "grpo.group=2", "sampling.max_new_tokens=8"]
+    run = [*small, "eval=none", "run.steps=1", "run.export=false", "run.dir=runs/mine"]
+    launch("grpo", "configs/quickstart.py", *run, folder=folder)
     return folder
 
 
