@@ -192,6 +192,11 @@ def test_nnx_is_used_as_plain_pytrees():
             "from jaxvl.eval.reporting import page, compare, export",
             ["jax", "flax", "transformers", "torch", "grain"],
         ),
+        (
+            "import jaxvl.cli.curate, jaxvl.curate.flow, jaxvl.curate.perplexity, "
+            "jaxvl.curate.estimate",
+            ["jax", "flax", "transformers", "torch", "grain", "pyarrow"],
+        ),
         ("import jaxvl.config", ["jax", "flax", "transformers", "torch"]),
         ("import jaxvl.vlm", ["torch", "tensorflow"]),
     ],

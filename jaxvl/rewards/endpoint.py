@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON over HTTP for scorers: retries with backoff, time limits, a limit on how many requests are
-under way, a cache on disk, and counters of what it cost. Needs the extra `judge` (httpx2)."""
+"""JSON over HTTP for scorers: retries with backoff, limits of time and size, a limit on how many
+requests are under way, a cache on disk, and counters of what it cost. Needs the extra `judge`
+(httpx2)."""
 
 from __future__ import annotations
 
@@ -10,18 +11,19 @@ import hashlib
 import json
 import os
 import random
-import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from jaxvl.errors import UserError
+from jaxvl.rewards.cache import Cache
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}  # answers after which a request is repeated
 _LONGEST_WAIT = 60.0
+_MOST_TOKENS = 10**9  # of one answer: more is no count
 
 
 @dataclasses.dataclass
@@ -42,10 +44,13 @@ class Endpoint:
     retries: int = 4
     backoff: float = 1.0
     concurrency: int = 16
+    max_bytes: int = 1_000_000
     cache: str = ""
     prices: tuple[float, float] = (0.0, 0.0)
     # requests, retries, cached, failed, prompt_tokens, completion_tokens
     counts: Counter = dataclasses.field(default_factory=Counter, init=False, compare=False)
+    # What became of the last request that failed for good.
+    failure: str = dataclasses.field(default="", init=False, compare=False)
 
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")):
@@ -59,33 +64,55 @@ class Endpoint:
         tokens = (self.counts["prompt_tokens"], self.counts["completion_tokens"])
         return sum(count * price / 1e6 for count, price in zip(tokens, self.prices, strict=True))
 
-    def post(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any] | None]:
-        """The answer to each body, None where it failed for good. Equal bodies are sent once."""
+    def post(
+        self,
+        bodies: Sequence[dict[str, Any]],
+        usable: Callable[[dict[str, Any]], bool] = lambda reply: True,
+    ) -> list[dict[str, Any] | None]:
+        """The answer to each body, None where it failed for good. Equal bodies are sent once.
+
+        An answer that is not `usable` is handed on but not kept in the cache, so that it is asked
+        for again; each other is kept as it comes, whatever becomes of the rest or of the process.
+        """
         keys = [self._key(body) for body in bodies]
-        known = self._lookup(keys)
+        known = Cache(self.cache).lookup(keys)
         missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in known}
         self.counts["cached"] += len(bodies) - len(missing)
+        fresh: dict[str, dict[str, Any]] = {}
         if missing:
             # In a thread of its own: a notebook already runs an event loop in this one.
             with ThreadPoolExecutor(1) as thread:
-                replies = thread.submit(asyncio.run, self._send(list(missing.values()))).result()
-            fresh = {k: r for k, r in zip(missing, replies, strict=True) if r is not None}
-            self._store(fresh)
-            known |= fresh
-        return [known.get(key) for key in keys]
+                thread.submit(asyncio.run, self._send(missing, fresh, usable)).result()
+        return [known.get(key, fresh.get(key)) for key in keys]
 
-    async def _send(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    async def _send(
+        self,
+        bodies: dict[str, dict[str, Any]],
+        answered: dict[str, dict[str, Any]],
+        usable: Callable[[dict[str, Any]], bool],
+    ) -> None:
+        """Asks for every body, puts what comes into `answered` and keeps it as it comes."""
         import httpx2
 
         headers = {"Authorization": f"Bearer {os.environ[self.key]}"} if self.key else {}
-        turn = asyncio.Semaphore(self.concurrency)
+        turn, writing = asyncio.Semaphore(self.concurrency), asyncio.Lock()
+        cache, waiting = Cache(self.cache), {}
         async with httpx2.AsyncClient(timeout=self.timeout, headers=headers) as client:
 
-            async def one(body: dict[str, Any]) -> dict[str, Any] | None:
+            async def one(key: str, body: dict[str, Any]) -> None:
                 async with turn:
-                    return await self._try(client, body)
+                    reply = await self._try(client, body)
+                if reply is None:
+                    return
+                answered[key] = reply
+                if usable(reply):
+                    waiting[key] = reply
+                async with writing:  # the disk is slow: what comes meanwhile is kept at once
+                    found = dict(waiting)
+                    waiting.clear()
+                    await asyncio.to_thread(cache.store, found)
 
-            return await asyncio.gather(*(one(body) for body in bodies))
+            await asyncio.gather(*(one(key, body) for key, body in bodies.items()))
 
     async def _try(self, client: Any, body: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a body, after as many tries as it takes and is allowed."""
@@ -95,50 +122,57 @@ class Endpoint:
             self.counts["requests"] += 1
             wait = self.backoff * 2**attempt * random.uniform(0.8, 1.2)
             try:
-                response = await client.post(self.url, json=body)
-                if response.status_code == 200:
-                    reply = response.json()
+                async with asyncio.timeout(self.timeout):
+                    status, headers, data = await self._exchange(client, body)
+                why = f"HTTP {status}"
+                if status == 200:
+                    why = "its reply is no JSON object"
+                    reply = json.loads(data)
                     if isinstance(reply, dict):
                         self._count(reply.get("usage"))
                         return reply
-                elif response.status_code not in _AGAIN:
+                elif status not in _AGAIN:
                     break
-                after = response.headers.get("retry-after", "")
-                wait = max(wait, float(after)) if after.isdecimal() else wait
-            except (httpx2.HTTPError, ValueError):
-                pass
+                wait = max(wait, retry_after(headers.get("retry-after", "")))
+            except (httpx2.HTTPError, TimeoutError, ValueError, RecursionError) as error:
+                # Nothing came, not in time, or it is too large, too deep or no JSON.
+                why = f"{type(error).__name__} {error}".strip()
             if attempt < self.retries:
                 self.counts["retries"] += 1
                 await asyncio.sleep(min(wait, _LONGEST_WAIT))
         self.counts["failed"] += 1
+        self.failure = why
         return None
 
+    async def _exchange(self, client: Any, body: dict[str, Any]) -> tuple[int, Any, bytes]:
+        """Status, headers and what the answer holds; ValueError for one of over `max_bytes`."""
+        async with client.stream("POST", self.url, json=body) as response:
+            data = bytearray()
+            async for piece in response.aiter_bytes():
+                data += piece
+                if len(data) > self.max_bytes:
+                    raise ValueError(f"an answer of more than {self.max_bytes} bytes")
+            return response.status_code, response.headers, bytes(data)
+
     def _count(self, usage: Any) -> None:
-        """Adds up the tokens that an answer reports, where it reports any."""
+        """Adds up the tokens that an answer reports, where it reports any that can be."""
         for name in ("prompt_tokens", "completion_tokens"):
             tokens = usage.get(name) if isinstance(usage, dict) else None
-            self.counts[name] += tokens if isinstance(tokens, int) else 0
+            if type(tokens) is int and 0 <= tokens <= _MOST_TOKENS:
+                self.counts[name] += tokens
 
     def _key(self, body: dict[str, Any]) -> str:
         text = json.dumps([self.url, body], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _lookup(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        if not self.cache or not Path(self.cache).is_file():
-            return {}
-        with closing(sqlite3.connect(self.cache, timeout=30)) as file:
-            found = {}
-            for key in keys:
-                row = file.execute("select reply from replies where key = ?", (key,)).fetchone()
-                if row:
-                    found[key] = json.loads(row[0])
-            return found
 
-    def _store(self, replies: dict[str, dict[str, Any]]) -> None:
-        if not self.cache:
-            return
-        Path(self.cache).parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.cache, timeout=30)) as file, file:
-            file.execute("create table if not exists replies (key text primary key, reply text)")
-            rows = [(key, json.dumps(reply)) for key, reply in replies.items()]
-            file.executemany("insert or replace into replies values (?, ?)", rows)
+def retry_after(text: str) -> float:
+    """The seconds that a Retry-After header asks for, as a number or as a date; 0 for neither."""
+    if text.isdecimal() and len(text) < 10:
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max((date - datetime.now(UTC)).total_seconds(), 0.0)

@@ -75,16 +75,17 @@ class ChatJudge:
                     "max_tokens": self.max_tokens,
                 }
             )
-        return [self._score(reply) for reply in self.endpoint.post(bodies)]
+        replies = self.endpoint.post(bodies, lambda reply: self._score(reply) is not None)
+        scores = [None if reply is None else self._score(reply) for reply in replies]
+        unclear = sum(x is None and r is not None for x, r in zip(scores, replies, strict=True))
+        self.endpoint.counts["unparsed"] += unclear
+        return scores
 
-    def _score(self, reply: Mapping[str, Any] | None) -> float | None:
+    def _score(self, reply: Mapping[str, Any]) -> float | None:
         try:
-            value = self.parse(reply["choices"][0]["message"]["content"])
+            return self.parse(reply["choices"][0]["message"]["content"])
         except (TypeError, KeyError, IndexError):
-            value = None
-        if reply is not None and value is None:
-            self.endpoint.counts["unparsed"] += 1
-        return value
+            return None
 
 
 @dataclasses.dataclass
@@ -104,7 +105,12 @@ class RewardEndpoint:
             {"question": prompt, "answer": text, "images": [urls[p] for p in pictures]}
             for pictures, prompt, text in zip(images, prompts, texts, strict=True)
         ]
-        return [_number((reply or {}).get(self.field)) for reply in self.endpoint.post(bodies)]
+
+        def value(reply: Mapping[str, Any]) -> float | None:
+            return _number(reply.get(self.field))
+
+        replies = self.endpoint.post(bodies, lambda reply: value(reply) is not None)
+        return [None if reply is None else value(reply) for reply in replies]
 
 
 @dataclasses.dataclass
@@ -238,9 +244,15 @@ def settled(
 
 
 def _number(value: Any) -> float | None:
+    """`value` as a finite float; None for anything else, a whole number too large for one too."""
     value = value.tolist() if hasattr(value, "tolist") else value  # of an array or a tensor
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if real and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 class _DataUrls(dict):

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jaxvl curate ..`: from pictures with questions to sets for SFT and for RL, in six steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from jaxvl.errors import UserError
+
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from jaxvl.curate.manifest import Manifest
+    from jaxvl.curate.metadata import Chosen
+    from jaxvl.curate.split import Sizes
+    from jaxvl.curate.steps import Step
+    from jaxvl.curate.teachers import Answer, Teacher
+
+app = typer.Typer(
+    no_args_is_help=True, help="Make reasoning data as VLAA-Thinking's pipeline does: six steps."
+)
+
+Rows = Annotated[Path, typer.Argument(metavar="ROWS", help="The rows of the step before.")]
+OutFile = Annotated[Path, typer.Option("--out", help="The file of rows to write.")]
+OutDir = Annotated[Path, typer.Option("--out", help="The folder to write into.")]
+Sources = Annotated[
+    list[str],
+    typer.Option(
+        "--source", help="NAME=PATH: a dataset, one of the paper's names or your own. Repeat it."
+    ),
+]
+Take = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=N: so many rows of a source; `paper`: as many as the paper."),
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind", help="NAME=KIND: how your own source is rewarded: digit, mcq, math, iou or open."
+    ),
+]
+Captions = Annotated[
+    list[str] | None, typer.Option(help="NAME=FILE: captions that a source has already.")
+]
+AllQuestions = Annotated[
+    bool, typer.Option("--all-questions", help="Not one question a picture, but all.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Sft = Annotated[
+    list[str] | None, typer.Option(help="NAME=N, or `paper`: rows of a source for SFT.")
+]
+Rl = Annotated[list[str] | None, typer.Option(help="NAME=N, or `paper`: rows of a source for RL.")]
+Aha = Annotated[int, typer.Option(help="Rows with reflection, for SFT on them.", min=0)]
+TeacherName = Annotated[
+    str,
+    typer.Option("--teacher", help="A chat endpoint's whole address, local:CHECKPOINT, or stub."),
+]
+Model = Annotated[str, typer.Option(help="The endpoint's name of the model.")]
+Key = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
+Prompts = Annotated[
+    Path | None, typer.Option(help="A folder of prompts in place of ours; may hold some of them.")
+]
+Failed = Annotated[
+    str, typer.Option(help="What a request that fails for good does: stop the step, or drop a row.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would ask and cost.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+
+
+@app.command()
+def metadata(
+    source: Sources,
+    out: OutFile,
+    take: Take = None,
+    kind: Kinds = None,
+    captions: Captions = None,
+    all_questions: AllQuestions = False,
+    seed: Seed = 0,
+) -> None:
+    """Step 1: rows of (picture, question, answer) from published datasets."""
+    from jaxvl.curate.metadata import run
+
+    chosen = _chosen(take, kind, captions, all_questions, seed)
+    _say(run(_pairs(source, "--source"), out, chosen), out)
+
+
+def _asking(name: str, about: str) -> None:
+    """Adds the command of a step that asks."""
+
+    @app.command(name, help=about)
+    def command(
+        source: Rows,
+        out: OutFile,
+        settings: Settings = None,
+        teacher: TeacherName = "",
+        model: Model = "",
+        key: Key = "",
+        prompts: Prompts = None,
+        failed: Failed = "stop",
+        dry_run: DryRun = False,
+    ) -> None:
+        from jaxvl.curate import flow, work
+        from jaxvl.curate.rows import read
+
+        cfg = _flow(teacher, model, key, [f"{name}.{text}" for text in settings or []])
+        steps = cfg.steps(source.parent / "images", prompts)
+        step = next(step for step in steps if step.name == name)
+        if dry_run:
+            _say_estimate([step], read(source))
+            return
+        opened: list[Teacher] = []
+        cache = out.parent / flow.CACHE
+        open_ = _opener(step, cache, opened)
+        with _progress() as tell:
+            done = work.run(
+                step, source, out, open_, _failed(failed), lambda count: tell(name, count)
+            )
+        _say(done, out)
+        _say_asked(step, opened)
+
+
+_asking("caption", "Step 2: a caption of each picture, where there is none.")
+_asking("distil", "Step 3: reasoning and an answer, by a teacher that reads the caption.")
+_asking("rewrite", "Step 4: the same without a word of captions; a gap of over 15 words drops it.")
+_asking("verify", "Step 5: whether the answer agrees with the right one; only Yes is kept.")
+
+
+@app.command()
+def split(
+    source: Rows, out: OutDir, sft: Sft = None, rl: Rl = None, aha: Aha = 55_000, seed: Seed = 0
+) -> None:
+    """Step 6: disjoint sets for SFT and RL, by words of reflection."""
+    from jaxvl.curate.split import run
+
+    _say(run(source, out, _sizes(sft, rl, aha, seed)), out)
+
+
+@app.command()
+def select(
+    source: Rows,
+    out: OutDir,
+    scorer: Annotated[list[str], typer.Option(help="A checkpoint or hub id. Repeat it.")],
+    sizes: Annotated[str, typer.Option(help="Rows to keep, with commas between.")] = (
+        "5000,10000,25000"
+    ),
+    batch_size: Annotated[int, typer.Option(help="Rows at a time.", min=1)] = 16,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+) -> None:
+    """Of an SFT set the rows of the highest perplexity under one's own models."""
+    from jaxvl.curate.perplexity import Scorer
+    from jaxvl.curate.perplexity import select as run
+
+    numbers = [_number(text, "--sizes") for text in sizes.split(",")]
+    scorers = [
+        Scorer(f"{_fingerprint(path)} {dtype}", lambda path=path: _logprobs(path, dtype))
+        for path in scorer
+    ]
+    with _progress() as tell:
+        done = run(source, out, scorers, numbers, batch_size, lambda count: tell("select", count))
+    _say(done, out)
+
+
+@app.command()
+def run(
+    source: Sources,
+    out: OutDir,
+    settings: Settings = None,
+    teacher: TeacherName = "",
+    model: Model = "",
+    key: Key = "",
+    take: Take = None,
+    kind: Kinds = None,
+    captions: Captions = None,
+    all_questions: AllQuestions = False,
+    sft: Sft = None,
+    rl: Rl = None,
+    aha: Aha = 55_000,
+    seed: Seed = 0,
+    prompts: Prompts = None,
+    failed: Failed = "stop",
+    dry_run: DryRun = False,
+) -> None:
+    """All six steps in one folder; goes on where it was stopped. A step's settings are
+    STEP.FIELD=VALUE: distil.model=NAME, caption.teacher=https://.., verify.key=VARIABLE."""
+    from jaxvl.curate import flow
+
+    paths = _pairs(source, "--source")
+    chosen = _chosen(take, kind, captions, all_questions, seed)
+    steps = _flow(teacher, model, key, settings or []).steps(out / "images", prompts)
+    if dry_run:
+        import tempfile
+
+        from jaxvl.curate.metadata import collect
+
+        with tempfile.TemporaryDirectory() as folder:  # nothing is left in --out
+            _say_estimate(steps, collect(paths, Path(folder), chosen)[0])
+        return
+    opened: dict[str, list[Any]] = {step.name: [] for step in steps}
+
+    def open_(step: Step, cache: Path) -> Teacher:
+        return _opener(step, cache, opened[step.name])()
+
+    manifests = {}
+    sizes = _sizes(sft, rl, aha, seed)
+    with _progress() as tell:
+        for done in flow.run(paths, out, steps, open_, chosen, sizes, _failed(failed), tell):
+            manifests[done["step"]] = done
+            _say(done, out)
+            for step in steps:
+                if step.name == done["step"]:
+                    _say_asked(step, opened[step.name])
+    for line in flow.table(manifests):
+        typer.echo("  ".join(f"{cell:>18}" for cell in line))
+
+
+def _flow(teacher: str, model: str, key: str, settings: Sequence[str]) -> Any:
+    from jaxvl.config.fields import check_types, set_field
+    from jaxvl.curate.flow import ASKING, Flow
+
+    cfg = Flow()
+    common = {"teacher": teacher, "model": model, "key": key}
+    steps = {name: dataclasses.replace(getattr(cfg, name), **common) for name in ASKING}
+    cfg = dataclasses.replace(cfg, **steps)
+    for setting in settings:
+        cfg = set_field(cfg, setting)
+    check_types(cfg)
+    for name in ASKING:  # of a checkpoint what it is counts, not where
+        asked = getattr(cfg, name)
+        if asked.teacher.startswith("local:"):
+            model = _fingerprint(asked.teacher.removeprefix("local:"))
+            cfg = dataclasses.replace(cfg, **{name: dataclasses.replace(asked, model=model)})
+    return cfg
+
+
+def _opener(step: Step, cache: Path, opened: list[Any]) -> Callable[[], Teacher]:
+    """Opens a step's teacher and notes it in `opened`, for what it has to say when all is done."""
+    from jaxvl.curate.teachers import open_teacher
+
+    def local(path: str) -> Answer:
+        from jaxvl.cli.runtime import prepare_jax
+
+        prepare_jax()
+        from jaxvl.cli import teacher
+
+        return teacher.answers(path)
+
+    def open_() -> Teacher:
+        opened.append(open_teacher(step.asked, step.name, cache, local))
+        return opened[-1]
+
+    return open_
+
+
+def _logprobs(path: str, dtype: str) -> Any:
+    from jaxvl.cli.runtime import prepare_jax
+
+    prepare_jax()
+    from jaxvl.cli import teacher
+
+    return teacher.load(path, dtype).logprobs
+
+
+def _fingerprint(path: str) -> str:
+    """What a checkpoint is, wherever it lies; a hub id is one already."""
+    from jaxvl.eval.engines.replies import fingerprint
+
+    folder = Path(path).expanduser()
+    return f"{folder.name} {fingerprint(folder)}" if folder.is_dir() else path
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """Shows how many rows a step has done."""
+    from rich.progress import Progress
+
+    with Progress(*Progress.get_default_columns()[:1], transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda step, count: progress.update(task, description=f"{step}: {count:,} rows")
+
+
+def _chosen(
+    take: list[str] | None,
+    kind: list[str] | None,
+    captions: list[str] | None,
+    all_questions: bool,
+    seed: int,
+) -> Chosen:
+    from jaxvl.curate.metadata import Chosen
+    from jaxvl.curate.sources import PAPER
+    from jaxvl.data.tasks.vlaa import TYPES
+
+    kinds = _pairs(kind, "--kind")
+    for name, named in kinds.items():
+        if named not in TYPES:
+            raise UserError(f"--kind {name}={named}: expected one of {', '.join(TYPES)}")
+    return Chosen(
+        first=_numbers(take, "--take", {name: facts.taken for name, facts in PAPER.items()}),
+        kinds=kinds,
+        captions=_pairs(captions, "--captions"),
+        all_questions=all_questions,
+        seed=seed,
+    )
+
+
+def _sizes(sft: list[str] | None, rl: list[str] | None, aha: int, seed: int) -> Sizes:
+    from jaxvl.curate.sources import PAPER
+    from jaxvl.curate.split import Sizes
+
+    return Sizes(
+        sft=_numbers(sft, "--sft", {name: facts.sft for name, facts in PAPER.items()}),
+        rl=_numbers(rl, "--rl", {name: facts.rl for name, facts in PAPER.items()}),
+        aha=aha,
+        seed=seed,
+    )
+
+
+def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value or name in pairs:
+            again = " a second time" if name in pairs else ""
+            raise UserError(f"{option} {text}{again}: expected NAME=VALUE, each name once")
+        pairs[name] = value
+    return pairs
+
+
+def _numbers(given: Sequence[str] | None, option: str, paper: dict[str, int]) -> dict[str, int]:
+    numbers = dict(paper) if "paper" in (given or []) else {}
+    pairs = _pairs([text for text in given or [] if text != "paper"], option)
+    return numbers | {name: _number(text, f"{option} {name}") for name, text in pairs.items()}
+
+
+def _number(text: str, option: str) -> int:
+    if not text.strip().isdecimal():
+        raise UserError(f"{option}: found {text!r}, expected a whole number")
+    return int(text)
+
+
+def _failed(text: str) -> Literal["stop", "drop"]:
+    if text not in ("stop", "drop"):
+        raise UserError(f"--failed {text}: expected stop or drop")
+    return "stop" if text == "stop" else "drop"
+
+
+def _say(done: Manifest, out: Path) -> None:
+    folder = out if out.is_dir() else out.parent
+    for found in done["out"].values():
+        typer.echo(f"{done['step']}: {found['rows']:,} rows in {folder / found['file']}")
+    for reason, count in done["dropped"].items():
+        typer.echo(f"  left out: {count:,} {reason}")
+
+
+def _say_asked(step: Step, opened: Sequence[Any]) -> None:
+    for teacher in opened:
+        counts = teacher.counts
+        cost = f", cost {teacher.cost:.2f}" if getattr(teacher, "cost", 0) else ""
+        typer.echo(f"  asked {counts['requests']:,} times, {counts['cached']:,} known{cost}")
+    if step.asked.teacher == "stub":
+        typer.echo(
+            "  the stub made these replies up: they are for trying the flow, not to train on"
+        )
+
+
+def _say_estimate(steps: Sequence[Step], rows: Any) -> None:
+    from jaxvl.curate.estimate import estimate
+
+    found = estimate(steps, rows)
+    typer.echo("at most, if every row comes through and nothing is known yet:")
+    for one in found:
+        typer.echo(
+            f"{one.step:>8}: {one.calls:,} calls, about {one.tokens_in:,} tokens in and "
+            f"{one.tokens_out:,} out, cost {one.cost:,.2f}"
+        )
+    typer.echo(
+        f"{'all':>8}: {sum(one.calls for one in found):,} calls, cost "
+        f"{sum(one.cost for one in found):,.2f}"
+    )

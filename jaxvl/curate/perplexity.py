@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of an SFT set that models find hardest to predict: the mean over scorers of the answer's
+perplexity, the highest kept, as VLAA-Thinking's subsets of 25K, 10K and 5K."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvl.curate import manifest, rows
+from jaxvl.curate.manifest import Manifest, Place
+from jaxvl.curate.rows import Row
+from jaxvl.data import files
+from jaxvl.data.example import BadRow, Example
+from jaxvl.data.tasks import fields
+from jaxvl.data.templates import vlaa
+from jaxvl.errors import UserError
+
+Logprobs = Callable[..., Sequence[Sequence[Any]]]  # as VLM.logprobs(prompts, images, completions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A model that scores: `name` tells it from others (a fingerprint), `open` gives its function,
+    when it is needed."""
+
+    name: str
+    open: Callable[[], Logprobs]
+
+
+def select(
+    source: Path,
+    out: Path,
+    scorers: Sequence[Scorer],
+    sizes: Sequence[int],
+    batch: int = 16,
+    on_rows: Callable[[int], None] = lambda count: None,
+) -> Manifest:
+    """Writes a file of each size into the folder `out`, `sft-5K.jsonl` for 5,000 rows; a smaller
+    one is part of each larger one."""
+    if not scorers or len({scorer.name for scorer in scorers}) < len(scorers):
+        raise UserError("select: expected scorers, each another; give --scorer CHECKPOINT")
+    place = Place(out / "select.jsonl")
+    with manifest.alone(out):
+        given, unfit = _given(source)
+        wrong = [size for size in sizes if not 1 <= size <= len(given)]
+        if wrong or not sizes:
+            raise UserError(
+                f"select: sizes {list(sizes)}; {source} has {len(given):,} rows with their "
+                "pictures, expected 1 to that many"
+            )
+        settings = {"scorers": [scorer.name for scorer in scorers], "sizes": sorted(set(sizes))}
+        identity = manifest.identity("select", settings | {"batch": batch}, {"rows": source})
+        done = manifest.finished(place, identity)
+        if done is None:
+            rows.share_images(source, place.out)
+            images = source.parent / "images"
+            scores = [_scores(s, given, images, out, batch, on_rows) for s in scorers]
+            means = [math.fsum(of_row) / len(scorers) for of_row in zip(*scores, strict=True)]
+            done = _write(place, identity, given, unfit, means, settings["sizes"])
+        return done
+
+
+def _given(source: Path) -> tuple[list[Row], list[Row]]:
+    """(rows that can be scored, those that cannot and why). The published set's rows, which have
+    neither id nor source, get them."""
+    given, unfit = [], []
+    for number, _, raw in files.read([source]):
+        row = {"id": f"sft-{number - 1}", "source": "", "image": None}
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            row |= raw
+            if not isinstance(row["source"], str) or not row["source"]:
+                row["source"] = "".join(Path(str(row["image"]).lstrip("/")).parts[:1])
+            for name in ("id", "question", "answer"):
+                fields.text(row, name)
+            rows.picture(row, source.parent / "images")
+            given.append(row)
+        except BadRow as why:
+            drop = {"id": str(row["id"]), "source": str(row["source"])}
+            unfit.append(drop | {"reason": why.reason, "found": str(why)})
+    return given, unfit
+
+
+def _write(
+    place: Place,
+    identity: Manifest,
+    given: list[Row],
+    unfit: list[Row],
+    means: list[float],
+    sizes: list[int],
+) -> Manifest:
+    order = sorted(range(len(given)), key=lambda i: (-means[i], given[i]["id"]))
+
+    def first(size: int) -> list[Row]:
+        return [given[i] for i in sorted(order[:size])]
+
+    largest = sizes[-1]
+    smaller = {_name(size): (place.out.with_name(_file(size)), first(size)) for size in sizes}
+    drops = [
+        {
+            "id": given[i]["id"],
+            "source": given[i]["source"],
+            "reason": "perplexity is too low",
+            "found": f"{means[i]:.6g}, number {number + 1} of {len(given)}",
+        }
+        for number, i in enumerate(order)
+        if number >= largest
+    ]
+    main = {_name(largest): smaller.pop(_name(largest))}
+    lowest = {_name(size): means[order[size - 1]] for size in sizes}
+    return manifest.finish(
+        place,
+        identity,
+        len(given) + len(unfit),
+        main,
+        unfit + drops,
+        copies=smaller,
+        lowest_perplexity=lowest,
+    )
+
+
+def perplexities(logprobs: Logprobs, some: Sequence[Row], images: Path) -> list[float]:
+    """Of each row's answer, after the prompt that VLAA-Thinking trains with."""
+    examples = [
+        Example(row["id"], row["question"], "", (str(rows.picture(row, images)),)) for row in some
+    ]
+    prompts = [vlaa(example) for example in examples]
+    pictures = [list(example.images) for example in examples]
+    scored = logprobs(prompts, pictures, [[row["answer"]] for row in some])
+    found = []
+    for row, (tokens,) in zip(some, scored, strict=True):
+        mean = math.fsum(float(value) for value in tokens) / max(len(tokens), 1)
+        if not len(tokens) or not math.isfinite(mean):
+            raise UserError(f"row {row['id']}: the scorer gives its answer {mean} a token")
+        found.append(math.exp(min(-mean, 700.0)))
+    return found
+
+
+def _scores(
+    scorer: Scorer,
+    given: Sequence[Row],
+    images: Path,
+    out: Path,
+    batch: int,
+    on_rows: Callable[[int], None],
+) -> list[float]:
+    """A scorer's perplexity of every row; those of whole batches are kept as they come.
+
+    Batches are always the same rows, so that a score does not depend on where a run was stopped.
+    """
+    kept = out / f"scores-{rows.digest([scorer.name, batch])[:16]}.jsonl"
+    known = dict(_kept(kept))
+    logprobs: Logprobs | None = None
+    scores: list[float] = []
+    for start in range(0, len(given), batch):
+        some = given[start : start + batch]
+        keys = rows.digest([rows.digest(row) for row in some])
+        if keys not in known:
+            logprobs = logprobs or scorer.open()
+            known[keys] = perplexities(logprobs, some, images)
+            with open(kept, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"rows": keys, "perplexity": known[keys]}) + "\n")
+        scores += known[keys]
+        on_rows(len(scores))
+    return scores
+
+
+def _kept(path: Path) -> Iterator[tuple[str, list[float]]]:
+    if not path.is_file():
+        return
+    with open(path, "rb+") as file:
+        end = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                end += len(line)
+                entry: Mapping[str, Any] = json.loads(line)
+                yield entry["rows"], entry["perplexity"]
+        file.truncate(end)  # half a line, of a process that was killed
+
+
+def _name(size: int) -> str:
+    return f"{size // 1000}K" if size % 1000 == 0 else str(size)
+
+
+def _file(size: int) -> str:
+    return f"sft-{_name(size)}.jsonl"

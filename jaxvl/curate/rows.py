@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the pipeline: JSON lines of objects, and the pictures that lie beside them.
+
+A row has `id`, `source` (of which `image` is the first folder, below `images/` beside the file),
+`image`, `question`, `gt` and `verifier_type`; on the way it gains `caption`, `ds_answer` (what the
+teacher wrote), `answer` (rewritten) and `verified`. `only` is "rl" where a row is for reinforcement
+learning alone. `meta` holds what a step may use: `text_question`, `rationale`, `scene`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxvl.data import files
+from jaxvl.data.example import BadRow
+from jaxvl.data.image import load_image
+from jaxvl.data.tasks import fields
+from jaxvl.errors import UserError
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> Iterator[Row]:
+    """The rows of a file that a step wrote; UserError names the first that is none, or that has the
+    id of another."""
+    if not path.is_file():
+        raise UserError(f"there is no {path}; expected rows that `jaxvl curate metadata` wrote")
+    ids = set()
+    for number, _, row in files.read([path]):
+        wrong = None if isinstance(row, dict) else str(row)
+        for name in () if wrong else ("id", "source", "question"):
+            if not isinstance(row.get(name), str) or not row[name]:
+                wrong = f"`{name}` is {fields.shown(row.get(name))}, expected text"
+        if not wrong and not isinstance(row.get("meta", {}), dict):
+            wrong = f"`meta` is {fields.shown(row['meta'])}, expected an object"
+        if not wrong and row["id"] in ids:
+            wrong = f"a second row has the id {row['id']!r:.60}"
+        if wrong:
+            raise UserError(
+                f"{path}, row {number}: {wrong}; rows are made by `jaxvl curate metadata`"
+            )
+        ids.add(row["id"])
+        yield row
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as a line, the same bytes for the same row."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, lines: Iterable[str]) -> None:
+    """A whole file or none: it takes the place of what was there when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".half")
+    with open(half, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+    os.replace(half, path)
+
+
+def digest(value: Any) -> str:
+    """Of anything that JSON can hold, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def share_images(source: Path, target: Path) -> None:
+    """Lets the pictures beside the file `source` be found beside the file `target` as well."""
+    theirs, ours = source.parent / "images", target.parent / "images"
+    if theirs.is_dir() and not ours.exists():
+        ours.parent.mkdir(parents=True, exist_ok=True)
+        ours.symlink_to(theirs.resolve(), target_is_directory=True)
+
+
+def picture(row: Row, folder: Path) -> Path:
+    """Where a row's picture is, below `folder`; BadRow where it has none or it is elsewhere."""
+    name = row.get("image")
+    if not isinstance(name, str) or not name:
+        raise BadRow("no image", f"`image` is {fields.shown(name)}, expected a path")
+    name = name.lstrip("/")  # as the published files are read
+    if ".." in Path(name).parts:
+        raise BadRow("image outside the folder", f"`image` is {name!r:.60}")
+    return Path(fields.pictures(name, [folder])[0])
+
+
+def data_url(path: Path, max_side: int) -> str:
+    """A picture as an endpoint takes it: the file itself where it is small, else a smaller PNG."""
+    image = load_image(path)  # says what is wrong with a broken one
+    data = path.read_bytes()
+    kind = "jpeg" if data[:2] == b"\xff\xd8" else "png" if data[:4] == b"\x89PNG" else ""
+    if not kind or max(image.size) > max_side:
+        image.thumbnail((max_side, max_side))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        kind, data = "png", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

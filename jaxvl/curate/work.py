@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step that asks, over a file of rows: in chunks, with a journal, so that it goes on where it was
+stopped and nothing is asked twice.
+
+The journal has a line for each row that is done, in the order of the input; answers are kept by the
+teacher's cache as they come. SIGTERM ends a step after the requests under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxvl.curate import manifest, rows
+from jaxvl.curate.manifest import Manifest, Place
+from jaxvl.curate.rows import Row
+from jaxvl.curate.steps import Step
+from jaxvl.curate.teachers import Body, Teacher, text_of
+from jaxvl.data.example import BadRow
+from jaxvl.errors import UserError
+
+Failed = Literal["stop", "drop"]
+ROUNDS = 2  # a request is handed over so often: what a server garbles once it may say right then
+
+
+class Stopped(SystemExit):
+    """The step is not finished. Exit code 143 or 130, as of a process that the signal ended."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+
+
+def run(
+    step: Step,
+    source: Path,
+    out: Path,
+    teacher: Callable[[], Teacher],
+    failed: Failed = "stop",
+    on_rows: Callable[[int], None] = lambda count: None,
+) -> Manifest:
+    """Does a step, or what remains of it; its manifest. `teacher` is opened only if it is needed.
+
+    A request that fails for good ends the step ("stop": nothing answered is lost, and it goes on
+    when it is run again) or drops its row ("drop").
+    """
+    if source.resolve() == out.resolve():
+        raise UserError(f"{out}: a step does not write over the rows it reads; name another file")
+    place = Place(out)
+    with manifest.alone(out.parent):
+        settings = step.settings() | {"failed": failed}
+        identity = manifest.identity(step.name, settings, {"rows": source})
+        done = manifest.finished(place, identity)
+        journal = place.beside("journal")
+        if done is None:
+            rows.share_images(source, out)
+            _journal(step, source, journal, rows.digest(identity), teacher, failed, on_rows)
+            done = _finish(place, identity, source, journal)
+        journal.unlink(missing_ok=True)
+        return done
+
+
+def _journal(
+    step: Step,
+    source: Path,
+    journal: Path,
+    of: str,
+    teacher: Callable[[], Teacher],
+    failed: Failed,
+    on_rows: Callable[[int], None],
+) -> None:
+    """Brings the journal to its end."""
+    done = _sound_lines(journal, of)
+    on_rows(done)
+    remaining = itertools.islice(rows.read(source), done, None)
+    opened: Teacher | None = None
+    with open(journal, "a", encoding="utf-8") as file, _Hearing() as hearing:
+        if not file.tell():
+            file.write(json.dumps({"of": of}) + "\n")
+        while chunk := list(itertools.islice(remaining, 4 * step.asked.concurrency)):
+            bodies = [_body(step, row) for row in chunk]
+            if opened is None and any(isinstance(body, dict) for body in bodies):
+                opened = teacher()
+            replies = _ask(step, opened, chunk, bodies, failed)
+            entries = map(_entry, itertools.repeat(step), chunk, bodies, replies)
+            file.writelines(rows.line(entry) for entry in entries)
+            file.flush()
+            done += len(chunk)
+            on_rows(done)
+            if hearing.heard:
+                raise Stopped(hearing.heard)
+
+
+def _sound_lines(journal: Path, of: str) -> int:
+    """The rows that a journal of this very step holds; what is half written is cut off, and the
+    journal of another input or other settings begun anew."""
+    if not journal.is_file():
+        return 0
+    with open(journal, "rb+") as file:
+        head, count, end = file.readline(), 0, 0
+        if head != (json.dumps({"of": of}) + "\n").encode():
+            file.truncate(0)
+            return 0
+        end = file.tell()
+        for line in file:
+            if line.endswith(b"\n"):
+                count, end = count + 1, end + len(line)
+        file.truncate(end)
+    return count
+
+
+def _body(step: Step, row: Row) -> Body | BadRow | None:
+    try:
+        return step.body(row)
+    except BadRow as why:
+        return why
+
+
+def _ask(
+    step: Step,
+    teacher: Teacher | None,
+    chunk: Sequence[Row],
+    bodies: Sequence[Body | BadRow | None],
+    failed: Failed,
+) -> list[tuple[str, str] | None]:
+    """(text, finish reason) for each body; None where none was asked for or none came."""
+    texts: list[tuple[str, str] | None] = [None] * len(bodies)
+    missing = [i for i, body in enumerate(bodies) if isinstance(body, dict)]
+    for _ in range(ROUNDS):
+        if missing:
+            assert teacher is not None
+            replies = teacher.post([bodies[i] for i in missing], lambda r: text_of(r) is not None)
+            for i, reply in zip(missing, replies, strict=True):
+                texts[i] = None if reply is None else text_of(reply)
+            missing = [i for i in missing if texts[i] is None]
+    if missing and failed == "stop":
+        why = (teacher.failure if teacher else "") or "its replies are no chat replies"
+        raise UserError(
+            f"{step.name}: {len(missing)} of {len(chunk)} requests got no reply that can be read "
+            f"from {step.asked.teacher} (row {chunk[missing[0]]['id']} is the first; {why:.200}). "
+            "What was answered is kept: run the command again to go on, or with --failed drop to "
+            "leave such rows out"
+        )
+    return texts
+
+
+def _entry(
+    step: Step, row: Row, body: Body | BadRow | None, reply: tuple[str, str] | None
+) -> dict[str, Any]:
+    """A line of the journal: what became of a row."""
+    if body is None:
+        return {"row": row}
+    try:
+        if isinstance(body, BadRow):
+            raise body
+        if reply is None:
+            raise BadRow("no reply", f"{step.asked.teacher} gave none that can be read")
+        return {"row": step.take(row, *reply), "asked": True}
+    except BadRow as why:
+        drop = {"id": row["id"], "source": row["source"], "reason": why.reason, "found": str(why)}
+        return {"drop": drop} | ({"asked": True} if isinstance(body, dict) else {})
+
+
+def _finish(place: Place, identity: Manifest, source: Path, journal: Path) -> Manifest:
+    asked = Counter(bool(entry.get("asked")) for entry in _entries(journal))
+    return manifest.finish(
+        place,
+        identity,
+        sum(1 for _ in rows.read(source)),
+        {"rows": (place.out, (e["row"] for e in _entries(journal) if "row" in e))},
+        (e["drop"] for e in _entries(journal) if "drop" in e),
+        asked=asked[True],
+        not_asked=asked[False],
+    )
+
+
+def _entries(journal: Path) -> Iterator[dict[str, Any]]:
+    with open(journal, encoding="utf-8") as file:
+        next(file)
+        yield from map(json.loads, file)
+
+
+class _Hearing:
+    """Hears SIGTERM and SIGINT; a second one ends the process at once."""
+
+    def __init__(self):
+        self.heard, self._before = 0, {}
+
+    def __enter__(self) -> _Hearing:
+        if threading.current_thread() is threading.main_thread():  # no other may hear signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        self.heard = number
+        for heard in self._before:
+            signal.signal(heard, signal.SIG_DFL)
+        print("stopping after the requests under way", file=sys.stderr, flush=True)

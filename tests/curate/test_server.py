@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers behind HTTP on this machine: they fail, stall and answer garbage, and the step ends as
+if they had not, or says why not."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jaxvl.curate import stub, work
+from jaxvl.curate.rows import read
+from jaxvl.curate.steps import Step, prompt
+from jaxvl.curate.teachers import Asked, open_teacher, text_of
+from jaxvl.errors import UserError
+from tests.curate.sets import chat, jsonl, teaching, write_sets
+
+ROWS = [
+    {"id": f"s-{n}", "source": "s", "question": f"What is {n}?", "gt": str(n), "caption": f"A {n}."}
+    for n in range(24)
+]
+GARBAGE = {
+    "nothing": b"",
+    "text": b"I am a server",
+    "half": chat("Yes")[:-5],
+    "a list": "[1]",
+    "no choices": '{"choices": []}',
+    "another form": '{"reply": "Yes"}',
+    "null": '{"choices": [{"message": {"content": null}}]}',
+    "a number": '{"choices": [{"message": {"content": 3}}]}',
+    "a string of choices": '{"choices": "none"}',
+    "half a character": chat("\\ud800").replace("\\\\", "\\"),
+    "no UTF-8": b'{"choices": "\xff"}',
+}
+
+
+def distil(url, tmp_path, failed="stop", rows=ROWS, **settings):
+    """A step over ROWS: its manifest and what its teacher counted."""
+    fast = {"timeout": 0.4, "retries": 2, "backoff": 0.01, "concurrency": 4}
+    asked = Asked(url, "distil", **(fast | settings))
+    step = Step("distil", asked, prompt("distil"), tmp_path / "images")
+    opened = []
+
+    def teacher():
+        opened.append(open_teacher(asked, "distil", tmp_path / "answers.sqlite", None))
+        return opened[0]
+
+    source = jsonl(tmp_path / "rows.jsonl", rows)
+    done = work.run(step, source, tmp_path / "out.jsonl", teacher, failed)
+    return done, opened[0].counts if opened else {}
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """What comes of a server that does as it should."""
+    folder = tmp_path_factory.mktemp("quiet")
+    with teaching() as (url, _):
+        distil(url, folder)
+    return (folder / "out.jsonl").read_bytes(), (folder / "out.dropped.jsonl").read_bytes()
+
+
+def test_failing_stalling_and_garbling_now_and_then_changes_nothing(quiet, tmp_path):
+    draw = random.Random(0)
+    bad = [
+        (500, b"oops"),
+        (429, b""),
+        (503, b""),
+        None,
+        *((200, data) for data in GARBAGE.values()),
+    ]
+
+    def answer(body, count):
+        if count == 1 and draw.random() < 0.6:
+            return draw.choice(bad)
+        ((text, _),) = stub.answers("distil")([body])
+        return 200, chat(text)
+
+    with teaching(answer) as (url, counts):
+        done, _ = distil(url, tmp_path)
+        assert max(counts.values()) <= 3
+    assert (
+        (tmp_path / "out.jsonl").read_bytes(),
+        (tmp_path / "out.dropped.jsonl").read_bytes(),
+    ) == quiet
+    assert done["rows_in"] == 24
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_garbage_is_no_reply_and_is_not_kept(kind, tmp_path):
+    with teaching(lambda body, count: (200, GARBAGE[kind])) as (url, _):
+        with pytest.raises(UserError, match="requests got no reply that can be read"):
+            distil(url, tmp_path, rows=ROWS[:2], retries=0)
+        assert not (tmp_path / "out.jsonl").exists()
+    with sqlite3.connect(tmp_path / "answers.sqlite") as file:
+        assert not file.execute("select name from sqlite_master").fetchall()
+
+
+def test_a_step_that_was_stopped_by_a_failure_goes_on_and_asks_only_what_lacks(quiet, tmp_path):
+    broken = [True]
+
+    def answer(body, count):
+        asked = body["messages"][0]["content"][0]["text"]
+        if broken[0] and asked.rstrip().endswith(("7?", "13?")):
+            return 403, b""
+        ((text, _),) = stub.answers("distil")([body])
+        return 200, chat(text)
+
+    with teaching(answer) as (url, counts):
+        with pytest.raises(UserError, match=r"row s-7 is the first; HTTP 403"):
+            distil(url, tmp_path)
+        broken[0] = False
+        distil(url, tmp_path)
+        twice = [json.loads(body) for body, count in counts.items() if count > 1]
+        assert len(counts) == 24 and 1 <= len(twice) <= 3
+    assert (tmp_path / "out.jsonl").read_bytes() == quiet[0]
+
+
+def test_rows_without_a_reply_are_dropped_where_that_is_wanted(tmp_path):
+    def answer(body, count):
+        if body["messages"][0]["content"][0]["text"].rstrip().endswith("7?"):
+            return None
+        ((text, _),) = stub.answers("distil")([body])
+        return 200, chat(text)
+
+    with teaching(answer) as (url, _):
+        done, _ = distil(url, tmp_path, "drop", timeout=0.2, retries=0)
+    assert done["dropped"]["no reply"] == 2
+    assert done["out"]["rows"]["rows"] + sum(done["dropped"].values()) == 24
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_requests_are_under_way_than_is_said(tmp_path, concurrency):
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def answer(body, count):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        ((text, _),) = stub.answers("distil")([body])
+        return 200, chat(text)
+
+    with teaching(answer) as (url, _):
+        distil(url, tmp_path, rows=ROWS[:12], concurrency=concurrency, timeout=5.0)
+    assert most[0] == concurrency
+
+
+def test_reasoning_that_a_server_splits_off_is_part_of_the_reply():
+    message = {"content": "4", "reasoning_content": "2 + 2"}
+    reply = {"choices": [{"message": message, "finish_reason": "length"}]}
+    assert text_of(reply) == ("<think>\n2 + 2\n</think>\n\n4", "length")
+
+
+def test_a_key_is_named_and_never_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "secret-7")
+    with teaching() as (url, _):
+        distil(url, tmp_path, key="TEACHER_KEY")
+    assert all(b"secret-7" not in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    with teaching() as (url, _), pytest.raises(UserError, match="NO_SUCH_KEY"):
+        distil(url + "?2", tmp_path, key="NO_SUCH_KEY")
+
+
+def test_sigterm_ends_a_run_after_the_requests_under_way(tmp_path):
+    """Exit code 143; the run goes on, and no request has come twice."""
+
+    def answer(body, count):
+        time.sleep(0.03)
+        ((text, _),) = stub.answers(body["model"])([body])
+        return 200, chat(text)
+
+    paths = write_sets(tmp_path / "sets", 8)
+    with teaching(answer) as (url, counts):
+        command = [sys.executable, "-m", "jaxvl", "curate", "run", "--out", str(tmp_path / "run")]
+        command += [f"--source={name}={path}" for name, path in paths.items()]
+        command += [f"--teacher={url}"]
+        for step in ("caption", "distil", "rewrite", "verify"):
+            command += [f"{step}.model={step}", f"{step}.concurrency=2"]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)
+        until = time.monotonic() + 60
+        while len(counts) < 40 and time.monotonic() < until:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 143
+        before = len(counts)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        assert len(counts) > before >= 40
+        assert max(counts.values()) == 1
+    assert list(read(tmp_path / "run" / "sft.jsonl"))
