@@ -4,19 +4,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from jaxvl.checkpoints import manifest
+from jaxvl.checkpoints.manifest import Damaged
 from jaxvl.distributed import multihost
 from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models import finite
 from jaxvl.rl.learner import TrainState
 
 COMMITTED = "commit_success.txt"  # written last: where it is, a checkpoint is whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a run goes on from."""
+
+    step: int
+    state: TrainState
+    data: dict[str, Any]  # the position in the data
+    skipped: Mapping[int, str]  # newer steps, and why they were not taken
+
+
+class SaveFailed(TrainingFailed):
+    """A checkpoint could not be written, though nothing is wrong with the run."""
 
 
 class _Manager(ocp.CheckpointManager):
@@ -51,18 +70,32 @@ class Checkpoints:
     A file says that a folder is whole, not its name: a bucket mounted as a file system renames a
     folder file by file.
 
+    Each has a manifest (`jaxvl.checkpoints.manifest`), by which damage is seen when it is read.
+
     Sampling keys are folded from the seed and the step, so state, step and data position are all
     that a run needs to go on.
     """
 
-    def __init__(self, run_dir: Path, keep: int):
+    def __init__(self, run_dir: Path, keep: int, on_failure: str = "stop"):
+        """Where a save fails it is a SaveFailed, or with `on_failure` "warn" a warning."""
+        for name in ("absl", "concurrent.futures"):  # orbax raises what they tell
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
+        listed = ocp.AsyncOptions(post_finalization_callback=self._list_files)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, atomicity_options=committed
+            max_to_keep=keep, create=True, atomicity_options=committed, async_options=listed
         )
-        self.path = (run_dir / "checkpoints").absolute()
-        self.manager = _Manager(self.path, options=options)
+        self.path, self._saving = (run_dir / "checkpoints").absolute(), 0
         self.saved = 0  # the newest step of this run: others may see less of a shared file system
+        self._warn = on_failure == "warn"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.manager = _Manager(self.path, options=options)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be a folder of checkpoints ({error}); move what is there "
+                "away, or choose another run.dir"
+            ) from None
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -77,11 +110,53 @@ class Checkpoints:
             raise TrainingFailed(
                 f"after step {step} parameter {wrong[0]} holds NaN or infinity: nothing was saved"
             )
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
-        )
-        self.manager.save(step, args=items)
         self.saved = step
+        self._try(lambda: self._save(step, state, data_state))
+
+    def check(self) -> None:
+        """SaveFailed where the save under way has failed already. Costs nothing."""
+        self._try(self.manager.check_for_errors)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (UserError, TrainingFailed, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # orbax passes on what threads have raised, of any kind
+            self.manager.reload()  # what was cut short does not count
+            self.saved = self.latest() or 0
+            text = f"a checkpoint could not be saved in {self.path} ({_first_line(error)})"
+            if not self._warn:
+                raise SaveFailed(
+                    f"{text}; see whether the volume is full, read-only or gone, then start the "
+                    f"run again: it goes on after step {self.latest() or 0}"
+                ) from None
+            print(f"warning: {text}; the run goes on", file=sys.stderr, flush=True)
+
+    def _save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
+        self._probe()
+        said = manifest.make(step, state, data_state)
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "data": ocp.args.JsonSave(data_state),
+            manifest.ITEM: ocp.args.JsonSave(said),
+        }
+        self.manager.wait_until_finished()
+        self._saving = step
+        self.manager.save(step, args=ocp.args.Composite(**items))
+
+    def _probe(self) -> None:
+        """OSError where nothing can be written: orbax would leave threads behind that wait for each
+        other, and the process could not end."""
+        if jax.process_index() == 0:
+            probe = self.path / ".probe"
+            probe.write_bytes(b"x" * 4096)
+            probe.unlink()
+
+    def _list_files(self) -> None:
+        """Called in the background, before a checkpoint is declared whole."""
+        if jax.process_index() == 0:
+            manifest.list_files(self.path / str(self._saving))
 
     def keep(self, whole: Whole) -> None:
         """`save`, if there is something new."""
@@ -93,31 +168,78 @@ class Checkpoints:
         self.keep(whole)
         self.close()
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """State and data position of `step`, straight into the shardings of `like`, of which
-        shapes are enough."""
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
-        )
-        try:
-            found = self.manager.restore(step, args=items)
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{self.path}/{step}: the checkpoint does not fit the config ({error}); "
-                "resume with the model and optimizer the run was started with"
-            ) from error
-        self.saved = step
-        return found.state, found.data
+    def any(self) -> bool:
+        """Whether there is one to go on from, as process 0 sees it. All processes call it."""
+        return bool(multihost.all_gather_object(steps_at(self.path))[0][0])
+
+    def resume(self, like: Any, step: int | None = None) -> Restored | None:
+        """The newest checkpoint that is whole, or that of `step`; None where none was ever written.
+
+        `like` says shapes, dtypes and shardings. Damaged ones are passed over; where all are,
+        and where a whole one has other arrays than `like`, it is an error that says so.
+        """
+        # What process 0 sees: on a shared file system the others may see less yet.
+        steps, torn = multihost.all_gather_object(steps_at(self.path))[0]
+        if step is not None:
+            if step not in steps:
+                there = ", ".join(map(str, steps)) or "none"
+                raise UserError(f"run.restore_step = {step}: {self.path} has {there}")
+            steps = [step]
+        skipped = dict.fromkeys(torn, "a save that did not come to its end")
+        for number in steps:
+            why, found = "", None
+            try:
+                found = self.restore(number, like)
+            except Damaged as damage:
+                why = str(damage)
+            reasons = [reason for reason in multihost.all_gather_object(why) if reason]
+            if not reasons:
+                newer = {number_: why for number_, why in skipped.items() if number_ > number}
+                self.saved = number
+                return Restored(number, *found, newer)
+            skipped[number] = reasons[0]
+            del found
+        if steps:
+            raise UserError(_all_damaged(self.path, {n: skipped[n] for n in steps}))
+        return None
+
+    def restore(self, step: int, like: Any) -> tuple[TrainState, dict[str, Any]]:
+        """State and data position of `step`, straight into the shardings of `like`.
+
+        Raises `Damaged` where they are not what was saved, UserError where `like` is not.
+        """
+        folder = self.path / str(step)
+        target = jax.tree.map(_placed, like)
+        said = manifest.read(folder)
+        wrong = manifest.misfits(said, like) if said else _misfits(folder / "state", like)
+        if wrong:
+            raise UserError(_does_not_fit(folder, wrong))
+        data = manifest.read_item(folder, "data")
+        if said:
+            manifest.check_data(said, data)
+        state = _read(folder / "state", target)
+        if said:
+            manifest.check_arrays(said, state)
+        elif jax.process_index() == 0:
+            print(f"{folder} has no digests: damage in it would not be seen", flush=True)
+        return state, data
+
+    def set_aside(self, after: int, place: Path) -> None:
+        """Move the checkpoints of steps after `after` into `place`: those that were passed over,
+        whose steps will be written again. Process 0's part."""
+        for folder in _folders(self.path):
+            if int(folder.name) > after and complete(folder):
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.move(folder, place / folder.name)
+            elif int(folder.name) > after:  # of a run that was killed while it wrote
+                shutil.rmtree(folder)
+        self.manager.reload()
 
     @staticmethod
     def newest(run_dir: Path) -> Path:
         """The folder of a run's newest whole checkpoint. The run may be under way."""
         path = (run_dir / "checkpoints").absolute()
-        every = ocp.utils.checkpoint_steps(path)
-        steps = [step for step in every if (path / str(step) / COMMITTED).is_file()]
+        steps, _ = steps_at(path)
         if not steps:
             raise UserError(
                 f"{path} holds no checkpoint yet; a run writes one every run.save_every"
@@ -130,23 +252,107 @@ class Checkpoints:
 
         `shardings(shapes)` says where they go. The run may be under way: nothing is written.
         """
-        state = Checkpoints.newest(run_dir) / "state"
-        reader = ocp.PyTreeCheckpointHandler()
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), reader.metadata(state).tree["params"]
-        )
-        wanted = {
-            "params": jax.tree.map(
+        folder = Checkpoints.newest(run_dir)
+        try:
+            said = manifest.read(folder)
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _metadata(folder / "state")
+            )["params"]
+            wanted = jax.tree.map(
                 lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
                 shapes,
                 shardings(shapes),
             )
-        }
-        how = ocp.checkpoint_utils.construct_restore_args(wanted)
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
-        return reader.restore(state, args=args)["params"]
+            found = _read(folder / "state", {"params": wanted}, partial_restore=True)
+            if said:
+                manifest.check_arrays(said, found)
+        except Damaged as damage:
+            raise UserError(
+                f"{folder} is damaged: {damage}; bring it back from a copy, or move it away: "
+                "then the one before is taken"
+            ) from None
+        return found["params"]
 
     def close(self) -> None:
         """Waits for writes under way."""
-        self.manager.wait_until_finished()
-        self.manager.close()
+        self._try(self.manager.wait_until_finished)
+        self._try(self.manager.close)
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders of steps, newest first, whole or not."""
+    every = path.iterdir() if path.is_dir() else ()
+    folders = [one for one in every if one.name.isdecimal() and one.is_dir()]
+    return sorted(folders, key=lambda one: -int(one.name))
+
+
+def steps_at(path: Path) -> tuple[list[int], list[int]]:
+    """Steps whose folders are whole, as far as their names tell, and others; newest first."""
+    folders = _folders(path)
+    whole = [one for one in folders if (one / COMMITTED).is_file()]
+    return [int(one.name) for one in whole], [int(p.name) for p in folders if p not in whole]
+
+
+def complete(folder: Path) -> bool:
+    """Whether all of a checkpoint was written, though it may not be whole any more."""
+    return (folder / COMMITTED).is_file() or (folder / manifest.FILES).is_file()
+
+
+def _placed(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _read(state: Path, wanted: Any, **how: Any) -> Any:
+    """The arrays at `state`, placed as `wanted` says. `Damaged` where they cannot be read."""
+    # Each process reads by itself what its devices hold: where one cannot, none waits for it.
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, **how)
+    try:
+        return ocp.PyTreeCheckpointHandler().restore(state, args=args)
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+        raise  # not the files' fault
+    except (
+        Exception
+    ) as error:  # orbax and tensorstore raise many kinds for files that are not whole
+        raise Damaged(f"{state} cannot be read ({_first_line(error)})") from None
+
+
+def _metadata(state: Path) -> Any:
+    """Shapes and dtypes of what is at `state`, as a tree."""
+    try:
+        return ocp.PyTreeCheckpointHandler().metadata(state).tree
+    except PermissionError:
+        raise
+    except Exception as error:
+        raise Damaged(f"{state} cannot be read ({_first_line(error)})") from None
+
+
+def _misfits(state: Path, like: Any) -> list[str]:
+    """In what a checkpoint without a manifest differs from `like`."""
+    found = manifest.named(_metadata(state))
+    return manifest.differences(
+        {name: (tuple(x.shape), str(x.dtype)) for name, x in found.items()}, like
+    )
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [""])[0]
+    line = line if len(line) <= 300 else f"{line[:100]} .. {line[-190:]}"  # the cause comes last
+    return f"{type(error).__name__}: {line}"
+
+
+def _does_not_fit(folder: Path, wrong: Sequence[str]) -> str:
+    shown = "\n  ".join(wrong[:4])
+    more = f"\n  and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    return (
+        f"{folder}: the checkpoint does not fit the config:\n  {shown}{more}\n"
+        "resume with the model and optimizer that the run was started with"
+    )
+
+
+def _all_damaged(path: Path, reasons: Mapping[int, str]) -> str:
+    lines = "".join(f"\n  {step}: {why}" for step, why in reasons.items())
+    return (
+        f"no checkpoint in {path} is whole:{lines}\nbring one back from a copy, or begin again in "
+        "another run.dir"
+    )

@@ -146,6 +146,31 @@ def replay(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
 
 
 @app.command()
+def doctor(
+    config_file: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="A Python file with config().")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """See whether this machine, and a config on it, can train: exit code 1 if not. Trains
+    nothing."""
+    from jaxvl import config
+
+    cfg = None
+    if config_file:
+        cfg = config.load(config_file, overrides or [], config.Config, config.SFTConfig)
+    prepare_jax()
+    from jaxvl.cli.doctor import examine
+
+    findings = []
+    for finding in examine(cfg, config_file or ""):
+        typer.echo(str(finding))
+        findings.append(finding)
+    if any(finding.status == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def plan(
     config_file: ConfigFile,
     overrides: Overrides = None,
@@ -193,7 +218,10 @@ def main() -> None:
         app()
     except (UserError, TrainingFailed) as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.stdout.flush()
+        if isinstance(error, UserError):
+            sys.exit(2)
+        os._exit(1)  # after a save that failed, orbax's threads may wait for what will not come
 
 
 if __name__ == "__main__":

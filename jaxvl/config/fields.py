@@ -132,13 +132,18 @@ def _has_defaults(kind: type) -> bool:
     )
 
 
+def word_of(choice: Any) -> str:
+    """One of a field's choices as it is written on the command line."""
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
 def type_name(kind: Any) -> str:
     """An annotation for people: "int or none", "one of constant, linear", "a tuple of int"."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(arg) for arg in args)
     if origin is Literal:
-        return "one of " + ", ".join(str(arg) for arg in args)
+        return "one of " + ", ".join(word_of(arg) for arg in args)
     if origin is tuple:
         return f"a tuple of {type_name(args[0])}"
     if kind is bool:

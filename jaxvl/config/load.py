@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxvl.config.overrides import set_field
 from jaxvl.config.schema import Config, SFTConfig
@@ -29,10 +31,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     if spec is None:
         raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    _told_where(path, lambda: spec.loader.exec_module(module))
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
-    cfg = module.config()
+    cfg = _told_where(path, module.config)
     if not isinstance(cfg, kinds):
         found = f"config() in {path} returned a {type(cfg).__name__}"
         raise UserError(f"{found}, expected a {' or a '.join(kind.__name__ for kind in kinds)}")
@@ -42,3 +44,22 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     for note in notes(cfg):
         print(f"note: {note}", file=sys.stderr, flush=True)
     return cfg
+
+
+def _told_where(path: Path, act: Callable[[], Any]) -> Any:
+    """`act()`, a part of the user's file: what it raises is told with the line there."""
+    try:
+        return act()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        if Path(error.filename or "").name != path.name:  # of a file that it imports
+            raise UserError(f"{path}: {error.filename}, line {error.lineno}: {error.msg}") from None
+        text = f": `{error.text.strip():.80}`" if error.text else ""
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}{text}") from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if Path(f.filename).name == path.name]
+        where = f"{path}, line {own[-1].lineno}" if own else f"{path}"
+        text = f" (`{own[-1].line:.80}`)" if own and own[-1].line else ""
+        raise UserError(f"{where}: {type(error).__name__}: {error}{text}") from error

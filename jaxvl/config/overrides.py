@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxvl.config.fields import MISSING, choices, type_name
+from jaxvl.config.fields import MISSING, choices, type_name, word_of
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 
@@ -217,7 +217,8 @@ def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
                 raise ValueError
             return value
         if origin is Literal:
-            return {str(arg): arg for arg in args}[word]
+            word = word.lower() if word.lower() in ("true", "false") else word
+            return {word_of(arg): arg for arg in args}[word]
     except (ValueError, KeyError):
         raise UserError(f"{path}: expected {type_name(kind)}, found `{text}`") from None
     if kind in (str, Path):

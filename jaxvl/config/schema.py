@@ -170,6 +170,10 @@ class Run:
     the model FLOPs of a step are compared with it. A run ends when `max_skipped` updates in a row
     were not finite. With `compile_ahead` all programs that its steps may need are compiled before
     the first, so that what does not fit the memory shows; else each when a step first needs it.
+
+    A directory that holds this run goes on from its newest whole checkpoint, or from that of
+    `restore_step`; not so where `resume` is "never" (or false). Settings that differ are refused
+    but for those that `allow` names. Where a save fails the run stops, or warns and goes on.
     """
 
     dir: str
@@ -178,7 +182,10 @@ class Run:
     save_every: int = 100
     keep: int = 2
     rollout_images: int = 4  # images kept a step, for people
-    resume: bool = False
+    resume: Literal["auto", "never", True, False] = "auto"
+    restore_step: int | None = None
+    allow: tuple[str, ...] = ()
+    on_save_failure: Literal["stop", "warn"] = "stop"
     export: bool = True
     trial: bool = False
     max_skipped: int = 3

@@ -248,6 +248,7 @@ _RANGES = {
     "run.seed": (0, 2**31 - 1),
     "run.save_every": (1, None),
     "run.keep": (1, None),
+    "run.restore_step": (1, None),
     "run.rollout_images": (0, None),
     "run.max_skipped": (1, None),
     "run.peak_tflops": (0, None),

@@ -349,8 +349,9 @@ def _load_tokenizer(path: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer in {path}: {error}") from error
+    except Exception as error:  # the tokenizers library raises plain ones for a broken file
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        raise UserError(f"cannot load the tokenizer in {path}: {why}") from error
 
 
 def _token_id(path: Path, tokenizer: Any, config: Mapping[str, Any], key: str, token: str) -> int:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -206,11 +206,17 @@ def _fail(error: BaseException) -> None:
             if told := _reason():
                 _exit(*told)
             time.sleep(_LOOK_SECONDS)
-    code = 2 if isinstance(error, UserError) else 1  # a mistake of the user's, as everywhere
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        said = json.dumps([code, why])
-        distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", said)
-    time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
+    leave(2 if isinstance(error, UserError) else 1, why)  # a mistake of the user's, as everywhere
+
+
+def leave(code: int, why: str) -> NoReturn:
+    """End this process at once, after the others are told, who end with the same code."""
+    if jax.distributed.is_initialized() and distributed.global_state.num_processes > 1:
+        index = distributed.global_state.process_id
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            said = json.dumps([code, why])
+            distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", said)
+        time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
     os._exit(code)
 
 

@@ -1,47 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is asked to stop: it finishes the step it is in, saves, and says so by its exit code.
 
-SIGTERM is what a cloud that takes machines back sends, and a scheduler whose time is up.
+SIGTERM is what a cloud that takes machines back sends, and a scheduler whose time is up; SIGINT is
+Ctrl-C; SIGHUP a terminal that is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from jaxvl.distributed import multihost
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Stopped(SystemExit):
-    """The run was asked to stop and did; its newest checkpoint is whole. Exit code 143, which a
-    shell gives a process that SIGTERM ended: schedulers see that the run is not finished."""
+    """The run was asked to stop and did; its newest checkpoint is whole. The exit code is what a
+    shell gives a process that the signal ended (143, 130, 129): schedulers see that the run is not
+    finished."""
 
-    def __init__(self):
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(128 + number)
 
 
 class PreemptionHandler:
-    """As a context manager, hears SIGTERM of this process; a second one ends it at once."""
+    """As a context manager, hears the signals of this process.
 
-    def __init__(self):
-        self._asked, self._before = False, None
+    While steps are done (`stepping`) the first signal stops the run after the step it is in; a
+    second one ends it at once, and so does the first one where there is nothing to save, as while
+    programs are compiled. `last` is called before such an end.
+
+    Signals are heard in a thread: the main one may be in a compiler that does not listen.
+    """
+
+    def __init__(self, last: Callable[[], None] = lambda: None):
+        self.stepping, self._last, self._asked = False, last, 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> PreemptionHandler:
-        if threading.current_thread() is threading.main_thread():  # no other may hear signals
-            self._before = signal.signal(signal.SIGTERM, self._handle)
+        if threading.current_thread() is not threading.main_thread():
+            return self  # no other may hear signals
+        wanted = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup's wish
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        self._before = {n: signal.signal(n, lambda number, frame: None) for n in wanted}
+        threading.Thread(target=self._listen, daemon=True).start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._before:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            self._mouth.close()
 
-    def _handle(self, number: int, frame: Any) -> None:
-        self._asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        print("SIGTERM: stopping after this step", file=sys.stderr, flush=True)
+    def _listen(self) -> None:
+        with self._ear:
+            while heard := self._ear.recv(64):
+                for number in heard:
+                    if number in self._before:
+                        self._handle(number)
 
-    def asked(self) -> bool:
-        """Whether any process was asked. All must call it."""
-        return any(multihost.all_gather_object(self._asked))
+    def _handle(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self.stepping and not self._asked:
+            print(
+                f"{name}: stopping after this step, to save it; a second one ends at once",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._asked = number
+            return
+        print(f"{name}: the run ends at once", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            self._last()
+        multihost.leave(128 + number, f"a process was ended by {name}")
+
+    def asked(self) -> int:
+        """The signal by which any process was asked to stop, 0 where none was. All must call it."""
+        return max(multihost.all_gather_object(self._asked))

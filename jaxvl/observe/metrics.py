@@ -80,15 +80,21 @@ class MetricsWriter:
 def read_metrics(run_dir: str | Path, file: str = FILE) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a last line that a killed run left half written is ignored."""
     path = Path(run_dir) / file
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; expected a file with a JSON object a line")
     if not path.is_file():
         raise UserError(f"no {path}; expected the directory of a run")
     lines = path.read_bytes().split(b"\n")  # what follows the last newline is empty or torn
-    metrics = []
+    metrics, cure = [], "take the line out, or bring the file back from a copy"
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            metrics.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: broken JSON ({error})") from None
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: broken JSON ({error}); {cure}") from None
+        if not isinstance(found, dict) or type(found.get("step")) is not int:
+            shown = line[:60].decode(errors="replace")
+            raise UserError(f"{path}, line {number}: `{shown}` has no number as its step; {cure}")
+        metrics.append(found)
     return metrics
 
 

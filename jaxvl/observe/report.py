@@ -71,13 +71,30 @@ def write_report(run_dir: str | Path) -> Path:
     import jinja2
 
     run_dir = Path(run_dir)
+    try:
+        html = _page(run_dir)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, jinja2.TemplateError) as error:
+        raise UserError(
+            f"{run_dir}: a file of it is not as a run writes it ({error}): config.json, eval.json "
+            "or one of rollouts/; move away what does not belong there"
+        ) from error
+    report = run_dir / "report.html"
+    report.write_text(html, encoding="utf-8", errors="replace")
+    return report
+
+
+def _page(run_dir: Path) -> str:
+    import jinja2
+
     metrics = read_metrics(run_dir)
     config = _read_json(run_dir / "config.json")
     main, others = _charts(metrics)
     page = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    html = page.render(
+    return page.render(
         name=run_dir.resolve().name,
         model=(config or {}).get("model", {}).get("path", ""),
         steps=metrics[-1]["step"] if metrics else 0,
@@ -94,9 +111,6 @@ def write_report(run_dir: str | Path) -> Path:
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         show=show,
     )
-    report = run_dir / "report.html"
-    report.write_text(html, encoding="utf-8", errors="replace")
-    return report
 
 
 def _read_json(path: Path) -> Any:
@@ -178,8 +192,11 @@ def _step(run_dir: Path, files: Sequence[Path]) -> dict[str, Any]:
     prompts, broken = [], 0
     for line in (line for file in files for line in file.read_bytes().split(b"\n") if line):
         try:
-            prompts.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+            prompt = dict(json.loads(line))
+            if not _as_written(prompt):
+                raise TypeError
+            prompts.append(prompt)
+        except (ValueError, TypeError, RecursionError):
             broken += 1
     total = len(prompts)
     prompts = sorted(prompts, key=lambda prompt: not prompt.get("image_files"))[:_PROMPTS]
@@ -188,6 +205,15 @@ def _step(run_dir: Path, files: Sequence[Path]) -> dict[str, Any]:
         if not isinstance(prompt.get("prompt"), str):
             prompt["prompt"] = json.dumps(prompt.get("prompt"), indent=1, ensure_ascii=False)
     return {"prompts": prompts, "total": total, "broken": broken}
+
+
+def _as_written(prompt: dict[str, Any]) -> bool:
+    """Whether a line's lists are lists of what the page shows of them."""
+    files, completions = (prompt.get(name) or [] for name in ("image_files", "completions"))
+    lists = isinstance(files, list) and isinstance(completions, list)
+    return lists and all(
+        isinstance(one, dict) and isinstance(one.get("rewards") or {}, dict) for one in completions
+    )
 
 
 def _image(run_dir: Path, name: str) -> dict[str, str]:
@@ -202,7 +228,7 @@ def _image(run_dir: Path, name: str) -> dict[str, str]:
             image.draft("RGB", (_IMAGE_SIDE, _IMAGE_SIDE))
             small = image.convert("RGB")
         small.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
         return {"name": name, "error": f"cannot be read ({type(error).__name__})"}
     data = io.BytesIO()
     small.save(data, "JPEG", quality=88)

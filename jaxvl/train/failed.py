@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from jaxvl.checkpoints.store import Checkpoints, Whole
+from jaxvl.checkpoints.store import Checkpoints, SaveFailed, Whole
 from jaxvl.data.image import read_json
 from jaxvl.distributed.mesh import DataShard, path_name
 from jaxvl.distributed.multihost import Everywhere
@@ -39,6 +39,8 @@ def saved(step: int, whole: Whole, checkpoints: Checkpoints, run_dir: Path) -> I
     """
     try:
         yield
+    except SaveFailed:
+        raise  # it says what there is to go on from
     except Exception as error:
         abort_all_on_error = jax.process_count() == 1 or isinstance(
             error, (Everywhere, TrainingFailed)
@@ -72,7 +74,9 @@ def _keep(whole: Whole, checkpoints: Checkpoints) -> str:
         return f"its last whole state could not be saved ({type(error).__name__}: {error})"
     if not checkpoints.saved:
         return "nothing had been learnt that could be saved"
-    return f"the state after step {checkpoints.saved} is saved, run.resume=true goes on from it"
+    return (
+        f"the state after step {checkpoints.saved} is saved: started again, the run goes on from it"
+    )
 
 
 def told(

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvl.checkpoints.convert import of_run
 from jaxvl.checkpoints.store import Checkpoints, Whole
 from jaxvl.config import Config
 from jaxvl.distributed import multihost
@@ -28,7 +29,6 @@ from jaxvl.eval.reporting import tables
 from jaxvl.models import partition
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import to_compute_dtype
-from jaxvl.observe import report
 from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.observe.mfu import Meter
 from jaxvl.observe.timing import Clock, traced
@@ -40,11 +40,11 @@ from jaxvl.rl.batch import Rollout, TrainBatch
 from jaxvl.rl.completions import read_completions
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler, lost_prompts
-from jaxvl.train import failed, heldout, rollouts
+from jaxvl.train import failed, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
-from jaxvl.train.setup import Learning, export, init_run, partition_trainable
+from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
 from jaxvl.vlm import VLM, load
 
 
@@ -52,20 +52,25 @@ from jaxvl.vlm import VLM, load
 def train(cfg: Config) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
-    Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
+    Asked to stop by a signal it raises `Stopped` after the step it is in, once that is saved.
     """
     pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()
-    base, checkpoints, start = init_run(cfg)
+    with owned(cfg) as stop:
+        return of_run(Path(cfg.run.dir)) if resume.finished(cfg) else _train(cfg, stop)
+
+
+def _train(cfg: Config, stop: PreemptionHandler) -> VLM:
+    base, checkpoints = init_run(cfg)
     for local in judge.local_judges(cfg.rewards):
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
-    with jax.set_mesh(base.mesh), PreemptionHandler() as stop:
+    with jax.set_mesh(base.mesh):
         loop = Loop(cfg, base)
         # A resumed run answers again, with the base.
         before = loop.evaluate(base, "before training", 0) if cfg.eval else None
         del base  # its memory is the steps'
-        state = loop.begin(checkpoints, start)
-        return loop.run(start, state, checkpoints, before, stop)
+        state = loop.begin(checkpoints)
+        return loop.run(state, checkpoints, before, stop)
 
 
 class Loop:
@@ -108,21 +113,22 @@ class Loop:
         self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
-    def begin(self, checkpoints: Checkpoints | None = None, start: int = 0) -> learner.TrainState:
-        """The state after step `start`, of which there is one. The weights that the run starts
-        from are let go: what is needed of them later is in the state, in `frozen` and in
-        `reference`."""
-        vlm, fresh = self.vlm, self.fresh
+    def begin(self, checkpoints: Checkpoints | None = None) -> learner.TrainState:
+        """The state that the run goes on from, or begins with. The weights that it starts from are
+        let go: what is needed of them later is in the state, in `frozen` and in `reference`."""
+        vlm, fresh, found = self.vlm, self.fresh, None
         self.vlm = dataclasses.replace(vlm, params={})
         del self.fresh
-        if start:
+        if checkpoints:
             like = learner.abstract_state(fresh, self.tx, vlm.mesh)
-            del vlm, fresh
-            state, host_state = checkpoints.restore(start, like)
-            self.set_state(host_state)
-        else:
-            state = learner.init_state(fresh, self.tx)
-        self.whole = Whole(start, state, self.get_state())
+            if checkpoints.any():
+                vlm = fresh = None
+            found = resume.decode_steps(self.cfg, checkpoints, like)
+        if found:
+            self.set_state(found.data)
+        state = found.state if found else learner.init_state(fresh, self.tx)
+        self.stream.tell()
+        self.whole = Whole(found.step if found else 0, state, self.get_state())
         return state
 
     def compile(self, state: learner.TrainState) -> None:
@@ -152,25 +158,27 @@ class Loop:
 
     def run(
         self,
-        start: int,
         state: learner.TrainState,
         checkpoints: Checkpoints,
         before: heldout.Evaluation | None,
         stop: PreemptionHandler,
     ) -> VLM:
-        """Steps `start` + 1 to the last. `before` is what the base answered."""
-        cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
+        """The steps after `state` to the last. `before` is what the base answered."""
+        cfg, start = self.cfg, self.whole.step
+        writer, lead = MetricsWriter(self.run_dir), jax.process_index() == 0
         if cfg.run.compile_ahead:
             self.compile(state)
         watch, after = audit.Watch(), None
         steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
         with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
             for step in steps:
-                if stop.asked():
+                checkpoints.check()
+                if number := stop.asked():
                     checkpoints.finish(self.whole)
-                    raise Stopped
+                    raise Stopped(number)
                 with failed.saved(step, self.whole, checkpoints, self.run_dir):
                     state, metrics = self.step(step, state)
+                    stop.stepping = True  # there is something to save
                     after = None
                     if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                         when = f"after step {step}"
@@ -186,6 +194,7 @@ class Loop:
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                         checkpoints.keep(self.whole)
         checkpoints.close()
+        stop.stepping = False  # what follows is made again, whenever it is cut short
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
@@ -194,7 +203,7 @@ class Loop:
         if lead:
             if after:
                 self._write_eval(before, after)
-            report.write_report(self.run_dir)
+            resume.finish(cfg)
         return trained
 
     def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:

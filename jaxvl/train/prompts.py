@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,11 +72,10 @@ class PromptStream:
             cfg.data.check, cfg.run.trial, cfg.data.digests, self.trial.append, credit
         )
         self.gate.admit(cfg.data.source)
-        examples = cfg.data.source.load()
+        self.examples = examples = cfg.data.source.load()
         multihost.assert_equal_across_processes(
             {"the data's number of rows": len(examples)} | _some_ids(examples)
         )
-        self.account = self._account(examples)
         sizes = cfg.data.prompt_buckets, cfg.data.patch_buckets
         most = [None if of == "auto" else max(of) for of in sizes]
         length = None if isinstance(cfg, Config) else cfg.sft.target_length
@@ -133,15 +133,21 @@ class PromptStream:
         except BadRow as why:
             return Dropped.of(example.id, why)
 
-    def _account(self, examples: Sequence[Example]) -> DropLog:
-        """The rows that cannot be used, of which a run that goes on knows some already."""
+    @functools.cached_property
+    def account(self) -> DropLog:
+        """The rows that cannot be used, of which a run that goes on knows some already: it is asked
+        for once the list has lost the steps that are done again."""
         writer = drops(Path(self.cfg.run.dir))
         lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
         write = writer.write if jax.process_index() == 0 else lambda step, line: None
-        account = DropLog(examples, self.data.max_bad, write, lines)
+        return DropLog(self.examples, self.data.max_bad, write, lines)
+
+    def tell(self) -> None:
+        """What a person should know of the data before the first step. UserError where too much of
+        it cannot be used."""
+        notes = self.account.notes()
         if jax.process_index() == 0:
-            print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
-        return account
+            print("\n".join(f"data: {note}" for note in notes), flush=True)
 
     def _item(self, position: int, candidates: Iterator[Example]) -> Item:
         """The first candidate that can be used, and why those before it cannot.

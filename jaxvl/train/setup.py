@@ -4,13 +4,14 @@ checkpoints, the model."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import json
 import re
 import secrets
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,55 @@ from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.data import test_sets
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import data_shard, make_mesh
+from jaxvl.distributed.preemption import PreemptionHandler
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
-from jaxvl.observe.metrics import FILE, MetricsWriter
+from jaxvl.observe import report
+from jaxvl.observe.metrics import FILE
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.train.prompts import batch_of, drops
+from jaxvl.train import resume, runlock
+from jaxvl.train.prompts import batch_of
 from jaxvl.vlm import VLM
 
 SHARED_SECONDS = 60  # in which what one process writes must be seen by all
 
 
-def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
-    """The model on the run's mesh, the run's checkpoints, and the step to go on from.
+@contextlib.contextmanager
+def owned(cfg: Config | SFTConfig) -> Iterator[PreemptionHandler]:
+    """The run directory is this run's alone, and signals are heard. Whatever ends the run, its page
+    is written.
 
-    Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
-    takes off the metrics and drops of steps that will be done again. A directory that holds a run
-    is an error unless `run.resume` is set, and so is one that not all processes see.
+    A directory that holds another run is an error, and so is one that has lost its checkpoints.
+    """
+    validate(cfg)
+    run_dir, lead = Path(cfg.run.dir), jax.process_index() == 0
+    page = functools.partial(_write_page, run_dir)
+    with runlock.held(run_dir) if lead else contextlib.nullcontext():
+        if lead:
+            resume.check(cfg)
+        try:
+            with PreemptionHandler(last=page) as stop:
+                yield stop
+        finally:
+            page()
+
+
+def _write_page(run_dir: Path) -> None:
+    """As far as it can be: what ends the run is worth more than why there is no page."""
+    if jax.process_index() or not (run_dir / FILE).is_file():
+        return
+    try:
+        report.write_report(run_dir)
+    except Exception as error:
+        print(f"report.html could not be written: {error}", file=sys.stderr, flush=True)
+
+
+def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:
+    """The model on the run's mesh, and the run's checkpoints.
+
+    Parts that train are float32, frozen ones are in the dtype of computing. A directory that not
+    all processes see is an error. What a run has left there stays as it is: see `resume.go_on`.
     """
     validate(cfg)
     run_dir = Path(cfg.run.dir)
@@ -55,24 +88,11 @@ def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
         | {"the number of processes": jax.process_count(), "jax's version": jax.__version__}
         | {"jaxvl's version": __version__}
     )
-    lead = jax.process_index() == 0
-    if lead and (run_dir / FILE).exists() and not cfg.run.resume:
-        raise UserError(
-            f"{run_dir} holds a run already: go on with run.resume=true, or choose another run.dir"
-        )
-    checkpoints = Checkpoints(run_dir, cfg.run.keep)
-    # The others may not see yet what there is on a shared file system.
-    start = multihost.all_gather_object(checkpoints.latest() or 0)[0]
-    if lead:
-        drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
-        forget_rollouts(run_dir, start)
+    if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(to_json(cfg), indent=2)
-        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
-        MetricsWriter(run_dir).truncate_after(start)
         test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
     check_shared(run_dir)
-    return start_model(cfg.model, mesh), checkpoints, start
+    return start_model(cfg.model, mesh), Checkpoints(run_dir, cfg.run.keep, cfg.run.on_save_failure)
 
 
 def _fields(cfg: Config | SFTConfig) -> dict[str, str]:
@@ -102,13 +122,6 @@ def check_shared(run_dir: Path) -> None:
     multihost.all_gather_object(None)
     if jax.process_index() == 0:
         file.unlink()
-
-
-def forget_rollouts(run_dir: Path, step: int) -> None:
-    """Take off the rollouts of steps after `step`, whatever number of processes wrote them."""
-    for file in (run_dir / "rollouts").glob("step_*.jsonl"):
-        if int(file.name.split(".")[0].removeprefix("step_")) > step:
-            file.unlink()
 
 
 def partition_trainable(

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxvl.checkpoints.convert import of_run
 from jaxvl.checkpoints.store import Checkpoints, Whole
 from jaxvl.config import Optim, Run, SFTConfig
 from jaxvl.distributed import multihost
@@ -26,15 +27,14 @@ from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
-from jaxvl.observe import report
 from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.observe.timing import Clock, traced
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.train import failed
+from jaxvl.train import failed, resume
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import PromptStream, micro
-from jaxvl.train.setup import Learning, export, init_run, partition_trainable
+from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
 from jaxvl.vlm import VLM
 
 
@@ -80,14 +80,17 @@ def target_batch(
 def train(cfg: SFTConfig) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
-    Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
+    Asked to stop by a signal it raises `Stopped` after the step it is in, once that is saved.
     """
     multihost.start()
-    base, checkpoints, start = init_run(cfg)
-    with jax.set_mesh(base.mesh), PreemptionHandler() as stop:
-        loop = Loop(cfg, base)
-        del base  # its memory is the steps'
-        return loop.run(start, loop.begin(checkpoints, start), checkpoints, stop)
+    with owned(cfg) as stop:
+        if resume.finished(cfg):
+            return of_run(Path(cfg.run.dir))
+        base, checkpoints = init_run(cfg)
+        with jax.set_mesh(base.mesh):
+            loop = Loop(cfg, base)
+            del base  # its memory is the steps'
+            return loop.run(loop.begin(checkpoints), checkpoints, stop)
 
 
 class Loop:
@@ -103,22 +106,21 @@ class Loop:
         self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
         self.num_tokens, self.warnings = 0, []
 
-    def begin(self, checkpoints: Checkpoints, start: int) -> learner.TrainState:
-        """The state after step `start`, of which there is one. The weights that the run starts
-        from are let go."""
+    def begin(self, checkpoints: Checkpoints) -> learner.TrainState:
+        """The state that the run goes on from, or begins with. The weights that it starts from are
+        let go."""
         fresh, mesh = self.fresh, self.vlm.mesh
         self.vlm = dataclasses.replace(self.vlm, params=self.frozen)
         del self.fresh
-        if start:
-            like = learner.abstract_state(fresh, self.tx, mesh)
-            del fresh
-            state, host_state = checkpoints.restore(start, like)
-            self.stream.set_state(host_state)
-            self.guard.set_state(host_state.get("guard", {}))
-            self.num_tokens = host_state.get("num_tokens", 0)
-        else:
-            state = learner.init_state(fresh, self.tx)
-        self.whole = Whole(start, state, self.get_state())
+        like = learner.abstract_state(fresh, self.tx, mesh)
+        fresh = None if checkpoints.any() else fresh
+        if found := resume.go_on(self.cfg, checkpoints, like):
+            self.stream.set_state(found.data)
+            self.guard.set_state(found.data.get("guard", {}))
+            self.num_tokens = found.data.get("num_tokens", 0)
+        state = found.state if found else learner.init_state(fresh, self.tx)
+        self.stream.tell()
+        self.whole = Whole(found.step if found else 0, state, self.get_state())
         return state
 
     def get_state(self) -> dict[str, Any]:
@@ -127,22 +129,21 @@ class Loop:
         return self.stream.get_state() | counts
 
     def run(
-        self,
-        start: int,
-        state: learner.TrainState,
-        checkpoints: Checkpoints,
-        stop: PreemptionHandler,
+        self, state: learner.TrainState, checkpoints: Checkpoints, stop: PreemptionHandler
     ) -> VLM:
-        """Steps `start` + 1 to the last."""
-        cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
+        """The steps after `state` to the last."""
+        cfg, start = self.cfg, self.whole.step
+        writer, lead = MetricsWriter(self.run_dir), jax.process_index() == 0
         steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
         with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
             for step in steps:
-                if stop.asked():
+                checkpoints.check()
+                if number := stop.asked():
                     checkpoints.finish(self.whole)
-                    raise Stopped
+                    raise Stopped(number)
                 with failed.saved(step, self.whole, checkpoints, self.run_dir):
                     state, metrics = self.step(step, state)
+                    stop.stepping = True  # there is something to save
                     if lead:
                         writer.write(step, metrics)
                         progress.update(step, metrics)
@@ -151,11 +152,12 @@ class Loop:
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                         checkpoints.keep(self.whole)
         checkpoints.close()
+        stop.stepping = False  # what follows is made again, whenever it is cut short
         trained = dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
         if cfg.run.export:
             export(trained, cfg)
         if lead:
-            report.write_report(self.run_dir)
+            resume.finish(cfg)
         return trained
 
     def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:

@@ -191,7 +191,7 @@ def test_a_wrong_setting_of_the_mixed_reward(override, words):
         ("grpo.group=4.0", "expected int, found `4.0`"),
         ("grpo.loss.epsilon_high=x", "expected float, found `x`"),
         ("optim.lr=nan", "expected float, found `nan`"),
-        ("run.resume=maybe", "expected true or false, found `maybe`"),
+        ("run.resume=maybe", "expected one of auto, never, true, false, found `maybe`"),
         ("optim.schedule=cubic", "expected one of constant, linear, cosine"),
         ("data.prompt_buckets=1,x", "data.prompt_buckets: expected int"),
         ("data.template=print", "data.template holds a function and cannot be set"),

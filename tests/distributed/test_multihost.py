@@ -125,7 +125,7 @@ def test_where_jax_finds_the_processes_itself(monkeypatch, tasks, platforms, exp
         jax.config.update("jax_platforms", before)
 
 
-def test_reward_workers_start_before_jax_meets_the_others(monkeypatch):
+def test_reward_workers_start_before_jax_meets_the_others(monkeypatch, tmp_path):
     """And both before a device is touched: workers must not inherit what jax has opened."""
     order = []
     monkeypatch.setattr(grpo.pool, "start", lambda limits: order.append("workers"))
@@ -137,7 +137,7 @@ def test_reward_workers_start_before_jax_meets_the_others(monkeypatch):
 
     monkeypatch.setattr(grpo, "init_run", devices)
     with pytest.raises(UserError, match="enough"):
-        grpo.train(config.load(ROOT / "configs/quickstart.py"))
+        grpo.train(config.load(ROOT / "configs/quickstart.py", [f"run.dir={tmp_path}"]))
     assert order == ["workers", "processes", "devices"]
 
 

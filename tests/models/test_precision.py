@@ -156,7 +156,7 @@ def test_a_run_takes_a_float32_head(tmp_path):
     root = Path(__file__).parents[2]
     changes = [f"run.dir={tmp_path}", "model.dtype=bfloat16", "model.float32_head=true"]
     cfg = config.load(root / "configs/quickstart.py", changes)
-    vlm, checkpoints, _ = setup.init_run(cfg)
+    vlm, checkpoints = setup.init_run(cfg)
     checkpoints.close()
     assert vlm.config.text.float32_head
     params = to_compute_dtype(vlm.params, cfg.model.dtype, vlm.config.text)

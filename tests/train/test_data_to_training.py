@@ -182,7 +182,7 @@ def test_bad_rows_of_every_kind_are_replaced_and_listed_and_end_no_run(faulty, t
 def test_above_the_share_a_run_stops_and_says_what_is_wrong(faulty, tmp_path):
     source, _ = faulty
     with pytest.raises(UserError, match="3 of 17 rows cannot be used, .*data.max_bad = 0.1:"):
-        stream(tmp_path / "one", source, max_bad=0.1)
+        stream(tmp_path / "one", source, max_bad=0.1).tell()
     drawn = stream(tmp_path / "two", source, max_bad=0.3)
     with pytest.raises(
         UserError, match="6 of 17 rows .*data.max_bad = 0.3: .*\n  row number: `quest"

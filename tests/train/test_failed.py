@@ -80,7 +80,7 @@ def test_a_reward_that_fails_costs_no_step(whole, tmp_path, step, does, message)
     if step > 1:
         assert f"the state after step {step - 1} is saved" in str(error.value)
     assert (Checkpoints(tmp_path, keep=2).latest() or 0) == step - 1
-    assert_same(start(tmp_path, odd, "run.resume=true"), whole[1])
+    assert_same(start(tmp_path, odd, "run.allow=rewards"), whole[1])
     assert values(tmp_path) == values(whole[0])
 
 
@@ -98,7 +98,7 @@ def test_what_fails_after_an_update_does_not_undo_it(whole, tmp_path, monkeypatc
     with pytest.raises(TrainingFailed, match="step 2: OSError: .*No space left.*after step 2 is"):
         start(tmp_path, odd)
     assert "in full" in (tmp_path / "failed/traceback.txt").read_text()
-    assert_same(start(tmp_path, odd, "run.resume=true"), whole[1])
+    assert_same(start(tmp_path, odd, "run.allow=rewards"), whole[1])
     assert values(tmp_path)[1:] == values(whole[0])[2:]
 
 
@@ -169,7 +169,7 @@ def test_too_many_in_a_row_end_the_run(ended):
     assert message.startswith("step 4: an update was skipped, the second in a row (loss nan, ")
     assert "prompts " in message and "rewards " in message and f"jaxvl replay {run_dir}" in message
     # the state before the first of them; a resumed run makes those steps again
-    assert message.endswith("the state after step 2 is saved, run.resume=true goes on from it")
+    assert message.endswith("the state after step 2 is saved: the same command goes on from it")
     assert Checkpoints(run_dir, keep=2).latest() == 2
 
 

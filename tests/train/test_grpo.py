@@ -176,8 +176,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
 
 
 def test_a_run_is_not_overwritten(whole):
-    with pytest.raises(UserError, match="run.resume=true"):
-        grpo.train(small(whole[0], "run.steps=6"))
+    with pytest.raises(UserError, match="run.resume=auto"):
+        grpo.train(small(whole[0], "run.steps=6", "run.resume=never"))
 
 
 def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path):

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import GRPO, SFT, Config, Data, Model, Profile, Reward, Run, SFTConfig
 from jaxvl.data import test_sets
 from jaxvl.data.example import Example
@@ -22,7 +24,7 @@ from jaxvl.errors import UserError
 from jaxvl.observe import timing
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards import accuracy
-from jaxvl.train import prompts, setup
+from jaxvl.train import prompts, resume, setup
 from tests.train.test_grpo import ROOT
 
 BASE = str(ROOT / "configs/quickstart_base")
@@ -277,8 +279,8 @@ def test_the_rollouts_of_steps_that_are_done_again_are_taken_off(tmp_path):
     names = ["step_2.jsonl", "step_2.1.jsonl", "step_3.jsonl", "step_3.11.jsonl", "step_10.jsonl"]
     for name in names:
         (tmp_path / "rollouts" / name).touch()
-    setup.forget_rollouts(tmp_path, 2)
-    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == sorted(names[:2])
+    later = resume.later_rollouts(tmp_path, 2)
+    assert sorted(path.name for path in later) == sorted(names[2:])
 
 
 @pytest.mark.parametrize(
@@ -430,7 +432,7 @@ def test_a_resumed_run_lists_no_drop_twice(tmp_path):
     for file in ("metrics.jsonl", "dropped.jsonl"):
         for step in (1, 2):
             MetricsWriter(tmp_path, file).write(step, {"id": "e3"})
-    setup.init_run(make_config(tmp_path, run={"resume": True}))
+    resume.go_on(make_config(tmp_path), Checkpoints(tmp_path, keep=1), {"w": np.zeros(3)})
     assert read_metrics(tmp_path) == read_metrics(tmp_path, "dropped.jsonl") == []
 
 

@@ -25,6 +25,7 @@ from jaxvl.models.io.names import (
     read_part,
     stored_shape,
 )
+from jaxvl.models.io.sound import check_weights
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 ALIGNMENT = 64  # bytes; an array that begins so becomes a CPU device's without a copy
@@ -98,6 +99,7 @@ def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 def _find_tensors(path: Path) -> dict[str, Stored]:
     """Every tensor of a checkpoint directory by its public name."""
     found = {}
+    check_weights(path)
     for file in _weight_files(path):
         with safe_open(file, framework="numpy") as handle:
             for name in handle.keys():  # noqa: SIM118

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch, VisionArch
+from jaxvl.models.io.sound import check_config
 
 # Of each family: the activation of the tower's MLPs.
 FAMILIES = {"qwen2_vl": "quick_gelu", "qwen2_5_vl": "silu"}
@@ -22,9 +23,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path}: no config.json; a Hugging Face checkpoint directory is expected")
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({error})") from error
+    check_config(file, config)
+    return config
 
 
 def arch_from_config(config: Mapping[str, Any]) -> Arch:

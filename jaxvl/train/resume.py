@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run goes on in a directory that holds it: from where, with what left as it was.
+
+Nothing is deleted that a resume could want: what lies beyond the checkpoint that the run goes on
+from are done again, and where more is left behind than a run that was killed leaves, all of it is
+moved to `set_aside/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxvl.checkpoints.store import Checkpoints, Restored, complete, steps_at
+from jaxvl.config import Config, SFTConfig
+from jaxvl.distributed import multihost
+from jaxvl.errors import UserError
+from jaxvl.observe.metrics import FILE, MetricsWriter, read_metrics
+from jaxvl.train import settings
+from jaxvl.train.prompts import drops
+
+FINISHED = "finished.json"
+
+
+def check(cfg: Config | SFTConfig) -> None:
+    """UserError where `run.dir` holds a run that this one must not go on with. Process 0's part."""
+    run_dir = Path(cfg.run.dir)
+    whole, torn = steps_at(run_dir / "checkpoints")
+    if not (run_dir / FILE).exists() and not whole and not torn:
+        return
+    if cfg.run.resume in ("never", False):
+        raise UserError(
+            f"{run_dir} holds a run already: go on with run.resume=auto, or choose another run.dir"
+        )
+    for line in settings.check(cfg):
+        print(f"run: {line}", flush=True)
+    if settings.read(run_dir) is None:
+        print(f"run: no {settings.FILE} in {run_dir}: settings are not compared", flush=True)
+    if not whole:
+        _check_not_lost(cfg, run_dir, torn)
+
+
+def _check_not_lost(cfg: Config | SFTConfig, run_dir: Path, torn: list[int]) -> None:
+    """UserError where the metrics go beyond a save, and no checkpoint is there."""
+    last = _last_step(run_dir)
+    every = _save_every(cfg)
+    # A save that was cut short leaves its folder, and the next one waits for it to be whole.
+    if last > (2 * every if torn else every):
+        raise UserError(
+            f"{run_dir / FILE} says step {last}, but {run_dir / 'checkpoints'} holds no whole "
+            f"checkpoint, and one was to be saved every {every} steps: is a disk not mounted? "
+            f"Bring them back, choose another run.dir, or move {FILE} away to begin again"
+        )
+
+
+def outlook(cfg: Config | SFTConfig) -> str:
+    """What a run started now would do, in words."""
+    whole, _ = steps_at(Path(cfg.run.dir) / "checkpoints")
+    if whole:
+        return f"goes on after step {cfg.run.restore_step or whole[0]} of {cfg.run.steps}"
+    return f"begins, {cfg.run.steps} steps"
+
+
+def finished(cfg: Config | SFTConfig) -> bool:
+    """Whether the run in `run.dir` has ended already, which is said. All processes call it."""
+    mark: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        mark = json.loads((Path(cfg.run.dir) / FINISHED).read_bytes())
+    steps = mark.get("steps") if isinstance(mark, dict) else None
+    whole, _ = steps_at(Path(cfg.run.dir) / "checkpoints")
+    done = isinstance(steps, int) and max(whole, default=0) >= steps >= cfg.run.steps
+    done = done and cfg.run.restore_step is None
+    done = multihost.all_gather_object(done)[0]
+    if done and jax.process_index() == 0:
+        print(
+            f"run: {cfg.run.dir} holds this run, finished after {steps} steps: nothing to do; "
+            "raise run.steps to go on, or choose another run.dir",
+            flush=True,
+        )
+    return done
+
+
+def finish(cfg: Config | SFTConfig) -> None:
+    """The run has come to its end: it and its export are there."""
+    text = json.dumps({"steps": cfg.run.steps})
+    (Path(cfg.run.dir) / FINISHED).write_text(text + "\n", encoding="utf-8")
+
+
+def go_on(cfg: Config | SFTConfig, checkpoints: Checkpoints, like: Any) -> Restored | None:
+    """The state to go on from, None for a run that begins. `like` says what arrays it has.
+
+    Takes off the metrics, drops and rollouts of the steps that will be done again, and writes
+    config.json. All processes call it, and afterwards see what process 0 has left.
+    """
+    found = checkpoints.resume(like, cfg.run.restore_step)
+    start = found.step if found else 0
+    if jax.process_index() == 0:
+        run_dir = Path(cfg.run.dir)
+        if found:
+            for step, why in found.skipped.items():
+                print(f"run: the checkpoint of step {step} is not used: {why}", flush=True)
+            print(f"run: goes on after step {start}", flush=True)
+        _leave_behind(cfg, checkpoints, start)
+        settings.write(cfg, start)
+        (run_dir / FINISHED).unlink(missing_ok=True)
+    return found
+
+
+def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int) -> None:
+    """What is later than `start`: a step or two are forgotten, more is set aside."""
+    run_dir = Path(cfg.run.dir)
+    later = [
+        step
+        for steps in steps_at(checkpoints.path)
+        for step in steps
+        if step > start and complete(checkpoints.path / str(step))
+    ]
+    place = run_dir / "set_aside" / f"{time.strftime('%Y%m%d-%H%M%S')}-after-step-{start}"
+    # A run that is killed while it saves has come as far as the next save.
+    keep = bool(later) or _last_step(run_dir) > start + 2 * _save_every(cfg)
+    if keep:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in (FILE, drops(run_dir).path.name):
+            if (run_dir / name).is_file():
+                shutil.copy(run_dir / name, place / name)
+        print(f"run: what is later than step {start} is kept in {place}", flush=True)
+    checkpoints.set_aside(start, place / "checkpoints")
+    for file in later_rollouts(run_dir, start):
+        if keep:
+            (place / "rollouts").mkdir(exist_ok=True)
+            shutil.move(file, place / "rollouts" / file.name)
+        else:
+            file.unlink()
+    drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
+    MetricsWriter(run_dir).truncate_after(start)
+
+
+def later_rollouts(run_dir: Path, step: int) -> list[Path]:
+    """The rollouts of steps after `step`, whatever number of processes wrote them."""
+    numbered = [
+        (file.name.split(".")[0].removeprefix("step_"), file)
+        for file in (run_dir / "rollouts").glob("step_*.jsonl")
+    ]
+    return [file for number, file in numbered if number.isdecimal() and int(number) > step]
+
+
+def _last_step(run_dir: Path) -> int:
+    """The last step that the metrics tell of."""
+    lines = read_metrics(run_dir) if (run_dir / FILE).is_file() else []
+    return max((line["step"] for line in lines), default=0)
+
+
+def _save_every(cfg: Config | SFTConfig) -> int:
+    """How often the run saved so far, as far as that is known."""
+    of_run = (settings.read(Path(cfg.run.dir)) or {}).get("run")
+    every = of_run.get("save_every") if isinstance(of_run, dict) else None
+    return max(every, cfg.run.save_every) if isinstance(every, int) else cfg.run.save_every
