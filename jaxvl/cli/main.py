@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxvl.cli import curate, data, eval
+from jaxvl.cli import curate, data, eval, rewards
 from jaxvl.cli.runtime import prepare_jax
 from jaxvl.errors import TrainingFailed, UserError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(eval.app, name="eval")
 app.add_typer(curate.app, name="curate")
+app.add_typer(rewards.app, name="rewards")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
 Overrides = Annotated[

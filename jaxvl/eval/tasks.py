@@ -22,6 +22,7 @@ from jaxvl.data.templates import VLAA_SYSTEM
 from jaxvl.errors import UserError
 from jaxvl.eval import benchmarks
 from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.scoring.marks import unverified
 
 SYSTEM_PROMPTS = {"vlaa": VLAA_SYSTEM, "none": ""}
 
@@ -67,6 +68,15 @@ class Task:
     def dataset_digest(self) -> str:
         """The digest of all rows, whatever their order."""
         return _digest("\n".join(sorted(self.row_digests.values())).encode())
+
+    @functools.cached_property
+    def gold_note(self) -> str:
+        """How many golds of the files do not verify against themselves, and which."""
+        if not any(item.gold for item in self.items):
+            return "there are no golds: replies are classified"
+        bad = unverified(self.items)
+        named = f": {', '.join(bad[:10])}{', ..' if len(bad) > 10 else ''}" if bad else ""
+        return f"{len(bad)} of {len(self.items)} golds do not verify against themselves{named}"
 
 
 def open_task(name: str, source: str = "", protocol: str = "", system_prompt: str = "") -> Task:

@@ -1,25 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which part of a completion is its answer, and the plain form it is judged in.
 
-Everything here takes time linear in the length of the completion.
+Everything here takes time linear in the length of the completion, a millisecond or two a megabyte.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
+from jaxvl.rewards import said
+
 LIMIT = 2000  # characters of an answer; a longer one is not an answer
 
-_SPECIAL = re.compile(r"(?:<\|[^<>|\s]{1,40}\|>|</s>|<eos>|<pad>)\Z")
+WINDOW = 64_000  # characters at the end of a reply in which an answer without tags is looked for
+
+# Tokens that a decoder may leave at the ends; not those that stand around an answer.
+_SPECIAL = re.compile(
+    r"<\|(?!begin_of_box|end_of_box|box_|object_ref_)[^<>|\s]{1,40}\|>|</?s>|<(?:eos|bos|pad)>"
+)
 _TAG = re.compile(r"<(/?)answer>")
-_STATEMENT = re.compile(r"\b(?:answer|choice|option)(?:\s+is\b|\s*:)\s*:?", re.IGNORECASE)
 _PREFIX = re.compile(
-    r"(?:so|thus|therefore|hence)?,?\s*(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)?"
-    r"answer\s*(?:is\b|:|=)\s*:?\s*|(?:所以|因此|故)?,?\s*(?:答案\s*[是为]?\s*:?|选择?(?=[\s(]*[A-Z]))\s*",
+    rf"{said.OPENING}{said.DECLARES}|(?:所以|因此|故)?,?\s*(?:(?:正确|最终)?答案\s*[是为]?\s*:?|选择?(?=[\s(]*[A-Z]))\s*",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[\w)\]}$%°\"'])[.!?]\s+(?=[A-Z])")
+# Sentences in which a choice may be declared.
+_CHOOSES = re.compile(
+    r"\b(?:answer|option|choice|correct|right|best|choose|chose|select|pick|go with)|选|答案|正确",
+    re.IGNORECASE,
+)
+_BOX_TOKENS = re.compile(r"<\|begin_of_box\|>(.{0,2000}?)<\|end_of_box\|>", re.DOTALL)
+_LINES = 300  # that are looked at for what is declared
+_OPTIONS = re.compile(r"[(\[][A-Z][)\]]|\b[A-Z][.:)]")
+_BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_ECHO = re.compile(r"[-*\s]*[(\[]?[A-Z][\]).:]")
+_JSON = re.compile(r"\{.{0,1900}\}", re.DOTALL)
+_KEYS = ("answer", "final_answer", "final answer", "short answer", "option", "choice", "result")
 _WRAPPERS = (
     ("$$", "$$"),
     ("$", "$"),
@@ -27,6 +44,7 @@ _WRAPPERS = (
     ("\\[", "\\]"),
     ("**", "**"),
     ("`", "`"),
+    ("<|begin_of_box|>", "<|end_of_box|>"),
 )
 _COMMANDS = re.compile(r"\\(?:boxed|fbox|text|textbf|textrm|mathrm|mathbf)\s*(?=\{)")
 _FENCE = re.compile(r"```(?:[a-zA-Z]+[ \t]*\n|json\b)?(.*?)```", re.DOTALL)
@@ -55,20 +73,38 @@ _PLAIN = str.maketrans(
 
 
 def reply(text: str) -> str:
-    """What follows the last `</think>` (the whole text where there is none), without the special
-    tokens that a decoder may leave at its end."""
-    text = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
-    text = text.rstrip()
-    while match := _SPECIAL.search(text, max(0, len(text) - 50)):
-        text = text[: match.start()].rstrip()
-    return text
+    """What follows the last `</think>` (the whole text where there is none) without the special
+    tokens that a decoder may leave at its ends."""
+    start = text.rfind("</think>")
+    return _without_tokens(text[start + len("</think>") :] if start >= 0 else text)
+
+
+def _without_tokens(text: str) -> str:
+    """A text without spaces and special tokens at its ends."""
+    text = text.strip()
+    if "<" not in (text[:1], text[-50:].partition("<")[1]):
+        return text
+    spans = [found.span() for found in _SPECIAL.finditer(text)]
+    stop, start = len(text), 0
+    for left, right in reversed(spans):
+        if text[right:stop].strip():
+            break
+        stop = left
+    for left, right in spans:
+        if text[start:left].strip() or left >= stop:
+            break
+        start = right
+    return text[start:stop].strip()
 
 
 def blocks(text: str) -> list[str] | None:
     """The stripped contents of the `<answer>` blocks of a reply, each different one once.
 
-    None where a tag is nested, unclosed or stray, or where there is no block.
+    None where a tag is nested, unclosed or stray, where there is no block, and where thinking is
+    opened and never closed.
     """
+    if "<think>" in text:
+        return None
     contents: dict[str, None] = {}
     start = None
     for tag in _TAG.finditer(text):
@@ -88,24 +124,81 @@ def single(text: str) -> str:
     return found[0] if found and len(found) == 1 else ""
 
 
-def candidates(text: str) -> list[str]:
-    """Where the answer of a reply without valid tags may stand, for lenient mode, best first.
+def places(text: str, kind: str) -> list[list[str]]:
+    """Where a `reply` without a valid block may have its answer, for lenient mode, best first.
 
-    The content of the last `\\boxed{}` alone where there is one; else what follows the last "the
-    answer is" up to the end of its sentence, then the last sentence.
+    1. what is marked as final: the last `\\boxed{}`, box tokens, "the final answer is ..";
+    2. what is declared: "the answer is ..", "B is correct"; for a choice a first sentence such as
+       "(B) no" too;
+    3. the one thing with a digit that is set in bold;
+    4. the last sentence that neither takes leave of the reader nor explains the one before it;
+    5. the first sentence, unless the last one concludes or wavers; for a box the whole.
+
+    The answers of one place have to agree. For a choice, 1 and 2 are one place, and the only one
+    where something is boxed; else a first sentence that names an option goes before the last one,
+    unless that concludes ("So it is on the left").
     """
-    text = _TAG.sub("\n", text)
+    whole = _without_tokens(_TAG.sub("\n", text[-WINDOW:].replace("<think>", "\n")))
+    final, declared = _declared(whole, kind)
     boxed = last_boxed(text)
-    if boxed is not None:
-        return [boxed]
-    tail = text[-LIMIT:].rstrip()
-    last_line = tail[tail.rfind("\n") + 1 :]
-    found = [_SENTENCE.split(last_line)[-1]]
-    statements = list(_STATEMENT.finditer(tail))
-    if statements:
-        said = tail[statements[-1].end() :].strip().split("\n")[0]
-        found.insert(0, _SENTENCE.split(said)[0])
-    return [answer for answer in found if answer.strip()]
+    tokens = _BOX_TOKENS.findall(whole)
+    final += [boxed] * (boxed is not None) + tokens[-1:]
+    if boxed is not None and kind != "mcq":
+        final = [boxed]
+    tail = [part for part in said.sentences(whole[-2 * LIMIT :])[-8:] if len(part) <= LIMIT]
+    while len(tail) > 1 and (said.closing(tail[-1]) or said.explains(tail[-1])):
+        tail.pop()
+    if kind == "mcq":
+        lead = _lead(text)
+        if boxed is not None or tokens:
+            return [final + declared + lead, []]
+        ends = [tail[-1:], lead] if tail and said.concludes(tail[-1]) else [lead, tail[-1:]]
+        return [final + declared + lead, *ends]
+    bold = {span.strip(" .:") for span in _BOLD.findall(whole) if any(map(str.isdigit, span))}
+    guess = tail and (said.concludes(tail[-1]) or said.HEDGE.search(tail[-1]))
+    first = said.sentences(whole.partition("\n")[0][:LIMIT])[:1] if not guess else []
+    emphasised = list(bold) if len(bold) == 1 else []
+    return [final, declared, emphasised, tail[-1:], first, [whole] if kind == "bbox" else []]
+
+
+def _declared(text: str, kind: str) -> tuple[list[str], list[str]]:
+    """What is declared as the final answer, and what as the answer."""
+    final, declared = [], []
+    lines = [line for line in text.split("\n") if line.strip()][-_LINES:]
+    for at, line in enumerate(lines):
+        found = _CHOOSES.search(line) if kind == "mcq" else said.DECLARED.search(line)
+        if not found or len(line) > 4 * LIMIT:
+            continue
+        for sentence in said.sentences(line):
+            if kind == "mcq":
+                after = lines[at + 1 : at + 2] if sentence.rstrip("*_ ").endswith(":") else []
+                if _CHOOSES.search(sentence) and not _describes(sentence):
+                    declared.append(" ".join([sentence, *after]))
+                continue
+            for one in said.DECLARED.finditer(sentence):
+                answer = sentence[one.end() :].strip(" *_") or "".join(lines[at + 1 : at + 2])
+                clause = re.split("[,;]", sentence[: one.start()])[-1]
+                if answer and not said.NEGATIVE.search(clause):
+                    (final if one["final"] or one["final2"] else declared).append(answer)
+    return final[-20:], declared[-20:]
+
+
+def _describes(sentence: str) -> bool:
+    """Whether a sentence is about an option that it begins with: "(A) This option shows .."."""
+    head = _ECHO.match(sentence)
+    return bool(head) and not said.AFFIRMS.match(sentence, head.end())
+
+
+def _lead(text: str) -> list[str]:
+    """The sentence with which a reply begins, unless it begins with a list of the options."""
+    start = _without_tokens(_TAG.sub("\n", text[: 2 * LIMIT]))
+    lines = [line for line in start.split("\n") if line.strip()]
+    listed = len(lines) > 1 and all(_ECHO.match(line) for line in lines[:2])
+    if not lines or listed or len(_OPTIONS.findall(lines[0][:LIMIT])) > 2:
+        return []
+    first = said.sentences(lines[0])
+    taken_back = len(first) > 1 and said.RETRACTS.match(first[1])
+    return [" ".join(first[:2])] if taken_back else first[:1]
 
 
 def last_boxed(text: str) -> str | None:
@@ -141,8 +234,11 @@ def unwrap(text: str, prefix: bool = True) -> str:
     that `prefix` is to go."""
     for _ in range(5):
         before, text = text, text.strip()
+        if text[-1:] in (".", "\u3002") and text[-2:-1] in ("}", "$", ")", "*", "`", ">"):
+            text = text[:-1]
         fence = _FENCE.fullmatch(text)
         text = fence[1].strip() if fence else text
+        text = _from_json(text) if text[:1] == "{" and _JSON.fullmatch(text) else text
         text = _PREFIX.sub("", text, count=1) if prefix and _PREFIX.match(text) else text
         command = _COMMANDS.match(text)
         if command and closing(text, command.end()) == len(text) - 1:
@@ -155,6 +251,17 @@ def unwrap(text: str, prefix: bool = True) -> str:
         if text == before:
             break
     return text
+
+
+def _from_json(text: str) -> str:
+    """The answer in an object such as {"answer": "B"}; any other text as it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    found = [value[key] for key in value if key.lower() in _KEYS] if isinstance(value, dict) else []
+    plain = len(found) == 1 and isinstance(found[0], (str, int, float))
+    return str(found[0]) if plain and not isinstance(found[0], bool) else text
 
 
 def normalize(text: str) -> str:

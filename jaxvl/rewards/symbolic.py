@@ -7,7 +7,8 @@ What is fenced in math-verify 0.9.0 and its parser:
 - `parse` searches a text for LaTeX by regular expressions, some of them quadratic, and without
   LaTeX takes the first number it finds: here the parser gets a whole expression or nothing;
 - it folds the case of variables (R^2 - r^2 is 0 for it) and drops units and percent signs;
-- it compares decimals at six places, so that 1.414214 is the square root of 2: here they are exact;
+- it compares decimals at six places, so that 1.414214 is the square root of 2 and all very small
+  numbers are equal: here they are exact, and compared to hundreds of digits;
 - simplification is asked for every pair: here only for those that are equal at some points;
 - two equations without solutions are equal for it;
 - a single variable is for it equal to nothing but itself, 2x/2 included.
@@ -19,9 +20,11 @@ import cmath
 import functools
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
 
+import mpmath
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy, normalize_latex
 from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import (
@@ -36,8 +39,28 @@ from sympy import Eq, Expr, Float, Rational, nan, simplify, solve, zoo
 
 _SHAPE = NormalizationConfig(basic_latex=True, malformed_operators=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
+DIGITS = 400  # to which values are compared that are equal as floats
 # Where expressions are compared before they are simplified; positive, and no special values.
 _POINTS = ((0.7310586, 0.3187), (1.6180341, 0.2764), (2.7182819, 0.4693))
+
+
+class _Kind(NamedTuple):
+    """Complex numbers to compute with: how to make one, and their functions."""
+
+    number: Callable[[Any], Any]
+    functions: Any
+    gamma: Callable[[Any], Any]
+
+
+def _long(value: Any) -> Any:
+    """A number of as many digits as are worked with."""
+    if hasattr(value, "_to_mpmath"):
+        return mpmath.mpmathify(value._to_mpmath(mpmath.mp.prec))
+    return mpmath.mpmathify(value)
+
+
+_FLOATS = _Kind(complex, cmath, math.gamma)
+_LONG = _Kind(_long, mpmath.mp, mpmath.gamma)
 
 
 def texts(gold: str, found: str) -> str:
@@ -87,11 +110,13 @@ def _near(right: Expr, read: Expr, tolerance: float) -> bool | None:
 
     OverflowError where the found value is too large for a float, as no right answer is.
     """
+    if not tolerance and None not in (exact := (_exact(right), _exact(read))):
+        return exact[0] == exact[1]
     names = sorted(right.free_symbols | read.free_symbols, key=str)
     for start, step in _POINTS if names else _POINTS[:1]:
         values = {name: start + step * index for index, name in enumerate(names)}
         try:
-            a, b = _value(right, values), _value(read, values)
+            a, b = _value(right, values, _FLOATS), _value(read, values, _FLOATS)
         except (ZeroDivisionError, ValueError, NotImplementedError):
             return None
         if not cmath.isfinite(a - b):
@@ -99,20 +124,53 @@ def _near(right: Expr, read: Expr, tolerance: float) -> bool | None:
         # What floats leave of a zero such as sin(pi), and of the last digits of both.
         if abs(a - b) > (tolerance or 1e-12) + 1e-9 * max(abs(a), abs(b)):
             return False
+        if not tolerance and not (same := _same_digits(right, read, values)):
+            return same
     return True
 
 
-def _value(node: Any, values: Mapping[Any, float]) -> complex:
+def _exact(node: Any) -> Fraction | None:
+    """The value of rational arithmetic, None for any other expression."""
+    if node.is_Rational:
+        return Fraction(int(node.p), int(node.q))
+    if type(node).__name__ not in ("Add", "Mul", "Pow", "UnevaluatedExpr"):
+        return None
+    parts = [_exact(part) for part in node.args]
+    if None in parts:
+        return None
+    if type(node).__name__ == "Pow":
+        base, exponent = parts
+        whole = exponent.denominator == 1 and abs(exponent) <= 2000 and (base or exponent > 0)
+        return base**exponent.numerator if whole else None
+    return math.prod(parts) if type(node).__name__ == "Mul" else sum(parts, Fraction(0))
+
+
+def _same_digits(right: Expr, read: Expr, values: Mapping[Any, float]) -> bool | None:
+    """Whether values that are equal as floats, or both very small, agree in DIGITS digits; None
+    where that cannot be said."""
+    with mpmath.workdps(DIGITS + 20):
+        try:
+            a, b = _value(right, values, _LONG), _value(read, values, _LONG)
+        except (ZeroDivisionError, ValueError, OverflowError, NotImplementedError):
+            return None
+        error, largest = abs(a - b), max(abs(a), abs(b))
+        least = mpmath.mpf(10) ** -DIGITS
+        if largest < least:  # what is left of a zero such as sin(pi), or a number that small
+            return True if error == 0 else None
+        return bool(error <= largest * least)
+
+
+def _value(node: Any, values: Mapping[Any, float], kind: _Kind) -> Any:
     """A sympy expression's value, in time linear in its size (evalf is exponential in its depth).
 
     NotImplementedError for what is not listed here.
     """
     if node in values:
-        return complex(values[node])
+        return kind.number(values[node])
     if node.is_Number or node.is_NumberSymbol or node.is_number and not node.args:
-        return complex(node)
+        return kind.number(node)
     name = type(node).__name__
-    parts = [_value(part, values) for part in node.args]
+    parts = [_value(part, values, kind) for part in node.args]
     if name in ("Add", "Mul"):
         return sum(parts) if name == "Add" else math.prod(parts)
     if name == "Pow":
@@ -121,16 +179,16 @@ def _value(node: Any, values: Mapping[Any, float]) -> complex:
     if name == "UnevaluatedExpr":
         return parts[0]
     if name == "Abs":
-        return complex(abs(parts[0]))
+        return kind.number(abs(parts[0]))
     if name == "log":
-        return cmath.log(*parts)
+        return kind.functions.log(*parts)
     if name == "factorial" and parts[0].imag == 0 and abs(parts[0]) < 100:
-        return complex(math.gamma(parts[0].real + 1))
+        return kind.number(kind.gamma(parts[0].real + 1))
     if name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp"):
-        return getattr(cmath, name)(parts[0])
+        return getattr(kind.functions, name)(parts[0])
     if name in ("cot", "sec", "csc"):
-        inverse = {"cot": cmath.tan, "sec": cmath.cos, "csc": cmath.sin}[name]
-        return 1 / inverse(parts[0])
+        inverse = {"cot": "tan", "sec": "cos", "csc": "sin"}[name]
+        return 1 / getattr(kind.functions, inverse)(parts[0])
     raise NotImplementedError(name)
 
 

@@ -8,6 +8,7 @@ give the same verdict. Model text is never evaluated.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxvl.rewards.reasons import (
     UNREAD,
 )
 
+_UNCLEAR = frozenset((UNREAD, REFUSED, TOO_LONG, NO_ANSWER))
 Judge = Callable[[str, str, list[str]], tuple[float, str, str]]
 KINDS: dict[str, Judge] = {
     "number": number.judge,
@@ -81,11 +83,25 @@ def verify(
         return _agreed([_judged(judge, answer, gold, choices) for answer in found[:4]], len(found))
     if mode == "strict":
         return Verdict(0.0, "", "", NO_ANSWER)
+    return _lenient(kind, text, gold, choices)
+
+
+def _lenient(kind: str, text: str, gold: str, choices: list[str]) -> Verdict:
+    """The verdict on a reply without a valid block: that on the first place with an answer."""
     verdict = Verdict(0.0, "", "", NO_ANSWER)
-    for answer in extract.candidates(text):
-        verdict = _judged(judge, answer, gold, choices)
-        if verdict.reason not in (UNREAD, REFUSED, TOO_LONG, NO_ANSWER):
-            break
+    places = extract.places(text, kind)
+    for at, answers in enumerate(places):
+        firm = kind == "mcq" and at == 0
+        judge = functools.partial(choice.judge, firm=True) if firm else KINDS[kind]
+        verdicts = [_judged(judge, answer, gold, choices) for answer in answers]
+        # Two answers in what is declared, or in the last place, are an answer: a hedge.
+        hedge = at == len(places) - 1 or (at < 2 and kind != "mcq")
+        unclear = _UNCLEAR if hedge else _UNCLEAR | {SEVERAL}
+        read = [one for one in verdicts if one.reason not in unclear]
+        said = {(one.reward, one.reason, one.canonical * (kind == "mcq")) for one in read}
+        if read:
+            return read[-1] if len(said) == 1 else Verdict(0.0, read[-1].extracted, "", SEVERAL)
+        verdict = verdicts[-1] if verdicts else verdict
     return verdict
 
 

@@ -34,6 +34,7 @@ class During:
         self.tasks: list[tuple[Task, list[Item]]] = []
         for one in cfg.tasks:
             task = open_task(one.name, one.source, one.protocol)
+            print(f"{one.name}: {task.gold_note}", flush=True)
             self.tasks.append((task, subset(task.items, one.limit)))
         self.engines: dict[int, Local] = {}  # by the longest reply: a program each
 
@@ -48,7 +49,10 @@ class During:
         for task, items in self.tasks:
             print(f"answering {len(items)} items of {task.benchmark.name}", flush=True)
             replies = self._replies(task, items, vlm)
-            found |= figures(task, replies)
+            of_task = figures(task, replies)
+            if replies:
+                print(headline(task.benchmark.name, of_task), flush=True)
+            found |= of_task
         if self.cfg.best:
             self._keep(step, vlm, {**metrics, **found})
         return found
@@ -91,10 +95,16 @@ class During:
             part.rename(folder)
 
 
+def headline(name: str, found: Mapping[str, float]) -> str:
+    """The accuracy of a benchmark in words, with the mode in which it was read."""
+    lenient, strict = (found[f"eval/{name}/accuracy_{mode}"] for mode in ("lenient", "strict"))
+    return f"{name}: accuracy {lenient:.3f} (lenient mode), {strict:.3f} (strict mode)"
+
+
 def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
-    """Metrics of a step from replies to a task: accuracy, lenient and strict, the benchmark's own
-    (lenient), the shares with a valid answer block and cut off, and the mean length. A figure of
-    nothing is absent."""
+    """Metrics of a step from replies to a task: the accuracy and the benchmark's own figures, whose
+    names say in which mode replies were read, the shares with a valid answer block and cut off, and
+    the mean length. A figure of nothing is absent."""
     name, mark = task.benchmark.name, task.benchmark.mark
     items, texts = [reply.item for reply in replies], [reply.text for reply in replies]
     values = {}
@@ -106,8 +116,8 @@ def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
         ]
 
     columns = {
-        "accuracy": [one.mark.value or 0.0 for one in values["lenient"]],
-        "strict": [one.mark.value or 0.0 for one in values["strict"]],
+        "accuracy_lenient": [one.mark.value or 0.0 for one in values["lenient"]],
+        "accuracy_strict": [one.mark.value or 0.0 for one in values["strict"]],
         "format": [extract.blocks(extract.reply(text)) is not None for text in texts],
         "truncated": [reply.finish_reason == "length" for reply in replies],
         "length": [reply.tokens or 0 for reply in replies],
@@ -118,6 +128,6 @@ def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
             value = of(values["lenient"])
         except UserError:  # it refuses part of its items
             value = None
-        if value is not None and not math.isnan(value) and metric not in columns:
-            found[metric] = value
+        if value is not None and not math.isnan(value) and f"{metric}_lenient" not in found:
+            found[f"{metric}_lenient"] = value
     return {f"eval/{name}/{metric}": value for metric, value in found.items()}

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long rewards take: one verdict on the fast path, and a rollout full of traps.
+"""How long rewards take: one verdict on the fast path, a rollout full of traps, and one of texts of
+a megabyte.
 
     python scripts/bench/rewards.py --out rewards.json
     taskset -c 0,1 python scripts/bench/rewards.py --completions 512
 
 The rollout is scored as a step scores it, by `verified` with kind "math": a tenth of the
 completions are power towers, huge factorials, 5,000 brackets, 60 kB texts and the like, the rest
-answers of a model that is right about half of the time.
+answers of a model that is right about half of the time. The megabytes are pieces repeated up to a
+million characters (`MEGABYTES`), of every kind, half of them scored in lenient mode.
 """
 
 import argparse
@@ -39,6 +41,87 @@ HOSTILE = (
     "\\sqrt{" * 29 + "2" + "}" * 29,
     "1e999999999",
     "__import__('os').system('sleep 100')",
+)
+# Pieces that are repeated up to a megabyte, alone or in an answer block, and once with an answer.
+MEGABYTES = (
+    *("<|im_end|>", "</s>", "<answer>", "</answer>", "<answer></answer>", "<answer>3</answer>\n"),
+    *(
+        "<think>",
+        "</think>",
+        "<think></think>",
+        "<|begin_of_box|>",
+        "<|begin_of_box|>3<|end_of_box|>",
+    ),
+    *(
+        "\\boxed{",
+        "\\boxed{3}",
+        "\\boxed",
+        "\\fbox{{",
+        "{",
+        "[",
+        "(",
+        "[0,",
+        "(0,0),",
+        "$",
+        "\\",
+        "%",
+    ),
+    *(
+        "9",
+        "9 ",
+        "1+",
+        "1,",
+        "3 000 ",
+        "1.234,",
+        "10^",
+        "one ",
+        "twenty-",
+        "and ",
+        "a ",
+        "half of ",
+    ),
+    *("The answer is B. ", "the answer is ", "answer: ", "final answer ", "The answer is 3.\n"),
+    *(
+        "A. left ",
+        "(B) ",
+        "option ",
+        "B is correct. ",
+        "not ",
+        "n't ",
+        "because ",
+        "that not ",
+        "or ",
+    ),
+    *(
+        "left ",
+        "the right answer is left\n",
+        '{"answer": ',
+        '"',
+        "```",
+        "```json\n",
+        "**",
+        "`",
+        "-",
+        ".",
+    ),
+    *(
+        " ",
+        "\n",
+        "\n\n",
+        ". ",
+        "? ",
+        "?\n",
+        " .",
+        ", ",
+        ": ",
+        "\t",
+        "\u200b",
+        "\u202e",
+        "½",
+        "数",
+        "答案是",
+    ),
+    *("选", "٣", "x", "x=", "=", "is ", "is the ", "of the ", "\x00", "\ud800", "e\u0301", "ﷺ"),
 )
 # A gold and answers to it, right and wrong; a and b differ from prompt to prompt.
 GOLDS = (
@@ -121,6 +204,40 @@ def rollout(count: int, workers: int) -> dict[str, float]:
     }
 
 
+def megabytes(count: int, workers: int) -> dict[str, float | str]:
+    """Seconds to score `count` hostile completions of up to a million characters."""
+    golds = (("number", "3", None), ("mcq", "B", ("left", "right")), ("math", "2\\sqrt{3}", None))
+    golds += (("bbox", "[0, 0, 3, 3]", None), ("text", "left", None))
+    pool.start(pool.Limits(workers=workers))
+    rows = []
+    for number in range(count):
+        piece, draw = MEGABYTES[number % len(MEGABYTES)], random.Random(number)
+        text = piece * (draw.choice((1_000_000, 1_000_000, 100_000, 2_000)) // len(piece))
+        form = ("{}", "<answer>{}</answer>", "{}\n<answer>3</answer>{}", "x{}y")[number // 7 % 4]
+        rows.append((form.format(text, text[:100]), *golds[number % 5], number % 2))
+    slowest = {}
+
+    def one(text, kind, gold, choices, lenient):
+        start = time.thread_time()
+        value = verify(kind, text, gold, choices, "lenient" if lenient else "strict").reward
+        key = f"{kind} {'lenient' if lenient else 'strict'} {text[:24]!r}"
+        slowest[key] = max(slowest.get(key, 0), time.thread_time() - start)
+        return value
+
+    start = time.perf_counter()
+    scored = pool.map_threads(one, *zip(*rows, strict=True))
+    seconds = time.perf_counter() - start
+    worst = max(slowest, key=slowest.get)
+    return {
+        "completions": count,
+        "megabytes": sum(len(row[0]) for row in rows) / 1e6,
+        "seconds": seconds,
+        "largest ms": 1000 * slowest[worst],
+        "which is": worst,
+        "mean reward": sum(scored) / count,
+    }
+
+
 def _processor_time() -> float:
     processes = [psutil.Process(), *psutil.Process().children()]
     return sum(sum(process.cpu_times()[:2]) for process in processes)
@@ -162,12 +279,14 @@ def main() -> None:
         "load before": os.getloadavg()[0],
         "fast path": latency(args.verdicts),
         "rollout": rollout(args.completions, args.workers),
+        "megabytes": megabytes(args.completions, args.workers),
     }
     for part, values in result.items():
         if isinstance(values, dict):
             print(part)
             for name, value in values.items():
-                print(f"  {name:28} {value:.4g}")
+                shown = value if isinstance(value, str) else f"{value:.4g}"
+                print(f"  {name:28} {shown}")
         else:
             print(f"{part:30} {values:.4g}")
     if args.out:

@@ -126,9 +126,31 @@ def test_letters():
     for gold in ("C", "", "AB", None):
         with pytest.raises(BadRow):
             formats.letter(gold, ["x", "y"])
-    for text in ("z", "x"):
-        with pytest.raises(BadRow):
-            formats.letter_of(text, ["x", "x"])
+    assert formats.letter_of("x", ["x", "x"]) == "A"  # either is right
+    with pytest.raises(BadRow):
+        formats.letter_of("z", ["x", "x"])
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "letters"),
+    [
+        ("B", ["x", "y"], "B"),
+        ("(b)", ["x", "y"], "B"),
+        ("A\nC", ["x", "y", "z"], "A, C"),
+        ("C\nD", [], "C, D"),
+        ("False", ["True", "False"], "B"),
+        ("053 ^\\circ T", ["053 ^\\circ T", "082 ^\\circ T"], "A"),
+        ("D", [], "D"),
+    ],
+)
+def test_letters_of_golds_as_they_are_published(gold, choices, letters):
+    assert formats.letters(gold, choices) == letters
+
+
+@pytest.mark.parametrize("gold", ["C", "", "A\nC", "x and y", "no"])
+def test_golds_that_are_no_option(gold):
+    with pytest.raises(BadRow):
+        formats.letters(gold, ["x", "y"])
 
 
 @pytest.mark.parametrize(

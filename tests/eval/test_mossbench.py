@@ -253,7 +253,7 @@ class Server:
     def __init__(self):
         self.texts, self.counts = [], Counter()
 
-    def post(self, bodies):
+    def post(self, bodies, usable=None):
         texts = [body["messages"][0]["content"][-1]["text"] for body in bodies]
         self.texts += texts
         said = ["Misperception" if "True description" in t else "Score: 1" for t in texts]

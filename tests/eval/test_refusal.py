@@ -145,7 +145,7 @@ class Replies:
     def __init__(self, *texts):
         self.texts, self.bodies, self.counts = texts, [], Counter()
 
-    def post(self, bodies):
+    def post(self, bodies, usable=None):
         self.bodies += bodies
         return [{"choices": [{"message": {"content": text}}]} for text in self.texts]
 

@@ -43,7 +43,9 @@ def test_copies_of_a_value_do_not_narrow_the_interval():
     one = stats.rate(hits, range(100))
     eight = stats.rate(np.repeat(hits, 8), np.repeat(np.arange(100), 8))
     assert eight.count == 800 and eight.value == one.value
-    assert (eight.low, eight.high) == pytest.approx((one.low, one.high))
+    # Copies add nothing; their error is known from 100 clusters, hence Student's quantile.
+    assert (eight.low, eight.high) == pytest.approx((one.low, one.high), abs=2e-3)
+    assert eight.low < one.low and one.high < eight.high
 
 
 def test_independent_values_of_a_cluster_do():
@@ -71,6 +73,29 @@ def test_rates_cover_the_truth_as_often_as_they_say():
         clustered += covers(stats.rate((rng.random((80, 4)) < p_Q1).ravel(), clusters), 0.4)
     assert 0.93 <= single / SIMULATIONS <= 0.97
     assert 0.93 <= clustered / SIMULATIONS <= 0.97
+
+
+@pytest.mark.parametrize("count", [5, 8, 10, 20])
+@pytest.mark.parametrize("shape", [(2, 3), (8, 2), (0.5, 0.5)])
+def test_intervals_of_few_clusters_are_wide_enough(count, shape):
+    """At least 93% for rates and 90% for bootstraps, whose error is 1%."""
+    rng = np.random.default_rng(count)
+    clusters, truth = np.repeat(np.arange(count), 4), shape[0] / sum(shape)
+    rates = means = 0
+    for seed in range(600):
+        p_K1 = rng.beta(*shape, size=(count, 1))
+        hits = (rng.random((count, 4)) < p_K1).ravel()
+        rates += covers(stats.rate(hits, clusters), truth)
+        value, influence = stats.influence_of_mean(hits, clusters)
+        means += covers(stats.bootstrap(value, influence, 4 * count, 200, seed), truth)
+    assert rates / 600 >= 0.93 and means / 600 >= 0.90
+
+
+def test_students_quantiles():
+    known = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 9: 2.2622, 30: 2.0423}
+    for freedom, value in known.items():
+        assert stats.t95(freedom) == pytest.approx(value, rel=2e-3)
+    assert stats.t95(10**6) == pytest.approx(stats.Z95, abs=1e-5)
 
 
 def formula(members):

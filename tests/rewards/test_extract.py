@@ -99,5 +99,31 @@ def test_normalize_keeps_what_has_another_meaning():
     assert extract.normalize("a\u200b\u202eb\ufeff") == "ab"
 
 
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("<|im_start|>a<|im_end|> </s>\n", "a"),
+        ("<s> (B) no", "(B) no"),
+        ("<bos>a<eos><pad><pad>", "a"),
+        ("a <|im_end|> b", "a <|im_end|> b"),  # in the middle they are text
+        ("<think>t</think> a", "a"),
+        ("t</think>a<think>b", "a<think>b"),
+        ("<think>a", "<think>a"),
+        ("<|begin_of_box|>a<|end_of_box|><|im_end|>", "<|begin_of_box|>a<|end_of_box|>"),
+        ("<|im_end|>", ""),
+        ("", ""),
+    ],
+)
+def test_a_reply_is_what_follows_the_thinking_without_special_tokens(text, reply):
+    assert extract.reply(text) == reply
+
+
+def test_thinking_that_is_never_closed_is_no_answer():
+    for text in ("<think><answer>3</answer>", "</think><think><answer>3</answer>", "<think>3"):
+        assert verify("number", text, "3").reason == "no_answer"
+        assert extract.single(text) == ""
+    assert verify("number", "<think>It is 3.\nThe answer is 3", "3", mode="lenient").reward == 1
+
+
 def test_bytes_are_text():
     assert verify("number", b"<answer>3</answer>\xff", b"3").reward == 1

@@ -2,6 +2,7 @@
 """Answers made to hang, to exhaust or to cheat: none earns anything, none is worked on for long."""
 
 import random
+import time
 
 import psutil
 import pytest
@@ -144,6 +145,79 @@ def test_nothing_is_earned_and_nothing_takes_long(answer):
             # The guard and the comparison at a few points are quick, 0.4 s at most on a processor
             # of 2026: no limit is ever reached.
             assert verdict.reason not in ("timeout", "crash"), (kind, gold, verdict)
+
+
+# What is repeated up to a megabyte: each was quadratic in some search, or looks as if it were.
+PIECES = (
+    *(
+        "<|im_end|>",
+        " <|im_end|>\n",
+        "</s>",
+        "<answer>",
+        "<answer></answer>",
+        "<think>",
+        "</think>",
+    ),
+    *(
+        "<|begin_of_box|>",
+        "\\boxed{",
+        "\\boxed{1}",
+        "{",
+        "(",
+        "\\",
+        "$",
+        "9",
+        "9 ",
+        "1,",
+        ", ",
+        " ",
+        "\n",
+    ),
+    *(
+        "The answer is A. ",
+        "the answer is ",
+        "(A) ",
+        "not ",
+        "because ",
+        "one ",
+        "and ",
+        "or ",
+        "left ",
+    ),
+    *(
+        ". ",
+        "?\n",
+        '{"answer": ',
+        "```",
+        "½",
+        "数",
+        "答案是",
+        "٣",
+        "\u200b",
+        "is the ",
+        "10^",
+        "1 000 ",
+    ),
+)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("piece", PIECES, ids=range(len(PIECES)))
+def test_a_megabyte_takes_no_longer_than_its_length(piece):
+    """Of one piece, in and out of an answer block; an answer has at most 2,000 characters."""
+    number, mcq = GOLDS[3], GOLDS[5]
+    for size, form, (kind, gold, choices) in (
+        (1990, "<answer>{}</answer>", number),
+        (1990, "<answer>{}</answer>", mcq),
+        (1990, "x{}y", mcq),
+        (1_000_000, "{}", number),
+        (1_000_000, "x{}y", mcq),
+    ):
+        text = form.format(piece * (size // len(piece)))
+        start = time.thread_time()
+        verdict = verify(kind, text, gold, choices, "lenient")
+        assert time.thread_time() - start < 0.5, (kind, form, size)
+        assert verdict.reward == 0, (kind, form, verdict)
 
 
 def test_a_rollout_with_traps_is_scored_and_leaves_the_workers_as_they_were():

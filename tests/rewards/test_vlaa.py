@@ -210,7 +210,7 @@ def test_a_weight_scales_numbers_and_leaves_marks():
 
 
 def test_the_command_line_reaches_a_weight():
-    from jaxvl.config.fields import set_field
+    from jaxvl.config.overrides import set_field
 
     cfg = config.load(Path(__file__).parents[2] / "configs/vlaa.py")
     cfg = set_field(cfg, "rewards.0.fn.weights.open=0.25")

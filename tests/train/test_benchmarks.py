@@ -28,7 +28,7 @@ def reply(text, finish_reason="stop", tokens=3):
         ([reply("a")], lambda scored: math.nan, {}),
         ([reply("a")], refuses, {}),
         ([reply("a")], lambda scored: None, {}),
-        ([reply("a"), reply("b")], lambda scored: 0.25, {"own": 0.25}),
+        ([reply("a"), reply("b")], lambda scored: 0.25, {"own_lenient": 0.25}),
     ],
 )
 def test_a_figure_of_nothing_is_absent(replies, metric, expected):
@@ -38,6 +38,8 @@ def test_a_figure_of_nothing_is_absent(replies, metric, expected):
         metrics={"own": metric, "accuracy": lambda scored: math.nan},
     )  # fmt: skip
     found = figures(types.SimpleNamespace(benchmark=benchmark), replies)
-    every = ("accuracy", "strict", "format", "truncated", "length") if replies else ()
+    every = (
+        ("accuracy_lenient", "accuracy_strict", "format", "truncated", "length") if replies else ()
+    )
     assert found.keys() == {f"eval/toy/{name}" for name in (*every, *expected)}
     assert all(map(math.isfinite, found.values()))

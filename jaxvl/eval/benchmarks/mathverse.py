@@ -45,7 +45,7 @@ def _item(row: Row, protocol: str) -> Item:
     gold = row.text("answer")
     return Item(
         id=row.word("sample_index", "index") or str(row.number),
-        gold=formats.letter(gold, choices or LETTERS[:8]) if many else gold,
+        gold=formats.letters(gold, choices) if many else gold,
         choices=choices,
         kind="mcq" if many else "math",
         cluster=row.word("problem_index"),

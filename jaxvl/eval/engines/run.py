@@ -126,6 +126,7 @@ def run(
             done, notes = predictions.read(folder)
             if limit or share:
                 notes.append(f"PARTIAL: {len(items)} of {len(task.items)} items")
+            notes.append(task.gold_note)
             there = sum(_key(pair) in done for pair in wanted)
             notes.append(f"{len(wanted)} replies, {there} are there")
             print("".join(f"{name}: {note}\n" for note in notes), end="", flush=True)

@@ -36,9 +36,23 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def wilson(p: float, count: float) -> tuple[float, float]:
+def t95(freedom: int) -> float:
+    """The 97.5% quantile of Student's distribution, to 0.2%, by the expansion of Cornish and Fisher
+    (Abramowitz and Stegun 26.7.5)."""
+    if freedom < 3:
+        return {1: 12.7062, 2: 4.3027}[freedom]
+    z, n = Z95, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / n**power for power, term in enumerate(terms, 1))
+
+
+def wilson(p: float, count: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's 95% score interval of a proportion `p` seen in `count` independent trials."""
-    z = Z95
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -57,20 +71,22 @@ def rate(values_N: Sequence[float], clusters_N: Sequence[Hashable]) -> Estimate:
 
     Values of one cluster are not independent, so Wilson's interval is taken for the number of
     independent values that would give the standard error seen between clusters (the linearised one
-    of cluster samples), at most all of them. Where all values agree that error says nothing, and a
-    cluster counts as one value.
+    of cluster samples), at most all of them, and with Student's quantile, for that error is itself
+    known from so many clusters only. Where all values agree it says nothing, and a cluster counts
+    as one value.
     """
     sum_K, count_K = sums(values_N, clusters_N)
     clusters, total = len(count_K), int(count_K.sum())
     if not total:
         return Estimate(None, 0.0, 1.0, 0)
     p = float(sum_K.sum() / total)
-    independent = float(clusters)
+    independent, z = float(clusters), Z95
     if clusters > 1 and 0 < p < 1:
+        z = t95(clusters - 1) if clusters < total else Z95
         residual_K = sum_K - p * count_K
         variance = clusters / (clusters - 1) * float((residual_K**2).sum()) / total**2
         independent = min(p * (1 - p) / variance, total) if variance else total
-    return Estimate(p, *wilson(p, independent), total)
+    return Estimate(p, *wilson(p, independent, z), total)
 
 
 def proportion(values_N: Sequence[float], clusters_N: Sequence[Hashable]) -> Estimate:
@@ -139,7 +155,8 @@ def influence_of_sums(
 def bootstrap(
     value: float, influence_K: np.ndarray, count: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The percentile interval of a statistic over resampled clusters.
+    """The percentile interval of a statistic over resampled clusters, widened from their spread
+    among K drawn to Student's quantile of K - 1.
 
     A resample's statistic is `value` plus the mean influence of the K clusters that were drawn with
     replacement. For means, and for sums of means of strata, that is the stratified cluster
@@ -156,6 +173,9 @@ def bootstrap(
         chosen = rng.integers(0, clusters, (stop - start, clusters), dtype=np.int32)
         draws[start:stop] = value + influence_K[chosen].mean(axis=1)
     low, high = np.percentile(draws, (2.5, 97.5))
+    if clusters > 1:
+        wider = t95(clusters - 1) / Z95 * math.sqrt(clusters / (clusters - 1))
+        low, high = value - wider * (value - low), value + wider * (high - value)
     return Estimate(value, float(low), float(high), count)
 
 

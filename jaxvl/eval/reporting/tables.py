@@ -10,6 +10,8 @@ from typing import Any
 
 Table = dict[str, Any]
 
+_FIGURE = 22  # characters: a share with its interval
+
 
 def show(table: Table) -> None:
     """Prints a table."""
@@ -18,8 +20,10 @@ def show(table: Table) -> None:
     from rich.text import Text
 
     grid = Grid(title=Text(table["title"]), title_justify="left")
-    for name in table["columns"]:
-        grid.add_column(Text(name), no_wrap=True)
+    for at, name in enumerate(table["columns"]):
+        # Figures stay whole where there is too little room: long names, such as paths, are cut.
+        longest = max((len(str(row[at])) for row in table["rows"] if at < len(row)), default=0)
+        grid.add_column(Text(name), no_wrap=True, min_width=min(longest, _FIGURE))
     for row in table["rows"]:
         grid.add_row(*(Text(str(cell)) for cell in row))
     # A log file has no width: the table is wider than 80 columns and must not be cut there.

@@ -170,12 +170,21 @@ def letter(gold: Any, choices: Sequence[str]) -> str:
     return found
 
 
+def letters(gold: Any, choices: Sequence[str]) -> str:
+    """The letters that a gold names, a line each ("A\\nC" is "A, C"), or that of the choice that it
+    reads; BadRow where no choice is meant."""
+    lines = str(gold).split()
+    if len(choices) > 0 and str(gold).strip() in choices:
+        return letter_of(gold, choices)
+    return ", ".join(letter(line, choices or LETTERS[:8]) for line in lines or [""])
+
+
 def letter_of(text: Any, choices: Sequence[str]) -> str:
-    """The letter of the one choice that reads `text`; BadRow where there is not exactly one."""
-    places = [place for place, choice in enumerate(choices) if choice == str(text).strip()]
-    if len(places) != 1:
+    """The letter of the choice that reads `text`, the first where one is there twice; BadRow where
+    there is none."""
+    if str(text).strip() not in choices:
         raise _none_of(text, choices)
-    return LETTERS[places[0]]
+    return LETTERS[list(choices).index(str(text).strip())]
 
 
 def _none_of(gold: Any, choices: Sequence[str]) -> BadRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from jaxvl.eval.benchmark import Grade, Item
@@ -47,6 +47,19 @@ def any_gold(judge: Callable[[Item, str, str], Grade]) -> Callable[[Item, str, s
         return max(marks, key=lambda one: one.value or 0.0)
 
     return mark
+
+
+def unverified(items: Sequence[Item]) -> list[str]:
+    """The ids of items none of whose golds verifies against itself: no reply can be right."""
+    return [
+        item.id
+        for item in items
+        if item.gold
+        and all(
+            _unusable(item.kind, gold, item.choices)
+            for gold in item.extra.get("golds", (item.gold,))
+        )
+    ]
 
 
 def _mark(verdict: Verdict) -> Grade:

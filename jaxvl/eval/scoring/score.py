@@ -46,6 +46,7 @@ def score(folder: Path, source: str = "", force: bool = False) -> tuple[dict[str
     if not found:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise UserError(f"{folder} holds no reply{why}; `jaxvl eval run` writes them")
+    notes = [*notes, task.gold_note]
     known = {item.id: item for item in task.items}
     _check_same(task, known, found, folder, force)
     keys = [key for key in sorted(found, key=_order(task)) if key[0] in known]

@@ -10,14 +10,42 @@ from __future__ import annotations
 import re
 
 from jaxvl.errors import UserError
+from jaxvl.rewards import said
 from jaxvl.rewards.reasons import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
 
 Box = tuple[float, float, float, float]
 FRAMES = ("unit", "thousand", "processed", "original")
 
+_FIGURE = r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?"
+_NUMBER = re.compile(_FIGURE)
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_CORNERS = re.compile(r"\(([^()]*)\)\s*,\s*\(([^()]*)\)")  # (x1,y1),(x2,y2): Qwen2-VL's own
-_NUMBER = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?")
+# (x1,y1),(x2,y2), which is Qwen2-VL's own, and [[x1,y1],[x2,y2]]
+_CORNERS = re.compile(
+    r"[\[({]?\s*[(\[]([^()\[\]]{1,99})[)\]]\s*(?:,|to|-|)\s*[(\[]([^()\[\]]{1,99})[)\]]\s*[\])}]?"
+)
+_BARE = re.compile(
+    rf"\(?\s*({_FIGURE}(?:\s*,\s*|\s+){_FIGURE}(?:\s*,\s*|\s+){_FIGURE}(?:\s*,\s*|\s+){_FIGURE})\s*\)?"
+)
+_SIDES = (  # names of x1, y1, x2, y2, none of a width or a centre
+    ("x1", "y1", "x2", "y2"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("left", "top", "right", "bottom"),
+)
+_NAMED = re.compile(
+    rf"\b(x_?[12]|y_?[12]|[xy]_?min|[xy]_?max|left|top|right|bottom)[\"'\s]*[=:]\s*({_FIGURE})",
+    re.I,
+)
+_LABEL = re.compile(r"\"(?:label|text|text_content|name|category|type)\"\s*:\s*\"[^\"]*\"")
+_MARKED = re.compile(r"<\|box_start\|>([^<]{1,200})<\|box_end\|>")
+# What the coordinates are called, before them: "(x1, y1) = ", "top-left corner: "
+_NAMES = re.compile(
+    r"[\[(]\s*x_?1\s*,\s*y_?1\s*(?:,\s*x_?2\s*,\s*y_?2\s*)?[\])]\s*[=:]|\(\s*x_?2\s*,\s*y_?2\s*\)\s*[=:]"
+    r"|\b(?:(?:top|upper)[- ]left|(?:bottom|lower)[- ]right)(?: corner)?\s*(?:is|at|[=:])?\s*",
+    re.IGNORECASE,
+)
+_TOKENS = re.compile(r"<\|(?:object_ref|box)_(?:start|end)\|>|</?b?box>")
+_OBJECT = re.compile(r"<\|object_ref_start\|>[^<]*<\|object_ref_end\|>|<ref>[^<]*</ref>")
+_BEFORE = re.compile(r"[^\[({\d]*?\b(?:is|are|at|box|bbox|coordinates)\b[^\[({\d]*", re.I)
 
 
 def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
@@ -33,19 +61,46 @@ def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
 
 
 def read(text: str) -> Box | str:
-    """The one box of a text, bare or in JSON, else the reason why there is none.
+    """The one box of a text, bare, with names, in JSON or in the tokens of Qwen2-VL, else the
+    reason why there is none.
 
     A box has four finite numbers with x1 < x2 and y1 < y2.
     """
-    corners = _CORNERS.fullmatch(text)
-    lists = [f"[{corners[1]},{corners[2]}]"] if corners else _LIST.findall(text)
+    marked = _MARKED.findall(text)
+    if len(marked) == 1 and not said.NEGATIVE.search(text.replace(marked[0], "")):
+        text = marked[0]
+    text = _TOKENS.sub("", _OBJECT.sub("", _LABEL.sub("", text))).strip().rstrip(".")
+    text = _NAMES.sub("", text).strip()
+    numbers = _numbers(text)
+    if isinstance(numbers, str):
+        return numbers
+    around = re.sub(_FIGURE, " ", text)
+    if said.NEGATIVE.search(around) or re.search(r"\b(?:or|either)\b|或", around, re.I):
+        return UNREAD
+    if len(numbers) != 4 or not all(_NUMBER.fullmatch(item) for item in numbers):
+        return UNREAD
+    x1, y1, x2, y2 = (float(item) for item in numbers)
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else UNREAD
+
+
+def _numbers(text: str) -> list[str] | str:
+    """The items of the one list of coordinates in a text, or why there is none."""
+    named = {name.lower().replace("_", ""): item for name, item in _NAMED.findall(text)}
+    for names in _SIDES if named else ():
+        if set(names) == set(named):
+            once = len(_NAMED.findall(text)) == len(named)
+            return [named[name] for name in names] if once else SEVERAL
+    plain = text[found.end() :].strip() if (found := _BEFORE.match(text)) else text
+    corners = _CORNERS.fullmatch(plain)
+    if corners:
+        return [item.strip() for item in f"{corners[1]},{corners[2]}".split(",")]
+    bare = _BARE.fullmatch(plain)
+    if bare:
+        return re.split(r"[,\s]+", bare[1])
+    lists = _LIST.findall(text)
     if len(lists) != 1:
         return SEVERAL if lists else UNREAD
-    items = [item.strip() for item in lists[0][1:-1].split(",")]
-    if len(items) != 4 or not all(_NUMBER.fullmatch(item) for item in items):
-        return UNREAD
-    x1, y1, x2, y2 = (float(item) for item in items)
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else UNREAD
+    return [item.strip() for item in lists[0][1:-1].split(",")]
 
 
 def show(box: Box) -> str:

@@ -7,9 +7,9 @@ import re
 import unicodedata
 
 from jaxvl.rewards.extract import closing
-from jaxvl.rewards.kinds.number import UNITS
+from jaxvl.rewards.kinds.digits import UNITS
 
-LENGTH, NESTING, DIGITS, EXPONENT, FACTORIAL = 400, 30, 15, 999, 50
+LENGTH, NESTING, DIGITS, EXPONENT, FACTORIAL = 400, 30, 15, 2000, 50
 BRACKETS = 10  # of ( and [, which cost the parser most
 GROUP_EXPONENT = 50  # of a bracket, which simplification may multiply out
 ENTRIES = 36  # of a matrix
@@ -32,10 +32,12 @@ _KNOWN = {
     *"lfloor rfloor lceil rceil emptyset max min".split(),
 }
 _MATRIX = re.compile(r"\\(begin|end)\{([pbvBV]?matrix|array|cases)\}")
+_ROWS = re.compile(r"\s*\[(?:\s*\[[^\[\]]*\](?:\s*,)?)+\s*\]\s*")
+_ROW = re.compile(r"\[([^\[\]]*)\]")
 _SYMBOLS = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "≤": r"\le ",
     "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ",
-    "º": "°", "∅": r"\emptyset ", "√": r"\sqrt ", "∘": "°",
+    "º": "°", "掳": "°", "∅": r"\emptyset ", "√": r"\sqrt ", "∘": "°",
 }  # fmt: skip
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -53,8 +55,9 @@ _REWRITES = tuple(
         (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
         (r"\\(?:lbrace)(?![a-zA-Z])", r"\\{"),
         (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
-        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
+        (r"\\varnothing(?![a-zA-Z])|\\\{\s*\\\}|\A\s*\{\s*\}\s*\Z", r"\\emptyset "),
         (r"\^\s*\{?\s*(?:\\circ|°)(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z])", "°"),
+        (r"°\s*T(?![a-zA-Z])", "°"),  # a bearing from true north
         (r"\{,\}", ","),
         (r"\\%", "%"),
         (r"\\\$|\$", ""),
@@ -76,6 +79,11 @@ _UNIT = re.compile(
     r"(?:\\(?:text|textrm|mathrm|mbox)\s*\{\s*([a-zA-Z°%/]+)(?:\s*\^?\s*\{?([23²³])\}?)?\s*\}"
     r"(?:\s*\^\s*\{?([23])\}?)?|\s([a-zA-Z/]+)(?:\^?\{?([23])\}?)?|(°))\Z"
 )
+# "units", of whatever kind; and a unit in braces: 69{degrees}, 8{squareinches}
+_UNITS = re.compile(
+    r"(?:\\(?:text|mathrm)\s*\{)?\s*(?:\b(?:square|cubic|sq)\s+)?\bunits?\s*\}?\s*(?:\^?\s*\{?[23]\}?)?\Z"
+)
+_BRACED = re.compile(r"\{\s*(square|cubic)?\s*([a-z]{4,12})\s*\}\Z")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _RELATION = re.compile(r"[=<>]|\\(?:[lg]e|[lg]t|neq?)(?![a-zA-Z])")
@@ -101,8 +109,23 @@ def to_latex(text: str) -> str:
     return _roots(text).strip().rstrip(".,;").strip()
 
 
+def matrix(latex: str) -> str:
+    """[[1, 2], [3, 4]] as a matrix, other LaTeX as it is."""
+    if not _ROWS.fullmatch(latex):
+        return latex
+    rows = [" & ".join(row.split(",")) for row in _ROW.findall(latex)]
+    return "\\begin{bmatrix}" + r" \\ ".join(rows) + "\\end{bmatrix}"
+
+
 def split_unit(latex: str) -> tuple[str, str]:
     """An expression without the known unit at its end, and that unit ("" where there is none)."""
+    units = _UNITS.search(latex)
+    if units and units.start():
+        return latex[: units.start()].rstrip(), ""
+    braced = _BRACED.search(latex)
+    if braced and braced[2] in UNITS:
+        power = {"square": "2", "cubic": "3"}.get(braced[1], "")
+        return latex[: braced.start()].rstrip(), UNITS[braced[2]] + power
     found = _UNIT.search(latex)
     if not found or (found[6] and _TRIGONOMETRY.search(latex)):
         return latex, ""

