@@ -28,7 +28,7 @@ from jaxvl.batch import Prompt, Rollout
 from jaxvl.models.decode import Reader, Seats, merge, split, take
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
-from jaxvl.rl.draw import Decoding, choose, uniforms
+from jaxvl.rl.draw import Decoding, choose, seeds
 from jaxvl.sharding import ROWS, axis_size
 
 LEVELS = 3  # sizes of a ladder: all, a half, a quarter
@@ -43,7 +43,7 @@ class Past:
 
     reader: Reader  # weights, and the prompts' keys and values
     position: jax.Array  # [B, n] of a completion's first token
-    uniform: jax.Array  # [B, n, C] the random number that draws a token
+    seed: jax.Array  # [B, n, C] the random bits that draw a token
 
 
 @jax.tree_util.register_dataclass
@@ -109,10 +109,10 @@ def prefill(
     n = R * g // B
     S = min(-(-how.slots // B), n) if how.slots else n
     hidden_RD, cache = model.prefill(prompt)
-    uniform_RgC = uniforms(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
+    seed_RgC = seeds(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
     logits_R1V = model.text.logits(hidden_RD[:, None])
     logits_RgV = jnp.broadcast_to(logits_R1V, (R, g, logits_R1V.shape[-1]))
-    token_Rg, logp_Rg = choose(logits_RgV, uniform_RgC[..., 0], how)
+    token_Rg, logp_Rg = choose(logits_RgV, seed_RgC[..., 0], how)
 
     def cells(x_Rg):
         rest = x_Rg.shape[2:]
@@ -122,7 +122,7 @@ def prefill(
     past = Past(
         reader=Reader.of(model.text, cache, prompt_mask(prompt), C),
         position=cells(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
-        uniform=cells(uniform_RgC),
+        seed=cells(seed_RgC),
     )
     state = State(
         tokens=_filled(EMPTY, B, n, C, dtype=jnp.int32).at[:, :, 0].set(cells(token_Rg)),
@@ -185,10 +185,10 @@ def _one_token(past: Past, state: State, how: Decoding) -> State:
     hidden, cache = past.reader.extend(
         state.last, position + age, seats, state.cache, column, back <= age[..., None]
     )
-    uniform = jax.vmap(lambda x, cell, at: x.at[cell, at].get(mode="clip"))(
-        past.uniform, state.cell, age + 1
+    seed = jax.vmap(lambda x, cell, at: x.at[cell, at].get(mode="clip"))(
+        past.seed, state.cell, age + 1
     )
-    token, logp = choose(past.reader.head.logits(hidden), uniform, how)
+    token, logp = choose(past.reader.head.logits(hidden), seed, how)
     at = jnp.where(state.live, age + 1, how.max_new_tokens)  # out of bounds: not written
 
     def write(x, cell, at, value):

@@ -31,12 +31,12 @@ def end_by_chance(cap: int) -> None:
     """From now on samplers that may end a completion do so after a number of tokens that chance
     decides, exponential but for `cap`: every token is the last with the same probability."""
 
-    def choose(logits, uniform, how):
-        token, logp = draw.choose(logits, uniform, how)
+    def choose(logits, seed, how):
+        token, logp = draw.choose(logits, seed, how)
         if not how.stop_ids:
             return token, logp
         going_on = jnp.where(token == STOP, OTHER, token)
-        return jnp.where(uniform < 1 / (MEAN * cap), STOP, going_on), logp
+        return jnp.where(seed < 2**32 / (MEAN * cap), STOP, going_on), logp
 
     sampler.choose = choose
 

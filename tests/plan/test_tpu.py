@@ -20,6 +20,7 @@ from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
 from jaxvl.plan.programs import Program, Work
+from jaxvl.rl.draw import Decoding, choose
 from jaxvl.sharding import ROWS, make_mesh
 from tests.plan.small import write_model
 
@@ -122,3 +123,22 @@ def test_an_array_that_is_made_whole_by_accident_is_a_warning():
 
     x = jax.ShapeDtypeStruct((512, 1024, 256), jnp.float32, sharding=cut("a", "b", None))
     assert compile_program(program(turned, x, out_shardings=cut("a", None, "b"))).warnings
+
+
+def test_logits_are_drawn_from_where_they_lie():
+    """128 slots and the published vocabulary, behind its product: none lays the logits out anew."""
+    mesh = make_mesh(devices=tpu_devices(Topology.parse("v6e:2x2"))[:1])
+    how = Decoding(4, 1024, (1, 2), 0, (151_655, 151_656), temperature=0.8)
+
+    def token(x, table, seed):
+        logits = jnp.einsum("RSD,VD->RSV", x, table, preferred_element_type=jnp.float32)
+        return choose(logits, seed, how)
+
+    shapes = (((1, 128, 512), jnp.bfloat16), ((151_936, 512), jnp.bfloat16), ((1, 128), jnp.uint32))
+    whole = NamedSharding(mesh, P())
+    args = (jax.ShapeDtypeStruct(*shape, sharding=whole) for shape in shapes)
+    with jax.set_mesh(mesh):
+        module = Module(jax.jit(token).lower(*args).compile().as_text())
+    size = 128 * 151_936 * 4
+    large = [line.opcode for line, _ in module.running() if line.bytes >= size]
+    assert large and not {"copy", "transpose", "sort"} & set(large)

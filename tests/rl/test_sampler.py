@@ -205,7 +205,7 @@ def test_rows_prefilled_at_a_time_do_not_matter(vlm, arrays, run, monkeypatch, t
     rows = 1 if tokens == 1 else 2
     assert f"tensor<{rows}x24xi32>" in start  # the shares are cut out
     np.testing.assert_array_equal(rollout.tokens, expected.tokens)
-    np.testing.assert_allclose(rollout.logps, expected.logps, atol=1e-5)  # other products' sums
+    np.testing.assert_allclose(rollout.logps, expected.logps, atol=3e-5)  # other products' sums
 
 
 def test_the_cache_is_written_in_place(vlm, arrays):
