@@ -265,14 +265,14 @@ class SFT:
     """Supervised fine-tuning: `rows` prompts a step, each followed by `target(example)`.
 
     The loss counts the target's tokens and the end token. A target that is longer than
-    `target_length` tokens is an error.
+    `target_length` tokens is an error. `logprob_chunk`: as of GRPO.
     """
 
     target: Callable[..., str]
     rows: int = 8
     micro_batches: int = 1
     target_length: int = 512
-    logprob_chunk: int = 256
+    logprob_chunk: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ MESH = (1, 4, 2)
 # (kind, devices of a group) -> how many in a call, loops unrolled.
 FACTS = {
     ("all-gather", 4): 56,  # weights over fsdp, forward and again backward
-    ("all-reduce", 2): 72,  # activations, softmax and logits over tensor, the gradient's norm
+    ("all-reduce", 2): 48,  # activations, softmax and logits over tensor, the gradient's norm
     ("all-reduce", 4): 9,  # gradients over rows: a CPU has no reduce-scatter
 }
 RENEW = """
