@@ -60,6 +60,7 @@ def seeds(
     return jax.vmap(jax.vmap(jax.vmap(of_token)))(keys_RgC, number_RgC)
 
 
+@jax.named_scope("sampling")
 def choose(logits_RgV: jax.Array, seed_Rg: jax.Array, how: Decoding) -> tuple[jax.Array, jax.Array]:
     """A token of every completion by its seed, and its log-probability.
 

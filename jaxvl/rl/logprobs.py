@@ -40,6 +40,7 @@ def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Ar
     return picked - log_total, jax.lax.stop_gradient(log_total - weighted / total)
 
 
+@jax.named_scope("head")
 def token_logprobs(
     text: Decoder, hidden_RgCD: jax.Array, tokens_RgC: jax.Array, temperature: float, chunk: int
 ) -> tuple[jax.Array, jax.Array]:

@@ -56,8 +56,17 @@ def test_it_fits(plan):
     (update,) = plan["programs"]
     assert plan["fits"] and plan["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert 0 < update["total"] < plan["hbm"]
-    assert 0 < plan["update_mfu"] < 1 and plan["step_seconds"] > 0
+    assert 0 < plan["update_mfu_ceiling"] < 1 and plan["step_seconds"] > 0
     assert update["roofline"]["bound"] in ("compute", "hbm", "ici")
+
+
+def test_it_is_forecast(plan):
+    """By part, and what has no figure is named; longer than the bound."""
+    found = plan["programs"][0]["forecast"]
+    assert found["parts"].keys() == {"tower", "decoder", "head", "rest"} and found["kernels"] > 0
+    assert found["missing"]["kernel"] == 2 * 2 * 4
+    assert plan["forecast_seconds"] == found["seconds"] > plan["step_seconds"]
+    assert 0 < plan["update_mfu_forecast"] < plan["update_mfu_ceiling"]
 
 
 def test_nothing_that_the_design_rules_out(plan):
