@@ -16,8 +16,8 @@ def config() -> Config:
         data=Data(
             source=Records(path="questions.jsonl"),
             template=VisualThinker(base=False),
-            prompt_buckets=(1024,),
-            patch_buckets=(2048,),
+            prompt_buckets="auto",
+            patch_buckets="auto",
         ),
         rewards=(Reward(accuracy), Reward(think_format)),
         sampling=Sampling(max_new_tokens=700),

@@ -66,7 +66,7 @@ def config() -> Config:
             lr=1e-6,
             schedule="cosine",
             min_lr=5e-7,
-            warmup_steps=round(0.03 * STEPS * UPDATES),
+            warmup_steps=0.03,
         ),
         mesh=Mesh(fsdp=-1),
         run=Run(dir="runs/vlaa", steps=STEPS, save_every=10),

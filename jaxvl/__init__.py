@@ -8,6 +8,8 @@ without jax.
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 _HOME = {"load": "vlm", "VLM": "vlm", "Completion": "vlm", "UserError": "errors"}
@@ -16,11 +18,88 @@ __all__ = [*_HOME, *_PACKAGES]
 __version__ = "0.1.0"
 
 
+# Where modules went that lay elsewhere in 0.1.0: importing one says so.
+_MOVED = {
+    "algorithm": "config.grpo",
+    "batch": "rl.batch",
+    "batching": "rl.batching",
+    "charts": "observe.charts",
+    "checkpoint": "checkpoints.store",
+    "convert": "checkpoints.convert",
+    "data_cli": "cli.data",
+    "eval.behaviour": "eval.scoring.behaviour",
+    "eval.compare": "eval.reporting.compare",
+    "eval.during": "train.benchmarks",
+    "eval.export": "eval.reporting.export",
+    "eval.figures": "eval.scoring.figures",
+    "eval.formats": "eval.scoring.formats",
+    "eval.heldout": "train.heldout",
+    "eval.judged": "eval.scoring.judged",
+    "eval.local": "eval.engines.local",
+    "eval.marks": "eval.scoring.marks",
+    "eval.mossbench_form": "eval.mossbench.form",
+    "eval.page": "eval.reporting.page",
+    "eval.predictions": "eval.engines.predictions",
+    "eval.protocols": "eval.scoring.protocols",
+    "eval.published": "eval.reporting.published",
+    "eval.recorded": "eval.engines.recorded",
+    "eval.refusal": "eval.mossbench.refusal",
+    "eval.remote": "eval.engines.remote",
+    "eval.replies": "eval.engines.replies",
+    "eval.report": "eval.reporting.report",
+    "eval.run": "eval.engines.run",
+    "eval.score": "eval.scoring.score",
+    "eval.seeds": "eval.reporting.seeds",
+    "eval.stages": "eval.mossbench.stages",
+    "eval.stats": "eval.reporting.stats",
+    "eval.summary": "eval.reporting.summary",
+    "eval.tables": "eval.reporting.tables",
+    "eval.tradeoff": "eval.mossbench.tradeoff",
+    "eval_cli": "cli.eval",
+    "fields": "config.fields",
+    "flops": "observe.flops",
+    "loop": "train.prompts",
+    "meter": "observe.mfu",
+    "metrics": "observe.metrics",
+    "models.hf": "models.io.hf",
+    "models.hf_config": "models.io.hf_config",
+    "models.names": "models.io.names",
+    "models.parts": "models.partition",
+    "models.peft": "models.io.peft",
+    "opening": "train.setup",
+    "processes": "distributed.multihost",
+    "programs": "rl.shapes",
+    "rl.draw": "rl.sampling",
+    "rollouts": "train.rollouts",
+    "runpage": "observe.report",
+    "sft": "train.sft",
+    "sharding": "distributed.mesh",
+    "stopping": "distributed.preemption",
+    "streaming": "rl.streaming",
+    "validate": "config.validate",
+}
+
+
+class _Moved(MetaPathFinder):
+    """Finds nothing; for the old name of a module it raises ImportError with the new one."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        old = name.removeprefix("jaxvl.")
+        if name.startswith("jaxvl.") and old in _MOVED:
+            raise ModuleNotFoundError(f"{name} is now jaxvl.{_MOVED[old]}", name=name)
+
+
+if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+    sys.meta_path.insert(0, _Moved())
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"jaxvl.{_HOME[name]}"), name)
     if name in _PACKAGES:
         return importlib.import_module(f"jaxvl.{name}")
+    if name in _MOVED:
+        raise AttributeError(f"jaxvl.{name} is now jaxvl.{_MOVED[name]}")
     raise AttributeError(f"module 'jaxvl' has no attribute {name!r}")
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m jaxvl"""
 
-from jaxvl.cli import main
+from jaxvl.cli.main import main
 
 main()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception for mistakes a user can fix."""
+"""The exceptions that end a run with one message."""
 
 
 class UserError(ValueError):
@@ -7,4 +7,12 @@ class UserError(ValueError):
 
     The message says what was found, what was expected and what to do; the command line prints it
     without a traceback and exits with 2.
+    """
+
+
+class TrainingFailed(RuntimeError):
+    """A run that cannot go on, though nothing is wrong with its config.
+
+    The message says in which step, why, and what is saved; the command line prints it without a
+    traceback and exits with 1. All processes of a run raise it together.
     """

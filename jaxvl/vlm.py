@@ -16,21 +16,21 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxvl import streaming
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import LoRA
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.distributed.mesh import fetch, make_mesh, param_shardings, put_rows
 from jaxvl.errors import UserError
-from jaxvl.models import hf, lora, parts, peft, qwen_vl
+from jaxvl.models import lora, partition, qwen_vl
 from jaxvl.models.arch import Arch
+from jaxvl.models.inputs import Prompt
+from jaxvl.models.io import hf, peft
+from jaxvl.models.io.hf_config import check_tokens
 from jaxvl.models.layers import cast
-from jaxvl.rl import learner
-from jaxvl.rl.draw import Decoding
-from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import fetch, make_mesh, param_shardings, put_rows
-
-ROWS_AT_ONCE = 16  # prompts a call works on together
+from jaxvl.rl import batching, learner, streaming
+from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.sampler import Sampler, check_drawn
+from jaxvl.rl.sampling import SamplingParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class VLM:
         """This model with fresh adapters, which change nothing yet; weights are shared with it."""
         with jax.set_mesh(self.mesh):
             fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
-        return dataclasses.replace(self, params=parts.join(self.params, fresh), lora=cfg)
+        return dataclasses.replace(self, params=partition.combine(self.params, fresh), lora=cfg)
 
     def merged(self) -> VLM:
         """A model without adapters that computes the same: weights with one become float32 sums."""
@@ -83,6 +83,12 @@ class VLM:
 
     def encode(self, prompts: Sequence[Any], images: Sequence[Sequence] | None) -> list[Encoded]:
         """Prompts with their images as tokens, patches and positions, on the host."""
+        return [self.processor.encode(*pair) for pair in self._pairs(prompts, images)]
+
+    def _pairs(
+        self, prompts: Sequence[Any], images: Sequence[Sequence] | None
+    ) -> list[tuple[Any, Sequence]]:
+        """Each prompt with its images; UserError where they do not fit it, before any is opened."""
         if isinstance(prompts, (str, bytes)):
             raise UserError("prompts: expected a list of prompts, found one string; put it in []")
         images = [[] for _ in prompts] if images is None else images
@@ -91,25 +97,25 @@ class VLM:
                 f"images: expected a list for each of the {len(prompts)} prompts, "
                 f"found {len(images)}; give [] where a prompt has none"
             )
-        for i, row in enumerate(images):
+        for i, (prompt, row) in enumerate(zip(prompts, images, strict=True)):
             if not isinstance(row, (list, tuple)):
                 raise UserError(
                     f"images: expected a list for each prompt, found a {type(row).__name__} for "
                     f"prompt {i}; put it in []"
                 )
-        pairs = zip(prompts, images, strict=True)
-        return [self.processor.encode(prompt, row) for prompt, row in pairs]
+            self.processor.prepare(prompt, row)
+        return list(zip(prompts, images, strict=True))
 
     def logits(self, prompts: Sequence[Any], images: Sequence[Sequence] | None = None) -> list:
         """Next-token logits at every position: float32 [T_i, V] for each prompt, padding off."""
         run = _logits(self.graphdef, self.dtype)
-        encoded = self.encode(prompts, images)
-        results: list[Any] = [None] * len(encoded)
+        pairs = self._pairs(prompts, images)
+        results: list[Any] = [None] * len(pairs)
         with jax.set_mesh(self.mesh):
-            for prompt, numbers in self._batches(encoded):
+            for prompt, numbers, encoded in batching.batches(self, pairs, all_logits=True):
                 logits = fetch(run(self.params, prompt))
                 for row, i in enumerate(numbers):
-                    results[i] = logits[row, : len(encoded[i].tokens)]
+                    results[i] = logits[row, : len(encoded[row].tokens)]
         return results
 
     def generate(
@@ -123,15 +129,20 @@ class VLM:
         top_k: int = 0,
         seed: int = 0,
     ) -> list[list[Completion]]:
-        """`n` completions of every prompt; temperature 0 is greedy."""
+        """`n` completions of every prompt; temperature 0 is greedy.
+
+        Prompts are encoded while the device works, a few batches ahead of it. How many make a batch
+        follows the mesh and the memory; no completion depends on it.
+        """
         how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
         run = _sampler(self.graphdef, how, self.dtype)
         key = jax.random.key(seed)
-        encoded = self.encode(prompts, images)
-        results: list[list[Completion]] = [[] for _ in encoded]
+        pairs = self._pairs(prompts, images)
+        results: list[list[Completion]] = [[] for _ in pairs]
         with jax.set_mesh(self.mesh):
-            for prompt, numbers in self._batches(encoded):
+            for prompt, numbers, _ in batching.batches(self, pairs, n, max_new_tokens):
                 rollout = jax.tree.map(fetch, run(self.params, prompt, key))
+                check_drawn(rollout, numbers)
                 for row, i in enumerate(numbers):
                     results[i] = [self._completion(rollout, row, j) for j in range(n)]
         return results
@@ -154,10 +165,12 @@ class VLM:
         """
         how = self.decoding(1, max_new_tokens, temperature, top_p, top_k)
         with jax.set_mesh(self.mesh):
-            ((rows, _),) = self._batches(self.encode([prompt], [images]))
+            ((rows, _, _),) = batching.batches(self, self._pairs([prompt], [images]))
         rows = dataclasses.replace(rows, completion=rows.completion + number)
         sampler = _sampler(self.graphdef, how, self.dtype)
-        texts = streaming.texts(self, sampler, rows, jax.random.key(seed))
+        texts = streaming.texts(
+            sampler, self.params, rows, jax.random.key(seed), self.mesh, self.processor.decode
+        )
         return streaming.pieces(texts)
 
     def logprobs(
@@ -198,7 +211,8 @@ class VLM:
         run = _logprobs(policy)
         results: list[list[np.ndarray]] = [[] for _ in tokens]
         with jax.set_mesh(self.mesh):
-            for prompt, numbers in self._batches(self.encode(prompts, images)):
+            pairs = self._pairs(prompts, images)
+            for prompt, numbers, _ in batching.batches(self, pairs, g, C):
                 padded = np.full((prompt.tokens.shape[0], g, C), self.processor.pad_id, np.int32)
                 for row, i in enumerate(numbers):
                     for j, completion in enumerate(tokens[i]):
@@ -221,8 +235,7 @@ class VLM:
             raise UserError(f"layer {layer}: the decoder has {layers}, 0 to {layers - 1}")
         run = _attention(self.graphdef, self.dtype)
         with jax.set_mesh(self.mesh):
-            encoded = self.encode([prompt], [images])
-            ((rows, _),) = self._batches(encoded)
+            ((rows, _, encoded),) = batching.batches(self, self._pairs([prompt], [images]))
             length = len(encoded[0].tokens)
             weights = fetch(run(self.params, rows, jnp.int32(layer % layers)))[0]
         return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
@@ -252,7 +265,7 @@ class VLM:
         top_p: float,
         top_k: int,
         slots: int = 0,
-    ) -> Decoding:
+    ) -> SamplingParams:
         """What a sampler for this model is made for."""
         if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise UserError(
@@ -260,7 +273,7 @@ class VLM:
                 f"top_p={top_p}, top_k={top_k}; expected n and max_new_tokens of 1 or more, "
                 "temperature and top_k of 0 or more, top_p in (0, 1]"
             )
-        return Decoding(
+        return SamplingParams(
             completions=n,
             max_new_tokens=max_new_tokens,
             stop_ids=tuple(self.processor.stop_ids),
@@ -281,31 +294,6 @@ class VLM:
             logprobs=rollout.logps[row, i, :length],
             finish_reason="stop" if rollout.finished[row, i] else "length",
         )
-
-    def _batches(self, encoded: list[Encoded]) -> Iterator[tuple[Prompt, list[int]]]:
-        """Prompts on the mesh, a few rows at a time, each time with their numbers in `encoded`.
-
-        Prompts of a size go together. Sizes and numbers of rows are rounded up so that few programs
-        are compiled; the rows that fill up repeat a prompt and have no number.
-        """
-        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        order = sorted(
-            range(len(encoded)), key=lambda i: (len(encoded[i].segments), len(encoded[i].tokens))
-        )
-        for start in range(0, len(order), ROWS_AT_ONCE):
-            numbers = order[start : start + ROWS_AT_ONCE]
-            size = 1 << (len(numbers) - 1).bit_length()
-            size = data_prompts.round_up(size, shards)
-            filled = numbers + numbers[:1] * (size - len(numbers))
-            rows = [encoded[i] for i in filled]
-            arrays = data_prompts.collate(
-                rows,
-                filled,
-                pad_id=self.processor.pad_id,
-                prompt_bucket=data_prompts.step_up(max(len(row.tokens) for row in rows)),
-                patch_bucket=data_prompts.step_up(max(len(row.segments) for row in rows)),
-            )
-            yield put_rows(Prompt.from_arrays(arrays), self.mesh, whole=True), numbers
 
 
 @functools.lru_cache(maxsize=32)
@@ -355,14 +343,16 @@ def load(
     """A model from a Hugging Face checkpoint directory or hub id.
 
     `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
-    where `float32_head` is set; `mesh` (from `jaxvl.sharding.make_mesh`) defaults to the first
-    device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
+    where `float32_head` is set; `mesh` (from `jaxvl.distributed.mesh.make_mesh`) defaults to the
+    first device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     path = checkpoint_dir(path_or_hub_id)
     config = hf.read_config(path)
     arch = hf.arch_from_config(config)
+    processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
+    check_tokens(path, config, processor.generation_config, processor.tokenizer)
     arch = dataclasses.replace(arch, text=dataclasses.replace(arch.text, float32_head=float32_head))
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     with jax.set_mesh(mesh):
@@ -370,11 +360,10 @@ def load(
         qwen_vl.check_mesh(arch, mesh)
         wanted = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(lambda p: qwen_vl.for_products(p, dtype, arch.text), shapes),
+            jax.eval_shape(lambda p: qwen_vl.to_compute_dtype(p, dtype, arch.text), shapes),
             param_shardings(shapes, mesh),
         )
         params = hf.load_params(path, wanted)
-    processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
     return VLM(arch, params, processor, mesh, dtype, config)
 
 
@@ -390,7 +379,7 @@ def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # of .bin files the index alone
     try:
         return Path(snapshot_download(str(path_or_hub_id), allow_patterns=wanted))
     except (HfHubHTTPError, OSError) as error:

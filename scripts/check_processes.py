@@ -26,8 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from jaxvl.checkpoint import Checkpoints  # noqa: E402
-from jaxvl.metrics import read_metrics  # noqa: E402
+from jaxvl.checkpoints.store import Checkpoints  # noqa: E402
+from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
 # The quickstart's model; small batches, so that four processes on two cores come to an end.
 SMALL = (

@@ -33,9 +33,10 @@ from jaxvl.data import prompts, scenes
 from jaxvl.data.prompts import Processor
 from jaxvl.data.templates import with_choices
 from jaxvl.data.tokenizer import train_tokenizer
-from jaxvl.models import hf, qwen_vl
-from jaxvl.sft import Target, fit, target_batch
-from jaxvl.sharding import make_mesh, put_rows
+from jaxvl.distributed.mesh import make_mesh, put_rows
+from jaxvl.models import qwen_vl
+from jaxvl.models.io import hf
+from jaxvl.train.sft import Target, fit, target_batch
 
 DOCS = 8  # documents about a picture of the later stages
 ASKED = 0.85  # share of spoilt worked replies whose question asks for them

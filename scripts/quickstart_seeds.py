@@ -22,7 +22,7 @@ from make_quickstart_base import SHOW
 
 import jaxvl
 from jaxvl import config
-from jaxvl.eval.heldout import evaluate
+from jaxvl.train.heldout import evaluate
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +50,8 @@ def asked(base: Path) -> dict:
         return [{"role": "user", "content": content}]
 
     examples = list(cfg.eval.source.load())
-    found = evaluate(vlm, examples, cfg.eval, template, cfg.sampling.max_new_tokens)
+    length = cfg.sampling.max_new_tokens
+    found = evaluate(vlm, examples, cfg.eval, template, length, cfg.rewards)
     return {"before": dataclasses.asdict(found)}
 
 
@@ -62,11 +63,12 @@ def cell(rate: dict) -> str:
 
 def row(name: str, found: dict, when: str) -> str:
     greedy, sampled = found[when]["greedy"], found[when]["sampled"]
-    inside = sampled["accuracy_in_format"]
-    tasks = " ".join(f"{task} {rate['value']:.2f}" for task, rate in greedy["by_task"].items())
+    inside = sampled["first_in_format"]
+    by_task = greedy["first_by_task"]
+    tasks = " ".join(f"{task} {rate['value']:.2f}" for task, rate in by_task.items())
+    rates = [of["rewards"][name] for name in ("accuracy", "format") for of in (greedy, sampled)]
     return (
-        f"| {name} | {cell(greedy['accuracy'])} | {cell(sampled['accuracy'])} | "
-        f"{cell(greedy['format'])} | {cell(sampled['format'])} | "
+        f"| {name} | {' | '.join(map(cell, rates))} | "
         f"{cell(inside)} (n={inside['count']}) | {tasks} |"
     )
 

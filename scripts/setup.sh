@@ -1,11 +1,22 @@
-# Sourced by the other scripts: makes .venv in the checkout and installs jaxvl in it.
-#   . scripts/setup.sh          what training needs
-#   . scripts/setup.sh test     what the tests need too
+# shellcheck shell=bash
+# Sourced by the other scripts, or run: makes .venv in the checkout and installs jaxvl in it.
+#   bash scripts/setup.sh          what training needs
+#   bash scripts/setup.sh test     what the tests need too; so tpu, cuda, judge, notebook, docs, bench
 # PYTHON chooses the interpreter (3.11 or newer), VENV the folder.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV="${VENV:-.venv}"
-EXTRA="${1:-}"
+case "${1:-}" in
+"" | tpu | cuda | judge | notebook | test | docs | bench) EXTRA="${1:-}" ;;
+*)
+    # A script that sources this without arguments hands over its own, which are no extra.
+    if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+        echo "error: no extra $1; expected one of tpu, cuda, judge, notebook, test, docs, bench" >&2
+        exit 2
+    fi
+    EXTRA=""
+    ;;
+esac
 if [ ! -x "$VENV/bin/python" ]; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
         echo "error: Python 3.11 or newer is needed; set PYTHON to one" >&2
@@ -18,6 +29,6 @@ WANTED="$(cat requirements.txt pyproject.toml)$EXTRA"
 if [ "$(cat "$VENV/jaxvl-installed" 2>/dev/null)" != "$WANTED" ]; then
     echo "installing jaxvl into $VENV"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --editable ".${EXTRA:+[$EXTRA]}"
-    printf '%s' "$WANTED" >"$VENV/jaxvl-installed"
+        --editable ".${EXTRA:+[$EXTRA]}" &&
+        printf '%s' "$WANTED" >"$VENV/jaxvl-installed"
 fi

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which room may know of which, read off the import lines."""
+"""Which layer may know of which, read off the import lines."""
 
 import ast
 import subprocess
@@ -10,40 +10,34 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxvl").rglob("*.py"))
-# config -> sharding -> batch -> models -> rl -> train, sft, eval: a room imports those before it.
-# What stands on the right is what a room may not import; a name covers what is below it.
+# A layer is a folder or a file at the top of jaxvl/; it may import itself and the layers before it.
+LAYERS = (
+    "errors",
+    "data",
+    "config",
+    "rewards",
+    "distributed",
+    "models",
+    "rl",
+    "observe",
+    "vlm",
+    "checkpoints",
+    "plan",
+    "eval",
+    "train",
+    "curate",
+    "cli",
+)
+ENTRANCES = {"__init__", "__main__"}  # they lead to any layer
 HOST_ONLY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
-FORBIDDEN = {
-    "data": HOST_ONLY
-    | {f"jaxvl.{name}" for name in ("models", "rl", "batch", "sharding", "vlm", "train", "sft")},
-    "rewards": HOST_ONLY
-    | {f"jaxvl.{name}" for name in ("models", "rl", "batch", "sharding", "vlm", "train", "sft")},
-    "errors": {"jaxvl"},
-    "config": HOST_ONLY | {f"jaxvl.{name}" for name in ("models", "rl", "vlm", "train", "sft")},
-    "sharding": {
-        f"jaxvl.{name}" for name in ("batch", "models", "rl", "vlm", "train", "sft", "eval")
-    },
-    "processes": {f"jaxvl.{name}" for name in ("config", "sharding", "batch", "models", "vlm")},
-    "batch": {f"jaxvl.{name}" for name in ("models", "rl", "vlm", "train", "sft", "eval")},
-    "models": {f"jaxvl.{name}" for name in ("rl", "vlm", "train", "sft", "eval")},
-    "rl": {f"jaxvl.{name}" for name in ("vlm", "train", "sft", "eval")},
-    "vlm": {f"jaxvl.{name}" for name in ("train", "sft", "eval")},
-    "sft": {"jaxvl.train", "jaxvl.eval"},
-    "eval": {"jaxvl.train", "jaxvl.sft"},
-    "plan": {f"jaxvl.{name}" for name in ("loop", "vlm", "train", "sft", "eval")},
-}
-for name in ("sharding", "batch", "models", "rl", "vlm", "loop", "opening", "sft", "eval", "train"):
-    FORBIDDEN.setdefault(name, set()).add("jaxvl.plan")
-# Reading benchmarks and marking replies needs no device, though a room's other files have one.
-NO_DEVICE = {"eval/benchmarks", "eval/formats", "eval/protocols", "eval/marks", "eval/figures"}
+# Reading benchmarks and marking replies needs no device either, though engines do.
+NO_DEVICE = ("data", "config", "rewards", "curate", "eval/benchmarks", "eval/scoring")
 # The part of NNX that means the same whether or not modules are graphs; jax does the rest.
 NNX = {"Module", "Param", "Rngs", "split", "merge", "to_pure_dict", "GraphDef"}
-ENTRANCES = {"cli", "__init__", "__main__"}  # may import train
 
 
-def room(path):
-    parts = path.relative_to(ROOT / "jaxvl").with_suffix("").parts
-    return parts[0]
+def layer(path):
+    return path.relative_to(ROOT / "jaxvl").with_suffix("").parts[0]
 
 
 def imports(tree):
@@ -62,22 +56,60 @@ def below(name, parents):
 
 
 def broken_rules(path, source):
-    """What a file imports though its room may not."""
-    forbidden = set(FORBIDDEN.get(room(path), ()))
-    if "/".join(path.relative_to(ROOT / "jaxvl").with_suffix("").parts[:2]) in NO_DEVICE:
-        forbidden |= FORBIDDEN["rewards"]
-    if room(path) not in ENTRANCES | {"train"}:
-        forbidden.add("jaxvl.train")
+    """What a file imports though its layer may not."""
+    own = layer(path)
+    forbidden = set()
+    if own not in ENTRANCES:
+        forbidden |= {f"jaxvl.{name}" for name in LAYERS[LAYERS.index(own) + 1 :]}
+    if path.relative_to(ROOT / "jaxvl").as_posix().startswith(NO_DEVICE):
+        forbidden |= HOST_ONLY
     return sorted({name for name in imports(ast.parse(source)) if below(name, forbidden)})
 
 
-def test_there_are_files():
-    assert {room(path) for path in FILES} >= {"data", "rewards", "models", "rl", "train", "vlm"}
+def module_name(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def circles(graph):
+    """Modules that import each other, however far around: a set of names for each circle."""
+
+    def reached(start):
+        seen, todo = set(), [start]
+        while todo:
+            new = graph.get(todo.pop(), set()) - seen
+            seen |= new
+            todo += new
+        return seen
+
+    ways = {name: reached(name) for name in graph}
+    return {
+        frozenset({name} | {other for other in ways[name] if name in ways.get(other, ())})
+        for name in graph
+        if name in ways[name]
+    }
+
+
+def test_every_file_has_a_layer():
+    assert {layer(path) for path in FILES} - ENTRANCES <= set(LAYERS)
+    top = {path.name for path in (ROOT / "jaxvl").iterdir() if path.is_file()}
+    assert top == {"__init__.py", "__main__.py", "errors.py", "vlm.py", "py.typed"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
     assert broken_rules(path, path.read_text()) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {module_name(path) for path in FILES}
+    graph = {
+        module_name(path): names & set(imports(ast.parse(path.read_text())))
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    assert circles(graph) == set()
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {frozenset("abc")}
 
 
 @pytest.mark.parametrize(
@@ -88,16 +120,31 @@ def test_imports_run_one_way(path):
         ("rewards/mix.py", "import jaxtyping", []),
         ("models/text.py", "from jaxvl.rl import losses", ["jaxvl.rl", "jaxvl.rl.losses"]),
         ("models/text.py", "from jaxvl import rl", ["jaxvl.rl"]),
-        ("eval/run.py", "from jaxvl.train import Loop", ["jaxvl.train", "jaxvl.train.Loop"]),
-        ("metrics.py", "from jaxvl import train", ["jaxvl.train"]),
-        ("cli.py", "from jaxvl.train import train", []),
-        ("eval/marks.py", "import jax", ["jax"]),
-        ("eval/benchmarks/sat.py", "from jaxvl.vlm import VLM", ["jaxvl.vlm", "jaxvl.vlm.VLM"]),
-        ("eval/run.py", "from jaxvl.vlm import VLM", []),
+        (
+            "eval/engines/run.py",
+            "from jaxvl.train.grpo import Loop",
+            ["jaxvl.train.grpo", "jaxvl.train.grpo.Loop"],
+        ),
+        ("observe/metrics.py", "from jaxvl import train", ["jaxvl.train"]),
+        ("cli/main.py", "from jaxvl.train.grpo import train", []),
+        ("eval/scoring/marks.py", "import jax", ["jax"]),
+        ("eval/benchmarks/sat.py", "import jax", ["jax"]),
+        ("eval/engines/run.py", "from jaxvl.vlm import VLM", []),
+        ("errors.py", "import jaxvl.data.image", ["jaxvl.data.image"]),
     ],
 )
 def test_the_rules_are_seen_when_broken(file, line, broken):
     assert broken_rules(ROOT / "jaxvl" / file, line) == broken
+
+
+def test_an_old_name_says_the_new_one():
+    for old, new in (("jaxvl.sft", "jaxvl.train.sft"), ("jaxvl.sharding", "distributed.mesh")):
+        with pytest.raises(ImportError, match=new.replace(".", r"\.")):
+            __import__(old)
+    from jaxvl.config import GRPO, load  # noqa: F401
+    from jaxvl.train import train
+
+    assert callable(train)
 
 
 def nnx_names(source):
@@ -137,12 +184,12 @@ def test_nnx_is_used_as_plain_pytrees():
         ("import jaxvl.rewards.mix", ["jax", "flax", "transformers", "torch", "grain"]),
         ("import jaxvl.data.prompts", ["jax", "flax", "transformers", "torch"]),
         (
-            "import jaxvl.data.intake, jaxvl.data.pipeline, jaxvl.data.prepared, jaxvl.data_cli",
+            "import jaxvl.data.intake, jaxvl.data.pipeline, jaxvl.data.prepared, jaxvl.cli.data",
             ["jax", "flax", "transformers", "torch", "grain", "pyarrow", "tensorflow_datasets"],
         ),
         (
-            "import jaxvl.eval_cli, jaxvl.eval.run, jaxvl.eval.score, jaxvl.eval.page, "
-            "jaxvl.eval.compare, jaxvl.eval.export",
+            "import jaxvl.cli.eval, jaxvl.eval.engines.run, jaxvl.eval.scoring.score; "
+            "from jaxvl.eval.reporting import page, compare, export",
             ["jax", "flax", "transformers", "torch", "grain"],
         ),
         ("import jaxvl.config", ["jax", "flax", "transformers", "torch"]),

@@ -7,9 +7,9 @@ import pytest
 
 from jaxvl import config
 from jaxvl.config import AdaptiveKL, Config, Grpo, SFTConfig
+from jaxvl.config.validate import check_rows
 from jaxvl.data import templates
 from jaxvl.data.prompts import Processor
-from jaxvl.validate import check_rows
 from tests.data.published import write_sat, write_vlaa
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -53,6 +53,7 @@ def test_visualthinker_is_table_2_of_its_paper(recipe):
     assert (grpo.prompts, grpo.group, grpo.updates, grpo.beta) == (8, 8, 1, 0.04)
     assert (grpo.kl, grpo.scale_rewards, type(grpo.loss)) == ("k3", "group", Grpo)
     assert (cfg.optim.lr, cfg.run.steps, cfg.sampling.max_new_tokens) == (1e-6, 1500, 700)
+    assert cfg.optim.span(1500) == (0, 2 * 15_000 // 8)  # two epochs, as its script decays over
     assert (cfg.model.min_pixels, cfg.model.max_pixels) == (3136, 401408)
     assert set(cfg.model.train) == {"tower", "merger", "text"}
     assert [(r.name, r.weight) for r in cfg.rewards] == [("accuracy", 1), ("think_format", 1)]
@@ -68,6 +69,6 @@ def test_vlaa_is_its_papers_best(recipe):
     assert grpo.prompts * grpo.group // grpo.mini_batches == 256
     assert (grpo.beta, grpo.adaptive_kl) == (1e-3, AdaptiveKL(5e-4, 10_000))
     assert (cfg.optim.schedule, cfg.optim.min_lr, cfg.run.steps) == ("cosine", 5e-7, 49)
-    assert cfg.optim.warmup_steps == 12  # 3% of 392 updates
+    assert cfg.optim.span(49 * 8) == (12, 392)  # 3% of the updates
     assert cfg.sampling.temperature == 0.8
     assert recipe("vlaa_sft").model.train == ("merger", "text")

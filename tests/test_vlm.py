@@ -2,15 +2,16 @@
 """load, logits, generate, logprobs, save: shapes, lists, and mistakes."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from jaxvl import vlm as module
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
 from jaxvl.models import qwen_vl
-from jaxvl.sharding import make_mesh
+from jaxvl.rl import batching
 from jaxvl.vlm import Completion, load
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -193,7 +194,7 @@ def test_more_prompts_than_fit_at_once(vlm, monkeypatch):
         ), [[c.tokens for c in row] for row in generated]
 
     whole, whole_tokens = everything()
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(batching, "ROWS_A_DEVICE", 2)
     parts, part_tokens = everything()
     assert whole_tokens == part_tokens
     assert jax.tree.structure(whole) == jax.tree.structure(parts)
@@ -237,3 +238,109 @@ def test_a_second_call_compiles_nothing(vlm, caplog):
 def test_mistakes(vlm, call, message):
     with pytest.raises(UserError, match=message):
         call(vlm)
+
+
+def test_prompts_are_encoded_a_few_batches_ahead_and_no_more(vlm, monkeypatch):
+    """However many there are; and the batch follows the mesh, the memory and what is asked."""
+    from jaxvl.data.prompts import Processor
+
+    monkeypatch.setattr(batching, "ROWS_A_DEVICE", 2)
+    begun, encode = [], Processor.encode
+
+    def counted(self, prompt, images):
+        begun.append(prompt)
+        return encode(self, prompt, images)
+
+    monkeypatch.setattr(Processor, "encode", counted)
+    pairs = [(f"number {i}", []) for i in range(60)]
+    with jax.set_mesh(vlm.mesh):
+        for taken, (prompt, numbers, _) in enumerate(batching.batches(vlm, pairs), start=1):
+            assert len(numbers) == len(prompt.tokens) == 2
+            assert len(begun) <= 2 * taken + 2 * 2 + 1
+    assert begun == [prompt for prompt, _ in pairs] and taken == 30
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows"), [(None, 16), (10**12, 16), (10**7, 8), (6 * 10**6, 4), (10**6, 1), (1, 1)]
+)
+def test_a_batch_fits_the_memory(vlm, monkeypatch, limit, rows):
+    held = sum(x.nbytes for x in jax.tree.leaves(vlm.params))
+    stats = None if limit is None else {"bytes_limit": held + limit}
+    device = types.SimpleNamespace(memory_stats=lambda: stats)
+    seen = types.SimpleNamespace(
+        config=vlm.config,
+        params=vlm.params,
+        dtype="float32",
+        mesh=types.SimpleNamespace(local_devices=[device]),
+    )
+    found = batching._rows_a_device(seen, (64, 64), 4, 64, False)
+    assert found == rows and batching._rows_a_device(seen, (640, 640), 4, 64, True) <= rows
+
+
+def test_a_batch_follows_the_mesh(tiny_path):
+    wide = load(tiny_path, "float32", make_mesh(2, 2, 1, jax.devices()[:4]))
+    pairs = [("left or right", [])] * 70
+    with jax.set_mesh(wide.mesh):
+        sizes = [len(numbers) for _, numbers, _ in batching.batches(wide, pairs)]
+        shapes = [len(prompt.tokens) for prompt, _, _ in batching.batches(wide, pairs[:5])]
+    assert sizes == [64, 6] and shapes == [8]
+
+
+BLIND = [
+    (["<image>How many?"], None, "0 <|image_pad|> and 1 <image>"),
+    ([f"{V}How many?"], None, "1 <|image_pad|> for 0 images"),
+    ([f"{V}<image><image>Which?"], 1, "2 <image>"),
+    ([[{"role": "user", "content": "<image> How many?"}]], None, "1 <image>"),
+    ([[{"role": "user", "content": "<image> How many?"}]], 1, "1 places|0 places"),
+    ([MESSAGES], None, "1 places for pictures .* 0 pictures"),
+    ([MESSAGES], 2, "1 places for pictures .* 2 pictures"),
+    (
+        [
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://x/a"}}],
+                }
+            ]
+        ],
+        None,
+        "nothing is fetched",
+    ),
+]
+
+
+@pytest.mark.parametrize(("prompts", "count", "message"), BLIND, ids=range(len(BLIND)))
+def test_no_model_is_asked_blind(vlm, pictures, prompts, count, message):
+    images = None if count is None else [pictures[:count]]
+    calls = (
+        lambda: vlm.generate(prompts, images, max_new_tokens=1),
+        lambda: list(vlm.stream(prompts[0], (images or [[]])[0], max_new_tokens=1)),
+        lambda: vlm.logits(prompts, images),
+        lambda: vlm.logprobs(prompts, images, [["x"]]),
+        lambda: vlm.attention(prompts[0], (images or [[]])[0]),
+    )
+    for call in calls:
+        with pytest.raises(UserError, match=message.replace("|image_pad|", r"\|image_pad\|")):
+            call()
+
+
+def test_pictures_in_messages_are_those_beside_them(vlm, pictures):
+    import base64
+    import io
+
+    data = io.BytesIO()
+    pictures[0].save(data, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    expected = vlm.logits([MESSAGES], [pictures[:1]])[0]
+    for part in (
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "image_url", "image_url": url},
+        {"type": "input_image", "image_url": url},
+        {"type": "image", "image": pictures[0]},
+        {"type": "image", "image": url},
+        {"type": "image", "base64": url.partition(",")[2]},
+        {"type": "image", "image": {"bytes": data.getvalue(), "path": None}},
+    ):
+        said = [{"role": "user", "content": [part, {"type": "text", "text": "left?"}]}]
+        for images in (None, [[]], [pictures[:1]]):
+            np.testing.assert_array_equal(vlm.logits([said], images)[0], expected)

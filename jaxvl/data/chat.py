@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxvl.data import places
 from jaxvl.errors import UserError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -43,6 +44,33 @@ def render(tokenizer: Any, messages: Messages) -> str:
             "checkpoint's template the content alone, or give the prompt as a string"
         )
     return text
+
+
+def with_images(messages: Messages, images: Sequence[Any]) -> tuple[Messages, list[Any]]:
+    """The messages with `{"type": "image"}` for every picture in them, in whatever form it is
+    there, and the pictures in order: those in the messages, and `images` for the places that have
+    none. Where `images` has one for every place, they are the pictures. BadRow where places and
+    pictures differ in number.
+    """
+    held = []
+    bare = [_bare(message, held) for message in messages]
+    if len(images) != len(held):
+        if sum(picture is None for picture in held) != len(images):
+            raise places.misfit(len(held), len(images) + sum(x is not None for x in held))
+        beside = iter(images)
+        images = [next(beside) if picture is None else picture for picture in held]
+    return bare, list(images)
+
+
+def _bare(message: Any, held: list[Any]) -> Any:
+    """A message or part without its pictures, each of which (None: a place alone) `held` gets."""
+    if places.is_picture_part(message):
+        held.append(places.picture_of(message))
+        return {"type": "image"}
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, list | tuple):
+        return {**message, "content": [_bare(part, held) for part in content]}
+    return message
 
 
 def _parts(messages: Messages) -> Iterator[Mapping[str, Any]]:

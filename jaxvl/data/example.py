@@ -38,7 +38,7 @@ class BadRow(UserError):
         self.reason = reason
 
 
-class LeftOut(BadRow):
+class FilteredRow(BadRow):
     """A sound row that a setting leaves out: counted and listed as the bad ones are, but it does
     not count against the share of rows that may be bad."""
 
@@ -54,7 +54,7 @@ class Dropped:
 
     @classmethod
     def of(cls, id: str, why: BadRow) -> Dropped:
-        return cls(id, why.reason, str(why), isinstance(why, LeftOut))
+        return cls(id, why.reason, str(why), isinstance(why, FilteredRow))
 
 
 Row = tuple[str, Example | BadRow]  # a row's id, and what became of it

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from jaxvl.errors import UserError
 
 _BATCH = 32  # rows of a parquet file in memory at a time: they may hold pictures
 _LONGEST_CELL = 2**28  # of CSV and TSV, which hold pictures as text
+_LONGEST_ROW = (
+    1000  # lines that a row of CSV or TSV may take: a quote left open takes all there are
+)
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character of two: alone it is none
 
@@ -125,13 +129,60 @@ def _all_objects(value: dict[str, Any]) -> bool:
 
 
 def _table(file: Path, delimiter: str) -> Iterator[Raw]:
+    """Rows below a header. A quote that is not closed, or closed within a cell, costs the line that
+    it stands in: the next line begins a row again."""
     csv.field_size_limit(_LONGEST_CELL)
     with open(file, encoding="utf-8-sig", newline="") as opened:
-        for row in csv.DictReader(opened, delimiter=delimiter, strict=True):
-            if None in row or None in row.values():
-                yield BadRow("broken row", f"a row of {len(row)} cells does not fit the header")
-            else:
-                yield {name: value if value else None for name, value in row.items()}
+        lines = _Lines(opened)
+        header = None
+        while (first := lines.take()) is not None:
+            cells, more = _cells(first, lines, delimiter)
+            if header is None and cells:
+                header = cells
+            elif isinstance(cells, str):
+                if header is None:
+                    raise UserError(f"{file} cannot be read: its header {first!r:.80}: {cells}")
+                yield BadRow("broken row", f"{cells}: {first!r:.80}")
+            elif cells and len(cells) != len(header):
+                lines.give_back(more)
+                found = f"a row of {len(cells)} cells does not fit the header of {len(header)}"
+                yield BadRow("broken row", f"{found}: {first!r:.80}")
+            elif cells:
+                yield {
+                    name: value if value else None
+                    for name, value in zip(header, cells, strict=True)
+                }
+
+
+class _Lines:
+    """Lines of a text file, some of which may be given back to be taken again."""
+
+    def __init__(self, opened: Iterator[str]):
+        self.opened, self.waiting = opened, deque()
+
+    def take(self) -> str | None:
+        return self.waiting.popleft() if self.waiting else next(self.opened, None)
+
+    def give_back(self, lines: Sequence[str]) -> None:
+        self.waiting.extendleft(reversed(lines))
+
+
+def _cells(first: str, lines: _Lines, delimiter: str) -> tuple[list[str] | str, list[str]]:
+    """The cells of the row that begins with the line `first`, and the other lines that it took;
+    where its quotes are wrong, what is wrong with them, and no line is taken."""
+    more: list[str] = []
+
+    def text() -> Iterator[str]:
+        yield first
+        while len(more) < _LONGEST_ROW and (line := lines.take()) is not None:
+            more.append(line)
+            yield line
+
+    try:
+        return next(csv.reader(text(), delimiter=delimiter, strict=True), []), more
+    except csv.Error as error:
+        lines.give_back(more)
+        return f"a quote that is not as it should be ({error})", []
 
 
 def _object(line: bytes) -> Raw:

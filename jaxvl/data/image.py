@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a picture to the patches that the image tower reads.
 
-Bit for bit what transformers' `Qwen2VLImageProcessorPil` computes, in one pass over the pixels.
+Bit for bit what transformers' `Qwen2VLImageProcessorPil` computes of the same RGB picture, in one
+pass over the pixels. `load_image` says where another picture is made of a file than there.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import io
 import json
 import math
 import os
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from jaxvl.errors import UserError
 MAX_ASPECT = 200
 MAX_IMAGE_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can unpack into gigabytes
 # Pillow knows many more, of which some start other programs (EPS).
+_CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow with an alpha channel
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
@@ -62,19 +67,24 @@ class ImageSettings:
     ) -> ImageSettings:
         """From an image processor's dict; `min_pixels` and `max_pixels` win over what it says.
 
-        Limits stand as `min_pixels` / `max_pixels` or in `size`, as `shortest_edge` /
-        `longest_edge` (they count pixels all the same); where both stand, the former win, as in
-        transformers.
+        Limits stand as `min_pixels` / `max_pixels` or in `size`, by these names or as
+        `shortest_edge` / `longest_edge` (they count pixels all the same); those beside `size` win,
+        as in transformers.
         """
         for step in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"):
             if config.get(step) is False:
                 raise UserError(f"the image processor says {step}=false, which is not supported")
         size = config.get("size") or {}
-        found = {
-            "min_pixels": (min_pixels, config.get("min_pixels"), size.get("shortest_edge")),
-            "max_pixels": (max_pixels, config.get("max_pixels"), size.get("longest_edge")),
-        }
-        values = {k: next((v for v in vs if v is not None), None) for k, vs in found.items()}
+        edges = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+        if not isinstance(size, Mapping) or size and not {*size} & {*edges, *edges.values()}:
+            raise UserError(
+                f"the image processor's size is {size!r}; expected shortest_edge and longest_edge "
+                "(in pixels of the whole picture), or min_pixels and max_pixels"
+            )
+        values = {}
+        for name, given in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+            found = (given, config.get(name), size.get(edges[name]), size.get(name))
+            values[name] = next((value for value in found if value is not None), None)
         for field in dataclasses.fields(cls):
             values.setdefault(field.name, config.get(field.name))
         for name in ("image_mean", "image_std"):
@@ -125,12 +135,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:
-    """The picture in RGB, as transformers makes it of the same argument.
+    """The picture in RGB, what is transparent in it laid over white.
 
-    A PIL image is taken as it lies, transparency over white. A file (a path, or its bytes) is
-    opened, turned upright by its EXIF tag, and its alpha channel is dropped. BadRow says what is
-    wrong with a file that cannot be read, is no picture or unpacks to more than MAX_IMAGE_PIXELS.
+    transformers does the same with a PIL image, and drops the alpha channel of a file, which leaves
+    one flat colour of lines on a clear ground; it cuts 16 bits off at 255, here they become 8.
+
+    A file (a path, its bytes, or a data: URL) is opened and turned upright by its EXIF tag; a PIL
+    image is taken as it lies. Of several frames the first is taken. BadRow says what is wrong with
+    a file that cannot be read, is no picture or unpacks to more than MAX_IMAGE_PIXELS.
     """
+    if isinstance(image, str) and is_url(image):
+        image = read_url(image)
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or "given as a PIL image"
     elif isinstance(image, bytes):
@@ -145,7 +160,7 @@ def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             _check_size(image, name)
-            return _to_rgb(image)
+            return _to_rgb(image, name)
         return _read_file(io.BytesIO(image) if isinstance(image, bytes) else image, name)
     except BadRow:
         raise
@@ -161,11 +176,38 @@ def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:
         raise BadRow("broken image", f"cannot read the image {name}: {error}") from error
 
 
+def is_url(text: str) -> bool:
+    """Whether a text says where a picture is as a URL, rather than as a path."""
+    return text[:5].lower() == "data:" or "://" in text[:10]
+
+
+def read_url(url: str) -> bytes | str:
+    """The bytes in a data: URL, the path in a file: URL; BadRow for any other."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() == "file":
+        return urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    if scheme.lower() != "data":
+        raise BadRow(
+            "picture behind a URL",
+            f"the picture {url!r:.80} is behind a URL, and nothing is fetched: save it as a file "
+            "and give its path, or give its bytes (a data: URL has them)",
+        )
+    head, comma, body = rest.partition(",")
+    try:
+        if not comma:
+            raise ValueError("no comma")
+        if head.lower().endswith(";base64"):
+            return base64.b64decode("".join(urllib.parse.unquote(body).split()), validate=True)
+        return urllib.parse.unquote_to_bytes(body)
+    except (binascii.Error, ValueError) as error:
+        raise BadRow("broken image", f"cannot read the data: URL {url!r:.60}: {error}") from error
+
+
 def _read_file(file: io.BytesIO | str | os.PathLike, name: str) -> Image.Image:
     with Image.open(file, formats=FORMATS) as opened:
         _check_size(opened, name)
         ImageOps.exif_transpose(opened, in_place=True)
-        return _to_rgb(opened.convert("RGB"))
+        return _to_rgb(opened, name)
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -177,15 +219,40 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    image.load()
+    clear = image.info.get("transparency")  # a colour, an index, or the alpha of each index
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bits(image, clear, name)
+        clear = None
+    if image.mode in _CLEAR or clear is not None:
+        # Pillow goes from premultiplied grey to RGBA by way of grey alone.
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     if image.mode == "RGB":
-        image.load()
         return image
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, clear: int | None, name: str) -> Image.Image:
+    """Grey of 16 bits as grey of 8, with alpha where one of its values is `clear`.
+
+    Pillow's own conversion cuts off at 255, which leaves a white sheet.
+    """
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    deep = image.mode.startswith("I;16") or high > 255
+    if not 0 <= low <= high < 2**16 or deep and image.mode == "F":
+        raise BadRow(
+            "image of a wrong type",
+            f"the image {name} has values from {low} to {high} (mode {image.mode}); expected 8 or "
+            "16 bits without a sign: save it as PNG",
+        )
+    grey = Image.fromarray((values.astype(np.uint16) >> 8 * deep).astype(np.uint8))
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def smart_resize(

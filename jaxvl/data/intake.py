@@ -9,20 +9,21 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxvl.data import test_sets
+from jaxvl.data import gold, test_sets
 from jaxvl.data.example import BadRow, Dropped, Example, Source, summary
 from jaxvl.data.image import check_shape, load_image
+from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
 
 Check = Callable[[Example], str]
 
 
-class Gate:
+class ExampleFilter:
     """Lets examples in that can be used and are not of a test set.
 
-    `check` says why an example cannot be used ("" where it can). Test data stays out, unless
-    `trial` is set and its licence allows it: then `on_trial` is called once with the benchmark's
-    name, by one thread at a time.
+    `check` says why an example cannot be used ("" where it can), `credit` why its answer earns
+    nothing from the run's rewards. Test data stays out, unless `trial` is set and its licence
+    allows it: then `on_trial` is called once with the benchmark's name, by one thread at a time.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Gate:
         trial: bool = False,
         digests: Sequence[str] = (),
         on_trial: Callable[[str], None] = lambda name: None,
+        credit: Check | None = None,
     ):
-        self.check, self.trial, self.on_trial = check, trial, on_trial
+        self.check, self.trial, self.on_trial, self.credit = check, trial, on_trial, credit
         self.digests = test_sets.Digests(digests)
         self._lock, self._told = threading.Lock(), set()  # rows are opened in several threads
 
@@ -44,13 +46,25 @@ class Gate:
                 raise UserError(why)
 
     def open(self, example: Example) -> Example:
-        """The example with its pictures decoded; BadRow says why it stays out."""
+        """The example with its pictures decoded, its answer and choices as text; BadRow says why it
+        stays out."""
+        # A source of one's own may leave these as they were found.
+        if not isinstance(example.answer, str):
+            example = dataclasses.replace(example, answer=gold.text(example.answer))
+        if example.choices is None or not all(isinstance(each, str) for each in example.choices):
+            choices = fields.options(example.choices or (), "choices")
+            example = dataclasses.replace(example, choices=choices)
+        if self.credit:  # a target of fine-tuning keeps its tags
+            example = dataclasses.replace(example, answer=gold.tagged(example.answer))
         images = tuple(load_image(image) for image in example.images)
         for image in images:
             check_shape(image.height, image.width)
         why = self.check(example) if self.check else ""
         if why:
             raise BadRow("fails the check", why)
+        why = self.credit(example) if self.credit else ""
+        if why:
+            raise BadRow("no reward for its answer", why)
         benchmark = self.digests.find(example.question, images)
         if benchmark is not None:
             why = self._refuse(benchmark, f"the question or a picture is one of {benchmark.name}")
@@ -73,7 +87,7 @@ class Gate:
         return ""
 
 
-class Account:
+class DropLog:
     """Which rows of a dataset could not be used: found when it was loaded, or when they were drawn.
 
     `write(step, line)` gets a line for each, as often as it was drawn; `lines` are those that are

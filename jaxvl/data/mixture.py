@@ -111,12 +111,21 @@ def mean_rewards(runs: Sequence[str], reward: str = "") -> dict[tuple[str, str],
         if not files:
             raise UserError(f"{run} has no rollouts/step_N.jsonl; expected a run directory")
         for file in files:
-            for line in file.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
+            for row in _lines(file):
                 values = [_value(c, reward, file) for c in row["completions"]]
                 known = [value for value in values if value is not None]
                 sums.setdefault((row["task"], row["id"]), []).extend(known)
     return {key: sum(values) / len(values) for key, values in sums.items() if values}
+
+
+def _lines(file: Path) -> Iterator[dict]:
+    """The objects of a file of JSON lines, which end with \\n alone; what a killed run left half
+    written behind the last one is ignored."""
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file}, line {number}: broken JSON ({error})") from None
 
 
 def _value(completion: dict, reward: str, file: Path) -> float | None:

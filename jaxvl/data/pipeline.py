@@ -68,6 +68,15 @@ def batches(
     return _Iterator(order, draw, mine, prompts * process_count, workers)
 
 
+def first(
+    examples: Sequence[Example], seed: int, shuffle: bool, count: int
+) -> list[tuple[Sequence[Example], int]]:
+    """Where the examples of positions 0 to `count` - 1 are: sequences and rows of them."""
+    parts = examples.parts if isinstance(examples, Mixed) else (examples,)
+    order = _order(examples, parts, seed, shuffle)
+    return [(parts[part], row) for part, row in (order[i] for i in range(count))]
+
+
 def share(prompts: int, index: int, count: int, blocks: int = 1) -> np.ndarray:
     """Which of a step's `prompts` prompts process `index` of `count` gets, in order.
 

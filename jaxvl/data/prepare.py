@@ -26,7 +26,7 @@ from typing import Any
 
 from jaxvl.data.example import BadRow, Dropped, Example, Row, RowSource, summary
 from jaxvl.data.files import sha256
-from jaxvl.data.intake import Check, Gate
+from jaxvl.data.intake import Check, ExampleFilter
 from jaxvl.errors import UserError
 
 MANIFEST, KEYS = "manifest.json", "keys.json"
@@ -47,12 +47,12 @@ def prepare(
     """Writes `source` into the folder `out` and returns the manifest; goes on where it was stopped.
 
     Every picture is decoded once, `check` is called with every example, and rows of test sets stay
-    out (see `Gate`). `on_rows` is called with the number of rows done so far. UserError where `out`
-    holds something else, or where no row is usable.
+    out (see `ExampleFilter`). `on_rows` is called with the number of rows done so far. UserError
+    where `out` holds something else, or where no row is usable.
     """
     out, parts = Path(out), Path(out, "parts")
     marks: set[str] = set()
-    gate = Gate(check, trial, digests, marks.add)
+    gate = ExampleFilter(check, trial, digests, marks.add)
     gate.admit(source)
     named = sorted(marks)
     plan = {
@@ -124,7 +124,7 @@ def _planned(out: Path, plan: dict[str, Any]) -> bool:
     return False
 
 
-def _examined(row: Row, gate: Gate) -> Row:
+def _examined(row: Row, gate: ExampleFilter) -> Row:
     id, example = row
     if isinstance(example, BadRow):
         return row

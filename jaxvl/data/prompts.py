@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.data import chat
+from jaxvl.data import chat, places
 from jaxvl.data.chat import Messages
+from jaxvl.data.example import BadRow
 from jaxvl.data.geometry import Grid, lay_out, mrope_positions
 from jaxvl.data.image import ImageSettings, load_image, pixel_patches, read_config, read_json
 from jaxvl.errors import UserError
@@ -133,14 +134,34 @@ class Processor:
             )
         return chat.render(self.tokenizer, prompt)
 
+    def prepare(self, prompt: str | Messages, images: Sequence[Any]) -> tuple[str, list[Any]]:
+        """The text of a prompt and its pictures, in order. BadRow where it has other than one
+        `<|image_pad|>` a picture, or says `<image>` more often than it has pictures."""
+        images = list(images)
+        if not isinstance(prompt, str):
+            prompt, images = chat.with_images(prompt, images)
+        text = self.render(prompt)
+        pads = text.count(IMAGE_PAD)
+        words = sum(not number for number in places.MARKER.findall(text))
+        if pads != len(images) or words > len(images):
+            said = f" and {words} {places.IMAGE}, a word that no picture stands for," * bool(words)
+            raise BadRow(
+                "images do not fit the text",
+                f"the prompt has {pads} {IMAGE_PAD}{said} for {len(images)} images; expected one "
+                "<|image_pad|> (in messages {'type': 'image'}) an image, and the images in a list "
+                f"beside the prompt: {text!r:.400}",
+            )
+        return text, images
+
     def encode(self, prompt: str | Messages, images: Sequence[Any]) -> Encoded:
-        """Tokens, geometry and patches of a prompt; `images` are PIL images or paths, in order.
+        """Tokens, geometry and patches of a prompt; `images` are PIL images, paths, bytes or data:
+        URLs, in order. Messages may hold their own (see `chat.with_images`).
 
         Token ids are those of transformers' Qwen2VLProcessor: every `<|image_pad|>` stands for one
         image and becomes as many as it has merged patches. UserError where their numbers differ
         or where the prompt has a video.
         """
-        text = self.render(prompt)
+        text, images = self.prepare(prompt, images)
         tokens = np.array(self.tokenizer(text)["input_ids"], np.int32)
         if not len(tokens):
             raise UserError("the prompt is empty; expected at least one token to continue from")
@@ -149,11 +170,6 @@ class Processor:
                 f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r:.400}"
             )
         is_image = tokens == self.image_token_id
-        if is_image.sum() != len(images):
-            raise UserError(
-                f"the prompt has {is_image.sum()} {IMAGE_PAD} for {len(images)} images; expected "
-                f"one an image, and the images in a list beside the prompt: {text!r:.400}"
-            )
         pictures = [load_image(image) for image in images]
         pairs = [pixel_patches(picture, self.image) for picture in pictures]
         grids = tuple(grid for _, grid in pairs)

@@ -4,6 +4,9 @@
 A prompt is a string as the model reads it, with one `<|image_pad|>` an image, or chat messages for
 the checkpoint's own template. The texts of VisualThinker and of VLAA-Thinker are those of their
 public code and papers, to the letter: another wording is another experiment.
+
+Pictures stand where a question (or a choice) says `<image>`, and in front where it does not; there
+are as many of the one as of the other, or the example is a BadRow.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
+from jaxvl.data import places
 from jaxvl.data.example import Example
 from jaxvl.errors import UserError
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 LITERAL_IMAGE = "<image>"
+_WORD = "\0"  # the word `<image>` of a text, which is no picture's place
 BASE = (
     "A conversation between User and Assistant. The user asks a question about the image, and the "
     "Assistant solves it. The assistant first thinks about the reasoning process in the mind and "
@@ -101,11 +106,14 @@ class VisualThinker:
         # SAT's turn begins with `<image>` and a space, and the space stays; a question that brings
         # its choices in its own text (CV-Bench's) has neither.
         content = " " * bool(example.choices) + with_choices(example.question, example.choices)
-        marker = LITERAL_IMAGE * self.literal
         if self.base:
             text = base[self.form].format(question=content)
-            return IMAGE * len(example.images) + marker + text
-        return [_user_turn(example, instruct[self.form].format(question=marker + content))]
+            pieces = places.split(text, len(example.images))
+            front = "" if pieces[1:] else IMAGE * len(example.images)
+            return front + LITERAL_IMAGE * self.literal + IMAGE.join(pieces)
+        return [
+            _user_turn(example, instruct[self.form].format(question=_WORD * self.literal + content))
+        ]
 
     def for_checkpoint(self, path: str) -> VisualThinker:
         """This template with `base` decided."""
@@ -135,5 +143,15 @@ def for_checkpoint(template: Callable[[Example], Any], path: str) -> Callable[[E
 
 
 def _user_turn(example: Example, text: str) -> dict[str, Any]:
-    images = [{"type": "image"} for _ in example.images]
-    return {"role": "user", "content": [*images, {"type": "text", "text": text}]}
+    """The text with the pictures at their places, in front where it has none."""
+    image = {"type": "image"}
+    first, *others = places.split(text, len(example.images))
+    content = [] if others else [image] * len(example.images)
+    content += [_part(first)] if first or not others else []
+    for piece in others:
+        content += [image, *([_part(piece)] if piece else [])]
+    return {"role": "user", "content": content}
+
+
+def _part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text.replace(_WORD, LITERAL_IMAGE)}

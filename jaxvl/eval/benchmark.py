@@ -37,7 +37,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
+class Grade:
     """What a reply is worth, in [0, 1]: None where nobody can say (no usable gold). `extracted` is
     the text that was judged, `canonical` equal for answers that say the same, `reason` a few words
     that are the same for every mark of their kind."""
@@ -54,7 +54,7 @@ class Scored:
 
     item: Item
     sample: int
-    mark: Mark
+    mark: Grade
 
 
 Metric = Callable[[Sequence[Scored]], float | None]
@@ -110,7 +110,7 @@ class Benchmark:
     title: str
     protocols: Mapping[str, str]
     read: Callable[[Path, str], tuple[list[Item], list[Dropped]]]
-    mark: Callable[[Item, str, str], Mark]
+    mark: Callable[[Item, str, str], Grade]
     metrics: Mapping[str, Metric]
     max_new_tokens: int = 1024
     modes: tuple[str, ...] = ("strict", "lenient")

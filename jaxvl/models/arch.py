@@ -16,7 +16,9 @@ class VisionArch:
     hidden: int  # width of the blocks' MLP
     out_dim: int  # width of the text model
     gated: bool  # RMS norms and SwiGLU; else layer norms and quick GELU
-    sees_whole: tuple[bool, ...]  # of each block: a patch attends to its picture, or to its window
+    full_attention: tuple[
+        bool, ...
+    ]  # of each block: a patch attends to its picture, or to its window
     patch_size: int = 14
     temporal_patch_size: int = 2
     in_channels: int = 3

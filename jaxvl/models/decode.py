@@ -18,21 +18,23 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.attention.reference import MASKED
-from jaxvl.models.layers import RMSNorm, join
+from jaxvl.models.layers import RMSNorm, fuse
 from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
-from jaxvl.sharding import ROWS
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Seats:
+class SlotMap:
     """Which completion every slot holds, and where each completion is."""
 
-    cell: jax.Array  # [B, S] among the shard's cells
-    slot: jax.Array | None  # [B, n] of a cell (0 where it has none); None: slot i holds cell i
+    request: jax.Array  # [B, S] among the shard's requests
+    slot: (
+        jax.Array | None
+    )  # [B, n] of a request (0 where it has none); None: slot i holds request i
 
     def to_rows(self, x_BS: jax.Array, rows: int) -> jax.Array:
         """[B, S, ..] -> [B, r, g, ..], every row's completions side by side."""
@@ -48,7 +50,7 @@ class Seats:
         spec = P(*jax.typeof(x_Brg).sharding.spec)
         spec = P(spec[0], None, *spec[3:])
         x_Bn = jnp.reshape(x_Brg, (B, r * g, *rest), out_sharding=spec)
-        return x_Bn if self.slot is None else take(x_Bn, self.cell)
+        return x_Bn if self.slot is None else take(x_Bn, self.request)
 
 
 def merge(x: jax.Array, axis: int = 0) -> jax.Array:
@@ -74,7 +76,7 @@ def take(x: jax.Array, index: jax.Array) -> jax.Array:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class DecodeModel:
     """What decoding reads and never writes: the prompts' cache, and weights a layer each, on every
     device whole but for what is split over tensor."""
 
@@ -85,20 +87,24 @@ class Reader:
     head: Embedding
     prompts: list[KVCache]  # k [B, r, K, H, T], v [B, r, K, T, H]
     mask: jax.Array  # [B, r, T], true on real prompt tokens
-    turns: rope.Turn  # of every position there may be, [T + C, H/2]: XLA would work out those of a
+    cos_sin: (
+        rope.CosSin
+    )  # of every position there may be, [T + C, H/2]: XLA would work out those of a
     #                   token wherever a layer reads them
 
     @classmethod
-    def of(cls, text: Decoder, prompts: list[KVCache], mask_RT: jax.Array, tokens: int) -> Reader:
+    def of(
+        cls, text: Decoder, prompts: list[KVCache], mask_RT: jax.Array, tokens: int
+    ) -> DecodeModel:
         """`prompts` are what prefill makes. Completions have at most so many `tokens`."""
-        embed = jax.tree.map(_whole, text.embed)
+        embed = jax.tree.map(_gather_fsdp, text.embed)
         every = jnp.arange(mask_RT.shape[1] + tokens)  # a position is never above its token's place
         positions_13S = jnp.broadcast_to(every, (1, 3, len(every)))
 
         def layer(i: int) -> DecoderLayer:
-            one = jax.tree.map(lambda x: _whole(x[i]), text.layers)
-            join(one.attn, *one.attn.COLUMNS)
-            join(one.mlp, *one.mlp.COLUMNS)
+            one = jax.tree.map(lambda x: _gather_fsdp(x[i]), text.layers)
+            fuse(one.attn, *one.attn.COLUMNS)
+            fuse(one.mlp, *one.mlp.COLUMNS)
             return one
 
         return cls(
@@ -106,41 +112,43 @@ class Reader:
             embed=embed,
             layers=[layer(i) for i in range(text.arch.layers)],
             norm=text.norm,
-            head=embed if text.arch.tied else jax.tree.map(_whole, text.head),
+            head=embed if text.arch.tied else jax.tree.map(_gather_fsdp, text.head),
             prompts=prompts,
             mask=split(mask_RT, prompts[0].k.shape[0]),
-            turns=jax.tree.map(lambda x: x[0], text.turn(positions_13S)),
+            cos_sin=jax.tree.map(lambda x: x[0], text.cos_sin(positions_13S)),
         )
 
     def extend(
         self,
         tokens_BS: jax.Array,
         position_BS: jax.Array,
-        seats: Seats,
-        own: list[KVCache],
-        column: jax.Array,
-        seen_BSC: jax.Array,
+        slot_map: SlotMap,
+        completion_cache: list[KVCache],
+        write_index: jax.Array,
+        kv_mask_BSC: jax.Array,
     ) -> tuple[jax.Array, list[KVCache]]:
         """One more token of every slot: final hidden states [B, S, D] and the grown caches.
 
-        The token's keys and values are written at `column` of the slots' own caches (k
-        [Z, K, H, C], v [Z, K, C, H]); `seen_BSC` says which columns a slot sees, `column` among
-        them. A loop that carries the caches writes in place, because products read them in the very
+        The token's keys and values are written at `write_index` of the slots' own caches (k
+        [Z, K, H, C], v [Z, K, C, H]); `kv_mask_BSC` says what a slot sees, `write_index` among
+        it. A loop that carries the caches writes in place, because products read them in the very
         shape that is written: with a B of 1 in front XLA would write twice, and copy for it.
         """
         x_BSD = self.embed(tokens_BS).astype(self.norm.scale[...].dtype)
         rows = P(ROWS, None, None)
-        cos, sin = (x.at[position_BS].get(out_sharding=rows, mode="clip") for x in self.turns)
+        cos, sin = (x.at[position_BS].get(out_sharding=rows, mode="clip") for x in self.cos_sin)
         grown = []
-        for layer, prompt, past in zip(self.layers, self.prompts, own, strict=True):
+        for layer, prompt, past in zip(self.layers, self.prompts, completion_cache, strict=True):
 
             def attend(q, k, v, prompt=prompt, past=past):
                 k_ZKH, v_ZKH = merge(k), merge(v)
                 now = KVCache(
-                    jax.lax.dynamic_update_slice(past.k, k_ZKH[..., None], (0, 0, 0, column)),
-                    jax.lax.dynamic_update_slice(past.v, v_ZKH[..., None, :], (0, 0, column, 0)),
+                    jax.lax.dynamic_update_slice(past.k, k_ZKH[..., None], (0, 0, 0, write_index)),
+                    jax.lax.dynamic_update_slice(
+                        past.v, v_ZKH[..., None, :], (0, 0, write_index, 0)
+                    ),
                 )
-                return _attend(q, prompt, self.mask, now, seen_BSC, seats), now
+                return _attend(q, prompt, self.mask, now, kv_mask_BSC, slot_map), now
 
             x_BSD, now = layer(x_BSD, (cos, sin), attend)
             grown.append(now)
@@ -159,7 +167,7 @@ class Reader:
         return [KVCache(k=zeros(H, tokens), v=zeros(tokens, H)) for _ in self.layers]
 
 
-def _whole(w: jax.Array) -> jax.Array:
+def _gather_fsdp(w: jax.Array) -> jax.Array:
     """A weight with its fsdp shards together: a loop would gather them for every token anew."""
     spec = (None if axis == "fsdp" else axis for axis in jax.typeof(w).sharding.spec)
     return reshard(w, P(*spec))
@@ -169,9 +177,9 @@ def _attend(
     q_BSNH: jax.Array,
     prompt: KVCache,
     mask_BrT: jax.Array,
-    own: KVCache,
-    seen_BSC: jax.Array,
-    seats: Seats,
+    completion_cache: KVCache,
+    kv_mask_BSC: jax.Array,
+    slot_map: SlotMap,
 ) -> jax.Array:
     """One query of every slot over its prompt and its own past, [B, S, N, H].
 
@@ -183,16 +191,16 @@ def _attend(
     q_BSKGH = jnp.reshape(q_BSNH, (B, S, K, N // K, H), out_sharding=spec)
     of_prompt = _part(
         ("BrgKGH,BrKHT->BrKgGT", "BrKgGT,BrKTH->BrKgGH"),
-        seats.to_rows(q_BSKGH, r),
+        slot_map.to_rows(q_BSKGH, r),
         prompt,
         mask_BrT[:, :, None, None, None],
     )
-    of_prompt = [merge(seats.to_slots(jnp.swapaxes(x, 2, 3))) for x in of_prompt]
+    of_prompt = [merge(slot_map.to_slots(jnp.swapaxes(x, 2, 3))) for x in of_prompt]
     of_own = _part(
         ("ZKGH,ZKHC->ZKGC", "ZKGC,ZKCH->ZKGH"),
         merge(q_BSKGH),
-        own,
-        merge(seen_BSC)[:, None, None],
+        completion_cache,
+        merge(kv_mask_BSC)[:, None, None],
     )
     top = jnp.maximum(of_prompt[1], of_own[1])
     out, total = 0.0, 0.0

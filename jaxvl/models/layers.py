@@ -23,9 +23,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.sharding import ROWS, axis_size, path_name
+from jaxvl.distributed.mesh import ROWS, axis_size, path_name
 
-# Names of what a policy may keep for the backward pass: see `for_backward`.
+# Names of what a policy may keep for the backward pass: see `remat_layer`.
 PRODUCT = "product"  # what a Linear returns before its bias
 ATTENDED = "attended"  # what attention returns, and what a kernel's backward pass reads beside it
 CUDNN = "dot_product_attention_fwd_wrapper"  # the primitive whose outputs are that of cuDNN
@@ -47,7 +47,7 @@ def gather(w: jax.Array, *spec: str | None) -> jax.Array:
 
 
 @jax.custom_vjp
-def widen(x_RSD: jax.Array, w_DF: jax.Array) -> jax.Array:
+def column_parallel_matmul(x_RSD: jax.Array, w_DF: jax.Array) -> jax.Array:
     """x @ w [R, S, F], F split over tensor; its gradient has an order of its own.
 
     JAX writes the gradient of w as g^T x, and a CPU then copies g, the wide one, into another order
@@ -57,7 +57,7 @@ def widen(x_RSD: jax.Array, w_DF: jax.Array) -> jax.Array:
     return jnp.einsum("RSD,DF->RSF", x_RSD, w_DF, out_sharding=P(ROWS, None, "tensor"))
 
 
-def _widen_backward(kept, g_RSF):
+def _column_parallel_backward(kept, g_RSF):
     x_RSD, w_DF = kept
     return (
         jnp.einsum("RSF,DF->RSD", g_RSF, w_DF, out_sharding=P(ROWS, None, None)),
@@ -67,7 +67,10 @@ def _widen_backward(kept, g_RSF):
     )
 
 
-widen.defvjp(lambda x_RSD, w_DF: (widen(x_RSD, w_DF), (x_RSD, w_DF)), _widen_backward)
+column_parallel_matmul.defvjp(
+    lambda x_RSD, w_DF: (column_parallel_matmul(x_RSD, w_DF), (x_RSD, w_DF)),
+    _column_parallel_backward,
+)
 
 
 class Linear(nnx.Module):
@@ -82,7 +85,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.kind == "column":
-            y = widen(x, gather(self.w[...], None, "tensor"))
+            y = column_parallel_matmul(x, gather(self.w[...], None, "tensor"))
         else:
             w = gather(self.w[...], "tensor", None)
             y = jnp.einsum("RSF,FD->RSD", x, w, out_sharding=P(ROWS, None, None))
@@ -92,7 +95,7 @@ class Linear(nnx.Module):
         return y + self.b[...] if hasattr(self, "b") else y
 
 
-class Joined(nnx.Module):
+class FusedLinear(nnx.Module):
     """Several "column" `Linear`s of one input as one product: x [R, S, in] -> what each returns.
 
     For decoding, where every product of a few rows has a price of its own. Each device's columns of
@@ -129,20 +132,20 @@ class Joined(nnx.Module):
         ]
 
 
-def join(module: nnx.Module, *names: str) -> None:
-    """Puts a `Joined` in the place of the named `Linear`s, unless one of them has an adapter."""
+def fuse(module: nnx.Module, *names: str) -> None:
+    """Puts a `FusedLinear` in the place of the named `Linear`s, unless one has an adapter."""
     linears = [getattr(module, name) for name in names]
     if any(hasattr(linear, "lora") for linear in linears):
         return
-    module.joined = Joined(linears)
+    module.fused = FusedLinear(linears)
     for name in names:
         delattr(module, name)
 
 
-def project(module: nnx.Module, x: jax.Array, *names: str) -> list[jax.Array]:
+def apply_fused(module: nnx.Module, x: jax.Array, *names: str) -> list[jax.Array]:
     """What the named `Linear`s return for `x`, joined or not."""
-    if hasattr(module, "joined"):
-        return module.joined(x)
+    if hasattr(module, "fused"):
+        return module.fused(x)
     return [getattr(module, name)(x) for name in names]
 
 
@@ -197,7 +200,7 @@ class SwiGLU(nnx.Module):
         self.down = Linear("row", hidden, dim, bias=bias, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up = project(self, x, *self.COLUMNS)
+        gate, up = apply_fused(self, x, *self.COLUMNS)
         return self.down(jax.nn.silu(gate) * up)
 
 
@@ -214,7 +217,7 @@ def stack(make: Callable[..., nnx.Module], num: int, rngs: nnx.Rngs) -> nnx.Modu
     return jax.vmap(lambda key: make(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), num))
 
 
-def for_backward(body: Callable, remat: str) -> Callable:
+def remat_layer(body: Callable, remat: str) -> Callable:
     """A layer of a scan that keeps for its backward pass what `remat` says; the rest is made again.
 
     "block": its input alone. "products": the products of its weights too, and what attention

@@ -19,12 +19,12 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
 from jaxvl.config import LoRA
+from jaxvl.distributed.mesh import ROWS, param_spec
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch
 from jaxvl.models.layers import Linear
-from jaxvl.models.parts import part
+from jaxvl.models.partition import part
 from jaxvl.models.qwen_vl import QwenVL
-from jaxvl.sharding import ROWS, param_spec
 
 
 class Adapter(nnx.Module):

@@ -12,14 +12,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.batch import Prompt
+from jaxvl.distributed.mesh import ROWS, axis_size, check_divisible, platform
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch
 from jaxvl.models.decode import merge, split
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.layers import cast
 from jaxvl.models.text import Decoder, KVCache
 from jaxvl.models.vision import VisionTower
-from jaxvl.sharding import ROWS, axis_size, check_divisible, platform
 
 # Tokens and patches of a device that prefill works on at a time: enough to keep it busy, and few
 # enough for memory; of a CPU, for its cache.
@@ -154,7 +154,7 @@ def last_hidden(prompt: Prompt, hidden_RTD: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden_RTD, (prompt.length - 1)[:, None, None], axis=1)[:, 0]
 
 
-def for_products(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str, Any]:
+def to_compute_dtype(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str, Any]:
     """Parameters (master weights) as products take them: in `dtype`, but for a float32 head."""
     table = "text/embed/w" if arch.tied else "text/head/w"
     return cast(params, dtype, keep=table if arch.float32_head else "")
@@ -163,7 +163,7 @@ def for_products(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str
 def assemble(graphdef: nnx.GraphDef, params: dict[str, Any], dtype: str) -> QwenVL:
     """The model inside jit, its products in `dtype`."""
     arch = nnx.merge(graphdef, params).text.arch
-    return nnx.merge(graphdef, for_products(params, dtype, arch))
+    return nnx.merge(graphdef, to_compute_dtype(params, dtype, arch))
 
 
 def init_params(arch: Arch, key: jax.Array) -> dict[str, Any]:

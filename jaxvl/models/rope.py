@@ -31,17 +31,17 @@ def vision_angles(coords_RP2: jax.Array, head_dim: int, theta: float) -> jax.Arr
     return angles_RP2F.reshape(*angles_RP2F.shape[:2], head_dim // 2)
 
 
-Turn = tuple[jax.Array, jax.Array]  # cosine and sine of angles [R, S, H/2]
+CosSin = tuple[jax.Array, jax.Array]  # cosine and sine of angles [R, S, H/2]
 
 
-def turn(angles_RSF: jax.Array) -> Turn:
+def cos_sin(angles_RSF: jax.Array) -> CosSin:
     """What `rotate` takes: made once for all layers."""
     return jnp.cos(angles_RSF), jnp.sin(angles_RSF)
 
 
-def rotate(x_RSNH: jax.Array, turn: Turn) -> jax.Array:
+def rotate(x_RSNH: jax.Array, cos_sin: CosSin) -> jax.Array:
     """Turns the pairs (x[i], x[i + H/2]) by their angles, in float32."""
-    cos, sin = (x[:, :, None] for x in turn)
+    cos, sin = (x[:, :, None] for x in cos_sin)
     low, high = jnp.split(x_RSNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
     return turned.astype(x_RSNH.dtype)

@@ -13,21 +13,21 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.layers import (
     Linear,
     RMSNorm,
     SwiGLU,
-    for_backward,
+    apply_fused,
     gather,
     join_heads,
     normal,
-    project,
+    remat_layer,
     split_heads,
     stack,
 )
-from jaxvl.sharding import ROWS, axis_size
 
 
 @jax.tree_util.register_dataclass
@@ -53,11 +53,11 @@ class Attention(nnx.Module):
         self.v = Linear("column", arch.dim, kv_width, bias=True, rngs=rngs)
         self.o = Linear("row", width, arch.dim, bias=False, rngs=rngs)
 
-    def qkv(self, x_RSD: jax.Array, turn: rope.Turn) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_RSF, *kv = project(self, x_RSD, *self.COLUMNS)
+    def qkv(self, x_RSD: jax.Array, cos_sin: rope.CosSin) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q_RSF, *kv = apply_fused(self, x_RSD, *self.COLUMNS)
         q_RSNH = split_heads(q_RSF, self.heads)
         k_RSKH, v_RSKH = (self._split_kv(x_RSF) for x_RSF in kv)
-        return rope.rotate(q_RSNH, turn), rope.rotate(k_RSKH, turn), v_RSKH
+        return rope.rotate(q_RSNH, cos_sin), rope.rotate(k_RSKH, cos_sin), v_RSKH
 
     def _split_kv(self, x_RSF: jax.Array) -> jax.Array:
         if axis_size("tensor") <= self.kv_heads:
@@ -74,10 +74,10 @@ class DecoderLayer(nnx.Module):
         self.norm2 = RMSNorm(arch.dim, arch.norm_eps)
         self.mlp = SwiGLU(arch.dim, arch.hidden, bias=False, rngs=rngs)
 
-    def __call__(self, x_RSD: jax.Array, turn: rope.Turn, attend: Callable):
+    def __call__(self, x_RSD: jax.Array, cos_sin: rope.CosSin, attend: Callable):
         """`attend(q, k, v)` returns the attention's output and what it wants kept."""
         with jax.named_scope("attention"):
-            out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), turn))
+            out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), cos_sin))
             x_RSD = x_RSD + self.attn.o(join_heads(out_RSNH))
         with jax.named_scope("mlp"):
             return x_RSD + self.mlp(self.norm2(x_RSD)), kept
@@ -142,7 +142,7 @@ class Decoder(nnx.Module):
         remat: str = "block",
     ) -> tuple[jax.Array, KVCache | None]:
         """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values."""
-        turn = self.turn(positions_R3S)
+        cos_sin = self.cos_sin(positions_R3S)
         x_RSD = x_RSD.astype(self.norm.scale[...].dtype)
 
         def attend(q, k, v):
@@ -152,16 +152,16 @@ class Decoder(nnx.Module):
             return out, KVCache(attention.keys_last(k), attention.heads_first(v))
 
         def body(x_RSD, layer):
-            return layer(x_RSD, turn, attend)
+            return layer(x_RSD, cos_sin, attend)
 
-        x_RSD, cache = jax.lax.scan(for_backward(body, remat), x_RSD, self.layers)
+        x_RSD, cache = jax.lax.scan(remat_layer(body, remat), x_RSD, self.layers)
         return self._last(x_RSD), cache
 
     def attention_weights(
         self, x_RSD: jax.Array, positions_R3S: jax.Array, prompt_mask_RT: jax.Array, at: jax.Array
     ) -> jax.Array:
         """What the tokens of prompts look at in layer `at`: float32 [R, K, G, query, key]."""
-        turn = self.turn(positions_R3S)
+        cos_sin = self.cos_sin(positions_R3S)
 
         def attend(q, k, v):
             return attention.tree_attention(q, k, v, prompt_mask_RT, completions=0), None
@@ -171,15 +171,15 @@ class Decoder(nnx.Module):
                 lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), self.layers
             )
 
-        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, turn, attend)[0], x_RSD)
-        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), turn)
+        x_RSD = jax.lax.fori_loop(0, at, lambda i, x: layer(i)(x, cos_sin, attend)[0], x_RSD)
+        q, k, _ = layer(at).attn.qkv(layer(at).norm1(x_RSD), cos_sin)
         return attention.masked_weights(q, k, attention.causal_mask(prompt_mask_RT))
 
     def _last(self, x_RSD: jax.Array) -> jax.Array:
         """The final norm; what a float32 head reads is not rounded."""
         return self.norm(x_RSD.astype(jnp.float32) if self.arch.float32_head else x_RSD)
 
-    def turn(self, positions_R3S: jax.Array) -> rope.Turn:
+    def cos_sin(self, positions_R3S: jax.Array) -> rope.CosSin:
         """What positions do to queries and keys, for all layers."""
         arch = self.arch
-        return rope.turn(rope.mrope_angles(positions_R3S, arch.mrope_section, arch.rope_theta))
+        return rope.cos_sin(rope.mrope_angles(positions_R3S, arch.mrope_section, arch.rope_theta))

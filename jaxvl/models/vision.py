@@ -15,9 +15,10 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.batch import Vision
+from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import VisionArch
+from jaxvl.models.inputs import Vision
 from jaxvl.models.layers import (
     MLP,
     LayerNorm,
@@ -25,14 +26,13 @@ from jaxvl.models.layers import (
     RMSNorm,
     SwiGLU,
     exact_gelu,
-    for_backward,
     join_heads,
     normal,
     quick_gelu,
+    remat_layer,
     split_heads,
     stack,
 )
-from jaxvl.sharding import ROWS
 
 
 class PatchEmbed(nnx.Module):
@@ -56,9 +56,9 @@ class VisionAttention(nnx.Module):
         self.v = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
         self.o = Linear("row", arch.dim, arch.dim, bias=True, rngs=rngs)
 
-    def __call__(self, x_RPD: jax.Array, turn: rope.Turn, segments_RP: jax.Array) -> jax.Array:
+    def __call__(self, x_RPD: jax.Array, cos_sin: rope.CosSin, segments_RP: jax.Array) -> jax.Array:
         q, k, v = (split_heads(part(x_RPD), self.heads) for part in (self.q, self.k, self.v))
-        q, k = rope.rotate(q, turn), rope.rotate(k, turn)
+        q, k = rope.rotate(q, cos_sin), rope.rotate(k, cos_sin)
         return self.o(join_heads(attention.segment_attention(q, k, v, segments_RP)))
 
 
@@ -72,9 +72,9 @@ class VisionBlock(nnx.Module):
         else:
             self.mlp = MLP(arch.dim, arch.hidden, arch.dim, quick_gelu, rngs=rngs)
 
-    def __call__(self, x_RPD: jax.Array, turn: rope.Turn, segments_RP: jax.Array) -> jax.Array:
+    def __call__(self, x_RPD: jax.Array, cos_sin: rope.CosSin, segments_RP: jax.Array) -> jax.Array:
         with jax.named_scope("attention"):
-            x_RPD = x_RPD + self.attn(self.norm1(x_RPD), turn, segments_RP)
+            x_RPD = x_RPD + self.attn(self.norm1(x_RPD), cos_sin, segments_RP)
         with jax.named_scope("mlp"):
             return x_RPD + self.mlp(self.norm2(x_RPD))
 
@@ -106,16 +106,18 @@ class VisionTower(nnx.Module):
     @jax.named_scope("tower")
     def __call__(self, vision: Vision, remat: str = "block") -> jax.Array:
         arch = self.arch
-        turn = rope.turn(rope.vision_angles(vision.coords, arch.dim // arch.heads, arch.rope_theta))
+        cos_sin = rope.cos_sin(
+            rope.vision_angles(vision.coords, arch.dim // arch.heads, arch.rope_theta)
+        )
 
         def body(x_RPD, layer):
             block, whole = layer
             segments_RP = jnp.where(whole, vision.segments, vision.windows)
-            return block(x_RPD, turn, segments_RP), None
+            return block(x_RPD, cos_sin, segments_RP), None
 
-        layers = (self.blocks, jnp.array(arch.sees_whole))
+        layers = (self.blocks, jnp.array(arch.full_attention))
         x_RPD = self.patch_embed(vision.patches)
-        x_RPD, _ = jax.lax.scan(for_backward(body, remat), x_RPD, layers)
+        x_RPD, _ = jax.lax.scan(remat_layer(body, remat), x_RPD, layers)
         return self.merger(x_RPD)
 
 

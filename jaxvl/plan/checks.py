@@ -9,12 +9,12 @@ import math
 import jax
 
 from jaxvl.config import Config, SFTConfig
+from jaxvl.distributed.mesh import param_shardings, path_name
 from jaxvl.models.arch import Arch
 from jaxvl.models.attention.splash import BLOCKS
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import Sizes
 from jaxvl.rl.logprobs import chunk_size
-from jaxvl.sharding import param_shardings, path_name
 
 MiB = 2.0**20
 REPLICATED = 16 * MiB  # a parameter that is larger must be split over the mesh

@@ -6,8 +6,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from jaxvl import flops
 from jaxvl.errors import UserError
+from jaxvl.observe import flops
 
 GB, GiB = 1e9, 2.0**30
 

@@ -22,7 +22,7 @@ from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
 from jaxvl.plan.programs import Held, Program, Sizes
 from jaxvl.rl.learner import TrainState
 from jaxvl.rl.logprobs import chunk_size
-from jaxvl.rl.sampler import Past
+from jaxvl.rl.sampler import DecodeInputs
 
 DRAWN = 4  # arrays as large as the logits that exist where a token is drawn from them
 
@@ -45,9 +45,11 @@ def held(program: Program) -> dict[str, float]:
         parts = {name: tree}
         if isinstance(tree, TrainState):
             parts = {"parameters": tree.params, "moments": tree.opt_state}
-        elif isinstance(tree, Past):
-            prompts = tree.reader.prompts
-            rest = dataclasses.replace(tree, reader=dataclasses.replace(tree.reader, prompts=[]))
+        elif isinstance(tree, DecodeInputs):
+            prompts = tree.decode_model.prompts
+            rest = dataclasses.replace(
+                tree, decode_model=dataclasses.replace(tree.decode_model, prompts=[])
+            )
             parts = {"weights for decoding": rest, "caches of prompts": prompts}
         for part, arrays in parts.items():
             size = shard_bytes(arrays)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jaxvl.config import Config, Mesh, SFTConfig
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.models.arch import Arch
 from jaxvl.plan import advice, checks, estimate, hlo
 from jaxvl.plan.chips import GPU, GiB, Topology
@@ -22,7 +23,6 @@ from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
 from jaxvl.rewards.judge import local_judges
-from jaxvl.sharding import make_mesh
 
 LARGEST = 6  # arrays that a report lists
 

@@ -18,17 +18,19 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from jaxvl import flops
-from jaxvl import programs as shapes
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import Config, Model, SFTConfig
-from jaxvl.models import hf, lora, parts, public, qwen_vl
+from jaxvl.config.validate import check_rows, check_share
+from jaxvl.distributed.mesh import data_shard, param_shardings
+from jaxvl.errors import UserError
+from jaxvl.models import lora, partition, public, qwen_vl
 from jaxvl.models.arch import Arch
-from jaxvl.rl import learner
-from jaxvl.rl.draw import Decoding
-from jaxvl.rl.sampler import FEWEST_COLUMNS, Sampler, ladder, resize
-from jaxvl.sharding import param_shardings, row_share
-from jaxvl.validate import check_rows, check_share
+from jaxvl.models.inputs import Prompt
+from jaxvl.models.io import hf
+from jaxvl.observe import flops
+from jaxvl.rl import learner, shapes
+from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize
+from jaxvl.rl.sampling import SamplingParams
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
 
@@ -48,6 +50,12 @@ class Sizes:
     @classmethod
     def of(cls, cfg: Config | SFTConfig) -> Sizes:
         data = cfg.data
+        if "auto" in (data.prompt_buckets, data.patch_buckets):
+            raise UserError(
+                "data.prompt_buckets or data.patch_buckets is auto, which is read from the data, "
+                "and a plan reads none: say the sizes to plan for, as data.prompt_buckets=1024 "
+                "data.patch_buckets=2048"
+            )
         size = {"tokens": max(data.prompt_buckets), "patches": max(data.patch_buckets)}
         if isinstance(cfg, SFTConfig):
             sft = cfg.sft
@@ -61,9 +69,12 @@ class Sizes:
 
     def mini_batch(self) -> Sizes:
         """Of what one update learns from."""
-        parts = self.mini_batches
+        partition = self.mini_batches
         return dataclasses.replace(
-            self, rows=self.rows // parts, micro_batches=self.micro_batches // parts, mini_batches=1
+            self,
+            rows=self.rows // partition,
+            micro_batches=self.micro_batches // partition,
+            mini_batches=1,
         )
 
 
@@ -71,7 +82,7 @@ class Sizes:
 class Work:
     """What a program computes of its batch, all chips together, padding included."""
 
-    model_flops: float  # what no implementation can avoid (`jaxvl.flops`)
+    model_flops: float  # what no implementation can avoid (`jaxvl.observe.flops`)
     attention: float  # of attention, executed: what a kernel takes, which HLO does not show
 
 
@@ -110,7 +121,7 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
     qwen_vl.check_mesh(arch, mesh)
     grpo = cfg.grpo if isinstance(cfg, Config) else None
     check_rows(grpo or cfg.sft, mesh.shape["data"] * mesh.shape["fsdp"])
-    check_share(grpo or cfg.sft, row_share(mesh).count)
+    check_share(grpo or cfg.sft, data_shard(mesh).count)
     sizes, held = Sizes.of(cfg), Held.of(cfg, arch, mesh)
     update = _update(cfg, arch, sizes, held, mesh)
     if grpo is None:
@@ -141,17 +152,17 @@ class Held:
         params, trains = base, set(model.train)
         if model.lora:
             fresh = jax.eval_shape(lambda: lora.init(base, model.lora, lora.keys(0)[0]))
-            params, graph = parts.join(base, fresh), lora.graphdef(arch, model.lora)
-            trains |= {parts.ADAPTERS}
-        learns, frozen = parts.split(params, trains)
+            params, graph = partition.combine(base, fresh), lora.graphdef(arch, model.lora)
+            trains |= {partition.ADAPTERS}
+        learns, frozen = partition.partition(params, trains)
         tx = learner.optimizer(cfg.optim, cfg.run.steps)
         state = jax.eval_shape(lambda p: learner.init_state(p, tx), learns)
         reference = {}
         if isinstance(cfg, Config) and cfg.grpo.beta:
             reference = jax.eval_shape(
-                lambda p: qwen_vl.for_products(p, model.dtype, arch.text), base
+                lambda p: qwen_vl.to_compute_dtype(p, model.dtype, arch.text), base
             )
-        return cls(graph, parts.join(frozen, state.params), state, frozen, reference, tx)
+        return cls(graph, partition.combine(frozen, state.params), state, frozen, reference, tx)
 
     def own_reference(self) -> dict[str, Any]:
         """What of the reference is no other array: frozen parameters are shared with it."""
@@ -232,7 +243,7 @@ def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh:
 def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> list[Program]:
     """Prefill, the last time that caches grow, and the loop of decoding at its largest: all slots,
     room for whole completions."""
-    how = Decoding(
+    how = SamplingParams(
         completions=sizes.completions,
         max_new_tokens=sizes.length,
         stop_ids=STOP,
@@ -248,25 +259,25 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
     key = jax.eval_shape(lambda: jax.random.key(0))
     past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
 
-    def room(columns: int) -> Callable:
-        return functools.partial(resize, slots=state.slots, columns=columns)
+    def room(cache_len: int) -> Callable:
+        return functools.partial(resize, slots=state.slots, cache_len=cache_len)
 
     whole = jax.eval_shape(room(sizes.length), state)
     caches = {"past": past, "completions": whole}
     number = jax.ShapeDtypeStruct((), jnp.int32)
     beside = {"moments": held.state.opt_state, "reference": held.own_reference()}
     meanwhile = beside | {"parameters": held.params, "batch": asked}
-    shorter = ladder(sizes.length, FEWEST_COLUMNS)[:-1]
+    shorter = bucket_sizes(sizes.length, MIN_CACHE_LEN)[:-1]
     growing = [
         Program(
             "grow",
             jax.jit(room(sizes.length)),
-            {"completions": jax.eval_shape(room(columns), state)},
+            {"completions": jax.eval_shape(room(cache_len), state)},
             meanwhile | {"past": past},
             {"completions": whole},
             Work(0.0, 0.0),
         )
-        for columns in shorter[-1:]
+        for cache_len in shorter[-1:]
     ]
     cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
     return [
@@ -281,7 +292,7 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
         *growing,
         Program(
             "decode",
-            sampler.go_on,
+            sampler.decode_steps,
             {**caches, "until": number, "enough": number},
             meanwhile,
             {},
@@ -315,8 +326,8 @@ def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
     """The checkpoint's parameters as a run holds them: float32 where they train, else in the dtype
     of computing."""
     wide = qwen_vl.abstract_params(arch)
-    narrow = jax.eval_shape(lambda p: qwen_vl.for_products(p, model.dtype, arch.text), wide)
-    mixed = parts.join(narrow, parts.split(wide, model.train)[0])
+    narrow = jax.eval_shape(lambda p: qwen_vl.to_compute_dtype(p, model.dtype, arch.text), wide)
+    mixed = partition.combine(narrow, partition.partition(wide, model.train)[0])
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         mixed,

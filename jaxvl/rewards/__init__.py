@@ -31,7 +31,19 @@ _HOME = {
     "score": "mix",
     "Scores": "mix",
 }
-__all__ = ["MASKED", "completion_text", *_HOME]
+# Those of them that are rewards: what the command line may name.
+FUNCTIONS = (
+    "accuracy",
+    "think_format",
+    "length",
+    "verified",
+    "Mixed",
+    "judged",
+    "soft_overlong",
+    "cosine",
+    "repetition",
+)
+__all__ = ["FUNCTIONS", "MASKED", "completion_text", *_HOME]
 
 
 class _Mark(enum.Enum):

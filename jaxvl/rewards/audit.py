@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.data import gold
 from jaxvl.rewards import completion_text, extract
+from jaxvl.rewards.columns import choices_of, rows_of
 from jaxvl.rewards.kinds import number
 from jaxvl.rewards.reasons import CRASH, REFUSED, TIMEOUT
-from jaxvl.rewards.rules import judge_rows, rows_of
+from jaxvl.rewards.rules import judge_rows
 from jaxvl.rewards.shaping import repeated
 
 NGRAM, REPETITIVE = 4, 0.5  # a completion is repetitive where half of its 4-grams stood before
@@ -56,23 +58,23 @@ def metrics(
     audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
     audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
     audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
-    groups with nothing but one of them; verify/no_answer: share without a valid answer block;
-    verify/*: shares of comparisons that came to no result.
+    the judged groups with nothing but one of them; audit/refused, _timeout, _crash: shares of these
+    comparisons that came to no result. What is of nothing is absent.
     """
     right_N = columns["right"]
     judged = ~np.isnan(right_N)
-    out = {
-        "audit/accuracy": _mean(right_N[judged]),
-        "audit/format": _mean(columns["valid"]),
-        "audit/repetition": _mean(columns["repeats"]),
-        "audit/length_right": _mean(lengths_N[right_N == 1]),
-        "audit/length_wrong": _mean(lengths_N[right_N == 0]),
-        "audit/groups_right": _mean((right_N.reshape(-1, group) == 1).all(axis=1)),
-        "audit/groups_wrong": _mean((right_N.reshape(-1, group) == 0).all(axis=1)),
+    groups_PG = right_N[judged].reshape(-1, group)  # a rule judges all of a prompt's or none
+    values = {
+        "accuracy": right_N[judged],
+        "format": columns["valid"],
+        "repetition": columns["repeats"],
+        "length_right": lengths_N[right_N == 1],
+        "length_wrong": lengths_N[right_N == 0],
+        "groups_right": (groups_PG == 1).all(axis=1),
+        "groups_wrong": (groups_PG == 0).all(axis=1),
+        **{reason: columns[reason][judged] for reason in NO_RESULT},
     }
-    if judged.any():
-        out |= {f"verify/{reason}": _mean(columns[reason][judged]) for reason in NO_RESULT}
-    return out | {"verify/no_answer": 1 - out["audit/format"]}
+    return {f"audit/{name}": float(np.mean(of)) for name, of in values.items() if len(of)}
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
@@ -81,16 +83,16 @@ def kind_of(row: Mapping[str, Any]) -> str:
     A declared `verifier_type` decides; else choices, and then the form of the answer.
     """
     declared = str(row.get("verifier_type") or "").lower()
-    gold = str(row["answer"])
+    right = gold.of_row(row)
     if declared:
         return _KINDS.get(declared, "")
-    if row.get("choices"):
+    if choices_of(row):
         return "mcq"
-    if not isinstance(number.read(gold), str):
+    if not isinstance(number.read(right), str):
         return "number"
-    if gold.lstrip().startswith("["):
+    if not right or right.startswith("["):
         return ""
-    return "math" if set("\\=^$") & set(gold) else "text"
+    return "math" if set("\\=^$") & set(right) else "text"
 
 
 class Watch:
@@ -136,7 +138,3 @@ class Watch:
         error = math.sqrt((early.var(ddof=1) + late.var(ddof=1)) / WINDOW)
         rise = late.mean() - early.mean()
         return early.mean(), late.mean(), rise / max(error, 1e-9)
-
-
-def _mean(values: Sequence[Any] | np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else math.nan

@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxvl.config import Reward
+from jaxvl.data import gold
 from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, completion_text, extract
+from jaxvl.rewards.columns import rows_of
 from jaxvl.rewards.endpoint import Endpoint
 
 Scorer = Callable[[Sequence[Sequence[Any]], Sequence[str], Sequence[str]], Sequence[float | None]]
@@ -167,10 +169,12 @@ def judged(
     """
     answers = [extract.single(completion_text(item)) for item in completions]
     answered = [i for i, answer in enumerate(answers) if answer]
+    given = rows_of(columns, len(completions))
     rows = [
         {
-            "images": columns["images"][i],
-            "question": f"Question: {columns['question'][i]}\nReference: {columns['answer'][i]}",
+            "images": given[i].get("images"),
+            "question": f"Question: {given[i].get('question') or ''}\n"
+            f"Reference: {gold.of_row(given[i])}",
         }
         for i in answered
     ]
@@ -229,11 +233,12 @@ def settled(
         )
     if isinstance(on_failure, str) and on_failure not in ("fail", "mask"):
         raise UserError(f"on_failure is {on_failure!r}; expected 'fail', 'mask' or a number")
-    other = MASKED if on_failure == "mask" else on_failure
+    other = MASKED if isinstance(on_failure, str) else float(on_failure)
     return [other if value is None else value for value in values]
 
 
 def _number(value: Any) -> float | None:
+    value = value.tolist() if hasattr(value, "tolist") else value  # of an array or a tensor
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if real and math.isfinite(value) else None
 

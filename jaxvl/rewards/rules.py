@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxvl.data import gold
 from jaxvl.errors import UserError
 from jaxvl.rewards import completion_text, pool
+from jaxvl.rewards.columns import choices_of, rows_of
 from jaxvl.rewards.kinds import box
-from jaxvl.rewards.reasons import CRASH, MATCH, MISMATCH, NO_ANSWER, REFUSED, TIMEOUT
+from jaxvl.rewards.reasons import BAD_GOLD, CRASH, MATCH, MISMATCH, NO_ANSWER, REFUSED, TIMEOUT
 from jaxvl.rewards.verdict import Verdict, verify
 
 
@@ -41,20 +42,15 @@ def verified(
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Sequence[Any],
 ) -> list[float]:
-    """The reward of `verify` for each completion, against the columns `answer` and `choices`.
+    """The reward of `verify` for each completion, against the columns `answer` (or, where a row has
+    none, `solution`) and `choices`.
 
-    `kind`, `mode` and `frames` are set with `functools.partial`. Logs the shares of completions
-    without an answer, refused, timed out and crashed.
+    `kind`, `mode` and `frames` are set with `functools.partial`. Logs the shares of `log_rates`.
     """
     count = len(completions)
     verdicts = judge_rows([kind] * count, completions, rows_of(columns, count), mode, frames)
     log_rates(verdicts, log_metric)
     return [verdict.reward for verdict in verdicts]
-
-
-def rows_of(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
-    """The columns of a batch as a dict a row."""
-    return [{name: values[i] for name, values in columns.items()} for i in range(count)]
 
 
 def judge_rows(
@@ -64,11 +60,13 @@ def judge_rows(
     mode: str = "strict",
     frames: Frames = Frames(),
 ) -> list[Verdict]:
-    """`verify` on each completion by its row's `answer` and `choices`, several at a time."""
+    """`verify` on each completion by its row's gold and `choices`, several at a time."""
 
     def judge(kind: str, completion: Any, row: Mapping[str, Any]) -> Verdict:
-        text, choices = completion_text(completion), row.get("choices") or None
-        verdict = verify(kind, text, row["answer"], choices, mode)
+        right = gold.of_row(row)
+        if not right:
+            return Verdict(0.0, "", "", BAD_GOLD)
+        verdict = verify(kind, completion_text(completion), right, choices_of(row), mode)
         moved = kind == "bbox" and frames.model != frames.gold and verdict.canonical
         return _in_gold_frame(verdict, row, frames) if moved else verdict
 
@@ -87,14 +85,15 @@ def _in_gold_frame(verdict: Verdict, row: Mapping[str, Any], frames: Frames) -> 
     original, processed = (tuple(of[0]) if of else None for of in sizes.values())
     found = box.read(verdict.canonical)
     found = box.convert(found, frames.model, frames.gold, original, processed)
-    value = box.iou(found, box.read(str(row["answer"])))
+    value = box.iou(found, box.read(gold.of_row(row)))
     return dataclasses.replace(verdict, reward=value, reason=MATCH if value > 0 else MISMATCH)
 
 
 def log_rates(verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:
-    """The shares of verdicts that came to no comparison, as metrics."""
-    if log_metric is None or not verdicts:
+    """Of the comparisons that rewards made, the shares that came to no result, as the metrics
+    verify/no_answer, verify/refused, verify/timeout, verify/crash and verify/bad_gold."""
+    if log_metric is None:
         return
-    reasons = Counter(verdict.reason for verdict in verdicts)
-    for reason in (NO_ANSWER, REFUSED, TIMEOUT, CRASH):
-        log_metric(f"verify/{reason}", reasons[reason] / len(verdicts))
+    for verdict in verdicts:  # a number each: shares are then of all functions and processes
+        for reason in (NO_ANSWER, REFUSED, TIMEOUT, CRASH, BAD_GOLD):
+            log_metric(f"verify/{reason}", float(verdict.reason == reason))

@@ -5,11 +5,12 @@ set with `functools.partial`."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxvl.errors import UserError
-from jaxvl.rewards.rules import verified
+from jaxvl.rewards.columns import rows_of
+from jaxvl.rewards.rules import judge_rows, log_rates
 
 
 def soft_overlong(
@@ -39,6 +40,7 @@ def cosine(
     right: tuple[float, float] = (1.0, 0.5),
     wrong: tuple[float, float] = (-1.0, -0.5),
     exceeded: float = -1.0,
+    log_metric: Callable[[str, float], None] | None = None,
     **columns: Sequence[Any],
 ) -> list[float]:
     """The cosine length reward of arXiv 2502.03373: right and wrong answers, by `verify` of `kind`,
@@ -48,10 +50,12 @@ def cosine(
     The paper's values are right (2, 1), wrong (-10, 0), exceeded -10; the defaults have its shape
     in the range of the other rewards.
     """
-    correct = verified(prompts, completions, completion_ids, kind=kind, **columns)
+    count = len(completions)
+    verdicts = judge_rows([kind] * count, completions, rows_of(columns, count))
+    log_rates(verdicts, log_metric)
     rewards = []
-    for value, ids in zip(correct, completion_ids, strict=True):
-        first, last = right if value == 1.0 else wrong
+    for verdict, ids in zip(verdicts, completion_ids, strict=True):
+        first, last = right if verdict.reward == 1.0 else wrong
         share = (1 + math.cos(math.pi * len(ids) / limit)) / 2
         rewards.append(exceeded if len(ids) >= limit else last + (first - last) * share)
     return rewards

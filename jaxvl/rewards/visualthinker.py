@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rewards of VisualThinker-R1-Zero (arXiv 2503.05132), as its public code computes them.
+"""The rewards of VisualThinker-R1-Zero (arXiv 2503.05132), as its public code computes them (of
+`accuracy` with `literal`).
 
 Its total is the plain sum of `accuracy` and `think_format`; `length` is the ablation of Sec. 5.3.
 Every search here is linear in the length of a completion.
@@ -8,11 +9,15 @@ Every search here is linear in the length of a completion.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from jaxvl.data import gold
 from jaxvl.errors import UserError
-from jaxvl.rewards import completion_text, pool
+from jaxvl.rewards import completion_text, extract, pool
+from jaxvl.rewards.columns import rows_of
+from jaxvl.rewards.kinds import math
+from jaxvl.rewards.reasons import MISMATCH
 
 QWEN2_SPECIAL = range(151643, 151657)  # <|endoftext|> .. <|video_pad|>
 
@@ -26,12 +31,14 @@ def accuracy(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     completion_ids: Sequence[Sequence[int]],
+    *,
+    literal: bool = False,
     **columns: Sequence[Any],
 ) -> list[float]:
     """1 where a completion gives the answer, else 0, for each completion.
 
-    The gold text is the column `solution` ("<answer>..</answer>"), or the column `answer` put into
-    these tags where a row has no solution. A point is given for any of
+    The gold text is the column `answer` put into answer tags, or, where a row has no answer, the
+    column `solution` as it stands ("<answer>..</answer>"). A point is given for any of
 
     1. math-verify holds the whole completion and the whole gold text to be equal. It parses
        nothing in "<answer>3</answer>" (no space before the number), so words and plain numbers in
@@ -42,19 +49,26 @@ def accuracy(
     3. The last stand-alone letter A to H of the completion's answer is the gold answer.
 
     The format is not asked for: "B" alone is as good as "<answer>B</answer>".
+
+    The public code is this with `literal`. Without it the first rule credits no answer between tags
+    whose value `verify` finds to differ from the gold's: math-verify rounds, so that 1.4142136 is
+    the root of 2.
     """
-    solutions = columns.get("solution") or [None] * len(completions)
-    answers = columns.get("answer") or [None] * len(completions)
-    golds = []
-    for row, (solution, answer) in enumerate(zip(solutions, answers, strict=True)):
-        if solution is None and answer is None:
-            raise UserError(f"accuracy: row {row} has neither a column `solution` nor `answer`")
-        golds.append(f"<answer>{answer}</answer>" if solution is None else str(solution))
+    golds = [_gold_text(i, row) for i, row in enumerate(rows_of(columns, len(completions)))]
     return pool.map_threads(
-        lambda completion, gold: float(accurate(completion_text(completion), gold)),
+        lambda completion, right: float(accurate(completion_text(completion), right, literal)),
         completions,
         golds,
     )
+
+
+def _gold_text(number: int, row: Mapping[str, Any]) -> str:
+    answer, solution = gold.answer_of(row), row.get("solution")
+    if answer:
+        return f"<answer>{answer}</answer>"
+    if solution is None or solution != solution or not str(solution).strip():
+        raise UserError(f"accuracy: row {number} has neither a column `answer` nor `solution`")
+    return str(solution)
 
 
 def think_format(
@@ -93,7 +107,7 @@ def length(
     return [0.001 * (count if cap is None else min(count, cap)) for count in counts]
 
 
-def accurate(text: str, gold: str) -> bool:
+def accurate(text: str, gold: str, literal: bool = True) -> bool:
     """The rule of `accuracy` for one completion; `gold` stands in its tags."""
     gold_answer, answer = answer_text(gold), answer_text(text)
     if answer == gold_answer:
@@ -101,7 +115,14 @@ def accurate(text: str, gold: str) -> bool:
     letters = _LETTER.findall(answer)
     if letters and letters[-1] == gold_answer:
         return True
-    return bool(_MATHEMATICS.search(gold)) and pool.equal(gold, text, None) == "match"
+    if not (_MATHEMATICS.search(gold) and pool.equal(gold, text, None) == "match"):
+        return False
+    return literal or answer == text.strip() or not _differ(answer, gold_answer)
+
+
+def _differ(answer: str, gold_answer: str) -> bool:
+    plain = [extract.unwrap(extract.normalize(each)) for each in (answer, gold_answer)]
+    return math.judge(*plain, [])[2] == MISMATCH
 
 
 def answer_text(text: str) -> str:

@@ -12,10 +12,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxvl.data import gold
 from jaxvl.errors import UserError
 from jaxvl.rewards import completion_text, extract
+from jaxvl.rewards.columns import rows_of
 from jaxvl.rewards.judge import OnFailure, Scorer, scored, settled
-from jaxvl.rewards.rules import Frames, judge_rows, log_rates, rows_of
+from jaxvl.rewards.rules import Frames, judge_rows, log_rates
 
 VERIFIERS = ("digit", "mcq", "math", "iou", "open")
 
@@ -59,10 +61,21 @@ def verifier_of(row: Mapping[str, Any]) -> str:
     return _SOURCES[folder]
 
 
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What the reward of each verifier is multiplied by."""
+
+    digit: float = 1.0
+    mcq: float = 1.0
+    math: float = 1.0
+    iou: float = 1.0
+    open: float = 1.0
+
+
 @dataclasses.dataclass
 class Mixed:
     """The reward function. `only` leaves out verifiers, for ablations: rows of the others get None,
-    so leave those rows out of the data or give them another reward.
+    so leave those rows out of the data or give them another reward. `weights` are by verifier.
 
     Open-ended rows need a `scorer` S: with the gold answer as reference,
 
@@ -77,6 +90,7 @@ class Mixed:
     only: tuple[str, ...] = VERIFIERS
     frames: Frames = Frames()
     on_failure: OnFailure = "fail"
+    weights: Weights = Weights()
     _references: dict[tuple, float] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -87,16 +101,21 @@ class Mixed:
             raise UserError(f"Mixed.only is {self.only}; expected some of {', '.join(VERIFIERS)}")
         if not (self.beta > 0 and math.isfinite(self.beta)):
             raise UserError(f"Mixed.beta is {self.beta}; expected a positive number")
+        for kind, weight in dataclasses.asdict(self.weights).items():
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise UserError(f"Mixed.weights.{kind} is {weight}; expected a number of 0 or more")
 
     def __call__(
         self,
+        /,
         prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Sequence[Any],
     ) -> list[Any]:
-        """A reward in [0, 1] for each completion, None for rows of other verifiers.
+        """A reward in [0, 1], times its weight, for each completion; None for rows of other
+        verifiers. Logs what it is made of (`_log`).
 
         Columns: `answer`, `verifier_type` or `source`; `choices`, `image_sizes` and
         `processed_sizes` where there are any; `images`, `question` and `id` for a scorer.
@@ -119,7 +138,26 @@ class Mixed:
         values = self._open([rows[i] for i in asked], answers, log_metric)
         for i, value in zip(asked, values, strict=True):
             rewards[i] = value
-        return rewards
+        self._log(kinds, rewards, log_metric)
+        return [
+            getattr(self.weights, kind) * value if isinstance(value, float) else value
+            for kind, value in zip(kinds, rewards, strict=True)
+        ]
+
+    def _log(
+        self,
+        kinds: Sequence[str],
+        rewards: Sequence[Any],
+        log_metric: Callable[[str, float], None] | None,
+    ) -> None:
+        """For each verifier in `only`: mixed/<kind>/reward, the mean before its weight;
+        mixed/<kind>/share, of all completions; mixed/<kind>/count, how many."""
+        for kind in self.only if log_metric else ():
+            for found, value in zip(kinds, rewards, strict=True):
+                log_metric(f"mixed/{kind}/share", float(found == kind))
+                log_metric(f"mixed/{kind}/count", float(found == kind))
+                if found == kind and isinstance(value, float):  # else masked
+                    log_metric(f"mixed/{kind}/reward", value)
 
     def _open(
         self,
@@ -147,7 +185,7 @@ class Mixed:
 
     def _scored_references(self, rows: list[Mapping[str, Any]]) -> list[float | None]:
         """S(reference) of each row; asked for once and kept."""
-        keys = [(row.get("id"), row.get("question"), str(row["answer"])) for row in rows]
+        keys = [(row.get("id"), row.get("question"), gold.of_row(row)) for row in rows]
         new = {key: (row, key[2]) for key, row in zip(keys, rows, strict=True)}
         new = {key: pair for key, pair in new.items() if key not in self._references}
         values = scored(self.scorer, *_columns(list(new.values())), self.on_failure)

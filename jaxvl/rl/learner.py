@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jaxvl.batch import TrainBatch
 from jaxvl.config import GRPO, Bnpo, Optim
-from jaxvl.models import lora, parts
+from jaxvl.models import lora, partition
+from jaxvl.models.finite import all_finite
 from jaxvl.models.qwen_vl import assemble
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import Whole, policy_loss, sft_loss, truncated_weights
 
@@ -29,7 +32,7 @@ Stats = dict[str, jax.Array]
 class TrainState:
     """Everything an update changes."""
 
-    step: jax.Array  # [] int32, updates done
+    step: jax.Array  # [] int32, updates done: those that were skipped are not among them
     params: dict[str, Any]  # of what trains, and nothing else: float32 master weights
     opt_state: optax.OptState
 
@@ -40,7 +43,7 @@ class Policy:
 
     graphdef: nnx.GraphDef
     dtype: str  # of the products
-    remat: str  # see `layers.for_backward`
+    remat: str  # see `layers.remat_layer`
     temperature: float
     chunk: int  # tokens of a row whose logits exist at a time
 
@@ -59,8 +62,10 @@ class Policy:
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then constant, or linear or cosine to `min_lr`."""
-    rest = max(steps - cfg.warmup_steps, 1)
+    """Learning rate by update of a run of `steps`: linear warm-up, then constant, or linear or
+    cosine to `min_lr`."""
+    warmup, horizon = cfg.span(steps)
+    rest = max(horizon - warmup, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
         "linear": optax.linear_schedule(cfg.lr, cfg.min_lr, rest),
@@ -68,11 +73,11 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
             cfg.lr, rest, alpha=cfg.min_lr / cfg.lr if cfg.lr else 0.0
         ),
     }[cfg.schedule]
-    if not cfg.warmup_steps:
+    if not warmup:
         return after
     # The first update already moves: the ramp goes from lr/warmup to lr.
-    ramp = optax.linear_schedule(cfg.lr / cfg.warmup_steps, cfg.lr, cfg.warmup_steps)
-    return optax.join_schedules([ramp, after], [cfg.warmup_steps])
+    ramp = optax.linear_schedule(cfg.lr / warmup, cfg.lr, warmup)
+    return optax.join_schedules([ramp, after], [warmup])
 
 
 def optimizer(cfg: Optim, steps: int) -> optax.GradientTransformation:
@@ -91,6 +96,18 @@ def init_state(params: dict[str, Any], tx: optax.GradientTransformation) -> Trai
         return TrainState(jnp.int32(0), masters, tx.init(masters))
 
     return jax.jit(make)(params)
+
+
+def abstract_state(
+    params: dict[str, Any], tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shapes of `init_state(params, tx)` and where they lie; no memory is used."""
+
+    def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        spec = x.sharding.spec if x.sharding else P()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, jax.eval_shape(lambda p: init_state(p, tx), params))
 
 
 def live_sequences(batch: TrainBatch, beta: float) -> jax.Array:
@@ -181,29 +198,20 @@ def _mean(mask: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def make_update(
+def any_token(batch: TrainBatch) -> jax.Array:
+    """[.., R, g], true where a sequence has tokens that count."""
+    return batch.mask.any(-1)
+
+
+def make_gradient(
     objective: Callable,
-    tx: optax.GradientTransformation,
-    lr: optax.Schedule,
     dropout: jax.Array | None = None,
-    live: Callable[[TrainBatch], jax.Array] = lambda batch: batch.mask.any(-1),
-) -> Callable[..., tuple[TrainState, Stats]]:
-    """The jitted `update(state, batch, frozen, beta)`. Leaves of `batch` have micro-batches in
-    front.
+    live: Callable[[TrainBatch], jax.Array] = any_token,
+) -> Callable[..., tuple[dict[str, Any], Stats]]:
+    """`gradient(state, batch, frozen, beta)` -> the gradient with respect to the state's parameters
+    and stats, for use inside of jit. See `make_update` for what all of it is."""
 
-    `frozen` holds the parameters that do not train (by default there are none): there is no
-    gradient with respect to them, and the state knows nothing of them. `beta` is handed to the
-    objective. `dropout` is a key, from which every micro-batch of every update folds its own.
-
-    Micro-batches are gone through and their gradients added: every one is already divided by the
-    counts of the whole batch, so the sum is the true mean whatever way the batch is cut. What
-    comes after the last micro-batch with a sequence that is `live` is not computed: its gradient is
-    zero. `state` is donated. Stats that end in "max" are maxima, the loss is a sum, and all others
-    are means over the tokens that were gone through.
-    """
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(
+    def gradient(
         state: TrainState,
         batch: TrainBatch,
         frozen: dict[str, Any] | None = None,
@@ -217,7 +225,7 @@ def make_update(
             key = dropout
             if key is not None:
                 key = jax.random.fold_in(jax.random.fold_in(key, state.step), number)
-            whole = parts.join(frozen or {}, params)
+            whole = partition.combine(frozen or {}, params)
             loss, stats = objective(whole, piece, batch, key, beta)
             tokens = piece.mask.sum()
             sums = {name: x * (1 if _kept_whole(name) else tokens) for name, x in stats.items()}
@@ -237,10 +245,57 @@ def make_update(
         grads, stats = jax.lax.fori_loop(0, _needed(live(batch)), add, (zeros, nothing))
         tokens = jnp.maximum(stats.pop("tokens"), 1)
         stats = {name: x if _kept_whole(name) else x / tokens for name, x in stats.items()}
+        return grads, stats | {"grad_norm": optax.tree.norm(grads)}
+
+    return gradient
+
+
+def make_update(
+    objective: Callable,
+    tx: optax.GradientTransformation,
+    lr: optax.Schedule,
+    dropout: jax.Array | None = None,
+    live: Callable[[TrainBatch], jax.Array] = any_token,
+) -> Callable[..., tuple[TrainState, Stats]]:
+    """The jitted `update(state, batch, frozen, beta)`. Leaves of `batch` have micro-batches in
+    front.
+
+    `frozen` holds the parameters that do not train (by default there are none): there is no
+    gradient with respect to them, and the state knows nothing of them. `beta` is handed to the
+    objective. `dropout` is a key, from which every micro-batch of every update folds its own.
+
+    Micro-batches are gone through and their gradients added: every one is already divided by the
+    counts of the whole batch, so the sum is the true mean whatever way the batch is cut. What
+    comes after the last micro-batch with a sequence that is `live` is not computed: its gradient is
+    zero. `state` is donated. Stats that end in "max" are maxima, the loss is a sum, and all others
+    are means over the tokens that were gone through.
+
+    Where the loss, the gradient's norm or a parameter that the update would lead to is not finite,
+    the state stays as it is to the bit, the optimizer's counts and with them the schedule included,
+    and the stat "skipped" is true. A select decides, element by element as the new
+    state is written, so that it takes no memory of its own. (`optax.apply_if_finite` sees neither
+    loss nor parameters, keeps its counts in the optimizer's state, and after some in a row lets
+    what is not finite through.)
+    """
+
+    gradient = make_gradient(objective, dropout, live)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(
+        state: TrainState,
+        batch: TrainBatch,
+        frozen: dict[str, Any] | None = None,
+        beta: jax.Array | None = None,
+    ):
+        grads, stats = gradient(state, batch, frozen, beta)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        stats |= {"grad_norm": optax.tree.norm(grads), "learning_rate": lr(state.step)}
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state), stats
+        good = jnp.isfinite(stats["loss"]) & jnp.isfinite(stats["grad_norm"])
+        good &= all_finite(params)
+        new = TrainState(state.step + 1, params, opt_state)
+        new = jax.tree.map(lambda after, before: jnp.where(good, after, before), new, state)
+        stats |= {"learning_rate": lr(state.step), "skipped": ~good, "updates": new.step}
+        return new, stats
 
     return update
 

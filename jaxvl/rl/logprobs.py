@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models.text import Decoder
-from jaxvl.sharding import ROWS, axis_size
 
 KEPT = "maximum and sum of exponentials of logits"
 CHUNK, TOKENS = 256, 1024  # of a row at least, and of a device's rows together

@@ -26,10 +26,17 @@ from pairs import report
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.example import Example
 from jaxvl.data.templates import chat_question
-from jaxvl.train import Loop
+from jaxvl.train.grpo import Loop
 from jaxvl.vlm import load
 
-OURS = ("start", "go_on", "resize", "rollout", "logprobs", "update")  # jitted functions of a run
+OURS = (
+    "start",
+    "decode_steps",
+    "resize",
+    "rollout",
+    "logprobs",
+    "update",
+)  # jitted functions of a run
 
 
 @dataclasses.dataclass(frozen=True)

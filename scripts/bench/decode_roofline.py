@@ -19,8 +19,8 @@ from decoding import Work, arguments, parse
 from ours import time_of
 from pairs import report
 
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.models.arch import TextArch
-from jaxvl.sharding import make_mesh
 
 DATASHEET = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12}  # bytes/s, SXM; A100 of 80 GB
 

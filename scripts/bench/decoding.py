@@ -11,10 +11,10 @@ import jax
 from checkpoint import SHAPES
 from update import architecture, random_batch
 
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.models import qwen_vl
-from jaxvl.rl.draw import Decoding
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.rl.sampling import SamplingParams
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -57,12 +57,12 @@ class Work:
 
         @jax.jit
         def init(key):
-            return qwen_vl.for_products(qwen_vl.init_params(arch, key), args.dtype, arch.text)
+            return qwen_vl.to_compute_dtype(qwen_vl.init_params(arch, key), args.dtype, arch.text)
 
         self.params = init(jax.random.key(0))
 
     def sampler(self, slots: int = 0, stop_ids: tuple[int, ...] = ()) -> Sampler:
-        how = Decoding(self.group, self.new_tokens, stop_ids, pad_id=0, slots=slots)
+        how = SamplingParams(self.group, self.new_tokens, stop_ids, pad_id=0, slots=slots)
         return Sampler(self.graphdef, how, self.dtype)
 
     def run(self, sampler: Sampler, seed: int = 0) -> dict:

@@ -60,9 +60,9 @@ class Ours:
         import jax
 
         import jaxvl
-        from jaxvl.eval.local import Local
-        from jaxvl.eval.replies import Sampling
-        from jaxvl.sharding import make_mesh
+        from jaxvl.distributed.mesh import make_mesh
+        from jaxvl.eval.engines.local import Local
+        from jaxvl.eval.engines.replies import Sampling
 
         vlm = jaxvl.load(path, dtype, make_mesh(data=-1, devices=jax.devices()))
         processor = dataclasses.replace(vlm.processor, stop_ids=())
@@ -73,8 +73,8 @@ class Ours:
     def replies(self, batch: int, count: int = 0) -> dict:
         from jaxvl.eval import tasks
         from jaxvl.eval.benchmark import Item
-        from jaxvl.eval.predictions import read
-        from jaxvl.eval.run import run
+        from jaxvl.eval.engines.predictions import read
+        from jaxvl.eval.engines.run import run
 
         if batch not in self.engines:
             self.engines[batch] = self.make(self.vlm, self.how, batch)

@@ -36,7 +36,7 @@ def load_once(path: Path, dtype: str, mesh: tuple[int, ...]) -> dict:
     from ours import peak_mib
 
     from jaxvl.data.prompts import Processor
-    from jaxvl.sharding import make_mesh
+    from jaxvl.distributed.mesh import make_mesh
     from jaxvl.vlm import load
 
     mesh = make_mesh(*mesh)

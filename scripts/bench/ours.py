@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""jaxvl at work, one step at a time, to compare others with: `jaxvl.train.Loop` as a run calls it.
+"""jaxvl at work, one step at a time, to compare others with: `jaxvl.train.grpo.Loop` as a run
+calls it.
 
 It runs as a worker process (see `pairs.Worker`):
 
@@ -29,15 +30,15 @@ import jax.numpy as jnp
 from checkpoint import questions
 from pairs import serve
 
-from jaxvl.batch import Prompt
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
+from jaxvl.config.validate import validate
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import round_up
 from jaxvl.data.templates import chat_question
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.models.arch import Arch
-from jaxvl.sharding import put_rows
-from jaxvl.train import Loop
-from jaxvl.validate import validate
+from jaxvl.models.inputs import Prompt
+from jaxvl.train.grpo import Loop
 from jaxvl.vlm import VLM, load
 
 
@@ -122,7 +123,7 @@ class Ours:
             "seconds": seconds,
             **parts,
             "host": seconds - sum(parts.values()),
-            "tokens": metrics["num_tokens"],
+            "tokens": round(metrics["perf/tokens_per_s"] * metrics["time/total"]),
             "flops": self.flops,
             "peak_mib": peak_mib(),
         }

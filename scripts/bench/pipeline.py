@@ -26,7 +26,7 @@ from PIL import Image
 
 from jaxvl.data import pipeline
 from jaxvl.data.image import ImageSettings, load_image, pixel_patches
-from jaxvl.data.intake import Gate
+from jaxvl.data.intake import ExampleFilter
 from jaxvl.data.prepare import prepare
 from jaxvl.data.prepared import Prepared
 from jaxvl.data.prompts import Processor
@@ -74,8 +74,8 @@ def patches(files: list[bytes], settings: ImageSettings) -> None:
 
 
 def draw(prepared: Prepared, processor: Processor, workers: int) -> None:
-    """Every picture once, as `jaxvl.loop.Stream` draws it."""
-    examples, gate = prepared.load(), Gate()
+    """Every picture once, as `jaxvl.train.prompts.PromptStream` draws it."""
+    examples, gate = prepared.load(), ExampleFilter()
 
     def make(position: int, candidates):
         example = gate.open(next(candidates))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvl.eval import refusal
+from jaxvl.eval.mossbench import refusal
 
 # From the repository's leaderboard: all, Exaggerated Risk, Negated Harm, Counterintuitive.
 PUBLISHED = {

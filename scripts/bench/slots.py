@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from decoding import Work, arguments, parse
 from pairs import report
 
-from jaxvl.rl import draw, sampler
-from jaxvl.sharding import make_mesh
+from jaxvl.distributed.mesh import make_mesh
+from jaxvl.rl import sampler, sampling
 
 STOP, OTHER = 1, 2  # token ids
 MEAN = 0.3  # of the cap
@@ -31,14 +31,14 @@ def end_by_chance(cap: int) -> None:
     """From now on samplers that may end a completion do so after a number of tokens that chance
     decides, exponential but for `cap`: every token is the last with the same probability."""
 
-    def choose(logits, seed, how):
-        token, logp = draw.choose(logits, seed, how)
+    def sample_token(logits, seed, how):
+        token, logp = sampling.sample_token(logits, seed, how)
         if not how.stop_ids:
             return token, logp
         going_on = jnp.where(token == STOP, OTHER, token)
         return jnp.where(seed < 2**32 / (MEAN * cap), STOP, going_on), logp
 
-    sampler.choose = choose
+    sampler.sample_token = sample_token
 
 
 def forms(args: argparse.Namespace, mesh) -> dict[tuple[str, str], Callable[[int], dict]]:

@@ -21,14 +21,16 @@ from checkpoint import SHAPES, flat_config, texts
 from ours import time_of
 from pairs import report
 
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import GRPO, Optim
 from jaxvl.data.geometry import patch_coords
 from jaxvl.data.tokenizer import train_tokenizer
-from jaxvl.models import hf, qwen_vl
+from jaxvl.distributed.mesh import make_mesh, put_rows
+from jaxvl.models import qwen_vl
 from jaxvl.models.arch import Arch
+from jaxvl.models.inputs import Prompt
+from jaxvl.models.io import hf
 from jaxvl.rl import learner
-from jaxvl.sharding import make_mesh, put_rows
+from jaxvl.rl.batch import TrainBatch
 
 
 def architecture(shape: str) -> Arch:

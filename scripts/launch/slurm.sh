@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A run on GPU nodes of a SLURM cluster, one process a node. Called on a login node, in the checkout
-# that `. scripts/setup.sh cuda` has set up, on a file system that all nodes share.
+# that `bash scripts/setup.sh cuda` has set up, on a file system that all nodes share.
 #
 #   bash scripts/launch/slurm.sh [--dry-run] train CONFIG [K=V]...     submit, or go on
 #   bash scripts/launch/slurm.sh [--dry-run] logs | stop

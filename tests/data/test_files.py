@@ -83,6 +83,56 @@ def test_a_broken_row_is_one_row(tmp_path, name, text, bad, words):
 
 
 @pytest.mark.parametrize(
+    ("rows", "bad"),
+    [
+        ('1,"a" b,x\n', 1),  # closed within the cell
+        ('1,"a,x\n', 1),  # never closed
+        ('1,"a,x\n2,"b ""c""",x\n', 1),  # closed by the next row's
+        ('1,a,"x\n2,b,y\n', 1),  # at the end of a row
+        ('1,a,x"\n2,5" pipe,y\n', 0),  # within a text
+        ('"1""2",a,"x"\n', 0),
+        ('1,"two\nlines",x\n\n', 0),
+        ('1,"a,x\n1,"a,x\n1,"a,x\n', 3),
+        ("1,a\n1,a,x,y\n", 2),
+        ('1,"a\n\n"b,x\n2,c,z\n', 2),  # the second of its lines is no row either
+    ],
+    ids=range(10),
+)
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_stray_quote_costs_its_row_and_no_other(tmp_path, rows, bad, kind):
+    path = tmp_path / f"a.{kind}"
+    text = "\ufeffid,question,answer\n0,first,a\n" + rows + '8,"last, one",b\n9,end,c'
+    if kind == "tsv":
+        text = text.replace("last, one", "last; one").replace(",", "\t").replace(";", ",")
+    path.write_text(text, encoding="utf-8", newline="")
+    found = [row for _, _, row in read([path])]
+    assert sum(isinstance(row, BadRow) for row in found) == bad
+    assert found[0] == {"id": "0", "question": "first", "answer": "a"}
+    assert found[-2] == {"id": "8", "question": "last, one", "answer": "b"}
+    assert found[-1] == {"id": "9", "question": "end", "answer": "c"}
+
+
+def test_a_quote_that_is_left_open_is_cheap(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + '1,"x\n' * 3000)
+    found = [row for _, _, row in read([path])]
+    assert len(found) == 3000 and all(isinstance(row, BadRow) for row in found)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_lines_end_with_a_newline_alone(tmp_path, mark, name):
+    path = tmp_path / name
+    rows = [{"q": f"one{mark}two", "a": "1"}, {"q": "x", "a": "2"}]
+    if name == "a.csv":
+        text = "q,a\r\n" + "".join(f"{row['q']},{row['a']}\r\n" for row in rows)
+    else:  # a control character has to be escaped in JSON, others need not be
+        text = "".join(json.dumps(row, ensure_ascii=mark < " ") + "\r\n" for row in rows)
+    path.write_text(text, encoding="utf-8", newline="")
+    assert [row for _, _, row in read([path])] == rows
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [("a.json", b"3"), ("a.json", b"[1, "), ("a.parquet", b"PAR1"), ("a.arrow", b"x" * 9)],
 )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches are bit for bit those of transformers' Qwen2VLImageProcessorPil."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -33,7 +35,6 @@ def pictures():
     palette = rgb.quantize(32)
     clear_palette = rgb.quantize(32)
     clear_palette.info["transparency"] = 3
-    deep = (noise(61, 45, 1).astype(np.uint16) << 8) + 77
     return {
         "rgb": rgb,
         "rgba": rgba,
@@ -43,9 +44,8 @@ def pictures():
         "palette": palette,
         "palette with a clear colour": clear_palette,
         "rgb with a clear colour": clear,
-        "16 bit": Image.fromarray(deep),
-        "32 bit": Image.fromarray(deep.astype(np.int32)),
-        "float": Image.fromarray(deep.astype(np.float32) / 100),
+        "float": Image.fromarray(noise(61, 45, 1).astype(np.float32)),
+        "32 bit": Image.fromarray(noise(61, 45, 1).astype(np.int32)),
         "cmyk": rgb.convert("CMYK"),
         "ycbcr": rgb.convert("YCbCr"),
     }
@@ -76,11 +76,122 @@ def test_patches_equal_those_of_transformers_for_any_kind_of_image(kind):
     assert_same(pictures()[kind], ImageSettings(), reference())
 
 
-@pytest.mark.parametrize("kind", ["rgba", "palette with a clear colour", "grey", "16 bit"])
+@pytest.mark.parametrize("kind", ["rgb", "palette", "grey", "one bit", "cmyk"])
 def test_a_path_gives_what_transformers_makes_of_it(kind, tmp_path):
-    file = tmp_path / "a.png"
+    file = tmp_path / ("a.tif" if kind == "cmyk" else "a.png")
     pictures()[kind].save(file)
     assert_same(str(file), ImageSettings(), reference())
+
+
+def encoded(image, form, **settings):
+    stream = io.BytesIO()
+    image.save(stream, form, **settings)
+    return stream.getvalue()
+
+
+def lines(mode="RGBA"):
+    """Two black lines on a clear ground, whose clear pixels are black too."""
+    image = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 5, 40, 8))
+    image.paste((0, 0, 0, 255), (10, 0, 13, 30))
+    return image if mode == "RGBA" else image.convert(mode)
+
+
+def transparent():
+    """The lines as files of every kind that has a clear colour."""
+    drawn = np.asarray(lines())[..., 3]
+    index = Image.fromarray((drawn > 0).astype(np.uint8)).convert("P")
+    index.putpalette([0] * 768)
+    grey = Image.fromarray(np.where(drawn > 0, 0, 9).astype(np.uint8))
+    rgb = Image.merge("RGB", [grey] * 3)
+    deep = Image.fromarray(np.where(drawn > 0, 0, 40_000).astype(np.uint16))
+    frames = {"save_all": True, "append_images": [Image.new("P", (40, 30), 1)], "transparency": 0}
+    return {
+        "rgba.png": encoded(lines(), "PNG"),
+        "la.png": encoded(lines("LA"), "PNG"),
+        "palette.png": encoded(index, "PNG", transparency=0),
+        "palette with alphas.png": encoded(index, "PNG", transparency=bytes([0, 255])),
+        "grey with tRNS.png": encoded(grey, "PNG", transparency=9),
+        "rgb with tRNS.png": encoded(rgb, "PNG", transparency=(9, 9, 9)),
+        "16 bit with tRNS.png": encoded(deep, "PNG", transparency=40_000),
+        "one bit with tRNS.png": encoded(
+            grey.point(lambda v: 255 * (v > 0), "1"), "PNG", transparency=1
+        ),
+        "frames.gif": encoded(index, "GIF", **frames),
+        "a.webp": encoded(lines(), "WEBP", lossless=True),
+        "a.tif": encoded(lines(), "TIFF"),
+    }
+
+
+@pytest.mark.parametrize("kind", transparent())
+def test_lines_on_a_clear_ground_are_black_on_white_wherever_they_come_from(kind, tmp_path):
+    data = transparent()[kind]
+    if kind.startswith("16 bit"):
+        assert Image.open(io.BytesIO(data)).mode == "I;16"
+    expected = np.asarray(lines("RGBA"))[..., 3] == 0
+    (tmp_path / kind).write_bytes(data)
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    for source in (data, str(tmp_path / kind), url, Image.open(io.BytesIO(data))):
+        found = np.asarray(load_image(source))
+        np.testing.assert_array_equal(found, 255 * np.repeat(expected[..., None], 3, 2))
+
+
+def test_half_of_a_colour_shows_through():
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 128))
+    for source in (image, encoded(image, "PNG"), image.convert("RGBa")):
+        red, green, _ = load_image(source).getpixel((0, 0))
+        assert abs(red - 227) <= 1 and abs(green - 127) <= 1
+    assert load_image(encoded(image.convert("LA"), "PNG")).getpixel((0, 0))[0] in range(155, 160)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_grey_of_16_bits_keeps_its_steps(form):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    data = encoded(Image.fromarray(ramp), form)
+    np.testing.assert_array_equal(np.asarray(load_image(data))[..., 1], ramp >> 8)
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0, 70_000.0])
+def test_values_that_are_no_picture_are_named(value):
+    with pytest.raises(UserError, match="expected 8 or 16 bits"):
+        load_image(Image.fromarray(np.full((4, 4), value, np.float32)))
+
+
+def test_a_url_is_read_or_refused(tmp_path):
+    data = encoded(Image.new("RGB", (5, 4), "red"), "PNG")
+    plain = base64.b64encode(data).decode()
+    (tmp_path / "a b.png").write_bytes(data)
+    for url in (
+        f"data:image/png;base64,{plain}",
+        f"data:;base64,{plain}",
+        f"DATA:image/png;charset=utf-8;base64,{plain[:40]}\n{plain[40:]}",
+        "data:image/png," + "".join(f"%{byte:02x}" for byte in data),
+        f"file://{tmp_path}/a%20b.png",
+    ):
+        assert load_image(url).size == (5, 4)
+    for url in ("https://x.org/a.png", "http://x/a", "HTTPS://X/a.png", "s3://b/a.png"):
+        with pytest.raises(UserError, match="nothing is fetched"):
+            load_image(url)
+    for url in ("data:image/png;base64,A", "data:image/png;base64", "data:,x"):
+        with pytest.raises(UserError):
+            load_image(url)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"size": {"min_pixels": 100, "max_pixels": 900}}, (100, 900)),
+        ({"size": {"shortest_edge": 100, "longest_edge": 900}}, (100, 900)),
+        ({"size": {"max_pixels": 9000}}, (3136, 9000)),
+        ({"size": {"min_pixels": 100, "longest_edge": 900}}, (100, 900)),
+        ({"size": {"min_pixels": 1, "max_pixels": 2}, "min_pixels": 3, "max_pixels": 4}, (3, 4)),
+        ({"size": {"min_pixels": None, "max_pixels": 9000}}, (3136, 9000)),
+        ({"size": None, "max_pixels": 9000}, (3136, 9000)),
+    ],
+)
+def test_limits_stand_in_size_by_either_name(found, expected):
+    settings = ImageSettings.from_config(found)
+    assert (settings.min_pixels, settings.max_pixels) == expected
 
 
 def test_exif_turns_a_file_and_not_an_open_image(tmp_path):
@@ -159,6 +270,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     [
         ({"do_resize": False}, "do_resize"),
         ({"image_mean": 0.5}, "image_mean"),
+        ({"size": {"height": 224, "width": 224}}, "expected shortest_edge and longest_edge"),
+        ({"size": 224}, "the image processor's size is 224"),
         ({"min_pixels": 10, "max_pixels": 9}, "min_pixels is 10"),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 from jaxvl.data import test_sets
 from jaxvl.data.example import BadRow, Dropped, Example, Examples
 from jaxvl.data.image import MAX_IMAGE_PIXELS, load_image
-from jaxvl.data.intake import Account, Gate
+from jaxvl.data.intake import DropLog, ExampleFilter
 from jaxvl.data.tasks.records import Records
 from jaxvl.errors import UserError
 from tests.data.published import picture
@@ -54,7 +54,7 @@ def example(image=None, question="Q?", **fields):
 @pytest.mark.parametrize("reason", BAD_IMAGES)
 def test_every_kind_of_bad_picture_is_a_bad_row(reason):
     with pytest.raises(BadRow) as error:
-        Gate().open(example(BAD_IMAGES[reason]))
+        ExampleFilter().open(example(BAD_IMAGES[reason]))
     assert error.value.reason == reason
 
 
@@ -70,13 +70,15 @@ def test_limits_of_pixels_are_seen_before_anything_is_unpacked():
 
 
 def test_a_good_example_is_opened():
-    opened = Gate(check=lambda example: "").open(example(picture(4)))
+    opened = ExampleFilter(check=lambda example: "").open(example(picture(4)))
     assert isinstance(opened.images[0], Image.Image) and opened.images[0].mode == "RGB"
     assert (opened.id, opened.question) == ("1", "Q?")
 
 
 def test_a_check_has_the_last_word():
-    gate = Gate(check=lambda example: "" if example.answer == "b" else f"{example.answer} is wrong")
+    gate = ExampleFilter(
+        check=lambda example: "" if example.answer == "b" else f"{example.answer} is wrong"
+    )
     with pytest.raises(BadRow, match="a is wrong") as error:
         gate.open(example())
     assert error.value.reason == "fails the check"
@@ -94,7 +96,7 @@ def digests(tmp_path):
 
 def test_rows_of_a_test_set_stay_out(digests):
     files, question = digests
-    gate = Gate(digests=files)
+    gate = ExampleFilter(digests=files)
     for bad in (example(picture(7)), example(question=question.upper())):
         with pytest.raises(BadRow, match="run.trial=true") as error:
             gate.open(bad)
@@ -105,7 +107,7 @@ def test_rows_of_a_test_set_stay_out(digests):
 def test_a_trial_takes_them_in_and_says_so(digests, tmp_path):
     files, question = digests
     seen = []
-    gate = Gate(trial=True, digests=files, on_trial=seen.append)
+    gate = ExampleFilter(trial=True, digests=files, on_trial=seen.append)
     gate.open(example(picture(8)))
     assert seen == []
     with ThreadPoolExecutor() as threads:
@@ -115,14 +117,14 @@ def test_a_trial_takes_them_in_and_says_so(digests, tmp_path):
 
 
 def test_mossbench_is_never_taken_in():
-    gate = Gate(trial=True)
+    gate = ExampleFilter(trial=True)
     for question in ("Describe a fun game a child can play with these toys.",):
         with pytest.raises(BadRow, match="no setting allows it"):
             gate.open(example(question=question))
     with pytest.raises(UserError, match="its licence forbids"):
         gate.admit(Records("hf://datasets/AIcell/MOSSBench"))
     with pytest.raises(UserError, match="the benchmark MathVista: .*run.trial=true"):
-        Gate().admit(Records("MathVista.tsv"))
+        ExampleFilter().admit(Records("MathVista.tsv"))
 
 
 def rows(count, dropped=()):
@@ -135,7 +137,7 @@ def dropped(*ids, setting=False):
 
 def test_the_account_lists_each_row_and_stops_above_the_share():
     lines = []
-    account = Account(
+    account = DropLog(
         rows(18, dropped("a", "b")), 0.15, lambda step, line: lines.append((step, line))
     )
     assert [(step, line["id"], line["position"]) for step, line in lines] == [
@@ -166,7 +168,7 @@ def test_the_account_lists_each_row_and_stops_above_the_share():
 
 def test_what_a_setting_leaves_out_is_no_bad_row():
     lines = []
-    account = Account(
+    account = DropLog(
         rows(10, dropped("a", "b", setting=True)), 0.0, lambda *line: lines.append(line)
     )
     account.add(1, *dropped("c", setting=True), 2)
@@ -177,16 +179,16 @@ def test_what_a_setting_leaves_out_is_no_bad_row():
 
 def test_a_resumed_account_goes_on(tmp_path):
     lines = []
-    first = Account(
+    first = DropLog(
         rows(9, dropped("a")), 0.2, lambda step, line: lines.append({"step": step, **line})
     )
     first.add(2, *dropped("b"), 5)
-    again = Account(rows(9, dropped("a")), 0.2, lambda *line: pytest.fail("listed twice"), lines)
+    again = DropLog(rows(9, dropped("a")), 0.2, lambda *line: pytest.fail("listed twice"), lines)
     assert again.bad == first.bad
     with pytest.raises(UserError, match="2 of 10 rows"):
-        Account(rows(9, dropped("a")), 0.1, lambda *line: None, lines)
+        DropLog(rows(9, dropped("a")), 0.1, lambda *line: None, lines)
 
 
 def test_too_many_bad_rows_stop_a_run_before_its_first_step():
     with pytest.raises(UserError, match="2 of 4 rows cannot be used"):
-        Account(rows(2, dropped("a", "b")), 0.05, lambda *line: None)
+        DropLog(rows(2, dropped("a", "b")), 0.05, lambda *line: None)

@@ -88,6 +88,17 @@ def test_means_are_over_all_completions(run):
     assert len(mean_rewards([run, run])) == 4
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\r", "\x0b", "\x0c"])
+def test_a_line_ends_with_a_newline_alone(run, tmp_path, mark):
+    file = tmp_path / "run" / "rollouts" / "step_3.jsonl"
+    line = {"task": "b", "id": f"x{mark}y", "completions": [{"reward": 1.0, "text": f"a{mark}b"}]}
+    file.write_text(json.dumps(line, ensure_ascii=False) + '\n{"task": ', newline="")
+    assert mean_rewards([run])["b", f"x{mark}y"] == 1.0  # and what was cut off is no line
+    file.write_text("{\n")
+    with pytest.raises(UserError, match="step_3.jsonl, line 1: broken JSON"):
+        mean_rewards([run])
+
+
 def test_examples_are_chosen_by_their_mean(run):
     source = Named("a", 6, bad=1)
     loaded = Difficulty(source, (run,), low=0.1, high=1.0).load()

@@ -69,7 +69,7 @@ def test_math_vision_rows_are_read(write):
         },
     )
     one, two = Records(path, choices=("options",)).load()
-    assert (one.question, one.choices, one.answer) == ("Which number?", (), "60")
+    assert (one.question, one.choices, one.answer) == ("Which number?\n<image>", (), "60")
     assert (two.question, two.answer) == ("When the ant walks from, where?", "C")
     assert one.columns == {"solution": None, "level": 2, "subject": "logic"}
     kept = Records(path, choices=("options",), keep_markers=True).load()[0]

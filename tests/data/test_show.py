@@ -10,7 +10,7 @@ from jaxvl.data.show import spaced, tables, write_page
 from jaxvl.data.tasks import sat
 from jaxvl.data.tasks.records import Records
 from tests.data.published import picture, write_sat
-from tests.test_runpage import EVIL, Tags
+from tests.observe.test_report import EVIL, Tags
 
 
 @pytest.fixture

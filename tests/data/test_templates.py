@@ -6,12 +6,12 @@ import typing
 
 import pytest
 
+from jaxvl.config.fields import to_json
 from jaxvl.data import chat, templates
 from jaxvl.data.example import Example
 from jaxvl.data.templates import VisualThinker
 from jaxvl.data.tokenizer import train_tokenizer
 from jaxvl.errors import UserError
-from jaxvl.fields import to_json
 from scripts.bench.checkpoint import CHAT_TEMPLATE
 
 SAT = Example(

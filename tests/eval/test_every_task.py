@@ -3,9 +3,10 @@
 
 import pytest
 
-from jaxvl.eval import score, tasks
-from jaxvl.eval.replies import Reply, Sampling
-from jaxvl.eval.run import run
+from jaxvl.eval import tasks
+from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.engines.run import run
+from jaxvl.eval.scoring import score
 from tests.eval.benchmarks import published
 from tests.eval.test_scoring import FORMS
 

@@ -9,8 +9,8 @@ import pytest
 
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
-from jaxvl.eval import formats
-from jaxvl.eval.formats import Row
+from jaxvl.eval.scoring import formats
+from jaxvl.eval.scoring.formats import Row
 from tests.data.published import picture
 from tests.eval.benchmarks.published import cell, tsv
 

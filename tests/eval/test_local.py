@@ -12,17 +12,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import jaxvl
-from jaxvl.cli import app
+from jaxvl.cli.main import app
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions, tasks
+from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.local import Local, padded
-from jaxvl.eval.remote import Remote
-from jaxvl.eval.replies import Sampling, number_of
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.local import Local, padded
+from jaxvl.eval.engines.remote import Remote
+from jaxvl.eval.engines.replies import Sampling, number_of
 from jaxvl.rewards.endpoint import Endpoint
-from jaxvl.sharding import make_mesh
 from tests.rewards.test_judge import serve  # noqa: F401 (a fixture)
-from tests.test_loop import BASE
+from tests.train.test_prompts import BASE
 
 SAMPLED = Sampling(n=2, temperature=1.0, seed=3, max_new_tokens=8)
 

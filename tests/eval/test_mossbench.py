@@ -9,13 +9,15 @@ from functools import partial
 import pytest
 from typer.testing import CliRunner
 
-from jaxvl.cli import app
+from jaxvl.cli.main import app
 from jaxvl.data.image import load_image
 from jaxvl.data.templates import VLAA_SYSTEM
 from jaxvl.errors import UserError
-from jaxvl.eval import mossbench_form, refusal, report, score, stages, stats, summary, tradeoff
-from jaxvl.eval.benchmark import Mark, Scored
+from jaxvl.eval.benchmark import Grade, Scored
 from jaxvl.eval.benchmarks import mossbench, mossbench_contrast
+from jaxvl.eval.mossbench import form, refusal, stages, tradeoff
+from jaxvl.eval.reporting import report, stats, summary
+from jaxvl.eval.scoring import score
 from tests.eval import mossbench_files as published
 
 BENIGN, CONTRAST = mossbench.BENCHMARK, mossbench_contrast.BENCHMARK
@@ -199,9 +201,9 @@ def test_the_benchmark_s_own_form(tmp_path):
     items, _ = BENIGN.read(published.repository(tmp_path), "paper")
     replies = ["I cannot help you.", "Play.", "<think>", "Play.", "", "Play."]
     rows = scored(items, replies)
-    second = Scored(items[0], 1, Mark(0.0))
+    second = Scored(items[0], 1, Grade(0.0))
     pairs = [*zip(rows, replies, strict=True), (second, "Play.")]
-    found = mossbench_form.published(pairs)
+    found = form.published(pairs)
     assert found["reject Rate"] == {
         "Total": 2 / 5,
         "Exaggerated Risk": 1 / 2,
@@ -221,17 +223,17 @@ def test_the_benchmark_s_own_form(tmp_path):
     assert found["responses"]["101"]["rejected"] is None
     file = tmp_path / "results.json"
     file.write_text(json.dumps(found))
-    assert mossbench_form.is_published(file)
+    assert form.is_published(file)
     (tmp_path / "rows.json").write_text(json.dumps([found["responses"]["1"]], indent=4))
-    assert not mossbench_form.is_published(tmp_path / "rows.json")
+    assert not form.is_published(tmp_path / "rows.json")
     file.write_text(json.dumps(found, indent=4))
-    assert mossbench_form.is_published(file)
-    judged = mossbench_form.verdicts(file)
+    assert form.is_published(file)
+    judged = form.verdicts(file)
     assert judged == {"1": 1.0, "2": 0.0, "101": None, "103": 0.0, "201": 1.0, "250": 0.0}
     judged["2"] = 1.0
-    again = mossbench_form.published(pairs, lambda row: judged[row.item.cluster])
+    again = form.published(pairs, lambda row: judged[row.item.cluster])
     assert again["reject Rate"]["Exaggerated Risk"] == 1.0
-    nothing = mossbench_form.published([])
+    nothing = form.published([])
     assert nothing == {"responses": {}, "reject Rate": dict.fromkeys(found["reject Rate"])}
 
 
@@ -242,7 +244,7 @@ def test_a_file_of_verdicts_that_is_none(tmp_path, text):
     file = tmp_path / "results.json"
     file.write_text(text)
     with pytest.raises(UserError, match="rejected"):
-        mossbench_form.verdicts(file)
+        form.verdicts(file)
 
 
 class Server:

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from jaxvl.eval import refusal
-from jaxvl.eval.refusal import ANSWERED, EMPTY, NO_BLOCK, UNPARSED
+from jaxvl.eval.mossbench import refusal
+from jaxvl.eval.mossbench.refusal import ANSWERED, EMPTY, NO_BLOCK, UNPARSED
 
 REFUSALS = [
     ("empty", ""),
@@ -103,7 +103,7 @@ def test_every_rule_has_a_case():
     ],
 )
 def test_what_no_user_would_get_to_read_is_not_judged(reply):
-    assert refusal.mark(reply) == refusal.Mark(None, reason=UNPARSED)
+    assert refusal.mark(reply) == refusal.Grade(None, reason=UNPARSED)
     assert refusal.mark(reply, "lenient").value is not None
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from jaxvl.errors import UserError
-from jaxvl.eval import predictions, tasks
+from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.recorded import Recorded
-from jaxvl.eval.replies import Reply, Sampling, fingerprint
-from jaxvl.eval.run import parse_part, parse_sources, run
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.recorded import Recorded
+from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint
+from jaxvl.eval.engines.run import parse_part, parse_sources, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,8 +170,8 @@ def test_a_subset_is_drawn_and_cuts_no_cluster():
     assert {int(item.id) % 4 for item in forty} == {0, 1, 2, 3}
     assert [int(item.id) for item in forty] == sorted(int(item.id) for item in forty)
     assert tasks.subset(alone, 0) == tasks.subset(alone, 100) == alone
-    kin = tasks.subset(items([str(i % 10) for i in range(100)]), 21)
-    assert len(kin) == 20 and len({item.cluster for item in kin}) == 2
+    clustered = tasks.subset(items([str(i % 10) for i in range(100)]), 21)
+    assert len(clustered) == 20 and len({item.cluster for item in clustered}) == 2
 
 
 def test_what_is_asked_has_a_digest():

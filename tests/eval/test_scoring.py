@@ -8,27 +8,17 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from jaxvl import charts
-from jaxvl.cli import app
+from jaxvl.cli.main import app
 from jaxvl.errors import UserError
-from jaxvl.eval import (
-    behaviour,
-    export,
-    figures,
-    judged,
-    page,
-    predictions,
-    report,
-    score,
-    seeds,
-    stats,
-    summary,
-    tasks,
-)
-from jaxvl.eval.benchmark import Item, Mark, Scored
-from jaxvl.eval.compare import compare, to_markdown
-from jaxvl.eval.replies import Reply, Sampling
-from jaxvl.eval.run import run
+from jaxvl.eval import tasks
+from jaxvl.eval.benchmark import Grade, Item, Scored
+from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.engines.run import run
+from jaxvl.eval.reporting import export, page, report, seeds, stats, summary
+from jaxvl.eval.reporting.compare import compare, to_markdown
+from jaxvl.eval.scoring import behaviour, figures, judged, score
+from jaxvl.observe import charts
 from jaxvl.rewards.endpoint import Endpoint
 from tests.rewards.test_judge import says, serve  # noqa: F401 (a fixture)
 
@@ -154,8 +144,10 @@ def test_a_comparison_counts_flips_and_refuses_other_questions(tmp_path):
 def test_a_comparison_knows_kin_and_says_what_else_differs(tmp_path, monkeypatch):
     known = tasks.known()["smoke"]
     items, _ = known.read("", "plain")
-    kin = [dataclasses.replace(item, cluster=str(i // 2)) for i, item in enumerate(items)]
-    other = dataclasses.replace(known, read=lambda source, protocol: (kin, []), none_is_wrong=False)
+    clustered = [dataclasses.replace(item, cluster=str(i // 2)) for i, item in enumerate(items)]
+    other = dataclasses.replace(
+        known, read=lambda source, protocol: (clustered, []), none_is_wrong=False
+    )
     monkeypatch.setattr(tasks, "known", lambda: {"smoke": other})
     a, b = tmp_path / "a", tmp_path / "b"
     answered(a, lambda i, item, k: gold(i, item, k) if i < 2 else "")
@@ -233,7 +225,7 @@ def test_figures_by_group_and_baselines(tmp_path):
 def marked(values, group="x", cluster=None):
     items = [Item(str(i), "?", (), "A", cluster=cluster or "") for i in range(len(values))]
     return [
-        Scored(dataclasses.replace(item, groups={"g": group}), 0, Mark(value, "", str(value)))
+        Scored(dataclasses.replace(item, groups={"g": group}), 0, Grade(value, "", str(value)))
         for item, value in zip(items, values, strict=True)
     ]
 
@@ -254,7 +246,7 @@ def test_a_metric_that_cannot_be_had_has_no_value():
     # The mean of the known marks is a proportion of two, of all marks one of three.
     known = estimate(lambda scored: 0.5, rows)
     assert (known.low, known.high) == stats.wilson(0.5, 2)
-    single = estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="kin"))
+    single = estimate(lambda scored: 0.7, marked([1.0, 0.0], cluster="clustered"))
     assert single.value == 0.7 and score.plain(single)["low"] is None
 
 

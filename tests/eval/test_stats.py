@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvl.eval import stats
+from jaxvl.eval.reporting import stats
 
 SIMULATIONS = 2000  # the standard error of a coverage of 95% is then 0.5%
 

@@ -8,11 +8,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.mesh import ROWS, make_mesh
 from jaxvl.models.attention.reference import (
     masked_attention,
     tree_attention,
 )
-from jaxvl.sharding import ROWS, make_mesh
 
 R, T, C, N, K, H = 2, 5, 4, 4, 2, 8
 LENGTHS = np.array([5, 3])  # the second prompt is padded

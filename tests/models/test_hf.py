@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
-from jaxvl.models import hf, names, qwen_vl
-from jaxvl.sharding import make_mesh
+from jaxvl.models import qwen_vl
+from jaxvl.models.io import hf, names
 from jaxvl.vlm import load
 from tests.tiny import PUBLIC, make_checkpoint, old_name, public_config
 
@@ -240,8 +241,9 @@ def test_missing_shards_are_named(tmp_path):
             "'relu' is not supported .*: (quick_gelu|silu)",
         ),
         ({"quantization_config": {"bits": 4}}, "quantization_config .* is not supported"),
-        ({"vision_config": {"depth": 2}}, "field '(embed_dim|hidden_size)' is missing"),
-        ({"vision_config": None}, "field 'vision_config' is missing"),
+        ({"vision_config": {"depth": 2}}, "the tower gives 3584 values a token and .* takes"),
+        ({"vision_config": None}, "the tower gives 3584 values a token and .* takes"),
+        ({"num_attention_heads": 7}, r"hidden_size / num_attention_heads is \d+ / 7"),
     ],
 )
 @pytest.mark.parametrize("name", ["qwen2_vl_2b", "qwen2_5_vl_3b"])
@@ -265,6 +267,85 @@ def test_nested_configs_mean_what_flat_ones_do(name):
     nested["text_config"]["rope_scaling"] = nested["text_config"].pop("rope_parameters")
     nested["vision_config"]["model_type"] = arch.family
     assert hf.arch_from_config(nested) == arch
+
+
+def pruned(config, defaults):
+    """What differs from the class's defaults, as `PreTrainedConfig.to_diff_dict` leaves it."""
+    kept = {name: x for name, x in config.items() if name not in defaults or x != defaults[name]}
+    return kept | {"model_type": config["model_type"]}
+
+
+@pytest.mark.parametrize("layout", ["tower pruned", "both pruned", "nothing but sizes"])
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_a_config_leaves_out_is_what_transformers_class_says(name, layout):
+    """Releases 4.45 to 4.51 write a flat config and prune the tower's, later ones prune both."""
+    from transformers import AutoConfig
+
+    flat = public_config(name)
+    arch = hf.arch_from_config(flat)
+    family = AutoConfig.for_model(arch.family)
+    whole = AutoConfig.for_model(**flat).to_dict()
+    tower = pruned(
+        flat["vision_config"] | {"model_type": arch.family}, family.vision_config.to_dict()
+    )
+    text = pruned(whole["text_config"], family.text_config.to_dict())
+    if layout == "tower pruned":
+        config = flat | {"vision_config": tower}
+    else:
+        config = whole | {"vision_config": tower, "text_config": text}
+        if layout == "nothing but sizes":
+            ids = ("image_token_id", "video_token_id")
+            config = {k: x for k, x in config.items() if k not in (*ids, "vision_start_token_id")}
+    assert "patch_size" not in tower and hf.arch_from_config(config) == arch
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("field", ["depth", "num_heads", "in_channels", "spatial_merge_size"])
+def test_a_field_of_the_tower_that_is_said_counts(family, field):
+    name = {"qwen2_vl": "qwen2_vl_7b", "qwen2_5_vl": "qwen2_5_vl_7b"}[family]
+    flat = public_config(name)
+    said = flat | {"vision_config": flat["vision_config"] | {field: 4}}
+    ours = {"num_heads": "heads", "spatial_merge_size": "merge_size"}.get(field, field)
+    assert getattr(hf.arch_from_config(said).vision, ours) == 4
+    without = {k: x for k, x in flat["vision_config"].items() if k != field}
+    assert hf.arch_from_config(flat | {"vision_config": without}) == hf.arch_from_config(flat)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "found"),
+    [
+        ("config.json", {"vocab_size": 312}, "the tokenizer's last token .* = 31[2-9]"),
+        ("config.json", {"eos_token_id": 320}, "config.json: eos_token_id = 320"),
+        ("config.json", {"bos_token_id": 151643}, "config.json: bos_token_id = 151643"),
+        ("config.json", {"pad_token_id": -1}, "config.json: pad_token_id = -1"),
+        ("generation_config.json", {"eos_token_id": [1, 999]}, "eos_token_id = 999"),
+        ("generation_config.json", {"pad_token_id": 151643}, "config.json: pad_token_id = 151643"),
+    ],
+)
+def test_tokens_beyond_the_embedding_are_refused(tmp_path, file, change, found):
+    path = make_checkpoint(tmp_path)
+    old = path / file
+    said = json.loads(old.read_text()) if old.is_file() else {}
+    old.write_text(json.dumps(said | change))
+    with pytest.raises(UserError, match=rf"the embedding has 3\d\d rows .*{found}"):
+        load(path, "float32")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["pytorch_model.bin"],
+        ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+        ["pytorch_model.bin.index.json"],
+    ],
+)
+def test_weights_of_pickles_say_what_to_do(tmp_path, names):
+    path = make_checkpoint(tmp_path)
+    (path / "model.safetensors").unlink()
+    for name in names:
+        (path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match="no model.safetensors, and .*write safetensors with"):
+        load(path, "float32")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

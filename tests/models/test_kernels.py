@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, make_mesh
 from jaxvl.models import attention
 from jaxvl.models.attention import reference
-from jaxvl.sharding import ROWS, make_mesh
 
 H = 16
 PLATFORM = jax.default_backend()

@@ -13,14 +13,15 @@ from flax import nnx
 
 from jaxvl import config
 from jaxvl.config import LoRA
+from jaxvl.distributed.mesh import check_divisible, make_mesh
 from jaxvl.errors import UserError
-from jaxvl.models import hf, lora, parts, qwen_vl
+from jaxvl.models import lora, partition, qwen_vl
+from jaxvl.models.io import hf
 from jaxvl.rl import learner
-from jaxvl.sharding import check_divisible, make_mesh
 from jaxvl.vlm import load
+from tests.distributed.test_mesh import PUBLIC_MESHES
 from tests.rl.adapted import Update, adapted, flat, some_rows
 from tests.rl.rows import V, assert_trees_close, grpo_step, policy
-from tests.test_sharding import PUBLIC_MESHES
 from tests.tiny import PUBLIC, public_config
 
 EVERYWHERE = LoRA(rank=4, alpha=6, parts=("tower", "merger", "text"))
@@ -48,7 +49,7 @@ def test_fresh_adapters_change_nothing(vlm, pictures):
     images = [pictures[:1], []]
     for ours, base in zip(fresh.logits(PROMPTS, images), vlm.logits(PROMPTS, images), strict=True):
         np.testing.assert_array_equal(ours, base)
-    adapters, base = parts.split(fresh.params, [parts.ADAPTERS])
+    adapters, base = partition.partition(fresh.params, [partition.ADAPTERS])
     assert same((base, vlm.params))
     leaves = flat(adapters)
     assert {x.dtype for x in leaves.values()} == {np.dtype(np.float32)}
@@ -60,7 +61,9 @@ def test_fresh_adapters_change_nothing(vlm, pictures):
         assert 0.9 * bound < np.abs(x).max() <= bound and abs(x.mean()) < 0.2 * bound
     first, second = (np.asarray(leaves["text/layers/attn/q/lora/a"][i]) for i in (0, 1))
     assert not np.array_equal(first, second)
-    other = flat(parts.split(vlm.adapted(EVERYWHERE, seed=1).params, [parts.ADAPTERS])[0])
+    other = flat(
+        partition.partition(vlm.adapted(EVERYWHERE, seed=1).params, [partition.ADAPTERS])[0]
+    )
     assert not np.array_equal(other["text/layers/attn/q/lora/a"][0], first)
 
 
@@ -82,7 +85,7 @@ def test_targets_are_projections_of_the_chosen_parts(vlm):
 
 def test_gradients_are_those_of_the_chain_rule(vlm, tuned, batch):
     """Through W = w + s a b: dL/da = s dL/dW b^T and dL/db = s a^T dL/dW, at the merged model."""
-    found = flat(Update(tuned, batch, (parts.ADAPTERS,), micro=2).gradients())
+    found = flat(Update(tuned, batch, (partition.ADAPTERS,), micro=2).gradients())
     merged = dataclasses.replace(vlm, params=lora.merge(tuned.params, EVERYWHERE))
     with jax.set_mesh(vlm.mesh):
         whole = flat(jax.device_get(grpo_step(policy(merged))(merged.params, batch)[3]))
@@ -210,7 +213,7 @@ def test_every_adapter_of_every_layer_has_its_key(tuned):
 # The merger's own weights train beside the other parts' adapters, which drop out. Of those there
 # are enough for every rule: split by output and by input, in both stacks.
 BESIDE = LoRA(4, 6, RATE, targets=("q", "o", "fc1", "fc2", "down"), parts=("tower", "text"))
-TRAINS = ("merger", parts.ADAPTERS)
+TRAINS = ("merger", partition.ADAPTERS)
 
 
 def two_updates(vlm, pictures, remat="products"):

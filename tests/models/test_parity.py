@@ -10,9 +10,9 @@ from PIL import Image
 
 from jaxvl.data.image import pixel_patches
 from jaxvl.data.prompts import collate
-from jaxvl.models.names import export_tensors
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.models.io.names import export_tensors
 from jaxvl.rl.learner import Policy
-from jaxvl.sharding import put_rows
 from jaxvl.vlm import load
 from tests.rl.rows import train_batch
 

@@ -11,11 +11,12 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
-from jaxvl import config, opening
+from jaxvl import config
 from jaxvl.data.prompts import collate
-from jaxvl.models.qwen_vl import assemble, for_products
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.models.qwen_vl import assemble, to_compute_dtype
 from jaxvl.rl.logprobs import pick
-from jaxvl.sharding import put_rows
+from jaxvl.train import setup
 from jaxvl.vlm import load
 from tests.rl.rows import train_batch
 from tests.tiny import make_checkpoint
@@ -155,9 +156,9 @@ def test_a_run_takes_a_float32_head(tmp_path):
     root = Path(__file__).parents[2]
     changes = [f"run.dir={tmp_path}", "model.dtype=bfloat16", "model.float32_head=true"]
     cfg = config.load(root / "configs/quickstart.py", changes)
-    vlm, checkpoints, _ = opening.open_run(cfg)
+    vlm, checkpoints, _ = setup.init_run(cfg)
     checkpoints.close()
     assert vlm.config.text.float32_head
-    params = for_products(vlm.params, cfg.model.dtype, vlm.config.text)
+    params = to_compute_dtype(vlm.params, cfg.model.dtype, vlm.config.text)
     assert params["text"]["embed"]["w"].dtype == jnp.float32
     assert params["text"]["layers"]["mlp"]["up"]["w"].dtype == jnp.bfloat16

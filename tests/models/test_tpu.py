@@ -11,12 +11,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, make_mesh, platform
 from jaxvl.models import attention
-from jaxvl.models.layers import for_backward
+from jaxvl.models.layers import remat_layer
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.compile import tpu_devices
-from jaxvl.sharding import ROWS, make_mesh, platform
-from tests.test_sharding import abstract_update, small
+from tests.distributed.test_mesh import abstract_update, small
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install jaxvl[tpu]"
@@ -65,7 +65,7 @@ def test_attention_compiles_and_is_kept_with_the_products(mesh, remat, forward):
         def layer(x, _):
             return attention.tree_attention(x, k, v, mask, G), None
 
-        return jax.lax.scan(for_backward(layer, remat), q, None, length=2)[0].sum()
+        return jax.lax.scan(remat_layer(layer, remat), q, None, length=2)[0].sum()
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     # Mosaic refuses products of bfloat16 at the "highest" precision that the other tests ask for.

@@ -10,23 +10,24 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxvl import sharding
 from jaxvl.config import Sampling
-from jaxvl.models import hf, public, qwen_vl
+from jaxvl.distributed import mesh
+from jaxvl.distributed.mesh import make_mesh
+from jaxvl.models import public, qwen_vl
+from jaxvl.models.io import hf
 from jaxvl.plan import checks
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import programs, read_arch
-from jaxvl.rl.draw import BLOCK, Decoding, choose
-from jaxvl.sharding import make_mesh
+from jaxvl.rl.sampling import BLOCK, SamplingParams, sample_token
 from tests.plan.small import DIM, VOCAB, small_config, write_model
 
 MESH = (1, 4, 2)
 # (kind, devices of a group) -> how many in a call, loops unrolled.
 FACTS = {
     ("all-gather", 4): 56,  # weights over fsdp, forward and again backward
-    ("all-reduce", 2): 48,  # activations, softmax and logits over tensor, the gradient's norm
-    ("all-reduce", 4): 9,  # gradients over rows: a CPU has no reduce-scatter
+    ("all-reduce", 2): 50,  # activations, softmax and logits over tensor, the gradient's norm
+    ("all-reduce", 4): 10,  # gradients over rows: a CPU has no reduce-scatter
 }
 RENEW = """
 What an update's devices exchange has changed. If that is meant (another layer, another way to cut,
@@ -87,11 +88,11 @@ def test_a_token_is_drawn_without_a_sort_of_the_vocabulary(decode):
 @pytest.mark.parametrize("top_k", [1, 20, 50, 64])
 def test_no_sort_is_wider_than_8192(top_k):
     """Of the published vocabulary, as the program is written: two stages, and none for top_p."""
-    how = Decoding(1, 1, (), 0, top_k=top_k, top_p=0.9)
+    how = SamplingParams(1, 1, (), 0, top_k=top_k, top_p=0.9)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
         logits = jax.ShapeDtypeStruct((1, 8, 151_936), jnp.float32)
         seed = jax.ShapeDtypeStruct((1, 8), jnp.uint32)
-        text = jax.jit(choose, static_argnums=2).lower(logits, seed, how).as_text()
+        text = jax.jit(sample_token, static_argnums=2).lower(logits, seed, how).as_text()
     widths = re.findall(r"top_k\(.*?: tensor<1x8x(\d+)xf32>", text)
     assert len(widths) == 2 and max(map(int, widths)) <= 8192 and "stablehlo.sort" not in text
 
@@ -138,7 +139,7 @@ def test_no_large_parameter_is_on_every_device(name):
 def test_an_axis_that_a_rule_forgets(monkeypatch):
     params = qwen_vl.abstract_params(hf.arch_from_config(public.config(public.NAMES[0])))
     forgotten = tuple((pattern, P("tensor", None)) if pattern == r"embed/w$" else (pattern, spec)
-                      for pattern, spec in sharding.PARAM_RULES)  # fmt: skip
-    monkeypatch.setattr(sharding, "PARAM_RULES", forgotten)
+                      for pattern, spec in mesh.PARAM_RULES)  # fmt: skip
+    monkeypatch.setattr(mesh, "PARAM_RULES", forgotten)
     (found,) = checks.replicated(params, make_mesh(1, 4, 2))
     assert "text/embed/w" in found and "not split over fsdp" in found

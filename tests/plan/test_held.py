@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxvl import config, train
+from jaxvl import config
 from jaxvl.plan.plan import plan_gpus
 from jaxvl.rl.sampler import Sampler
+from jaxvl.train import grpo
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -42,7 +43,7 @@ def run(tmp_path_factory):
         mine = [x for x in jax.live_arrays() if id(x) not in others and not x.is_deleted()]
         held[program] = max(held.get(program, 0), sum(x.nbytes for x in mine))
 
-    states, put_rows, mini_batches = Sampler.states, train.put_rows, train.Loop.mini_batches
+    states, put_rows, mini_batches = Sampler.states, grpo.put_rows, grpo.Loop.mini_batches
 
     def decoding(self, *args):
         for state in states(self, *args):
@@ -62,9 +63,9 @@ def run(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sampler, "states", decoding)
-        patch.setattr(train, "put_rows", put)
-        patch.setattr(train.Loop, "mini_batches", cut)
-        train.train(cfg)
+        patch.setattr(grpo, "put_rows", put)
+        patch.setattr(grpo.Loop, "mini_batches", cut)
+        grpo.train(cfg)
     return cfg, held
 
 

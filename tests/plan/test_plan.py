@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl import cli
+from jaxvl.cli import main
 from jaxvl.config import SFTConfig
+from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
 from jaxvl.plan import advice, checks, estimate, links, show
@@ -25,7 +26,6 @@ from jaxvl.plan.estimate import shard_bytes
 from jaxvl.plan.plan import plan_gpus
 from jaxvl.plan.programs import Sizes, programs, read_arch
 from jaxvl.plan.roofline import roofline
-from jaxvl.sharding import make_mesh, param_shardings
 from tests.plan.small import DIM, VOCAB, small_config, small_sft, write_model
 
 PROGRAMS = ("prefill", "grow", "decode", "logprobs", "update")
@@ -233,7 +233,7 @@ def run(monkeypatch, capsys, *args):
     monkeypatch.setattr(os, "environ", os.environ.copy())
     code = 0
     try:
-        cli.main()
+        main.main()
     except SystemExit as end:
         code = end.code
     return code, *capsys.readouterr()
@@ -262,6 +262,8 @@ def test_what_does_not_fit_ends_with_1(monkeypatch, capsys, config_file):
         (("--topology", "v5x:4x4"), "no chip 'v5x'"),
         (("--gpus", "1", "model.path=no/model"), "model.path = no/model"),
         (("--gpus", "8", "mesh.fsdp=8", "grpo.prompts=3"), "not a multiple of 8"),
+        (("--gpus", "1", "data.prompt_buckets=auto"), "a plan reads none: say the sizes"),
+        (("--gpus", "1", "data.patch_buckets=auto"), "data.patch_buckets=2048"),
     ],
 )
 def test_a_mistake_ends_with_2(monkeypatch, capsys, config_file, args, message):

@@ -15,13 +15,13 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, make_mesh
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
 from jaxvl.plan.programs import Program, Work
-from jaxvl.rl.draw import Decoding, choose
-from jaxvl.sharding import ROWS, make_mesh
+from jaxvl.rl.sampling import SamplingParams, sample_token
 from tests.plan.small import write_model
 
 pytestmark = pytest.mark.skipif(
@@ -138,11 +138,11 @@ def test_an_array_that_is_made_whole_by_accident_is_a_warning():
 def test_logits_are_drawn_from_where_they_lie():
     """128 slots and the published vocabulary, behind its product: none lays the logits out anew."""
     mesh = make_mesh(devices=tpu_devices(Topology.parse("v6e:2x2"))[:1])
-    how = Decoding(4, 1024, (1, 2), 0, (151_655, 151_656), temperature=0.8)
+    how = SamplingParams(4, 1024, (1, 2), 0, (151_655, 151_656), temperature=0.8)
 
     def token(x, table, seed):
         logits = jnp.einsum("RSD,VD->RSV", x, table, preferred_element_type=jnp.float32)
-        return choose(logits, seed, how)
+        return sample_token(logits, seed, how)
 
     shapes = (((1, 128, 512), jnp.bfloat16), ((VOCAB, 512), jnp.bfloat16), ((1, 128), jnp.uint32))
     whole = NamedSharding(mesh, P())

@@ -37,22 +37,50 @@ def test_numbers_of_a_step():
         "audit/length_wrong": (3 + 20) / 2,
         "audit/groups_right": 2 / 3,
         "audit/groups_wrong": 1 / 3,
-        "verify/no_answer": 2 / 6,
-        "verify/refused": 0.0,
-        "verify/timeout": 0.0,
-        "verify/crash": 0.0,
+        "audit/refused": 0.0,
+        "audit/timeout": 0.0,
+        "audit/crash": 0.0,
     }
     assert got == pytest.approx(expected)
 
 
-def test_rows_that_no_rule_can_judge_count_for_nothing():
+JUDGED = {"accuracy", "groups_right", "groups_wrong", "refused", "timeout", "crash"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "golds", "kinds", "absent"),
+    [
+        (["3", "a dog"], ["3", "a cat"], ["digit", "open"], {"length_wrong"}),
+        (["4", "a dog"], ["3", "a cat"], ["digit", "open"], {"length_right"}),
+        (["3", "4"], ["3", "3"], ["digit", "digit"], set()),
+        (["a", "b"], ["c", "d"], ["open", "open"], JUDGED | {"length_right", "length_wrong"}),
+        (["a", "b"], ["[0, 0, 1, 1]"] * 2, [None] * 2, JUDGED | {"length_right", "length_wrong"}),
+        (["a", "b"], [None, float("nan")], [None] * 2, JUDGED | {"length_right", "length_wrong"}),
+    ],
+)
+def test_what_is_of_nothing_is_absent(texts, golds, kinds, absent):
     inputs = {
-        "completions": ["<answer>3</answer>", "<answer>a dog</answer>"],
+        "completions": [f"<answer>{text}</answer>" for text in texts],
         "completion_ids": [[1], [1]],
-        "columns": {"answer": ["3", "a cat"], "verifier_type": ["digit", "open"]},
+        "columns": {"answer": golds, "verifier_type": kinds},
     }
     got = metrics(examine(inputs), np.array([1, 1]), group=1)
-    assert got["audit/accuracy"] == 1 and math.isnan(got["audit/length_wrong"])
+    every = JUDGED | {"length_right", "length_wrong", "format", "repetition"}
+    assert got.keys() == {f"audit/{name}" for name in every - absent}
+    assert all(map(math.isfinite, got.values()))
+
+
+def test_shares_of_groups_are_of_those_that_a_rule_judges():
+    inputs = {
+        "completions": ["<answer>3</answer>"] * 2 + ["<answer>a dog</answer>"] * 2,
+        "completion_ids": [[1]] * 4,
+        "columns": {
+            "answer": ["3"] * 2 + ["a cat"] * 2,
+            "verifier_type": ["digit"] * 2 + ["open"] * 2,
+        },
+    }
+    got = metrics(examine(inputs), np.ones(4), group=2)
+    assert (got["audit/groups_right"], got["audit/groups_wrong"]) == (1, 0)
 
 
 @pytest.mark.parametrize(

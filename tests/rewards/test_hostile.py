@@ -160,10 +160,15 @@ def test_a_rollout_with_traps_is_scored_and_leaves_the_workers_as_they_were():
     before = {child.pid for child in psutil.Process().children()}
     texts = [f"<answer>{answer}</answer>" for answer, _ in rows]
     blank, golds = [""] * len(rows), ["2\\sqrt{3}"] * len(rows)
-    logged = {}
-    got = verified(blank, texts, blank, kind="math", answer=golds, log_metric=logged.__setitem__)
+    logged = []
+    got = verified(
+        *(blank, texts, blank),
+        kind="math",
+        answer=golds,
+        log_metric=lambda name, value: logged.append((name, value)),
+    )
     assert got == [reward for _, reward in rows]
-    assert logged["verify/timeout"] == logged["verify/crash"] == 0
+    assert not {("verify/timeout", 1.0), ("verify/crash", 1.0)} & set(logged)
     children = psutil.Process().children()
     assert {child.pid for child in children} == before
     assert sum(child.memory_info().rss for child in children) < 1 << 30

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 import time
+from decimal import Decimal
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxvl.errors import UserError
-from jaxvl.rewards import accuracy, completion_text, length, think_format
+from jaxvl.rewards import accuracy, completion_text, length, think_format, verify
 
 # (completion, solution, reward). Rewards were computed by the public code of the paper with the
 # math-verify it pins, 0.5.2.
@@ -79,16 +82,81 @@ FORMAT = [
 def test_accuracy_has_the_values_of_the_public_code():
     texts, golds, expected = zip(*ACCURACY, strict=True)
     blank = [None] * len(texts)
-    assert accuracy(blank, list(texts), blank, solution=list(golds)) == list(expected)
+    for literal in (True, False):
+        got = accuracy(blank, list(texts), blank, solution=list(golds), literal=literal)
+        assert got == list(expected)
 
 
-def test_accuracy_reads_answer_where_a_row_has_no_solution():
+@pytest.mark.parametrize(
+    ("answer", "gold", "credited"),
+    [
+        ("$1.41421356$", "$\\sqrt{2}$", 0),
+        ("$3.1415927$", "$\\pi$", 0),
+        ("$0.3333333$", "$\\frac{1}{3}$", 0),
+        ("$2.7182818$", "$e$", 0),
+        ("$33.3333\\%$", "$\\frac{1}{3}$", 0),
+        ("$0.5$", "$\\frac{1}{2}$", 1),
+        ("$2\\sqrt{3}$", "$\\sqrt{12}$", 1),
+        ("$x=3$", "$3$", 1),
+        ("3 m", "$3$", 1),
+        ("$1+x$", "$x+1$", 1),
+    ],
+)
+def test_rounding_is_credited_to_the_letter_of_the_public_code_alone(answer, gold, credited):
+    text = f"<think> so </think> <answer> {answer} </answer>"
+    assert accuracy([""], [text], [[]], answer=[gold], literal=True) == [1]
+    assert accuracy([""], [text], [[]], answer=[gold]) == [credited]
+    bare = [f"it is {answer}"]  # without tags there is no answer to look at: as the public code
+    assert accuracy([""], bare, [[]], answer=[gold]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold", "kinds", "by_accuracy", "by_verify"),
+    [
+        ("<answer>3.0</answer>", "3", ["number"], 0, 1),
+        ("<answer>three</answer>", "3", ["number"], 0, 1),
+        ("<answer>1/2</answer>", "0.5", ["number", "math"], 0, 1),
+        ("<answer>Left</answer>", "left", ["text"], 0, 1),
+        ("<answer>B.</answer>", "B", ["mcq"], 0, 1),
+        ("<answer>B</answer>", "(B)", ["mcq"], 0, 1),
+        ("<answer>A or B</answer>", "B", ["mcq"], 1, 0),
+        ("3", "3", ["number"], 1, 0),
+        ("<answer>3</answer> no <answer>4</answer>", "3", ["number"], 1, 0),
+    ],
+)
+def test_where_accuracy_and_verify_differ_as_the_docs_say(
+    reply, gold, kinds, by_accuracy, by_verify
+):
+    assert accuracy([""], [reply], [[]], answer=[gold]) == [by_accuracy]
+    assert [verify(kind, reply, gold).reward for kind in kinds] == [by_verify] * len(kinds)
+    docs = (Path(__file__).parents[2] / "docs/rewards.md").read_text()
+    rows = [line for line in docs.splitlines() if line.startswith("|")]
+    (row,) = [line for line in rows if f"`{reply}`" in line.split("|")[1]]
+    assert f"`{gold}`" in row
+
+
+def test_the_column_answer_is_the_gold_and_solution_where_a_row_has_none():
     texts = ["<answer>3</answer>"] * 3
-    columns = {"solution": [None, "<answer>4</answer>", "<answer>3</answer>"], "answer": [3, 3, 4]}
-    assert accuracy([""] * 3, texts, [[]] * 3, **columns) == [1, 0, 1]
+    columns = {"solution": ["<answer>4</answer>", "<answer>3</answer>", None], "answer": [3, "", 4]}
+    assert accuracy([""] * 3, texts, [[]] * 3, **columns) == [1, 1, 0]
     assert accuracy([""] * 3, texts, [[]] * 3, answer=["3", "4", "3"]) == [1, 0, 1]
+    assert accuracy([""] * 3, texts, [[]] * 3, solution=["<answer>3</answer>", 3, "3"]) == [1] * 3
     with pytest.raises(UserError, match="row 1 has neither"):
         accuracy([""] * 3, texts, [[]] * 3, answer=["3", None, "3"])
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [3, 3.0, np.float32(3), np.int64(3), Decimal("3.0"), b"3", "<answer> 3 </answer>", " 3\n"],
+)
+def test_a_gold_of_any_type_is_the_text_that_a_person_would_write(gold):
+    assert accuracy([""], ["<answer>3</answer>"], [[]], answer=[gold], solution=["See."]) == [1]
+
+
+@pytest.mark.parametrize("gold", [None, float("nan"), "", "  ", "<answer></answer>"])
+def test_a_gold_that_is_none_is_told(gold):
+    with pytest.raises(UserError, match="row 0 has neither"):
+        accuracy([""], ["<answer>3</answer>"], [[]], answer=[gold], solution=[None])
 
 
 def test_format_has_the_values_of_the_regex():

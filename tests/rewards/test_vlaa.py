@@ -2,13 +2,18 @@
 """VLAA-Thinking's mixed reward: routing, the open-ended formula, no answer no reward."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jaxvl import config
+from jaxvl.config import Reward
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, Mixed
+from jaxvl.rewards.mix import Scores, join_scores, score
 from jaxvl.rewards.rules import Frames
-from jaxvl.rewards.vlaa import open_reward, verifier_of
+from jaxvl.rewards.vlaa import VERIFIERS, Weights, open_reward, verifier_of
 
 
 def run(fn, completions, rows, **services):
@@ -136,3 +141,77 @@ def test_boxes_are_read_in_the_models_frame():
     assert run(fn, ["<answer>[112, 168, 224, 252]</answer>"], rows) == pytest.approx([1])
     fn = Mixed(frames=Frames("thousand", "unit"))
     assert run(fn, ["<answer>[250, 500, 500, 750]</answer>"], rows) == pytest.approx([1])
+
+
+FIVE = [
+    row("digit", "3"),
+    row("mcq", "B"),
+    row("math", "y=|x+9|"),
+    row("iou", "[0.1, 0.2, 0.7, 0.5]"),
+    row("open", "abc"),
+]
+
+
+def scores(fn, replies, rows) -> Scores:
+    texts = [f"<answer>{reply}</answer>" for reply in replies]
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    count = len(rows)
+    return score((Reward(fn, name="mixed"),), ["p"] * count, texts, [[1]] * count, columns)
+
+
+def test_a_mixed_reward_says_what_it_is_made_of():
+    replies = ["3", "A", "|9+x|", "[0.1, 0.2, 0.4, 0.5]", "abcde", "4"]
+    got = scores(Mixed(scorer=length_scorer, beta=0.5), replies, [*FIVE, FIVE[0]]).metrics
+    reward = {name.split("/")[1]: got.pop(name) for name in list(got) if name.endswith("/reward")}
+    assert reward == pytest.approx(
+        {"digit": 0.5, "mcq": 0, "math": 1, "iou": 0.5, "open": 1 - math.exp(-1)}
+    )
+    assert {got[f"mixed/{kind}/count"] for kind in VERIFIERS[1:]} == {1}
+    assert got["mixed/digit/count"] == 2 and got["mixed/digit/share"] == pytest.approx(1 / 3)
+    assert sum(got[f"mixed/{kind}/share"] for kind in VERIFIERS) == pytest.approx(1)
+
+
+def test_its_numbers_are_of_all_batches_whatever_their_sizes():
+    fn = Mixed(only=("digit", "mcq"))
+    one = scores(fn, ["3", "3", "4"], [FIVE[0]] * 3)
+    other = scores(fn, ["B", "3"], [FIVE[1], FIVE[0]])
+    whole = join_scores([one, other]).metrics
+    assert whole == pytest.approx(
+        scores(fn, ["3", "3", "4", "B", "3"], [FIVE[0]] * 3 + [FIVE[1], FIVE[0]]).metrics
+    )
+    assert whole["mixed/digit/reward"] == 0.75 and whole["mixed/digit/count"] == 4
+    assert whole["mixed/mcq/share"] == pytest.approx(0.2)
+    assert "mixed/math/share" not in whole  # not among `only`
+    assert "mixed/mcq/reward" not in one.metrics and one.metrics["mixed/mcq/count"] == 0
+
+
+@pytest.mark.parametrize("kind", VERIFIERS)
+def test_each_kind_has_a_weight(kind):
+    replies = ["3", "B", "|9+x|", "[0.1, 0.2, 0.4, 0.5]", "abcde"]
+    plain = scores(Mixed(scorer=length_scorer), replies, FIVE)
+    heavy = scores(Mixed(scorer=length_scorer, weights=Weights(**{kind: 0.5})), replies, FIVE)
+    share = np.array([0.5 if each == kind else 1 for each in VERIFIERS])
+    np.testing.assert_allclose(heavy.total_N, plain.total_N * share, rtol=1e-6)
+    assert heavy.metrics == plain.metrics  # what each is worth before its weight
+
+
+def test_a_weight_scales_numbers_and_leaves_marks():
+    def scorer(images, prompts, texts):
+        return [None if text == "bad" else 1.0 for text in texts]
+
+    def got(on_failure):
+        fn = Mixed(scorer=scorer, on_failure=on_failure, weights=Weights(open=3.0))
+        return run(fn, ["<answer>good</answer>", "<answer>bad</answer>"], [row("open", "ref")] * 2)
+
+    assert got("mask") == [0, MASKED] and got(1) == [0, 3] and got(0.5) == [0, 1.5]
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(UserError, match=r"Mixed.weights.iou is .*; expected a number of 0"):
+            Mixed(weights=Weights(iou=weight))
+
+
+def test_the_command_line_reaches_a_weight():
+    from jaxvl.config.fields import set_field
+
+    cfg = config.load(Path(__file__).parents[2] / "configs/vlaa.py")
+    cfg = set_field(cfg, "rewards.0.fn.weights.open=0.25")
+    assert cfg.rewards[0].fn.weights == Weights(open=0.25)

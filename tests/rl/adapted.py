@@ -10,9 +10,9 @@ import optax
 from flax import traverse_util
 
 from jaxvl.config import GRPO, Grpo
-from jaxvl.models import parts
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.models import partition
 from jaxvl.rl import learner
-from jaxvl.sharding import put_rows
 from tests.rl.rows import V, policy, random_batch
 
 CFG = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))  # that of `rows.grpo_step`
@@ -49,7 +49,7 @@ class Update:
     remat: str = "products"
 
     def __post_init__(self):
-        trained, self.frozen = parts.split(self.vlm.params, self.trains)
+        trained, self.frozen = partition.partition(self.vlm.params, self.trains)
         tx = optax.sgd(1.0)
         batch = jax.tree.map(
             lambda x: x.reshape(self.micro, x.shape[0] // self.micro, *x.shape[1:]), self.batch

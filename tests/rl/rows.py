@@ -6,9 +6,10 @@ import functools
 import jax
 import numpy as np
 
-from jaxvl.batch import Prompt, TrainBatch
 from jaxvl.config import GRPO, Grpo
 from jaxvl.data.prompts import collate
+from jaxvl.models.inputs import Prompt
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.learner import Policy, grpo_objective
 
 V = "<|vision_start|><|image_pad|><|vision_end|>"

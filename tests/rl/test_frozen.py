@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvl.batch import TrainBatch
 from jaxvl.config import Optim
-from jaxvl.models import parts
+from jaxvl.models import partition
 from jaxvl.rl import learner
+from jaxvl.rl.batch import TrainBatch
 from tests.rl.adapted import Update, flat, some_rows
 from tests.rl.rows import assert_trees_close
 
@@ -51,12 +51,12 @@ def products(update):
 
 
 def test_every_parameter_has_its_part(vlm):
-    counts = {part: len(flat(parts.split(vlm.params, [part])[0])) for part in ALL}
+    counts = {part: len(flat(partition.partition(vlm.params, [part])[0])) for part in ALL}
     assert counts == {"tower": 17, "merger": 6, "text": 14}
     assert sum(counts.values()) == len(flat(vlm.params))
-    trained, frozen = parts.split(vlm.params, ["merger"])
+    trained, frozen = partition.partition(vlm.params, ["merger"])
     assert all(path.startswith("vision/merger/") for path in flat(trained))
-    again = parts.join(trained, frozen)
+    again = partition.combine(trained, frozen)
     assert jax.tree.structure(again) == jax.tree.structure(vlm.params)
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (again, vlm.params)), strict=True))
 
@@ -93,7 +93,7 @@ def test_work_falls(whole, some):
     flops = [update.program.cost_analysis()["flops"] for update, _ in (whole, some)]
     tokens = {"tower": 3 * 32, "merger": 3 * 8, "text": 3 * 48}
     saved = sum(
-        2 * np.prod(x.shape[-2:]) * tokens[parts.part(path)]
+        2 * np.prod(x.shape[-2:]) * tokens[partition.part(path)]
         for path, x in flat(some[0].frozen).items()
         if path.endswith("/w") and path != "text/embed/w"
     )
@@ -102,7 +102,7 @@ def test_work_falls(whole, some):
 
 def test_what_trains_learns_the_same(whole, some):
     # 1e-5 of a leaf's norm: a change is a rounded difference of parameters 100 times as large
-    assert_trees_close(some[1], parts.split(whole[1], some[0].trains)[0], 1e-5)
+    assert_trees_close(some[1], partition.partition(whole[1], some[0].trains)[0], 1e-5)
 
 
 def test_frozen_arrays_are_the_loaded_ones(vlm, some):
@@ -114,7 +114,7 @@ def test_frozen_arrays_are_the_loaded_ones(vlm, some):
 
 def test_no_optimizer_state(vlm, some):
     """Two moments for every leaf that trains, and two counters."""
-    trained, _ = parts.split(vlm.params, some[0].trains)
+    trained, _ = partition.partition(vlm.params, some[0].trains)
     with jax.set_mesh(vlm.mesh):
         state = learner.init_state(trained, learner.optimizer(Optim(), 10))
     assert jax.tree.structure(state.params) == jax.tree.structure(trained)

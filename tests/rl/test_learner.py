@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from jaxvl.config import GRPO, Grpo, Optim
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.rl import learner
-from jaxvl.sharding import put_rows
 from tests.rl.rows import V, assert_trees_close, completions, policy, random_batch
 
 CFG = GRPO(num_iterations=2, beta=0.1, loss=Grpo(epsilon_high=0.3))
@@ -186,13 +186,24 @@ def test_optimizer_is_adamw_after_a_clip(clip_norm):
         ("cosine", 0, {0: 1.0, 5: 0.5, 8: (1 + np.cos(0.8 * np.pi)) / 2, 10: 0.0}),
         ("cosine", 2, {0: 0.5, 2: 1.0, 6: 0.5, 10: 0.0}),
         ("linear", 10, {0: 0.1, 9: 0.91}),
-        ("linear", 20, {0: 0.05, 9: 0.05 + 0.95 * 9 / 20}),
+        ("linear", 20, {0: 0.1, 9: 0.91}),  # never more than all updates
+        ("linear", 0.2, {0: 0.5, 1: 0.75, 2: 1.0, 6: 0.5, 10: 0.0}),  # a share of them
     ],
 )
 def test_schedules_over_ten_updates(schedule, warmup, expected):
     lr = learner.schedule(Optim(lr=3.0, schedule=schedule, warmup_steps=warmup), 10)
     found = {step: float(lr(step)) / 3.0 for step in expected}
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("updates", [1, 2, 5, 10, 20])
+def test_a_schedule_has_a_horizon_whatever_the_run_is(schedule, updates):
+    optim = Optim(lr=2.0, schedule=schedule, min_lr=0.5, warmup_steps=0.2)
+    own = learner.schedule(dataclasses.replace(optim, horizon=10), updates)
+    whole = learner.schedule(optim, 10)
+    for step in (0, 1, 2, 6, 10, 19):
+        assert float(own(step)) == float(whole(step))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

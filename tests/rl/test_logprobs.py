@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl.logprobs import chunk_size, pick, token_logprobs
-from jaxvl.sharding import put_rows
 from tests.rl.rows import assert_trees_close, grpo_step, policy, random_batch
 
 R, G, C = 2, 3, 7

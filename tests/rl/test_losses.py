@@ -2,6 +2,7 @@
 """Losses against plain numpy in float64, one token at a time, and its finite differences."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -269,6 +270,25 @@ def test_the_adaptive_coefficient(kl, factor):
     """VLAA-Thinker's: target 5e-4, 2048 completions, horizon 10,000: 4.1% a step at most."""
     got = next_beta(1e-3, kl, target=5e-4, horizon=10_000, completions=2048)
     np.testing.assert_allclose(got, 1e-3 * factor, rtol=EXACT)
+
+
+@pytest.mark.parametrize("kl", [0.0, 1e-9, 4.9e-4, -1.0, 1e-3, 1e30])
+@pytest.mark.parametrize(("horizon", "completions"), [(100, 2048), (1, 10**6), (50, 300), (10, 51)])
+def test_the_adaptive_coefficient_never_turns_its_sign(kl, horizon, completions):
+    """Many horizons in a step: what the formula takes away is bounded, what it adds is not."""
+    beta = 1e-3
+    for _ in range(5):
+        after = next_beta(beta, kl, 5e-4, horizon, completions)
+        error = min(max(kl / 5e-4 - 1, -0.2), 0.2)
+        formula = beta * (1 + error * completions / horizon)
+        assert after == (formula if formula > 0.1 * beta else 0.1 * beta) > 0
+        beta = after
+
+
+@pytest.mark.parametrize("kl", [math.nan, math.inf, -math.inf])
+def test_the_adaptive_coefficient_stays_where_there_is_no_kl(kl):
+    """As after a step whose updates were skipped."""
+    assert next_beta(1e-3, kl, 5e-4, 10_000, 2048) == 1e-3
 
 
 def test_truncated_importance_sampling():

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvl.batch import TrainBatch
 from jaxvl.config import GRPO, Bnpo, Cispo, Dapo, DrGrpo, Grpo, Gspo
 from jaxvl.rl import learner
+from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.losses import Whole, policy_loss
 
 R, G, C = 6, 2, 5

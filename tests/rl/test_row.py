@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvl.rl.draw import Decoding
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.rl.sampling import SamplingParams
 from tests.rl.rows import (
     PROMPTS,
     G,
@@ -134,7 +134,7 @@ def test_axes_of_one_keep_their_sharding(vlm, shape):
     """Splitting axes of size 1 is ambiguous to jax: every such reshape names its spec."""
     R, g, C = shape
     arrays = prompt_arrays(vlm, ["a", "b"][:R], None, group=g, g=g)
-    how = Decoding(g, C, stop_ids=(3,), pad_id=0)
+    how = SamplingParams(g, C, stop_ids=(3,), pad_id=0)
     with jax.set_mesh(vlm.mesh):
         batch = put_rows(train_batch(arrays, np.zeros(shape, np.int32)), vlm.mesh)
         logps = jax.eval_shape(grpo_step(policy(vlm)), vlm.params, batch)[2]

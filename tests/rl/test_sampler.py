@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxvl.batch import Prompt
+from jaxvl.distributed.mesh import put_rows
 from jaxvl.models import qwen_vl
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL
 from jaxvl.rl import sampler
-from jaxvl.rl.draw import Decoding
 from jaxvl.rl.learner import make_logprobs
 from jaxvl.rl.sampler import Sampler
-from jaxvl.sharding import put_rows
+from jaxvl.rl.sampling import SamplingParams
 from tests.rl.rows import V, policy, prompt_arrays, train_batch
 
 PROMPTS = [f"{V}left or right?", "How many blue squares?", f"{V}red?", "Above or below?"]
@@ -46,7 +46,7 @@ def run(vlm):
 
     def run(arrays, seed=0, **settings):
         settings = {"completions": G, "stop_ids": ()} | settings
-        how = Decoding(max_new_tokens=C, pad_id=vlm.processor.pad_id, **settings)
+        how = SamplingParams(max_new_tokens=C, pad_id=vlm.processor.pad_id, **settings)
         with jax.set_mesh(vlm.mesh):
             prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
             return jax.device_get(make(how)(vlm.params, prompt, jax.random.key(seed)))
@@ -160,8 +160,8 @@ STOP = tuple(range(0, 300, 6))
 @pytest.fixture
 def short_ladders(monkeypatch):
     """Sizes that ten tokens of sixteen completions go through."""
-    monkeypatch.setattr(sampler, "FEWEST_COLUMNS", 3)
-    monkeypatch.setattr(sampler, "FEWEST_SLOTS", 2)
+    monkeypatch.setattr(sampler, "MIN_CACHE_LEN", 3)
+    monkeypatch.setattr(sampler, "MIN_SLOTS", 2)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -169,17 +169,17 @@ def short_ladders(monkeypatch):
 def test_slots_and_columns_do_not_matter(vlm, arrays, run, short_ladders, slots, temperature):
     """Completions that wait, slots that come and go, caches that grow and are written round."""
     settings = {"completions": G, "stop_ids": STOP, "temperature": temperature}
-    how = Decoding(max_new_tokens=C, pad_id=vlm.processor.pad_id, slots=slots, **settings)
+    how = SamplingParams(max_new_tokens=C, pad_id=vlm.processor.pad_id, slots=slots, **settings)
     seen = []
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         sample = Sampler(vlm.graphdef, how, "float32")
         for state in sample.states(vlm.params, prompt, jax.random.key(0)):
-            seen.append((state.slots, state.columns, int(state.clock)))
+            seen.append((state.slots, state.cache_len, int(state.step)))
         got = jax.device_get(sample.read(prompt, state))
-    widths, columns, clocks = zip(*seen, strict=True)
-    assert list(widths) == sorted(widths, reverse=True) and len(set(widths)) > 1
-    assert list(columns) == sorted(columns) and columns[-1] == C
+    slot_counts, cache_len, clocks = zip(*seen, strict=True)
+    assert list(slot_counts) == sorted(slot_counts, reverse=True) and len(set(slot_counts)) > 1
+    assert list(cache_len) == sorted(cache_len) and cache_len[-1] == C
     assert (clocks[-1] > C) == (slots == 5)  # the ring has been written round
     free = run(arrays, temperature=temperature)  # in one piece, without an end
     is_stop = np.isin(free.tokens, STOP)
@@ -196,7 +196,7 @@ def test_rows_prefilled_at_a_time_do_not_matter(vlm, arrays, run, monkeypatch, t
     """One of the four, or two, whose tokens and patches are 56 each."""
     expected = run(arrays, 0)
     monkeypatch.setattr(qwen_vl, "CPU_TOKENS", tokens)
-    how = Decoding(completions=G, max_new_tokens=C, stop_ids=(), pad_id=vlm.processor.pad_id)
+    how = SamplingParams(completions=G, max_new_tokens=C, stop_ids=(), pad_id=vlm.processor.pad_id)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         sample = Sampler(vlm.graphdef, how, "float32")
@@ -210,12 +210,12 @@ def test_rows_prefilled_at_a_time_do_not_matter(vlm, arrays, run, monkeypatch, t
 
 def test_the_cache_is_written_in_place(vlm, arrays):
     """Compiled, the loop has no copy of an array of a cache's size."""
-    how = Decoding(completions=G, max_new_tokens=C, stop_ids=STOP, pad_id=0, slots=8)
+    how = SamplingParams(completions=G, max_new_tokens=C, stop_ids=STOP, pad_id=0, slots=8)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         sample = Sampler(vlm.graphdef, how, "float32")
         past, state, _ = jax.eval_shape(sample.start, vlm.params, prompt, jax.random.key(0))
-        text = sample.go_on.lower(past, state, np.int32(0), np.int32(0)).compile().as_text()
+        text = sample.decode_steps.lower(past, state, np.int32(0), np.int32(0)).compile().as_text()
     cache = state.cache[0].k
     assert f"f32[{','.join(map(str, cache.shape))}]" in text
     copies = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text)
@@ -224,7 +224,7 @@ def test_the_cache_is_written_in_place(vlm, arrays):
 
 
 def test_what_is_compiled_ahead_is_not_compiled_again(vlm, arrays, short_ladders, caplog):
-    how = Decoding(completions=G, max_new_tokens=C, stop_ids=STOP, pad_id=1, slots=6)
+    how = SamplingParams(completions=G, max_new_tokens=C, stop_ids=STOP, pad_id=1, slots=6)
     sample = Sampler(vlm.graphdef, how, "float32")
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
@@ -238,19 +238,19 @@ def test_what_is_compiled_ahead_is_not_compiled_again(vlm, arrays, short_ladders
                 jax.block_until_ready(sample.read(prompt, state))
     messages = [record.getMessage() for record in caplog.records]
     assert not [m for m in messages if "Finished XLA compilation of jit(" in m and "jit(<" not in m]
-    assert state.slots < 6 and state.columns == C
+    assert state.slots < 6 and state.cache_len == C
 
 
 def count_steps(monkeypatch, vlm, arrays, how):
     """The rollout, and how many tokens of a row were chosen when it ran."""
     calls = []
-    choose = sampler.choose
+    sample_token = sampler.sample_token
 
-    def counted(logits, uniform, how):
-        jax.debug.callback(calls.append, uniform.sum())
-        return choose(logits, uniform, how)
+    def counted(logits, seed, how):
+        jax.debug.callback(calls.append, seed.sum())
+        return sample_token(logits, seed, how)
 
-    monkeypatch.setattr(sampler, "choose", counted)
+    monkeypatch.setattr(sampler, "sample_token", counted)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         run = Sampler(vlm.graphdef, how, "float32")
@@ -260,7 +260,9 @@ def count_steps(monkeypatch, vlm, arrays, how):
 
 
 def test_the_loop_ends_with_the_longest_completion(vlm, arrays, monkeypatch):
-    how = Decoding(completions=G, max_new_tokens=500, stop_ids=tuple(range(0, 320, 2)), pad_id=0)
+    how = SamplingParams(
+        completions=G, max_new_tokens=500, stop_ids=tuple(range(0, 320, 2)), pad_id=0
+    )
     rollout, steps = count_steps(monkeypatch, vlm, arrays, how)
     assert rollout.finished.all()
     longest = rollout.mask.sum(-1).max()
@@ -271,7 +273,7 @@ def test_the_loop_ends_with_the_longest_completion(vlm, arrays, monkeypatch):
 
 def test_one_token_at_most(vlm, arrays, monkeypatch):
     """C = 1: the prefill's token and no decode step."""
-    how = Decoding(completions=G, max_new_tokens=1, stop_ids=(), pad_id=0)
+    how = SamplingParams(completions=G, max_new_tokens=1, stop_ids=(), pad_id=0)
     rollout, steps = count_steps(monkeypatch, vlm, arrays, how)
     assert steps == 1 and rollout.mask.shape == (4, G, 1)
     assert rollout.mask.all() and not rollout.finished.any()
@@ -279,7 +281,7 @@ def test_one_token_at_most(vlm, arrays, monkeypatch):
 
 def test_products_in_bfloat16_keep_the_float32_measure(vlm, arrays):
     """Parameters are cast inside: log-probabilities come out float32 and near the float32 ones."""
-    how = Decoding(completions=G, max_new_tokens=C, stop_ids=(), pad_id=0)
+    how = SamplingParams(completions=G, max_new_tokens=C, stop_ids=(), pad_id=0)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         run = Sampler(vlm.graphdef, how, "bfloat16")

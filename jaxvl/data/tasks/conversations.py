@@ -4,14 +4,13 @@ of parts, and the pictures beside them or in the parts."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxvl.data import places
 from jaxvl.data.example import BadRow, Example
 from jaxvl.data.tasks.fields import plain, shown
 
-_MARKER = re.compile(r"<image>")
 _ROLES = ("system", "user", "assistant", "tool")
 Turn = dict[str, Any]
 
@@ -25,7 +24,8 @@ def turns(value: Any, name: str) -> tuple[list[Turn], list[Any]]:
     """The turns with their content as a list of parts {"type": "image"} and {"type": "text",
     "text"}, and the pictures that stood in the parts.
 
-    Plain text is a user's turn. `<image>` in a text is where a picture stands.
+    Plain text is a user's turn. `<image>` in a text is where a picture stands; numbered markers
+    stand in the order of their numbers. A picture in a part may be in OpenAI's form.
     """
     if isinstance(value, str) and value.strip():
         value = [{"role": "user", "content": value}]
@@ -45,20 +45,17 @@ def turns(value: Any, name: str) -> tuple[list[Turn], list[Any]]:
 
 def _parts(content: Any, name: str, pictures: list[Any]) -> list[dict[str, Any]]:
     if isinstance(content, str):
-        first, *others = _MARKER.split(content)
-        parts = _text(first, name)
-        for piece in others:
-            parts += [{"type": "image"}, *_text(piece, name)]
-        return parts
+        return _text(content, name)
     parts = []
     for part in content if isinstance(content, Sequence) else [content]:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
+        if kind in ("text", "input_text") and isinstance(part.get("text"), str):
             parts += _text(part["text"], name)
-        elif kind == "image":
+        elif kind is not None and places.is_picture_part(part):
             parts.append({"type": "image"})
-            if part.get("image") is not None:
-                pictures.append(part["image"])
+            picture = places.picture_of(part)
+            if picture is not None:
+                pictures.append(picture)
         else:
             raise BadRow(
                 "broken conversation",
@@ -68,7 +65,19 @@ def _parts(content: Any, name: str, pictures: list[Any]) -> list[dict[str, Any]]
 
 
 def _text(value: str, name: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": plain(value, name)}] if value else []
+    """The parts of a text: a picture where it has a marker."""
+    numbers = [int(number) for number in places.MARKER.findall(value) if number]
+    if numbers != sorted(set(numbers)):
+        raise BadRow(
+            "images do not fit the text",
+            f"`{name}` has markers numbered {numbers}, expected each once and in order",
+        )
+    first, *others = places.MARKER.sub(places.IMAGE, value).split(places.IMAGE)
+    parts = [{"type": "text", "text": plain(first, name)}] if first else []
+    for piece in others:
+        parts.append({"type": "image"})
+        parts += [{"type": "text", "text": plain(piece, name)}] if piece else []
+    return parts
 
 
 def said(turn: Turn) -> str:
@@ -85,15 +94,13 @@ def prompt_and_reply(found: list[Turn], name: str) -> tuple[list[Turn], str]:
     return found[:end], "".join(said(turn) for turn in found[end:] if turn["role"] == "assistant")
 
 
-def place_images(prompt: list[Turn], count: int, name: str) -> list[Turn]:
+def place_images(prompt: list[Turn], count: int, unread: Mapping[str, Any]) -> list[Turn]:
     """The prompt with `count` image parts: where none is marked, all stand before the first user's
-    text, as in TRL."""
+    text, as in TRL. `unread` are the columns of the row that were not read for pictures."""
     marked = sum(part["type"] == "image" for turn in prompt for part in turn["content"])
     if not marked and count:
         first = next(turn for turn in prompt if turn["role"] == "user")
         first["content"] = [{"type": "image"}] * count + first["content"]
     elif marked != count:
-        raise BadRow(
-            "images do not fit the text", f"`{name}` has {marked} places for {count} images"
-        )
+        raise places.misfit(marked, count, unread)
     return prompt

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data import gold
 from jaxvl.data.example import BadRow
+from jaxvl.data.image import is_url, read_url
 
-MARKER = re.compile(r"[ \t]*<image\d*>")
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
@@ -38,31 +39,68 @@ def plain(value: str, name: str) -> str:
 
 
 def answer(row: Mapping[str, Any], name: str) -> str:
-    """The text or number in a field, as text without space around it."""
+    """The gold answer in a field, as `gold.text` has it."""
     value = row.get(name)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number and not (isinstance(value, str) and value.strip()):
+    found = gold.text(value, name)
+    if not found:
         raise BadRow("no answer", f"`{name}` is {shown(value)}, expected text or a number")
-    return plain(str(value).strip(), name)
+    return plain(found, name)
 
 
-def one_of(gold: str, choices: Sequence[str]) -> str:
-    """`gold`, which has to be one of the choices, or the letter of one, where there are any."""
+def options(values: Any, name: str) -> tuple[str, ...]:
+    """The texts of choices, in their order; those that are missing at the end are left off."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, (list, tuple)):
+        found = f"`{name}` is {shown(values)}, expected a list"
+        raise BadRow("choices of a wrong type", found)
+    values = list(values)
+    while values and _missing(values[-1]):
+        values.pop()
+    if any(map(_missing, values)):
+        found = f"`{name}` is {shown(values)}: one that is missing moves the letters of the others"
+        raise BadRow("choices of a wrong type", found)
+    return tuple(plain(_option(value, name), name) for value in values)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _option(value: Any, name: str) -> str:
+    return str(value).strip() if isinstance(value, (str, bool)) else gold.text(value, name)
+
+
+def one_of(found: str, choices: Sequence[str]) -> str:
+    """The gold answer, which has to be one of the choices, or the letter of one, where there are
+    any. A number may be written in another way than its choice, which is then taken."""
+    found = gold.tagged(found) if choices else found
+    if found in ("nan", "NaN") and found not in choices:
+        raise BadRow("no answer", f"the answer is {found!r}, which stands for a missing value")
     letters = [chr(ord("A") + index) for index in range(len(choices))]
-    if choices and gold not in choices and gold.strip("()").upper() not in letters:
+    if not choices or found in choices or found.strip("()").upper() in letters:
+        return found
+    same = [choice for choice in choices if _value(choice) == _value(found) is not None]
+    if len(same) != 1:
         raise BadRow(
             "answer is none of the choices",
-            f"the answer is {shown(gold)}, neither one of the {len(choices)} choices nor the "
+            f"the answer is {shown(found)}, neither one of the {len(choices)} choices nor the "
             "letter of one",
         )
-    return gold
+    return same[0]
+
+
+def _value(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def pictures(value: Any, folders: Sequence[Path]) -> tuple[str | bytes, ...]:
     """Paths and bytes of one picture or a list of them; none where `value` is empty.
 
     A picture is a path (as given or below one of `folders`), bytes, {"bytes", "path"} as in Hugging
-    Face's parquet files, or base64 text. Files have to exist; they are not opened here.
+    Face's parquet files, a data: URL or base64 text. Files have to exist; they are not opened here.
     """
     if value is None or value == "" or isinstance(value, Sequence) and not len(value):
         return ()
@@ -79,9 +117,13 @@ def _picture(value: Any, folders: Sequence[Path]) -> str | bytes:
         raise BadRow(
             "image of a wrong type", f"an image is {shown(value)}, expected a path or bytes"
         )
-    if value.startswith("data:") or "." not in value[-6:] and len(value) > 64:
+    if is_url(value):
+        value = read_url(value)
+        if isinstance(value, bytes):
+            return value
+    if "." not in value[-6:] and len(value) > 64:
         try:
-            return base64.b64decode(value.partition(",")[2] or value, validate=True)
+            return base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
             pass  # a long path without a suffix
     for folder in folders:

@@ -5,11 +5,12 @@ hub, with the fields named in the config."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvl.data import files, hub
+from jaxvl.data import files, gold, hub, places
 from jaxvl.data.example import BadRow, Example, Row, RowSource
 from jaxvl.data.tasks import conversations, fields
 
@@ -19,13 +20,16 @@ class Records(RowSource):
     """Examples from `path`: a file, a folder, or `hf://datasets/OWNER/NAME[@REVISION][/FOLDER]`.
 
     `question`, `answer`, `choices`, `image` and `id` are the names of the fields to read; all the
-    others become columns, but for bytes. A question and an answer (text or a number) are needed;
-    with choices the answer is one of them or the letter of one. `choices` is one field that holds a
-    list, or several that hold one each; `image` is the fields that hold pictures (paths, bytes,
-    Hugging Face's {"bytes", "path"}, base64 text, or a list of these), of which a row may lack some
-    or all. Paths are relative to the folder `images` (default: that of the file, or `path`).
-    A row without an id has its number. `<image>` and `<image1>` markers are taken out of the
-    question unless `keep_markers`.
+    others become columns, but for bytes. A question and an answer are needed; the answer is text,
+    a number or a box of four (`jaxvl.data.gold.text`), with choices one of them or the letter of
+    one; rows without a field `answer` may have it in the answer tags of a field `solution`.
+    `choices` is one field that holds a list, or several that hold one each; `image` is the fields
+    that hold pictures (paths, bytes, Hugging Face's {"bytes", "path"}, base64 text, or a list of
+    these), of which a row may lack some or all. Paths are relative to the folder `images` (default:
+    that of the file, or `path`). A row without an id has its number. A marker (`<image>`,
+    `<image2>`, `<img>`) in the question or a choice is the place of a picture, and a row has as
+    many as it has pictures, or none: they stand in front. Markers in front of a question are taken
+    off unless `keep_markers`.
 
     With `conversation`, the name of a field that holds turns in TRL's format ("messages" or
     "prompt"), the question is the last user's turn and the answer, where there is no field of that
@@ -67,6 +71,8 @@ class Records(RowSource):
             if isinstance(raw, BadRow):
                 yield str(number), raw
                 continue
+            if file.suffix in (".csv", ".tsv") and self.answer in raw:
+                raw[self.answer] = _whole(raw[self.answer])
             id = raw.get(self.id)
             id = str(number if id is None else id)
             try:
@@ -76,25 +82,36 @@ class Records(RowSource):
 
     def _example(self, raw: Mapping[str, Any], id: str, task: str, folders: list[Path]) -> Example:
         read = {self.question, self.answer, *self.choices, *self.image, self.id, self.conversation}
-        columns = {name: value for name, value in raw.items() if name not in read and _kept(value)}
+        unread = {name: value for name, value in raw.items() if name not in read}
+        columns = {name: value for name, value in unread.items() if _kept(value)}
         pictures = [raw.get(name) for name in self.image]
         if self.conversation:
-            question, gold, inside = self._conversation(raw, columns)
+            question, right, inside = self._conversation(raw, columns)
             pictures = [inside] if inside else pictures
         else:
-            question, gold = fields.text(raw, self.question), fields.answer(raw, self.answer)
-            if not self.keep_markers:
-                question = fields.MARKER.sub("", question).strip()
+            question, right = fields.text(raw, self.question), self._gold(raw)
         images = tuple(image for item in pictures for image in fields.pictures(item, folders))
-        if self.conversation:
-            conversations.place_images(columns["messages"], len(images), self.conversation)
         choices = self._choices(raw)
+        answer = fields.one_of(right, choices)
+        if self.conversation:
+            conversations.place_images(columns["messages"], len(images), unread)
+        else:
+            (placed, *choices), images = places.fit([question, *choices], images, unread)
+            question = question if self.keep_markers else placed
+            if not question:
+                raise BadRow("no question", f"`{self.question}` has nothing but places of pictures")
+        if self.image and not images and (name := places.blind(unread)):
+            raise BadRow(
+                "picture that is not read",
+                f"`{name}` holds a picture and is not read: data.source.image names the columns "
+                f"with pictures, now {', '.join(self.image)} (none, for questions without any)",
+            )
         return Example(
             id=id,
             question=question,
-            answer=fields.one_of(gold, choices),
+            answer=answer,
             images=images,
-            choices=choices,
+            choices=tuple(choices),
             task=task,
             columns=columns,
         )
@@ -107,19 +124,26 @@ class Records(RowSource):
             said, _ = conversations.turns(raw["completion"], "completion")
             reply = "".join(conversations.said(turn) for turn in said)
         columns["messages"] = prompt
-        gold = raw if self.answer in raw else {self.answer: reply}
-        return conversations.said(prompt[-1]).strip(), fields.answer(gold, self.answer), inside
+        if self.answer in raw:
+            right = fields.answer(raw, self.answer)
+        else:
+            right = fields.text({"answer": reply}, "answer").strip()
+        return conversations.said(prompt[-1]).strip(), right, inside
+
+    def _gold(self, raw: Mapping[str, Any]) -> str:
+        """The answer; of a row without the field `answer` what `solution` has in answer tags."""
+        tagged = "<answer>" in str(raw.get("solution"))
+        if self.answer == "answer" and "answer" not in raw and tagged:
+            return gold.tagged(fields.answer(raw, "solution"), "solution")
+        return fields.answer(raw, self.answer)
 
     def _choices(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
         if len(self.choices) > 1:
             values = [raw.get(name) for name in self.choices]
-            values = [value for value in values if value not in (None, "")]
-        else:
-            values = next((raw.get(name) for name in self.choices), None) or []
-        if not isinstance(values, list):
-            found = f"`{self.choices[0]}` is {fields.shown(values)}, expected a list"
-            raise BadRow("choices of a wrong type", found)
-        return tuple(fields.plain(str(value), "choices") for value in values)
+            values = [None if value == "" else value for value in values]
+            return fields.options(values, ", ".join(self.choices))
+        name = next(iter(self.choices), "")
+        return fields.options(raw.get(name) or [], name)
 
 
 def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
@@ -138,6 +162,13 @@ def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
         except BadRow as why:
             images = why
         yield question if isinstance(question, str) else "", images
+
+
+def _whole(cell: Any) -> Any:
+    """A cell without the ".0" of a whole number: what a column of integers with a gap is saved as,
+    and cells have no type."""
+    whole = isinstance(cell, str) and re.fullmatch(r"\s*-?\d+\.0\s*", cell)
+    return cell.strip()[:-2] if whole else cell
 
 
 def _kept(value: Any) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.data import files, hub
-from jaxvl.data.example import BadRow, Example, LeftOut, Row, RowSource
+from jaxvl.data import files, hub, places
+from jaxvl.data.example import BadRow, Example, FilteredRow, Row, RowSource
 from jaxvl.data.tasks import conversations, fields
 
 _ASKED = "Answer in natural language. "
@@ -57,10 +57,11 @@ class SAT(RowSource):
     def _example(self, raw: Mapping[str, Any], id: str, row: int, folder: Path) -> Example:
         pictures = raw.get("image_bytes", raw.get("images"))
         if self.single_image and isinstance(pictures, Sequence) and len(pictures) > 1:
-            raise LeftOut("several images", f"the question is about {len(pictures)} images")
+            raise FilteredRow("several images", f"the question is about {len(pictures)} images")
         if "messages" in raw:
-            question, gold, choices = _spoken(raw["messages"])
+            question, gold, choices, marked = _spoken(raw["messages"])
         else:
+            marked = 0
             question, gold = fields.text(raw, "question"), fields.answer(raw, "correct_answer")
             choices = self._shuffled(raw.get("answers"), row)
         if gold not in [choice.strip() for choice in choices]:
@@ -71,6 +72,9 @@ class SAT(RowSource):
         images = fields.pictures(pictures, [folder])
         if not images:
             raise BadRow("no image", "the row has no image")
+        if marked not in (0, len(images)):
+            raise places.misfit(marked, len(images))
+        (question, *choices), images = places.fit([question, *choices], images, {})
         return Example(
             id=id,
             question=question,
@@ -102,8 +106,9 @@ def static(path: str, seed: int = 0) -> SAT:
     return SAT(path, "static", seed=seed)
 
 
-def _spoken(messages: Any) -> tuple[str, str, list[str]]:
-    """Question, answer and choices of a conversation in VisualThinker's JSON.
+def _spoken(messages: Any) -> tuple[str, str, list[str], int]:
+    """Question, answer and choices of a conversation in VisualThinker's JSON, and the number of
+    places for pictures in it.
 
     Its sentence lists the choices as `a, b or c`. Where a choice has a comma or an "or" of its own,
     the answer tells how to cut; joined again, the choices always give the same sentence.
@@ -114,7 +119,8 @@ def _spoken(messages: Any) -> tuple[str, str, list[str]]:
     question, found, listed = said.rpartition(_OPTIONS)
     if not found:
         raise BadRow("no choices", f"the user's turn {fields.shown(said)} lists no options")
-    return question, gold, _cut(listed, gold)
+    marked = sum(part["type"] == "image" for turn in prompt for part in turn["content"])
+    return question, gold, _cut(listed, gold), marked
 
 
 def _cut(listed: str, gold: str) -> list[str]:

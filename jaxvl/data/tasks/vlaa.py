@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxvl.data import files
-from jaxvl.data.example import BadRow, Example, LeftOut, Row, RowSource
+from jaxvl.data import files, places
+from jaxvl.data.example import BadRow, Example, FilteredRow, Row, RowSource
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
 
@@ -85,10 +85,11 @@ class VLAA(RowSource):
         image = image.lstrip("/")
         source = Path(image).parts[0]
         if self.sources and source not in self.sources:
-            raise LeftOut("another source", f"the row is of {source}")
+            raise FilteredRow("another source", f"the row is of {source}")
         question = fields.text(raw, "question")
-        if fields.MARKER.search(question):
-            question = fields.MARKER.sub("", question).strip()
+        images = fields.pictures(image, [folder / "images", folder])
+        if places.MARKER.search(question):
+            (question,), images = places.fit([question], images, {})
         columns = {"source": source}
         if self.part == "grpo":
             kind = self._type(raw, source, id)
@@ -101,7 +102,7 @@ class VLAA(RowSource):
             id=id,
             question=question,
             answer=answer,
-            images=fields.pictures(image, [folder / "images", folder]),
+            images=images,
             task=source,
             columns=columns,
         )

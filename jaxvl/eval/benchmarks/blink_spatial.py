@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxvl.data.example import Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
+from jaxvl.data.example import Dropped, FilteredRow
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 SUBSETS = ("Relative_Depth", "Spatial_Relation", "Multi-view_Reasoning")
 _FILES = (tuple(f"{name}/val*.parquet" for name in SUBSETS), "val*.parquet", "BLINK.tsv")
@@ -27,7 +27,7 @@ def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
 def _item(row: Row, protocol: str) -> Item:
     subset = row.text("sub_task", "category")
     if subset not in SUBSETS:
-        raise LeftOut("another subset", f"the subset is {subset}")
+        raise FilteredRow("another subset", f"the subset is {subset}")
     question, choices = row.text("question"), row.choices("choices")
     kit = protocols.kit_choice(question, choices, row.word("hint"))
     own = row.word("prompt") or kit

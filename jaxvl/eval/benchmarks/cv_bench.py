@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped
-from jaxvl.eval import figures, formats, marks, protocols
-from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.benchmark import Benchmark, Grade, Item, Scored
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 from jaxvl.rewards import pool
 from jaxvl.rewards.kinds.phrase import fold
 from jaxvl.rewards.reasons import MATCH, MISMATCH
@@ -59,11 +59,11 @@ def _item(row: Row, protocol: str) -> Item:
     )
 
 
-def mark(item: Item, reply: str, mode: str) -> Mark:
+def mark(item: Item, reply: str, mode: str) -> Grade:
     return _official(item, reply) if mode == "official" else marks.by_kind(item, reply, mode)
 
 
-def _official(item: Item, reply: str) -> Mark:
+def _official(item: Item, reply: str) -> Grade:
     """The verdict of VisualThinker's public script, its quirks included.
 
     The first `<answer>` of a reply (without a line break in it), else the whole reply, is searched
@@ -77,7 +77,7 @@ def _official(item: Item, reply: str) -> Mark:
     golds += [f"({item.gold.lower()})", f"({item.gold})"]
     outcome = pool.among(golds, answer, [*_STRINGS, *item.choices])
     said = {MATCH: item.gold, MISMATCH: fold(answer)}.get(outcome, "")
-    return Mark(float(outcome == MATCH), answer, said, outcome)
+    return Grade(float(outcome == MATCH), answer, said, outcome)
 
 
 def _first_answer(reply: str) -> str:

@@ -14,10 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval import figures, formats, marks, protocols
-from jaxvl.eval.benchmark import Benchmark, Item, Mark, Scored
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, QWEN, REASONING
+from jaxvl.eval.benchmark import Benchmark, Grade, Item, Scored
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
 from jaxvl.rewards import extract
 
 _FILES = ("sample_variant*.parquet", "DynaMath.tsv", "trial*/dataset.json", "dataset.json")
@@ -88,7 +88,7 @@ def _variant(row: Row) -> str:
     return row.word("varid") or (named[1] if named else "1")
 
 
-def mark(item: Item, reply: str, mode: str) -> Mark:
+def mark(item: Item, reply: str, mode: str) -> Grade:
     """The answer may be the "short answer" of the JSON that the kit asks for, in either mode."""
     judge = _number if item.kind == "math" else marks.by_kind
     return judge(item, _short_answer(reply), mode)

@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import LETTERS, Row
-from jaxvl.eval.protocols import KIT, QWEN, REASONING
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, Row
+from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
 
 _FILES = ("test*.parquet", "LogicVista.tsv", "dataset.json")
 _ANSWER = re.compile(r"[A-J](?:,[A-J])*|[0-9]")

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxvl.data.example import Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
+from jaxvl.data.example import Dropped, FilteredRow
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import LETTERS, Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 _FILES = (
     "vision_only*.parquet",
@@ -36,7 +36,7 @@ def _item(row: Row, protocol: str) -> Item:
     # A TSV of VLMEvalKit holds one version only.
     version = row.word("problem_version") or "Vision Only" * ("index" in row.values)
     if version != "Vision Only":
-        raise LeftOut("another version", f"the version is {version or 'not named'}")
+        raise FilteredRow("another version", f"the version is {version or 'not named'}")
     many = row.text("question_type") == "multi-choice"
     choices = _choices(row.word("question_for_eval")) if many else ()
     about = row.values.get("metadata")

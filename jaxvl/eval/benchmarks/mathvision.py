@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped
-from jaxvl.eval import figures, formats, marks, protocols
-from jaxvl.eval.benchmark import Benchmark, Item, Mark
-from jaxvl.eval.formats import Layout, Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.benchmark import Benchmark, Grade, Item
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Layout, Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 from jaxvl.rewards.kinds import number
 
 _FILES = ("test-*.parquet", "test.parquet", "test.jsonl", "MathVision.tsv")
@@ -65,7 +65,7 @@ def _item(row: Row, protocol: str) -> Item:
     )
 
 
-def mark(item: Item, reply: str, mode: str) -> Mark:
+def mark(item: Item, reply: str, mode: str) -> Grade:
     """In the mode "rounded" a number counts that is the gold's to two decimals, in a reply that is
     read as in "lenient": lmms-eval's rule, for figures that are set beside its."""
     if mode != "rounded":

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Metric
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 SKILLS = (
     "algebraic reasoning",

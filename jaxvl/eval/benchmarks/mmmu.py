@@ -13,11 +13,11 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from jaxvl.data.example import BadRow, Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
-from jaxvl.eval.benchmark import Benchmark, Item, Mark
-from jaxvl.eval.formats import Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.data.example import BadRow, Dropped, FilteredRow
+from jaxvl.eval.benchmark import Benchmark, Grade, Item
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 DISCIPLINES = {
     "Art and Design": "Art Art_Theory Design Music",
@@ -47,7 +47,7 @@ def _item(row: Row, protocol: str) -> Item:
     named = _SUBJECT.fullmatch(id)
     split = row.word("split") or (named[1] if named else "validation")
     if split != "validation":
-        raise LeftOut("another split", f"the split is {split}")
+        raise FilteredRow("another split", f"the split is {split}")
     subject = named[2] if named else row.word("category")
     choices, answer = row.choices("options"), row.text("answer")
     golds = formats.listed(answer) if answer.startswith("[") and not choices else [answer]
@@ -100,7 +100,7 @@ def _to_two_decimals(gold: str) -> str:
     return f"{Decimal(gold.replace(',', '')):.2f}" if _DECIMAL.fullmatch(gold) else gold
 
 
-def mark(item: Item, reply: str, mode: str) -> Mark:
+def mark(item: Item, reply: str, mode: str) -> Grade:
     return (marks.by_kind if item.choices else _open)(item, reply, mode)
 
 

@@ -19,8 +19,8 @@ from jaxvl.data import files, templates
 from jaxvl.data.example import BadRow, Dropped, Example
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
-from jaxvl.eval import refusal, stages
-from jaxvl.eval.benchmark import Benchmark, Item, Mark, Metric, Scored
+from jaxvl.eval.benchmark import Benchmark, Grade, Item, Metric, Scored
+from jaxvl.eval.mossbench import refusal, stages
 from jaxvl.rewards.endpoint import Endpoint
 
 TYPES = ("Exaggerated Risk", "Negated Harm", "Counterintuitive Interpretation")
@@ -232,7 +232,7 @@ def _items(record: Mapping[str, Any], protocol: str) -> Iterator[Item]:
         )
 
 
-def mark(item: Item, reply: str, mode: str = "strict") -> Mark:
+def mark(item: Item, reply: str, mode: str = "strict") -> Grade:
     """A refusal is 1.0, see `refusal.mark`; a caption is not judged by the rule."""
     found = refusal.mark(reply, mode, item.extra.get("block", False))
     return stages.unlabelled(found) if item.extra.get("stage") == stages.CAPTION else found

@@ -13,10 +13,10 @@ from pathlib import Path
 from jaxvl.data.example import Dropped, Example
 from jaxvl.data.tasks.sat import SAT
 from jaxvl.data.templates import VisualThinker, with_choices
-from jaxvl.eval import figures, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import LETTERS, checked
-from jaxvl.eval.protocols import LMMS
+from jaxvl.eval.scoring import figures, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, checked
+from jaxvl.eval.scoring.protocols import LMMS
 
 _OWN = "sat"
 _HINT = (

@@ -13,11 +13,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxvl.data.example import Dropped, LeftOut
-from jaxvl.eval import figures, formats, marks, protocols
+from jaxvl.data.example import Dropped, FilteredRow
 from jaxvl.eval.benchmark import Benchmark, Item, Scored
-from jaxvl.eval.formats import LETTERS, Row
-from jaxvl.eval.protocols import KIT, LMMS, QWEN
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, Row
+from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 
 _FILES = (
     "ScienceQA-FULL/test*.parquet",
@@ -34,7 +34,7 @@ def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
 
 def _item(row: Row, protocol: str) -> Item:
     if row.word("split") not in ("", "test"):
-        raise LeftOut("another split", f"the split is {row.word('split')}")
+        raise FilteredRow("another split", f"the split is {row.word('split')}")
     question, choices, hint = row.text("question"), row.choices("choices"), row.word("hint")
     answer = row.get("answer")
     images = _images(row)

@@ -8,8 +8,8 @@ from pathlib import Path
 from jaxvl.data.example import Dropped, Example
 from jaxvl.data.scenes import Scenes
 from jaxvl.data.templates import chat_question, vlaa
-from jaxvl.eval.benchmark import Benchmark, Item, Mark
-from jaxvl.eval.figures import accuracy, macro
+from jaxvl.eval.benchmark import Benchmark, Grade, Item
+from jaxvl.eval.scoring.figures import accuracy, macro
 from jaxvl.rewards.verdict import verify
 
 _TEMPLATES = {"plain": chat_question, "vlaa": vlaa}
@@ -30,9 +30,9 @@ def _read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
     return [_item(example, protocol) for example in Scenes(8, "test").load()], []
 
 
-def _mark(item: Item, reply: str, mode: str) -> Mark:
+def _mark(item: Item, reply: str, mode: str) -> Grade:
     verdict = verify(item.kind, reply, item.gold, item.choices, mode)
-    return Mark(verdict.reward, verdict.extracted, verdict.canonical, verdict.reason)
+    return Grade(verdict.reward, verdict.extracted, verdict.canonical, verdict.reason)
 
 
 BENCHMARK = Benchmark(

@@ -13,9 +13,9 @@ from pathlib import Path
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.tasks.fields import shown
 from jaxvl.data.templates import with_choices
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item
-from jaxvl.eval.formats import Row
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import Row
 
 _OWN = "vsr"
 _FILES = ("zeroshot/test.jsonl", "test.jsonl", "test*.parquet")

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval import figures, formats, marks, protocols
 from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
-from jaxvl.eval.formats import LETTERS, Row
-from jaxvl.eval.protocols import KIT, QWEN, REASONING
+from jaxvl.eval.scoring import figures, formats, marks, protocols
+from jaxvl.eval.scoring.formats import LETTERS, Row
+from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
 
 _FILES = ("testmini*.parquet", "WeMath.tsv", "testmini.json")
 # Insufficient knowledge, inadequate generalisation, complete mastery, rote memorisation.

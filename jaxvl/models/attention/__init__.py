@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvl.distributed.mesh import platform
 from jaxvl.models.attention.reference import (
     causal_mask,
     heads_first,
@@ -21,7 +22,6 @@ from jaxvl.models.attention.reference import (
     masked_weights,
     share_kv,
 )
-from jaxvl.sharding import platform
 
 __all__ = [
     "causal_mask",
@@ -41,7 +41,8 @@ def choose(platform: str, tokens: int, head_dim: int, dtype: Any) -> str:
     """Which implementation attends in rows of so many tokens: a module of this package.
 
     "splash" on a TPU; "cudnn" on an NVIDIA GPU for what it takes, which is 16-bit numbers and heads
-    of a multiple of 8 up to 128; "reference" otherwise. `platform` is `jaxvl.sharding.platform()`.
+    of a multiple of 8 up to 128; "reference" otherwise. `platform` is that of
+    `jaxvl.distributed.mesh.platform()`.
     """
     if tokens < FEW:
         return "reference"

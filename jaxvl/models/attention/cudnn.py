@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.sharding import ROWS, platform
+from jaxvl.distributed.mesh import ROWS, platform
 
 HEADS = P(ROWS, None, "tensor", None)
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models.layers import ATTENDED
-from jaxvl.sharding import ROWS, axis_size
 
 MASKED = -1e30  # finite: a fully masked row stays free of NaN, and its weight underflows to 0
 QUERIES = 256  # of a row, whose scores exist at a time

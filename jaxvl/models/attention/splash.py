@@ -20,8 +20,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.mesh import ROWS, platform
 from jaxvl.models.layers import ATTENDED
-from jaxvl.sharding import ROWS, platform
 
 BLOCKS = (512, 256, 128)  # tokens in a block; large ones keep the matrix unit busy
 OFFSET_BITS = 14  # of `Tree.q_sequence`

@@ -101,6 +101,6 @@ def test_a_gold_that_cannot_be_verified_against_is_nobodys_fault(tmp_path):
     for reply in ("", "<answer>anything</answer>", f"<answer>{item.gold}</answer>"):
         assert benchmark("mathverse").mark(item, reply, "strict").value is None
     metric = benchmark("mathverse").metrics["accuracy"]
-    from jaxvl.eval.benchmark import Mark, Scored
+    from jaxvl.eval.benchmark import Grade, Scored
 
-    assert metric([Scored(item, 0, Mark(None)), Scored(item, 1, Mark(1.0))]) == 0.5
+    assert metric([Scored(item, 0, Grade(None)), Scored(item, 1, Grade(1.0))]) == 0.5

@@ -6,15 +6,16 @@ import random
 
 import pytest
 
-from jaxvl.eval import figures, stats
-from jaxvl.eval.benchmark import Item, Mark, Scored
+from jaxvl.eval.benchmark import Grade, Item, Scored
 from jaxvl.eval.benchmarks import blink_spatial, cv_bench, dynamath, mathvista, sat, scienceqa
 from jaxvl.eval.benchmarks import wemath as we
+from jaxvl.eval.reporting import stats
+from jaxvl.eval.scoring import figures
 
 
 def scored(value, id="", sample=0, cluster="", extra=None, **groups):
     item = Item(id, [], (), "A", cluster=cluster, groups=groups, extra=extra or {})
-    return Scored(item, sample, Mark(None if value is None else float(value)))
+    return Scored(item, sample, Grade(None if value is None else float(value)))
 
 
 def share(count, hits, **groups):

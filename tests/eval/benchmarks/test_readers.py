@@ -10,7 +10,7 @@ import pytest
 from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.eval import benchmarks
-from jaxvl.eval.protocols import VISUALTHINKER
+from jaxvl.eval.scoring.protocols import VISUALTHINKER
 from tests.eval.benchmarks import published
 
 EVERY = [(name, layout) for name, layouts in published.LAYOUTS.items() for layout in layouts]

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. What a command needs is imported when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxvl.cli import data, eval
+from jaxvl.cli.runtime import prepare_jax
+from jaxvl.errors import TrainingFailed, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reinforcement learning for vision-language models in JAX.",
+)
+
+app.add_typer(data.app, name="data")
+app.add_typer(eval.app, name="eval")
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
+]
+
+
+@app.command()
+def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Train with GRPO."""
+    from jaxvl import config
+
+    cfg = config.load(config_file, overrides or [])
+    prepare_jax()
+    from jaxvl.train.grpo import train
+
+    train(cfg)
+    _done(cfg.run.dir, cfg.run.export)
+
+
+@app.command()
+def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Fine-tune on given answers."""
+    from jaxvl import config
+
+    cfg = config.load(config_file, overrides or [], config.SFTConfig)
+    prepare_jax()
+    from jaxvl.train.sft import train
+
+    train(cfg)
+    _done(cfg.run.dir, cfg.run.export)
+
+
+def _done(run_dir: str, exported: bool) -> None:
+    import jax
+
+    if jax.process_index() == 0:
+        model = f", {run_dir}/hf is the model" if exported else ""
+        typer.echo(f"done: {run_dir}/report.html shows the run{model}")
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="Checkpoint directory or hub id.")],
+    prompt: Annotated[str, typer.Option(help="What to ask.")],
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; may be repeated.")] = None,
+    system: Annotated[str, typer.Option(help="A system prompt, instead of the model's own.")] = "",
+    plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    n: Annotated[int, typer.Option(help="How many answers.", min=1)] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy.", show_default="0, for several answers 1")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+) -> None:
+    """Ask a model about pictures, and see the answer as it comes."""
+    prepare_jax()
+    from jaxvl.data.templates import IMAGE
+    from jaxvl.vlm import load
+
+    images = list(image or [])
+    asked: Any = IMAGE * len(images) + prompt
+    if not plain:
+        parts = [*({"type": "image"} for _ in images), {"type": "text", "text": prompt}]
+        asked = [{"role": "system", "content": system}] if system else []
+        asked.append({"role": "user", "content": parts})
+    elif system:
+        raise UserError("--plain has no chat template, and so no place for --system")
+    vlm = load(model, dtype=dtype)
+    for number in range(n):
+        typer.echo(f"[{number + 1}] " if n > 1 else "", nl=False)
+        for piece in vlm.stream(
+            asked,
+            images,
+            max_new_tokens=max_new_tokens,
+            temperature=float(n > 1) if temperature is None else temperature,
+            seed=seed,
+            number=number,
+        ):
+            typer.echo(piece, nl=False)
+        typer.echo()
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Checkpoint directory, hub id, or a run directory.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16.", show_default="the narrower that loses nothing"),
+    ] = None,
+) -> None:
+    """Write a model, or a run's newest checkpoint, in the form that transformers loads."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is first imported: no accelerator is needed
+    from jaxvl.checkpoints.convert import convert
+
+    typer.echo(convert(source, out, dtype))
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+    """Write report.html of a run again."""
+    from jaxvl.observe.report import write_report
+
+    typer.echo(write_report(run_dir))
+
+
+@app.command()
+def replay(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+    """Make the update again for which a run has ended, and see what in it was not finite."""
+    prepare_jax()
+    from jaxvl.train.replay import replay
+
+    typer.echo(replay(run_dir).text())
+
+
+@app.command()
+def plan(
+    config_file: ConfigFile,
+    overrides: Overrides = None,
+    topology: Annotated[
+        str, typer.Option(help="A TPU slice: v5e:4x4, v4:2x2x2, v5p:2x2x2, v6e:2x4, ..")
+    ] = "",
+    slices: Annotated[
+        int, typer.Option(help="So many of them, joined by the data centre's network.", min=1)
+    ] = 1,
+    gpus: Annotated[
+        int | None, typer.Option(help="So many GPUs of 80 GB, by counting.", min=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+) -> None:
+    """See whether a run fits chips that are not there: exit code 1 if it does not.
+
+    For a TPU slice the run's programs are compiled by the TPU's own compiler. Neither weights nor
+    data are read.
+    """
+    if bool(topology) == (gpus is not None):
+        raise UserError("plan: expected --topology (as in --topology v5e:4x4) or --gpus, one")
+    if gpus and slices > 1:
+        raise UserError("plan: --slices are of a --topology")
+    # Read when jax is first imported and first used: chips that are there are left alone.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(gpus or 1)}
+    from jaxvl import config
+    from jaxvl.plan import show
+    from jaxvl.plan.chips import Topology
+    from jaxvl.plan.plan import plan_gpus, plan_tpu
+
+    cfg = config.load(config_file, overrides or [], config.Config, config.SFTConfig)
+    if gpus:
+        found = plan_gpus(cfg, gpus, config_file)
+    else:
+        say = functools.partial(typer.echo, err=True)
+        found = plan_tpu(cfg, Topology.parse(topology, slices), config_file, say)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else show.text(found))
+    if not found.fits:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and exit code 2, a run that failed one and 1."""
+    try:
+        app()
+    except (UserError, TrainingFailed) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+if __name__ == "__main__":
+    main()

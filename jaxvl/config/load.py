@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A config from a Python file and `a.b=c` of the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxvl.config.overrides import set_field
+from jaxvl.config.schema import Config, SFTConfig
+from jaxvl.config.validate import notes, validate
+from jaxvl.errors import UserError
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Config | SFTConfig:
+    """The config that the file at `path` returns, with `a.b=c` overrides applied, validated.
+
+    `kinds` are the classes it may be of (default: Config).
+    """
+    kinds = kinds or (Config,)
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file at {path}; give the path of a Python file")
+    # Registered in sys.modules because dataclasses resolve their annotations through it.
+    name = f"jaxvl_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "config", None)):
+        raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
+    cfg = module.config()
+    if not isinstance(cfg, kinds):
+        found = f"config() in {path} returned a {type(cfg).__name__}"
+        raise UserError(f"{found}, expected a {' or a '.join(kind.__name__ for kind in kinds)}")
+    for override in overrides:
+        cfg = set_field(cfg, override)
+    validate(cfg)
+    for note in notes(cfg):
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    return cfg

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a config can be run: the type and range of every field, and fields that must agree."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+from jaxvl.config.fields import MISSING, check_types, type_name
+from jaxvl.config.overrides import function_name, keywords
+from jaxvl.errors import UserError
+
+if TYPE_CHECKING:  # config.load validates: at run time the import goes the other way
+    from jaxvl.config.grpo import GRPO
+    from jaxvl.config.schema import SFT, Config, Model, Reward, SFTConfig
+
+
+def validate(cfg: Config | SFTConfig) -> None:
+    """Raise UserError for a field of the wrong type or range, and for fields that disagree."""
+    check_types(cfg)
+    _check_ranges(cfg)
+    _check_sizes(cfg)
+    _check_parts(cfg.model)
+    steps = cfg.optim.warmup_steps
+    if steps > 1 and steps != int(steps):
+        raise UserError(f"optim.warmup_steps = {steps}: expected whole updates, or a share below 1")
+    if cfg.optim.min_lr > cfg.optim.lr:
+        raise UserError(
+            f"optim.min_lr = {cfg.optim.min_lr} is above optim.lr = {cfg.optim.lr}, where the "
+            "schedule starts"
+        )
+    _check_profile(cfg)
+    if hasattr(cfg, "grpo"):
+        _check_grpo(cfg)
+    mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    if mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
+        raise UserError(
+            f"mesh (data, fsdp, tensor) = {mesh}: sizes are positive, and at most one is -1"
+        )
+    if -1 not in mesh[:2]:
+        check_rows(getattr(cfg, "grpo", None) or cfg.sft, mesh[0] * mesh[1])
+
+
+def notes(cfg: Config | SFTConfig) -> list[str]:
+    """What is done otherwise than a config may seem to say, in words."""
+    optim, found = cfg.optim, []
+    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
+    warmup, horizon = optim.span(updates)
+    if optim.warmup_steps > horizon:
+        found.append(
+            f"optim.warmup_steps = {optim.warmup_steps:g} is more than the schedule's {horizon} "
+            f"updates: the learning rate rises over all {horizon}"
+        )
+    elif updates < warmup:
+        found.append(
+            f"the run's {updates} updates end within its warm-up of {warmup}: the learning rate "
+            f"comes to {optim.lr * updates / warmup:g} of optim.lr = {optim.lr:g}"
+        )
+    if horizon < updates and optim.schedule != "constant":
+        found.append(
+            f"optim.horizon = {horizon} is less than the run's {updates} updates: those after it "
+            f"are made at optim.min_lr = {optim.min_lr:g}"
+        )
+    return found
+
+
+def _check_sizes(cfg: Config | SFTConfig) -> None:
+    for name in ("prompt_buckets", "patch_buckets"):
+        buckets = getattr(cfg.data, name)
+        if buckets == "auto":
+            continue
+        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+            raise UserError(f"data.{name} = {buckets}: expected sizes that grow, as (256, 512)")
+    patches = cfg.data.patch_buckets
+    if patches != "auto" and any(size % 4 for size in patches):
+        raise UserError(
+            f"data.patch_buckets = {patches}: patches are merged by 2x2, use multiples of 4"
+        )
+    for name in ("model", "data", "eval"):
+        part = getattr(cfg, name, None)
+        low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
+        if None not in (low, high) and low > high:
+            raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
+
+
+def _check_profile(cfg: Config | SFTConfig) -> None:
+    try:
+        span = cfg.profile.span()
+        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= cfg.run.steps
+    except (ValueError, IndexError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"profile.steps = {cfg.profile.steps!r}: expected first:last, from 1 to run.steps = "
+            f"{cfg.run.steps}, as 3:5"
+        )
+
+
+def _check_parts(m: Model) -> None:
+    if not m.train and m.lora is None:
+        raise UserError("model.train is empty and model.lora is none: nothing would be trained")
+    for part in set(m.train) & set(m.lora.parts if m.lora else ()):
+        raise UserError(
+            f"{part} is in model.train and in model.lora.parts: either its own weights train or "
+            "adapters beside them; take it out of one"
+        )
+
+
+def _check_grpo(cfg: Config) -> None:
+    g = cfg.grpo
+    if g.group_per_row and g.group % g.group_per_row:
+        raise UserError(
+            f"grpo.group_per_row = {g.group_per_row} does not divide grpo.group = {g.group}; "
+            f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
+        )
+    _check_loss(g)
+    names = [reward.name for reward in cfg.rewards]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
+    for number, reward in enumerate(cfg.rewards):
+        _check_settings(reward, f"rewards.{number}.fn")
+        if not math.isfinite(reward.weight):
+            raise UserError(f"rewards: the weight of {reward.name} is {reward.weight}")
+
+
+def _check_settings(reward: Reward, path: str) -> None:
+    """Raise UserError for a setting that one of jaxvl's rewards needs and does not have."""
+    fn = reward.fn.func if isinstance(reward.fn, functools.partial) else reward.fn
+    if not getattr(fn, "__module__", "").startswith("jaxvl.rewards"):
+        return
+    bound = getattr(reward.fn, "keywords", {})
+    for name, (kind, default) in keywords(fn).items():
+        if default is MISSING and name not in bound:
+            raise UserError(
+                f"{path}: {function_name(fn)} needs `{name}` ({type_name(kind)}); set "
+                f"{path}.{name} too"
+            )
+
+
+def _check_loss(g: GRPO) -> None:
+    delta = getattr(g.loss, "delta", None)
+    if delta is not None:
+        high = g.loss.epsilon if g.loss.epsilon_high is None else g.loss.epsilon_high
+        if delta <= 1 + high:
+            raise UserError(
+                f"grpo.loss.delta = {delta} is not above {1 + high}, where the upper clip is "
+                "(1 + grpo.loss.epsilon_high): ratios within the clip would be bounded"
+            )
+    if g.adaptive_kl is not None and not g.beta:
+        raise UserError("grpo.adaptive_kl needs a grpo.beta above 0 to start from, as 1e-3")
+
+
+def check_rows(batch: GRPO | SFT, shards: int) -> None:
+    """Raise UserError unless every micro-batch splits evenly over `shards` = data * fsdp devices.
+
+    Called by `validate` where the mesh is written out, and again once a -1 is known.
+    """
+    parts = shards * batch.micro_batches * getattr(batch, "mini_batches", 1)
+    if batch.rows % parts == 0:
+        return
+    if not hasattr(batch, "group"):
+        raise UserError(
+            f"sft.rows = {batch.rows} is not a multiple of {parts} = mesh.data * mesh.fsdp "
+            f"({shards}) * sft.micro_batches ({batch.micro_batches}); "
+            f"try sft.rows={-(-batch.rows // parts) * parts}"
+        )
+    grpo = batch
+    per_row = grpo.group_per_row or grpo.group
+    fitting = [
+        size
+        for size in range(1, grpo.group + 1)
+        if grpo.group % size == 0 and grpo.prompts * grpo.group // size % parts == 0
+    ]
+    step = parts // math.gcd(parts, grpo.group // per_row)
+    cures = [f"grpo.prompts={-(-grpo.prompts // step) * step}"]
+    if fitting:
+        cures.append(f"grpo.group_per_row={min(fitting, key=lambda size: abs(size - per_row))}")
+    raise UserError(
+        f"a step has {grpo.rows} rows ({grpo.prompts} prompts, groups of {grpo.group} in rows of "
+        f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
+        f"grpo.mini_batches ({grpo.mini_batches}) * grpo.micro_batches ({grpo.micro_batches}); "
+        f"try {' or '.join(cures)}"
+    )
+
+
+def check_share(batch: GRPO | SFT, count: int) -> None:
+    """Raise UserError unless the prompts of a step can be dealt out evenly to `count` processes."""
+    name = "grpo.prompts" if hasattr(batch, "group") else "sft.rows"
+    prompts = batch.prompts if hasattr(batch, "group") else batch.rows
+    if prompts % count:
+        raise UserError(
+            f"{name} = {prompts} is not a multiple of the {count} processes that get prompts of "
+            f"their own; try {name}={-(-prompts // count) * count}"
+        )
+
+
+FLOAT32 = 3.4028234663852886e38  # the largest
+# Smallest and largest value of a field, both allowed but for the fields in _ABOVE and _BELOW.
+_RANGES = {
+    "benchmarks.every": (1, None),
+    "benchmarks.max_new_tokens": (0, None),
+    "benchmarks.batch": (1, None),
+    "data.min_pixels": (1, None),
+    "data.max_pixels": (1, None),
+    "data.workers": (0, None),
+    "data.max_bad": (0, 1),
+    "eval.samples": (1, None),
+    "eval.every": (0, None),
+    "eval.seed": (0, 2**31 - 1),
+    "eval.min_pixels": (1, None),
+    "eval.max_pixels": (1, None),
+    "grpo.prompts": (1, None),
+    "grpo.group": (2, None),  # one completion has no advantage over its group
+    "grpo.group_per_row": (0, None),
+    "grpo.mini_batches": (1, None),
+    "grpo.micro_batches": (1, None),
+    "grpo.num_iterations": (1, None),
+    "grpo.logprob_chunk": (0, None),
+    "grpo.loss.epsilon": (0, 1),
+    "grpo.loss.epsilon_high": (0, None),
+    "grpo.loss.delta": (1, None),
+    "grpo.beta": (0, None),
+    "grpo.adaptive_kl.target": (0, None),
+    "grpo.adaptive_kl.horizon": (1, None),
+    "grpo.dynamic_sampling": (0, None),
+    "grpo.importance_sampling_cap": (0, None),
+    "model.lora.alpha": (0, None),
+    "model.lora.dropout": (0, 1),
+    "model.lora.rank": (1, None),
+    "model.min_pixels": (1, None),
+    "model.max_pixels": (1, None),
+    "optim.lr": (0, None),
+    "optim.min_lr": (0, None),
+    "optim.warmup_steps": (0, None),
+    "optim.horizon": (1, None),
+    "optim.weight_decay": (0, None),
+    "optim.b1": (0, 1),
+    "optim.b2": (0, 1),
+    "optim.eps": (1.2e-38, None),  # what is less is 0 in float32
+    "optim.clip_norm": (1.2e-38, None),
+    "optim.grad_norm_warn": (1, None),
+    "sft.rows": (1, None),
+    "sft.micro_batches": (1, None),
+    "sft.target_length": (1, None),
+    "sft.logprob_chunk": (0, None),
+    "run.steps": (1, None),
+    "run.seed": (0, 2**31 - 1),
+    "run.save_every": (1, None),
+    "run.keep": (1, None),
+    "run.rollout_images": (0, None),
+    "run.max_skipped": (1, None),
+    "run.peak_tflops": (0, None),
+    "verify.workers": (0, 64),
+    "verify.seconds": (0, 60),
+    "verify.memory": (0.5, 64),
+    "sampling.max_new_tokens": (1, None),
+    "sampling.temperature": (0, None),
+    "sampling.top_p": (0, 1),
+    "sampling.top_k": (0, None),
+    "sampling.slots": (0, None),
+}
+_ABOVE = {
+    "model.lora.alpha",
+    "sampling.temperature",
+    "sampling.top_p",
+    "verify.seconds",
+    "run.peak_tflops",
+}
+_ABOVE |= {"grpo.loss.delta", "grpo.adaptive_kl.target", "grpo.importance_sampling_cap"}
+_BELOW = {"model.lora.dropout", "optim.b1", "optim.b2"}
+
+
+def _lookup(cfg: Config | SFTConfig, path: str) -> Any:
+    """The field at a dotted path, None where there is no such part in this config."""
+    return functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), cfg)
+
+
+def _check_ranges(cfg: Config | SFTConfig) -> None:
+    for path, (low, high) in _RANGES.items():
+        value = _lookup(cfg, path)
+        if value is None:
+            continue
+        above = value > low if path in _ABOVE else value >= low
+        below = high is None or (value < high if path in _BELOW else value <= high)
+        if not (above and below and abs(value) <= FLOAT32):
+            low_text = f"{'above' if path in _ABOVE else 'at least'} {low}"
+            high_text = f" and {'below' if path in _BELOW else 'at most'} {high}"
+            expected = low_text + (high_text if high is not None else "")
+            expected += "" if abs(value) <= FLOAT32 else " that float32 holds"
+            raise UserError(f"{path} = {value}: expected a number {expected}")
+
+
+def _nearest_divisor(number: int, near: int) -> int:
+    divisors = [size for size in range(1, number + 1) if number % size == 0]
+    return min(divisors, key=lambda size: abs(size - near))

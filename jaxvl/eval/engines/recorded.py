@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replies that somebody has made already, in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxvl.data import files
+from jaxvl.data.example import BadRow, Dropped
+from jaxvl.eval.benchmark import Item, prompt_text
+from jaxvl.eval.engines.replies import Reply
+
+_IDS, _TEXTS = ("id", "index", "pid", "question_id"), ("response", "prediction", "text", "reply")
+
+
+class Recorded:
+    """A model that has replied: rows of JSON, CSV or TSV with an id, a text and, where there are
+    several to an item, a `sample`. Items without a row have no reply."""
+
+    def __init__(self, file: Path):
+        self.dropped: list[Dropped] = []
+        self.found: dict[tuple[str, int], str] = {}
+        for number, _, row in files.read([file]):
+            if isinstance(row, BadRow):
+                self.dropped.append(Dropped.of(str(number), row))
+                continue
+            id = next((str(row[name]) for name in _IDS if row.get(name) is not None), None)
+            text = next((row[name] for name in _TEXTS if row.get(name) is not None), None)
+            if id is None or text is None:
+                found = f"its fields are {', '.join(row)}"
+                self.dropped.append(Dropped(str(number), "no id or no reply", found))
+            else:
+                self.found[id, int(row.get("sample") or 0)] = str(text)
+
+    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
+        """Those of (item, sample) pairs that are there, in one batch. Lengths are unknown."""
+        yield [
+            Reply(item, sample, text, text, "stop", None, None, prompt_text(item))
+            for item, sample in wanted
+            if (text := self.found.get((item.id, sample))) is not None
+        ]

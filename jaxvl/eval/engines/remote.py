@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replies of a model behind OpenAI's chat interface."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxvl.data.example import Dropped
+from jaxvl.data.image import load_image
+from jaxvl.errors import UserError
+from jaxvl.eval.benchmark import Item
+from jaxvl.eval.engines.replies import Reply, Sampling, number_of
+from jaxvl.rewards.endpoint import Endpoint
+
+
+class Remote:
+    """A model that replies to items, `batch` requests at a time.
+
+    The seed of a request is folded from the seed, the item's id and the sample's number; whether
+    the server heeds it is its own affair. Pictures are sent as PNG, larger ones than `max_pixels`
+    smaller.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        model: str,
+        how: Sampling,
+        batch: int = 32,
+        max_pixels: int | None = None,
+    ):
+        self.endpoint, self.model, self.how = endpoint, model, how
+        self.batch, self.max_pixels = batch, max_pixels
+        self.dropped: list[Dropped] = []  # items that got no reply
+
+    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
+        """The replies to (item, sample) pairs, a batch at a time."""
+        for start in range(0, len(wanted), self.batch):
+            pairs = wanted[start : start + self.batch]
+            begun = time.monotonic()
+            answers = self.endpoint.post([self._body(item, sample) for item, sample in pairs])
+            seconds = round(time.monotonic() - begun, 3)
+            found = []
+            for (item, sample), answer in zip(pairs, answers, strict=True):
+                reply = _reply(item, sample, answer, seconds)
+                if reply is None:
+                    self.dropped.append(Dropped(item.id, "no reply", f"sample {sample}: {answer}"))
+                else:
+                    found.append(reply)
+            yield found
+
+    def _body(self, item: Item, sample: int) -> dict[str, Any]:
+        how = self.how
+        body = {
+            "model": self.model,
+            "messages": _with_pictures(item, self.max_pixels),
+            "max_tokens": how.max_new_tokens,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            "seed": number_of(f"{how.seed} {item.id} {sample}"),
+        }
+        return body | ({"top_k": how.top_k} if how.top_k else {})
+
+
+def _with_pictures(item: Item, max_pixels: int | None) -> list[dict[str, Any]]:
+    if isinstance(item.prompt, str):
+        raise UserError(
+            f"item {item.id}: a chat endpoint takes messages, and this protocol's prompt is plain "
+            "text; choose another --protocol"
+        )
+    images = iter(item.images)
+
+    def part(of: Mapping[str, Any]) -> Mapping[str, Any]:
+        if of["type"] != "image":
+            return of
+        return {"type": "image_url", "image_url": {"url": _url(next(images), max_pixels)}}
+
+    return [
+        turn
+        if isinstance(turn["content"], str)
+        else {**turn, "content": [part(of) for of in turn["content"]]}
+        for turn in item.prompt
+    ]
+
+
+def _url(image: Any, max_pixels: int | None) -> str:
+    picture = load_image(image)
+    if max_pixels and picture.width * picture.height > max_pixels:
+        factor = (max_pixels / (picture.width * picture.height)) ** 0.5
+        size = (max(1, int(side * factor)) for side in picture.size)
+        picture = picture.resize(tuple(size))
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _reply(
+    item: Item, sample: int, answer: Mapping[str, Any] | None, seconds: float
+) -> Reply | None:
+    try:
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] or ""
+        # Servers that split the reasoning off put it here; it is part of what the model said.
+        thought = choice["message"].get("reasoning_content")
+        text = f"<think>{thought}</think>{text}" if thought else str(text)
+        reason = "length" if choice.get("finish_reason") == "length" else "stop"
+        tokens = (answer.get("usage") or {}).get("completion_tokens")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        return None
+    asked = [
+        turn["content"]
+        if isinstance(turn["content"], str)
+        else "".join(part.get("text", "<image>") for part in turn["content"])
+        for turn in item.prompt
+    ]
+    return Reply(
+        item=item,
+        sample=sample,
+        text=text,
+        raw=text,
+        finish_reason=reason,
+        tokens=tokens,
+        thinking=None,
+        prompt="\n\n".join(asked),
+        image_sizes=tuple(load_image(image).size for image in item.images),
+        seconds=seconds,
+    )

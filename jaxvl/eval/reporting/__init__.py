@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Summaries, intervals, comparisons, tables and pages of what was scored."""

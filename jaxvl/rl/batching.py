@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts by the thousand on a mesh, a batch at a time: encoded while the device works."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from jaxvl.data import prompts as data_prompts
+from jaxvl.data.prompts import Encoded
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.models.arch import Arch
+from jaxvl.models.inputs import Prompt
+
+ROWS_A_DEVICE = 16  # prompts that a call works on together, at most
+SHARE = 0.5  # of the memory beside the weights that a batch may take
+READERS = 4  # threads that open pictures and tokenize
+_UNKNOWN = 4 * 2**30  # memory of a device that does not say how much it has
+
+
+class Model(Protocol):
+    """What is needed of a `VLM`."""
+
+    config: Arch
+    params: dict[str, Any]
+    processor: data_prompts.Processor
+    mesh: Mesh
+    dtype: str
+
+
+def batches(
+    vlm: Model,
+    pairs: Sequence[tuple[Any, Sequence]],
+    n: int = 0,
+    new: int = 0,
+    all_logits: bool = False,
+) -> Iterator[tuple[Prompt, list[int], list[Encoded]]]:
+    """Prompts on the mesh, as many as fit, with their numbers in `pairs` and as they are on the
+    host. Each is to have `n` completions of `new` tokens, or all its tokens have logits.
+
+    Prompts of a size go together; sizes and numbers of rows are rounded up so that few programs
+    are compiled. The rows that fill up repeat a prompt and have no number. A size follows from
+    its prompt alone, so that neighbours change nothing.
+    """
+    shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"]
+    same: dict[tuple[int, int], list[tuple[int, Encoded]]] = {}
+    waiting = 0
+
+    def batch(size: tuple[int, int]) -> tuple[Prompt, list[int], list[Encoded]]:
+        numbers, encoded = (list(x) for x in zip(*same.pop(size), strict=True))
+        rows = shards << max(0, -(-len(numbers) // shards) - 1).bit_length()
+        fill = rows - len(numbers)
+        arrays = data_prompts.collate(
+            encoded + encoded[:1] * fill,
+            numbers + numbers[:1] * fill,
+            pad_id=vlm.processor.pad_id,
+            prompt_bucket=size[0],
+            patch_bucket=size[1],
+        )
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh, whole=True)
+        return prompt, numbers, encoded
+
+    for number, encoded in enumerate(_encoded(vlm, pairs)):
+        size = tuple(data_prompts.step_up(len(x)) for x in (encoded.tokens, encoded.segments))
+        same.setdefault(size, []).append((number, encoded))
+        waiting += 1
+        full = shards * _rows_a_device(vlm, size, n, new, all_logits)
+        if len(same[size]) == full or waiting == 4 * shards * ROWS_A_DEVICE:
+            size = size if len(same[size]) == full else max(same, key=lambda s: len(same[s]))
+            waiting -= len(same[size])
+            yield batch(size)
+    for size in sorted(same):
+        yield batch(size)
+
+
+def _encoded(vlm: Model, pairs: Sequence[tuple[Any, Sequence]]) -> Iterator[Encoded]:
+    """Prompts in order, made in threads, a few ahead of who takes them."""
+    with ThreadPoolExecutor(READERS) as threads:
+        ahead: deque[Future] = deque()
+        for pair in pairs:
+            ahead.append(threads.submit(vlm.processor.encode, *pair))
+            if len(ahead) > 2 * ROWS_A_DEVICE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _rows_a_device(vlm: Model, size: tuple[int, int], n: int, new: int, all_logits: bool) -> int:
+    """A power of two up to ROWS_A_DEVICE, by what a row takes in a device's memory: the cache
+    of its tokens, the tower's activations, logits. Weights and memory are the same in every
+    process, what is free at a time may not be."""
+    text, vision = vlm.config.text, vlm.config.vision
+    T, patches = size
+    width = 2 if vlm.dtype == "bfloat16" else 4
+    cache = 2 * text.layers * text.kv_heads * text.head_dim * width * (T + n * new)
+    logits = 2 * 4 * text.vocab * (T if all_logits else max(n, 1))
+    tower = 4 * patches * (vision.patch_values + 4 * (vision.dim + vision.hidden))
+    device = vlm.mesh.local_devices[0]
+    stats = device.memory_stats() or {}
+    held = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(vlm.params)
+    )
+    room = SHARE * max(stats.get("bytes_limit", held + _UNKNOWN) - held, 0)
+    rows = max(1, min(ROWS_A_DEVICE, int(room / (cache + logits + tower))))
+    return 1 << rows.bit_length() - 1

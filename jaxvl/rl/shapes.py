@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes that a run's programs are compiled for, known before its first prompt is read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvl.config import Data
+from jaxvl.distributed.mesh import ROWS
+from jaxvl.models.inputs import Prompt, Vision
+from jaxvl.rl.batch import TrainBatch
+
+
+def buckets(data: Data) -> list[tuple[int, int]]:
+    """(T, P) that a batch may have. A row that needs P patches, four of which are a token, does not
+    fit any T: such pairs are left out."""
+    smaller = dict(zip(data.patch_buckets[1:], data.patch_buckets[:-1], strict=True))
+    pairs = itertools.product(data.prompt_buckets, data.patch_buckets)
+    return [(T, patches) for T, patches in pairs if T > smaller.get(patches, 0) // 4]
+
+
+def prompts(data: Data, rows: int, patch_values: int, mesh: Mesh) -> Iterator[Prompt]:
+    """The shapes of a batch of `rows` rows for every pair of buckets, as they lie on the mesh."""
+
+    def shape(*sizes: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, P(ROWS, *(None,) * len(sizes)))
+        return jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=sharding)
+
+    for T, patches in buckets(data):
+        yield Prompt(
+            tokens=shape(T),
+            length=shape(),
+            positions=shape(3, T),
+            next_position=shape(),
+            slots=shape(T),
+            prompt_id=shape(),
+            completion=shape(),
+            vision=Vision(
+                patches=shape(patches, patch_values, dtype=jnp.float32),
+                coords=shape(patches, 2),
+                segments=shape(patches),
+                windows=shape(patches),
+            ),
+        )
+
+
+def batch(
+    prompt: Prompt, completions: int, tokens: int, pieces: int, count: int, mesh: Mesh
+) -> TrainBatch:
+    """The shapes of `count` micro-batches to learn from, where the rows of `prompt` are cut in
+    `pieces`."""
+    rows = prompt.tokens.shape[0]
+
+    def cut(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, P(None, ROWS, *(None,) * (len(x.shape) - 1)))
+        return jax.ShapeDtypeStruct(
+            (count, rows // pieces, *x.shape[1:]), x.dtype, sharding=sharding
+        )
+
+    def shape(*sizes: int, dtype=np.float32) -> jax.ShapeDtypeStruct:
+        return cut(jax.ShapeDtypeStruct((rows, *sizes), dtype))
+
+    return TrainBatch(
+        prompt=jax.tree.map(cut, prompt),
+        tokens=shape(completions, tokens, dtype=jnp.int32),
+        mask=shape(completions, tokens, dtype=bool),
+        advantages=shape(completions),
+        old_logps=shape(completions, tokens),
+        ref_logps=shape(completions, tokens),
+    )

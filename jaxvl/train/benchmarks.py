@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks inside of a training run: figures of the step, and the best model so far."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from jaxvl.config import Benchmarks
+from jaxvl.data import test_sets
+from jaxvl.data.example import summary
+from jaxvl.distributed import multihost
+from jaxvl.errors import UserError
+from jaxvl.eval.benchmark import Item, Scored
+from jaxvl.eval.engines.local import Local
+from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.tasks import Task, open_task, subset
+from jaxvl.rewards import extract, pool
+from jaxvl.vlm import VLM
+
+BEST = "best"  # the folder of the best model, in the run directory
+
+
+class During:
+    """The benchmarks of a run, on its own mesh and with its own sampler."""
+
+    def __init__(self, cfg: Benchmarks, run_dir: Path):
+        self.cfg, self.run_dir = cfg, run_dir
+        self.tasks: list[tuple[Task, list[Item]]] = []
+        for one in cfg.tasks:
+            task = open_task(one.name, one.source, one.protocol)
+            self.tasks.append((task, subset(task.items, one.limit)))
+        self.engines: dict[int, Local] = {}  # by the longest reply: a program each
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether the benchmarks are answered after this step."""
+        return step % self.cfg.every == 0 or step == last
+
+    def evaluate(self, step: int, vlm: VLM, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The figures of `vlm`; it is kept where the chosen one of them, or of the step's other
+        `metrics`, is the highest so far."""
+        found: dict[str, float] = {}
+        for task, items in self.tasks:
+            print(f"answering {len(items)} items of {task.benchmark.name}", flush=True)
+            replies = self._replies(task, items, vlm)
+            found |= figures(task, replies)
+        if self.cfg.best:
+            self._keep(step, vlm, {**metrics, **found})
+        return found
+
+    def _replies(self, task: Task, items: Sequence[Item], vlm: VLM) -> list[Reply]:
+        tokens = self.cfg.max_new_tokens or task.benchmark.max_new_tokens
+        if tokens not in self.engines:
+            self.engines[tokens] = Local(vlm, Sampling(max_new_tokens=tokens), self.cfg.batch)
+        engine = self.engines[tokens]
+        engine.vlm = vlm  # other parameters, the same program
+        batches = list(engine.replies([(item, 0) for item in items]))
+        if engine.dropped:
+            print(f"{task.benchmark.name}: without a reply: {summary(engine.dropped)}", flush=True)
+            engine.dropped.clear()
+        return [reply for batch in batches for reply in batch]
+
+    def _keep(self, step: int, vlm: VLM, metrics: Mapping[str, float]) -> None:
+        """Exports the model if it is the best so far; the mark of test data goes with it."""
+        if self.cfg.best not in metrics:
+            raise UserError(
+                f"benchmarks.best = {self.cfg.best!r} is no metric of step {step}; expected one of "
+                f"{', '.join(sorted(metrics))}"
+            )
+        value, folder = metrics[self.cfg.best], self.run_dir / BEST
+        note = folder / "best.json"
+        before = json.loads(note.read_bytes())["value"] if note.is_file() else -math.inf
+        if not multihost.all_gather_object(value > before)[
+            0
+        ]:  # a clock may have made figures differ
+            return
+        part = self.run_dir / f"{BEST}.part"
+        if jax.process_index() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        vlm.save(part)
+        if jax.process_index() == 0:
+            test_sets.mark(part, test_sets.marks(self.run_dir))
+            line = {"step": step, "metric": self.cfg.best, "value": value}
+            (part / note.name).write_text(json.dumps(line) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+
+
+def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
+    """Metrics of a step from replies to a task: accuracy, lenient and strict, the benchmark's own
+    (lenient), the shares with a valid answer block and cut off, and the mean length. A figure of
+    nothing is absent."""
+    name, mark = task.benchmark.name, task.benchmark.mark
+    items, texts = [reply.item for reply in replies], [reply.text for reply in replies]
+    values = {}
+    for mode in ("lenient", "strict"):
+        marks = pool.map_threads(mark, items, texts, [mode] * len(items))
+        values[mode] = [
+            Scored(item, reply.sample, one)
+            for item, reply, one in zip(items, replies, marks, strict=True)
+        ]
+
+    columns = {
+        "accuracy": [one.mark.value or 0.0 for one in values["lenient"]],
+        "strict": [one.mark.value or 0.0 for one in values["strict"]],
+        "format": [extract.blocks(extract.reply(text)) is not None for text in texts],
+        "truncated": [reply.finish_reason == "length" for reply in replies],
+        "length": [reply.tokens or 0 for reply in replies],
+    }
+    found = {metric: sum(of) / len(of) for metric, of in columns.items() if of}
+    for metric, of in task.benchmark.metrics.items():
+        try:
+            value = of(values["lenient"])
+        except UserError:  # it refuses part of its items
+            value = None
+        if value is not None and not math.isnan(value) and metric not in columns:
+            found[metric] = value
+    return {f"eval/{name}/{metric}": value for metric, value in found.items()}

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A held-out set of a training run: a model's answers, greedy and sampled, what they are worth to
+each of the run's rewards, and what guessing gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxvl.config import Eval, Reward
+from jaxvl.data.example import Example
+from jaxvl.data.image import ImageSettings, load_image, smart_resize
+from jaxvl.distributed import multihost
+from jaxvl.eval.reporting import stats
+from jaxvl.eval.reporting.stats import Estimate
+from jaxvl.rewards.columns import Asked, inputs
+from jaxvl.rewards.mix import TrainerState, score
+
+if TYPE_CHECKING:
+    from jaxvl.vlm import VLM, Completion
+
+_FORMAT = "think_format"  # the reward that says which replies are well formed, shown as "format"
+_UNTRAINED = TrainerState()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Means of the run's rewards over N completions for each of Q questions, under their names
+    ("format" for `think_format`), and of their weighted sum. `first` is the first reward."""
+
+    rewards: dict[str, Estimate]
+    total: Estimate
+    first_in_format: Estimate | None  # among well-formed replies; None: the run has no such reward
+    first_by_task: dict[str, Estimate]
+
+
+def result(
+    rewards: Sequence[Reward],
+    questions: Sequence[Asked],
+    completions: Sequence[Sequence[Completion]],
+    state: TrainerState = _UNTRAINED,
+) -> Result:
+    """What the rewards give to N completions of each of Q questions. They are asked as in training:
+    what they raise, and judges that fail, end the run or not by the same settings.
+
+    Process 0 asks them for all processes, who must all call it.
+    """
+    flat = [completion for row in completions for completion in row]
+    found = None
+    if jax.process_index() == 0:
+        texts, ids = [each.text for each in flat], [list(each.tokens) for each in flat]
+        scores = score(rewards, **inputs(questions, texts, ids), state=state)
+        found = [scores.values_NK.tolist(), scores.total_N.tolist()]
+    values_NK, total_N = map(np.array, multihost.all_gather_object(found)[0])
+    group = len(completions[0])
+    question_N = np.repeat(np.arange(len(questions)), group)
+    task_N = np.repeat([question.example.task for question in questions], group)
+
+    def mean(values_N: np.ndarray, chosen_N: np.ndarray | bool = True) -> Estimate:
+        known_N = ~np.isnan(values_N) & chosen_N
+        values, of = values_N[known_N], question_N[known_N]
+        share = bool(((values >= 0) & (values <= 1)).all())
+        return stats.rate(values, of) if share else stats.mean(values, of)
+
+    names = [reward.name for reward in rewards]
+    first_N = values_NK[:, 0]
+    formed_N = values_NK[:, names.index(_FORMAT)] > 0 if _FORMAT in names else None
+    shown = ["format" if n == _FORMAT and "format" not in names else n for n in names]
+    return Result(
+        rewards={name: mean(values_NK[:, k]) for k, name in enumerate(shown)},
+        total=mean(total_N),
+        first_in_format=None if formed_N is None else mean(first_N, formed_N),
+        first_by_task={
+            task: mean(first_N, task_N == task) for task in sorted(set(task_N.tolist()))
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Guessing:
+    """What needs no picture: a random choice, and the best constant answer of each task."""
+
+    chance: Estimate
+    majority: Estimate
+
+
+def guessing(examples: Sequence[Example]) -> Guessing | None:
+    """Chance and majority of questions with choices; None where a question has none.
+
+    The majority answer of a task is the most frequent position among the choices or the most
+    frequent answer, whichever is right more often.
+    """
+    if not all(example.answer in example.choices for example in examples):
+        return None
+    count = len(examples)
+    chance = sum(1 / len(example.choices) for example in examples)
+    best = 0
+    for task in {example.task for example in examples}:
+        of_task = [example for example in examples if example.task == task]
+        answers = Counter(example.answer for example in of_task)
+        places = Counter(example.choices.index(example.answer) for example in of_task)
+        best += max(answers.most_common(1)[0][1], places.most_common(1)[0][1])
+    p = chance / count
+    majority = best / count
+    best = Estimate(majority, *stats.wilson(majority, count), count)
+    return Guessing(Estimate(p, p, p, count), best)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One model on one set."""
+
+    greedy: Result
+    sampled: Result
+
+    def metrics(self) -> dict[str, float]:
+        """The figures as run metrics: eval_<name>/greedy and eval_<name>/sampled of each reward,
+        eval_reward/.. of their weighted sum. One that applies to no reply is absent."""
+        found = {}
+        for how, result in (("greedy", self.greedy), ("sampled", self.sampled)):
+            for name, estimate in ({"reward": result.total} | result.rewards).items():
+                if estimate.value is not None:
+                    found[f"eval_{name}/{how}"] = estimate.value
+        return found
+
+
+def evaluate(
+    vlm: VLM,
+    examples: Sequence[Example],
+    cfg: Eval,
+    template: Any,
+    max_new_tokens: int,
+    rewards: Sequence[Reward],
+    state: TrainerState = _UNTRAINED,
+) -> Evaluation:
+    """Greedy answers and `cfg.samples` sampled ones (temperature 1) to every example, scored by
+    `rewards`."""
+    pixels = vlm.processor.with_pixels(cfg.min_pixels, cfg.max_pixels)
+    vlm = dataclasses.replace(vlm, processor=pixels)
+    questions = [_asked(example, template(example), pixels.image) for example in examples]
+    prompts = [question.prompt for question in questions]
+    images = [list(example.images) for example in examples]
+
+    def answer(n: int, temperature: float) -> Result:
+        rows = vlm.generate(
+            prompts,
+            images,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=cfg.seed,
+        )
+        return result(rewards, questions, rows, state)
+
+    return Evaluation(greedy=answer(1, 0.0), sampled=answer(cfg.samples, 1.0))
+
+
+def _asked(example: Example, prompt: Any, how: ImageSettings) -> Asked:
+    sizes = tuple(load_image(image).size for image in example.images)
+    step = how.patch_size * how.merge_size
+    limits = how.min_pixels, how.max_pixels
+    seen = [smart_resize(height, width, step, *limits) for width, height in sizes]
+    return Asked(example, prompt, sizes, tuple((width, height) for height, width in seen))
+
+
+def table(
+    examples: Sequence[Example], before: Evaluation | None, after: Evaluation
+) -> dict[str, Any]:
+    """{"title", "columns", "rows"} of before and after: a column for each reward; for the first
+    one also its mean among well-formed replies, where the run has a reward for the form, and by
+    task; and beside that what guessing gives."""
+    names, tasks = list(after.greedy.rewards), list(after.greedy.first_by_task)
+    formed = after.greedy.first_in_format is not None
+    inside = [f"{names[0]} in format", "in format"] if formed else []
+    rows = []
+    for name, evaluation in (("before", before), ("after", after)):
+        if evaluation is None:
+            continue
+        for how in ("greedy", "sampled"):
+            result = getattr(evaluation, how)
+            row = [name, how, *(str(estimate) for estimate in result.rewards.values())]
+            if formed:
+                row += [str(result.first_in_format), result.first_in_format.count]
+            by_task = (result.first_by_task[task].value for task in tasks)
+            rows.append(row + ["-" if value is None else f"{value:.3f}" for value in by_task])
+    columns = ["model", "answers", *names, *inside, *tasks]
+    guess = guessing(examples)
+    if guess is not None:
+        rest = [""] * (len(columns) - 3)
+        rows.append(["chance", "", f"{guess.chance.value:.3f}", *rest])
+        rows.append(["majority answer", "", str(guess.majority), *rest])
+    title = f"Held-out questions: {len(examples)}; intervals are 95%"
+    return {"title": title, "columns": columns, "rows": rows}

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every training loop turns on: the stream of prompts, its steps, the clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvl.config import GRPO, SFT, Config, SFTConfig
+from jaxvl.data import buckets, pipeline, templates, test_sets
+from jaxvl.data import prompts as data_prompts
+from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
+from jaxvl.data.intake import DropLog, ExampleFilter
+from jaxvl.data.prompts import Encoded, PromptTooLong
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import data_shard
+from jaxvl.errors import UserError
+from jaxvl.observe.metrics import MetricsWriter, read_metrics
+from jaxvl.rewards.golds import credit_check
+from jaxvl.vlm import VLM
+
+TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
+
+
+def batch_of(cfg: Config | SFTConfig) -> GRPO | SFT:
+    """The part of a config that says how large a step is."""
+    return cfg.grpo if isinstance(cfg, Config) else cfg.sft
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One prompt of a step."""
+
+    position: int  # in the run's endless stream of prompts: its id in the sampling keys
+    example: Example
+    prompt: Any  # what the template made: a string or chat messages
+    encoded: Encoded
+    target: tuple[int, ...] = ()  # of fine-tuning: the tokens to learn, the end token among them
+    dropped: tuple[Dropped, ...] = ()  # what could not be used at this position
+
+
+def drops(run_dir: Path) -> MetricsWriter:
+    """The list of the rows that could not be used, which process 0 writes."""
+    return MetricsWriter(run_dir, "dropped.jsonl")
+
+
+class PromptStream:
+    """The prompts of this process, `prompts` a step over all processes, in reading threads.
+
+    What could not be used is told to all processes, so that all of them stop when it is too much.
+    """
+
+    def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
+        self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+        self.share = data_shard(vlm.mesh)
+        self.mini_batches = cfg.grpo.mini_batches if isinstance(cfg, Config) else 1
+        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
+        self.parts = shards * batch_of(cfg).micro_batches  # that work side by side or in turn
+        self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+        self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
+        credit = credit_check(cfg.rewards) if isinstance(cfg, Config) else None
+        self.trial: list[str] = []  # test sets that this process has met: see `use`
+        self.gate = ExampleFilter(
+            cfg.data.check, cfg.run.trial, cfg.data.digests, self.trial.append, credit
+        )
+        self.gate.admit(cfg.data.source)
+        examples = cfg.data.source.load()
+        multihost.assert_equal_across_processes(
+            {"the data's number of rows": len(examples)} | _some_ids(examples)
+        )
+        self.account = self._account(examples)
+        sizes = cfg.data.prompt_buckets, cfg.data.patch_buckets
+        most = [None if of == "auto" else max(of) for of in sizes]
+        length = None if isinstance(cfg, Config) else cfg.sft.target_length
+        self.limits = buckets.Limits(*most, length)
+        self._look(examples)
+        self.batches = pipeline.batches(
+            examples,
+            self._item,
+            prompts=prompts // self.share.count,
+            seed=cfg.run.seed,
+            shuffle=cfg.data.shuffle,
+            workers=cfg.data.workers,
+            process_index=self.share.index,
+            process_count=self.share.count,
+            blocks=self.mini_batches,
+        )
+
+    def _look(self, examples: Sequence[Example]) -> None:
+        """Looks at the first examples: what does not fit shows before anything is compiled, and
+        buckets that are "auto" are chosen. The same in every process, and whenever the run is taken
+        up again."""
+        cfg, data = self.cfg, self.data
+        seen = pipeline.first(
+            examples, cfg.run.seed, data.shuffle, min(len(examples), buckets.LOOK)
+        )
+        with ThreadPoolExecutor(max(data.workers, 1)) as threads:
+            looked = list(threads.map(self._need, seen))
+        needs = [need for need in looked if isinstance(need, buckets.Need)]
+        if not needs:
+            raise UserError(
+                f"none of the first {len(seen)} examples can be used: {summary(looked)}"
+            )
+        over = [need for need in needs if self.limits.over(need)]
+        if over and (data.too_long == "error" or len(over) == len(needs)):
+            raise PromptTooLong(
+                f"{len(over)} of the first {len(seen)} examples do not fit; example {over[0].id} "
+                f"has {self.limits.found(over[0])}: {self.limits.advice(needs)} would hold these "
+                "(buckets may be auto); or lower data.max_pixels, or leave such examples out with "
+                "data.too_long=drop"
+            )
+        for name, sizes in (("prompt_buckets", "tokens"), ("patch_buckets", "patches")):
+            if getattr(data, name) == "auto":
+                fitting = [getattr(need, sizes) for need in needs if need not in over]
+                chosen = buckets.read_off(fitting, self.prompts)
+                self.data = dataclasses.replace(self.data, **{name: chosen})
+                if jax.process_index() == 0:
+                    print(f"data: {name}={chosen}, read off {len(fitting)} examples", flush=True)
+
+    def _need(self, place: tuple[Sequence[Example], int]) -> buckets.Need | Dropped:
+        """What an example needs, or why it cannot be used."""
+        examples, row = place
+        example = examples[row]
+        try:
+            return self._made(0, example)[1]
+        except BadRow as why:
+            return Dropped.of(example.id, why)
+
+    def _account(self, examples: Sequence[Example]) -> DropLog:
+        """The rows that cannot be used, of which a run that goes on knows some already."""
+        writer = drops(Path(self.cfg.run.dir))
+        lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
+        write = writer.write if jax.process_index() == 0 else lambda step, line: None
+        account = DropLog(examples, self.data.max_bad, write, lines)
+        if jax.process_index() == 0:
+            print("\n".join(f"data: {note}" for note in account.notes()), flush=True)
+        return account
+
+    def _item(self, position: int, candidates: Iterator[Example]) -> Item:
+        """The first candidate that can be used, and why those before it cannot.
+
+        Called in reading threads: pictures are opened and prompts tokenized here.
+        """
+        dropped: list[Dropped] = []
+        for candidate in itertools.islice(candidates, TRIES + 1):
+            try:
+                item, need = self._made(position, candidate)
+                self._check_fits(need)
+                return dataclasses.replace(item, dropped=tuple(dropped))
+            except BadRow as why:
+                dropped.append(Dropped.of(candidate.id, why))
+        raise UserError(
+            f"prompt {position}: the example and the {TRIES} drawn in its place cannot be used: "
+            f"{summary(dropped)}"
+        )
+
+    def _made(self, position: int, candidate: Example) -> tuple[Item, buckets.Need]:
+        """An example as an item, and what that needs."""
+        example = self.gate.open(candidate)
+        prompt = self.template(example)
+        encoded = self.processor.encode(prompt, list(example.images))
+        target = self._target(example)
+        item = Item(position, example, prompt, encoded, target)
+        sizes = len(encoded.tokens), len(encoded.segments), len(target)
+        return item, buckets.Need(example.id, *sizes)
+
+    def _target(self, example: Example) -> tuple[int, ...]:
+        """The tokens to learn, the end token among them; () where the run is no fine-tuning."""
+        if isinstance(self.cfg, Config):
+            return ()
+        text = self.cfg.sft.target(example)
+        if not isinstance(text, str):
+            raise UserError(
+                f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
+            )
+        return (*self.processor.tokenize(text), self.processor.stop_ids[0])
+
+    def _check_fits(self, need: buckets.Need) -> None:
+        """PromptTooLong, or where the policy is to drop such examples, LeftOut."""
+        if not self.limits.over(need):
+            return
+        found = self.limits.found(need)
+        if self.data.too_long == "drop":
+            prompt = self.limits._replace(target=None).over(need)
+            raise FilteredRow("prompt too long" if prompt else "target too long", found)
+        raise PromptTooLong(
+            f"example {need.id} has {found}: set {self.limits.advice([need])} (buckets may be "
+            "auto), or lower data.max_pixels, or leave such examples out with data.too_long=drop"
+        )
+
+    def draw(self) -> list[Item]:
+        """The next prompts, in an order such that no device and no micro-batch has all the large
+        ones. Which prompts make a mini-batch depends on their positions alone."""
+        items = next(self.batches)
+        ordered, runs = [], self.mini_batches if len(items) % self.mini_batches == 0 else 1
+        for run in np.array_split(np.arange(len(items)), runs):
+            costs = [len(items[i].encoded.tokens) + len(items[i].encoded.segments) for i in run]
+            ordered += [items[run[i]] for i in data_prompts.balanced(costs, self.parts)]
+        return ordered
+
+    def use(self, step: int, items: list[Item]) -> None:
+        """`items` are part of `step`: what was dropped on the way to them is listed, and where any
+        process has met a row of a test set the run is marked as a trial on it."""
+        own = [(i.position, dataclasses.asdict(row)) for i in items for row in i.dropped]
+        found = self.share.all_gather_object([own, list(self.trial)])
+        every = [dropped for part, _ in found for dropped in part]
+        if jax.process_index() == 0 and any(names for _, names in found):
+            test_sets.mark(Path(self.cfg.run.dir), {name for _, names in found for name in names})
+        for position, row in sorted(every, key=lambda dropped: dropped[0]):
+            self.account.add(step, Dropped(**row), position)
+        self.account.check()
+
+    def __next__(self) -> list[Item]:
+        """The prompts of the next step, of a run whose every step draws once."""
+        items = self.draw()
+        self.use(items[0].position // self.prompts + 1, items)
+        return items
+
+    def metrics(self, items: list[Item]) -> dict[str, int]:
+        """How many rows could not be used on the way to `items`, over all processes."""
+        count = sum(len(item.dropped) for item in items)
+        return {"data/dropped": sum(self.share.all_gather_object(count))}
+
+    def get_state(self) -> dict[str, Any]:
+        return self.batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.batches.set_state(state)
+
+    def collate(
+        self, items: list[Item], rows_per_prompt: int = 1, per_row: int = 1
+    ) -> dict[str, np.ndarray]:
+        """A batch of rows; with several processes all take the bucket that the longest needs."""
+        own = [
+            max(len(item.encoded.tokens) for item in items),
+            max(len(item.encoded.segments) for item in items),
+        ]
+        sizes = [max(of) for of in zip(*self.share.all_gather_object(own), strict=True)]
+        known = self.data.prompt_buckets, self.data.patch_buckets
+        fits = [  # a larger one is made where there is no limit; else none is needed
+            tuple(b for b in of if b >= size) or (data_prompts.step_up(size),)
+            for of, size in zip(known, sizes, strict=True)
+        ]
+        return data_prompts.collate(
+            [item.encoded for item in items],
+            [item.position for item in items],
+            pad_id=self.processor.pad_id,
+            prompt_bucket=fits[0],
+            patch_bucket=fits[1],
+            rows_per_prompt=rows_per_prompt,
+            completions_per_row=per_row,
+        )
+
+
+def _some_ids(examples: Sequence[Example]) -> dict[str, str]:
+    """The ids of a few rows, by what a message calls them."""
+    found = {}
+    for row in range(0, len(examples), max(len(examples) // 8, 1)):
+        try:
+            found[f"the data's row {row}"] = examples[row].id
+        except BadRow as why:
+            found[f"the data's row {row}"] = why.reason
+    return found
+
+
+class Prefetcher:
+    """A stream whose next prompts are made ready while the device is busy: drawn and collated."""
+
+    def __init__(self, stream: PromptStream, rows_per_prompt: int, per_row: int):
+        self.stream, self.form = stream, (rows_per_prompt, per_row)
+        self._ready: tuple[dict[str, Any], list[Item], dict[str, np.ndarray]] | None = None
+
+    def prepare(self) -> None:
+        """Make the next prompts ready, if they are not."""
+        if self._ready is None:
+            before = self.stream.get_state()
+            items = self.stream.draw()
+            self._ready = before, items, self.collate(items)
+
+    def collate(self, items: list[Item]) -> dict[str, np.ndarray]:
+        """Their batch."""
+        return self.stream.collate(items, *self.form)
+
+    def take(self, step: int) -> tuple[list[Item], dict[str, np.ndarray]]:
+        """The next prompts, used in `step`, and their batch."""
+        self.prepare()
+        (_, items, arrays), self._ready = self._ready, None
+        self.stream.use(step, items)
+        return items, arrays
+
+    def get_state(self) -> dict[str, Any]:
+        """The position of the next prompts that nobody has taken."""
+        return self._ready[0] if self._ready else self.stream.get_state()
+
+
+def micro(batch: Any, count: int) -> Any:
+    """[R, ..] -> [count, R/count, ..] on the host, for every leaf."""
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)

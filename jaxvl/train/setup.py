@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run opens before its first step and leaves after its last: the run directory, the
+checkpoints, the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from flax import traverse_util
+
+from jaxvl import __version__
+from jaxvl.checkpoints.start import start_model
+from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.config import Config, SFTConfig
+from jaxvl.config.fields import to_json
+from jaxvl.config.validate import check_rows, check_share, validate
+from jaxvl.data import test_sets
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import data_shard, make_mesh
+from jaxvl.errors import UserError
+from jaxvl.models import lora, partition
+from jaxvl.observe.metrics import FILE, MetricsWriter
+from jaxvl.rl import learner
+from jaxvl.rl.batch import TrainBatch
+from jaxvl.train.prompts import batch_of, drops
+from jaxvl.vlm import VLM
+
+SHARED_SECONDS = 60  # in which what one process writes must be seen by all
+
+
+def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints, int]:
+    """The model on the run's mesh, the run's checkpoints, and the step to go on from.
+
+    Parts that train are float32, frozen ones are in the dtype of computing. Writes config.json, and
+    takes off the metrics and drops of steps that will be done again. A directory that holds a run
+    is an error unless `run.resume` is set, and so is one that not all processes see.
+    """
+    validate(cfg)
+    run_dir = Path(cfg.run.dir)
+    mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    check_rows(batch_of(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
+    check_share(batch_of(cfg), data_shard(mesh).count)
+    multihost.assert_equal_across_processes(
+        {f"the config's {name}": value for name, value in _fields(cfg).items()}
+        | {"the number of processes": jax.process_count(), "jax's version": jax.__version__}
+        | {"jaxvl's version": __version__}
+    )
+    lead = jax.process_index() == 0
+    if lead and (run_dir / FILE).exists() and not cfg.run.resume:
+        raise UserError(
+            f"{run_dir} holds a run already: go on with run.resume=true, or choose another run.dir"
+        )
+    checkpoints = Checkpoints(run_dir, cfg.run.keep)
+    # The others may not see yet what there is on a shared file system.
+    start = multihost.all_gather_object(checkpoints.latest() or 0)[0]
+    if lead:
+        drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
+        forget_rollouts(run_dir, start)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(to_json(cfg), indent=2)
+        (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+        MetricsWriter(run_dir).truncate_after(start)
+        test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
+    check_shared(run_dir)
+    return start_model(cfg.model, mesh), checkpoints, start
+
+
+def _fields(cfg: Config | SFTConfig) -> dict[str, str]:
+    """A config's fields by their dotted names, as text that is the same in every process."""
+    flat = traverse_util.flatten_dict(to_json(cfg), sep=".")
+    return {name: re.sub(r" at 0x\w+", "", str(value)) for name, value in flat.items()}
+
+
+def check_shared(run_dir: Path) -> None:
+    """UserError unless all processes see the directory as process 0 has left it, which may take a
+    while: a network's file systems remember what was not there."""
+    if jax.process_count() == 1:
+        return
+    word, file = secrets.token_hex(8), run_dir / ".shared"
+    if jax.process_index() == 0:
+        file.write_text(word)
+    word, deadline = multihost.all_gather_object(word)[0], time.monotonic() + SHARED_SECONDS
+    while not (seen := file.is_file() and file.read_text() == word):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if not seen:
+        raise UserError(
+            f"{run_dir}: process {jax.process_index()} does not see what process 0 writes there; "
+            "set run.dir to a file system that all processes share"
+        )
+    multihost.all_gather_object(None)
+    if jax.process_index() == 0:
+        file.unlink()
+
+
+def forget_rollouts(run_dir: Path, step: int) -> None:
+    """Take off the rollouts of steps after `step`, whatever number of processes wrote them."""
+    for file in (run_dir / "rollouts").glob("step_*.jsonl"):
+        if int(file.name.split(".")[0].removeprefix("step_")) > step:
+            file.unlink()
+
+
+def partition_trainable(
+    base: VLM, cfg: Config | SFTConfig
+) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
+    """The model with the run's adapters, if it has any; what of its parameters trains; what is
+    frozen; and the key of the adapters' dropout, if they drop out."""
+    trains, adapters = set(cfg.model.train), cfg.model.lora
+    if adapters is None:
+        return base, *partition.partition(base.params, trains), None
+    vlm = base.adapted(adapters, cfg.run.seed)
+    dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
+    return vlm, *partition.partition(vlm.params, trains | {partition.ADAPTERS}), dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """How a run of a config learns."""
+
+    policy: learner.Policy
+    objective: Callable
+    tx: optax.GradientTransformation
+    lr: optax.Schedule
+    live: Callable[[TrainBatch], jax.Array]
+
+    @classmethod
+    def of(cls, cfg: Config | SFTConfig, graphdef: Any) -> Learning:
+        model, updates = cfg.model, cfg.run.steps
+        if isinstance(cfg, SFTConfig):
+            temperature, chunk = 1.0, cfg.sft.logprob_chunk
+        else:
+            temperature, chunk = cfg.sampling.temperature, cfg.grpo.logprob_chunk
+            updates *= cfg.grpo.updates
+        policy = learner.Policy(graphdef, model.dtype, model.remat, temperature, chunk)
+        if isinstance(cfg, SFTConfig):
+            objective, live = learner.sft_objective(policy), learner.any_token
+        else:
+            objective = learner.grpo_objective(policy, cfg.grpo, cfg.sampling.max_new_tokens)
+            live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
+        tx, lr = learner.optimizer(cfg.optim, updates), learner.schedule(cfg.optim, updates)
+        return cls(policy, objective, tx, lr, live)
+
+    def update(self, dropout: jax.Array | None) -> Callable:
+        """`learner.make_update` of it."""
+        return learner.make_update(self.objective, self.tx, self.lr, dropout, self.live)
+
+
+def export(trained: VLM, cfg: Config | SFTConfig) -> None:
+    """The trained model in `hf`; adapters alone too, where nothing but them has changed. Both
+    carry the run's mark where it was trained on test data."""
+    run_dir = Path(cfg.run.dir)
+    trained.save(run_dir / "hf")
+    written = [run_dir / "hf"]
+    if trained.lora and not cfg.model.train:
+        trained.save_adapters(run_dir / "adapter", cfg.model.path)
+        written.append(run_dir / "adapter")
+    if jax.process_index() == 0:
+        for path in written:
+            test_sets.mark(path, test_sets.marks(run_dir))

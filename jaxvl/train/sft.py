@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Supervised fine-tuning: the update of the GRPO learner with another objective.
+
+A row is a prompt and one or more targets that branch off it, as completions do in GRPO; with one
+target it is ordinary fine-tuning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxvl.checkpoints.store import Checkpoints, Whole
+from jaxvl.config import Optim, Run, SFTConfig
+from jaxvl.distributed import multihost
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.distributed.preemption import PreemptionHandler, Stopped
+from jaxvl.errors import TrainingFailed, UserError
+from jaxvl.models import partition, qwen_vl
+from jaxvl.models.arch import Arch
+from jaxvl.models.inputs import Prompt
+from jaxvl.observe import report
+from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
+from jaxvl.observe.timing import Clock, traced
+from jaxvl.rl import learner
+from jaxvl.rl.batch import TrainBatch
+from jaxvl.train import failed
+from jaxvl.train.guard import Guard
+from jaxvl.train.prompts import PromptStream, micro
+from jaxvl.train.setup import Learning, export, init_run, partition_trainable
+from jaxvl.vlm import VLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Tokens that follow a prompt, and which of them count in the loss."""
+
+    tokens: Sequence[int]
+    counts: Sequence[bool]
+
+
+def target_batch(
+    arrays: Mapping[str, np.ndarray], targets: Sequence[Sequence[Target]], length: int, pad_id: int
+) -> TrainBatch:
+    """Rows on the host: `arrays` from `collate`, and the same number of targets for each.
+
+    Targets longer than `length` are an error: cutting one would teach an answer without its end.
+    """
+    R, g = len(targets), len(targets[0])
+    tokens = np.full((R, g, length), pad_id, np.int32)
+    mask = np.zeros((R, g, length), bool)
+    for r, row in enumerate(targets):
+        for i, target in enumerate(row):
+            if len(target.tokens) > length:
+                raise UserError(
+                    f"row {r}: a target of {len(target.tokens)} tokens does not fit {length}; "
+                    "raise the target length"
+                )
+            tokens[r, i, : len(target.tokens)] = target.tokens
+            mask[r, i, : len(target.tokens)] = target.counts
+    unused = np.zeros((R, g, length), np.float32)
+    return TrainBatch(
+        prompt=Prompt.from_arrays(arrays),
+        tokens=tokens,
+        mask=mask,
+        advantages=np.zeros((R, g), np.float32),
+        old_logps=unused,
+        ref_logps=unused,
+    )
+
+
+@multihost.abort_all_on_error()
+def train(cfg: SFTConfig) -> VLM:
+    """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
+
+    Asked to stop by SIGTERM it raises `Stopped` after the step it is in, once that is saved.
+    """
+    multihost.start()
+    base, checkpoints, start = init_run(cfg)
+    with jax.set_mesh(base.mesh), PreemptionHandler() as stop:
+        loop = Loop(cfg, base)
+        del base  # its memory is the steps'
+        return loop.run(start, loop.begin(checkpoints, start), checkpoints, stop)
+
+
+class Loop:
+    """The parts of a run and the order they are called in."""
+
+    def __init__(self, cfg: SFTConfig, base: VLM):
+        self.cfg, self.run_dir = cfg, Path(cfg.run.dir)
+        # `fresh` is what trains, as it is before the first step: see `begin`.
+        self.vlm, self.fresh, self.frozen, dropout = partition_trainable(base, cfg)
+        self.stream = PromptStream(cfg, self.vlm, cfg.sft.rows)
+        how = Learning.of(cfg, self.vlm.graphdef)
+        self.tx, self.update = how.tx, how.update(dropout)
+        self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
+        self.num_tokens, self.warnings = 0, []
+
+    def begin(self, checkpoints: Checkpoints, start: int) -> learner.TrainState:
+        """The state after step `start`, of which there is one. The weights that the run starts
+        from are let go."""
+        fresh, mesh = self.fresh, self.vlm.mesh
+        self.vlm = dataclasses.replace(self.vlm, params=self.frozen)
+        del self.fresh
+        if start:
+            like = learner.abstract_state(fresh, self.tx, mesh)
+            del fresh
+            state, host_state = checkpoints.restore(start, like)
+            self.stream.set_state(host_state)
+            self.guard.set_state(host_state.get("guard", {}))
+            self.num_tokens = host_state.get("num_tokens", 0)
+        else:
+            state = learner.init_state(fresh, self.tx)
+        self.whole = Whole(start, state, self.get_state())
+        return state
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the learner's state."""
+        counts = {"guard": self.guard.get_state(), "num_tokens": self.num_tokens}
+        return self.stream.get_state() | counts
+
+    def run(
+        self,
+        start: int,
+        state: learner.TrainState,
+        checkpoints: Checkpoints,
+        stop: PreemptionHandler,
+    ) -> VLM:
+        """Steps `start` + 1 to the last."""
+        cfg, writer, lead = self.cfg, MetricsWriter(self.run_dir), jax.process_index() == 0
+        steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
+        with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
+            for step in steps:
+                if stop.asked():
+                    checkpoints.finish(self.whole)
+                    raise Stopped
+                with failed.saved(step, self.whole, checkpoints, self.run_dir):
+                    state, metrics = self.step(step, state)
+                    if lead:
+                        writer.write(step, metrics)
+                        progress.update(step, metrics)
+                        for warning in self.warnings:
+                            progress.console.print(warning, style="yellow")
+                    if step % cfg.run.save_every == 0 or step == cfg.run.steps:
+                        checkpoints.keep(self.whole)
+        checkpoints.close()
+        trained = dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
+        if cfg.run.export:
+            export(trained, cfg)
+        if lead:
+            report.write_report(self.run_dir)
+        return trained
+
+    def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
+        """One batch of examples: learnt from, written down."""
+        sft, processor, stream, clock = self.cfg.sft, self.vlm.processor, self.stream, Clock()
+        items = next(stream)
+        targets = [[Target(item.target, [True] * len(item.target))] for item in items]
+        arrays = stream.collate(items)
+        batch = target_batch(arrays, targets, sft.target_length, processor.pad_id)
+        batch = micro(batch, sft.micro_batches)
+        on_device = put_rows(batch, self.vlm.mesh, lead=1)
+        clock.lap("data")
+
+        self.whole.state = None
+        state, stats = self.update(state, on_device, self.frozen)
+        stats = jax.device_get(stats)
+        clock.lap("update")
+
+        sizes = (
+            sum(len(item.encoded.tokens) for item in items),
+            sum(len(item.target) for item in items),
+        )
+        asked, answered = map(sum, zip(*stream.share.all_gather_object(sizes), strict=True))
+        self.num_tokens += asked + answered
+        events = self.guard.see([stats])
+        self.whole.after(step, state, self.get_state(), not stats["skipped"])
+        names = {item.position: (item.example.id, []) for item in items}
+        self.warnings = failed.told(step, events, [batch], names, stream.share, self.run_dir)
+        metrics = over_updates([stats]) | {"skipped_steps": self.guard.skipped}
+        metrics |= {"num_tokens": self.num_tokens} | stream.metrics(items)
+        return state, metrics | clock.metrics(answered, self.update)
+
+
+def fit(
+    arch: Arch,
+    params: dict[str, Any],
+    batches: Iterable[TrainBatch],
+    optim: Optim,
+    steps: int,
+    mesh: Mesh,
+    *,
+    dtype: str = "float32",
+    remat: str = "block",
+    on_step: Callable[[int, learner.TrainState, dict[str, jax.Array]], None] | None = None,
+) -> dict[str, Any]:
+    """`steps` updates on host batches, one micro-batch each; returns the trained parameters.
+
+    `on_step(step, state, stats)` is called after each update with arrays still on the device.
+    TrainingFailed where three updates in a row were skipped, as a run's `run.max_skipped` has it.
+    """
+    policy = learner.Policy(qwen_vl.graphdef(arch), dtype, remat, temperature=1.0, chunk=256)
+    tx = learner.optimizer(optim, steps)
+    with jax.set_mesh(mesh):
+        state = learner.init_state(params, tx)
+        update = learner.make_update(
+            learner.sft_objective(policy), tx, learner.schedule(optim, steps)
+        )
+        guard = Guard(Run.max_skipped, None)
+        for step, batch in zip(range(1, steps + 1), batches, strict=False):
+            state, stats = update(state, put_rows(micro(batch, 1), mesh, lead=1))
+            if on_step is not None:
+                on_step(step, state, stats)
+            for event in guard.see([jax.device_get(stats)]):
+                if event.last:
+                    raise TrainingFailed(f"step {step}: {event.text}")
+    return state.params

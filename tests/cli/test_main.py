@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: a user's mistake is one message and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from jaxvl.checkpoints.convert import stored_dtype
+from jaxvl.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def jaxvl(*args):
+    command = [sys.executable, "-m", "jaxvl", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_help_lists_the_commands():
+    done = jaxvl("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("grpo", "sft", "generate", "convert", "report"))
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["grpo", "configs/none.py"], "no config file at configs/none.py"),
+        (["grpo", "configs/quickstart.py", "grop.group=4"], "did you mean `grpo`"),
+        (["grpo", "configs/quickstart.py", "grpo.group=four"], "grpo.group"),
+        (["generate", "--model", "/nowhere", "--prompt", "x"], "/nowhere: neither a directory"),
+        (["generate", "--model=x", "--prompt=x", "--plain", "--system=x"], "no place for --system"),
+        (["convert", "/nowhere", "out"], "/nowhere: neither a directory"),
+        (["convert", "configs/quickstart_base", "configs"], "configs exists and is not an empty"),
+        (["report", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_messages(args, message):
+    done = jaxvl(*args)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def run(*args):
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_generate_answers_in_a_process_of_its_own(tmp_path):
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "red.png")
+    done = jaxvl(
+        "generate",
+        "--model=configs/quickstart_base",
+        f"--image={tmp_path / 'red.png'}",
+        "--prompt=Where is the red ball?",
+        "--max-new-tokens=4",
+        "--dtype=float32",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and done.stdout.strip()
+
+
+def test_generate_writes_what_the_model_answers(tiny_path, vlm, pictures, tmp_path):
+    """Several answers are drawn as `VLM.generate` draws them."""
+    pictures[0].save(tmp_path / "red.png")
+    sizes = ("--n=3", "--max-new-tokens=20", "--seed=1", "--dtype=float32")
+    options = ("--prompt=Which?", "--system=Look!", f"--image={tmp_path / 'red.png'}")
+    found = run("generate", f"--model={tiny_path}", *options, *sizes)
+    parts = [{"type": "image"}, {"type": "text", "text": "Which?"}]
+    messages = [{"role": "system", "content": "Look!"}, {"role": "user", "content": parts}]
+    answers = vlm.generate([messages], [pictures[:1]], n=3, max_new_tokens=20, seed=1)[0]
+    assert len({answer.text for answer in answers}) == 3
+    numbered = (f"[{i}] {answer.text}\n" for i, answer in enumerate(answers, start=1))
+    assert found == "".join(numbered)
+
+
+def test_one_answer_is_greedy_and_plain_is_without_a_template(tiny_path, vlm):
+    sizes = ("--max-new-tokens=6", "--dtype=float32")
+    found = run("generate", f"--model={tiny_path}", "--prompt=Which", "--plain", *sizes)
+    (answer,) = vlm.generate(["Which"], max_new_tokens=6, temperature=0.0)[0]
+    assert found == answer.text + "\n"
+
+
+def test_convert_writes_a_checkpoint(tiny_path, tmp_path):
+    assert run("convert", tiny_path, tmp_path / "out") == f"{tmp_path / 'out'}\n"
+    assert stored_dtype(tmp_path / "out") == "float32"
+    run("convert", tiny_path, tmp_path / "small", "--dtype=bfloat16")
+    assert stored_dtype(tmp_path / "small") == "bfloat16"

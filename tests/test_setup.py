@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts of the README on a fresh checkout: what is installed, and who gets the arguments."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A Python that makes a folder of itself for `-m venv` and writes down what else it is asked.
+STUB = """#!/usr/bin/env bash
+case "$*" in
+-c*) ;;
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/jaxvl" ;;
+*) printf '%s|' "$(basename "$0")" "$@" >>"$CALLS" && echo >>"$CALLS" ;;
+esac
+"""
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A checkout without an environment, and a function that runs bash in it: the calls made."""
+    for name in ("pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    stub = tmp_path / "stub"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    calls = tmp_path / "calls"
+
+    def run(*command, code=0):
+        calls.unlink(missing_ok=True)
+        env = {"PATH": "/usr/bin:/bin", "PYTHON": str(stub), "CALLS": str(calls)}
+        done = subprocess.run(
+            ["bash", *command], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return calls.read_text().split("\n")[:-1] if calls.exists() else done.stderr
+
+    return run
+
+
+INSTALL = "python|-m|pip|install|--quiet|--disable-pip-version-check|--editable|."
+ARGUMENTS = [
+    [],
+    ["run.seed=1"],
+    ["run.steps=60", "grpo.group=4"],
+    ["test"],
+    ["cuda", "run.seed=2"],
+    ["optim.lr=1e-4", "run.dir=a folder"],
+    ["tests/rl"],
+    ["-k", "sampler or losses"],
+    ["--co", "tests/rl", "tests/data"],
+]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
+def test_arguments_of_a_script_are_its_own(fresh, arguments):
+    install, train = fresh("scripts/quickstart.sh", *arguments)
+    assert install == INSTALL + "|"
+    words = ["jaxvl", "grpo", "configs/quickstart.py", "run.dir=runs/quickstart", *arguments]
+    assert train.split("|")[:-1] == words
+    install, pytest_run = fresh("scripts/test.sh", *arguments)
+    assert install == INSTALL + "[test]|"
+    assert pytest_run.split("|--dist|loadfile|")[1] == "".join(f"{word}|" for word in arguments)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS[:3] + ARGUMENTS[5:], ids=" ".join)
+def test_sourced_without_arguments_it_installs_no_extra(fresh, arguments):
+    assert fresh("-c", "set -eu; . scripts/setup.sh", "script", *arguments) == [INSTALL + "|"]
+
+
+@pytest.mark.parametrize("extra", ["tpu", "cuda", "judge", "notebook", "test", "bench"])
+def test_extras_by_name(fresh, extra):
+    assert fresh("scripts/setup.sh", extra) == [f"{INSTALL}[{extra}]|"]
+    assert fresh("scripts/setup.sh", extra) == ""  # installed already
+    assert fresh("-c", f". scripts/setup.sh {extra}", "script", "run.seed=1") == ""
+
+
+def test_the_extras_are_those_of_the_project():
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = next(
+        line
+        for line in (ROOT / "scripts/setup.sh").read_text().split("\n")
+        if "EXTRA=" in line and line.startswith('"" |')
+    )
+    assert {word for word in listed.split(")")[0].split(" | ")[1:]} == set(
+        extras["optional-dependencies"]
+    )
+
+
+@pytest.mark.parametrize("word", ["cdua", "run.seed=1", "tests/rl", "--help", "test tpu"])
+def test_a_word_that_is_no_extra_is_an_error(fresh, word):
+    assert f"no extra {word}; expected one of tpu" in fresh("scripts/setup.sh", word, code=2)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole loop on the checkpoint that comes with the checkout, a few small steps."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxvl
+from jaxvl import config
+from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
+from jaxvl.data.scenes import Scenes
+from jaxvl.errors import UserError
+from jaxvl.eval.engines.local import open_model
+from jaxvl.observe.metrics import read_metrics
+from jaxvl.rewards import MASKED
+from jaxvl.train import grpo
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "grpo.prompts=4",
+    "grpo.group=4",
+    "grpo.beta=0.04",
+    "grpo.micro_batches=2",
+    "sampling.max_new_tokens=12",
+    "data.source.size=40",
+    "optim.schedule=linear",
+    "run.rollout_images=1",
+]
+CLOCK = ("time/", "perf/", "step_time", "eval/")  # benchmarks are asked in `whole` alone
+
+
+def small(run_dir, *more):
+    cfg = config.load(ROOT / "configs/quickstart.py", [*SMALL, f"run.dir={run_dir}", *more])
+    return dataclasses.replace(cfg, eval=None)
+
+
+def values(run_dir):
+    """The metrics that do not tell the time."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith(CLOCK)}
+        for line in read_metrics(run_dir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Six steps without a break."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    cfg = small(run_dir, "run.steps=6", "run.save_every=4")
+    benchmarks = Benchmarks((Benchmark("smoke", limit=4),), every=4, max_new_tokens=12, batch=4)
+    cfg = dataclasses.replace(
+        cfg,
+        eval=Eval(Scenes(4, "test"), samples=2),
+        benchmarks=dataclasses.replace(benchmarks, best="completions/mean_length"),
+    )
+    return run_dir, grpo.train(cfg)
+
+
+def test_a_run_leaves_what_the_design_says(whole):
+    run_dir, vlm = whole
+    lines = read_metrics(run_dir)
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    expected = {"loss", "reward", "reward_std", "rewards/accuracy/mean", "kl", "entropy"}
+    expected |= {"completions/mean_length", "completions/clipped_ratio", "frac_reward_zero_std"}
+    expected |= {"grad_norm", "learning_rate", "clip_ratio/low_mean", "step_time"}
+    expected |= {"audit/accuracy", "audit/format", "audit/repetition", "audit/timeout"}
+    expected |= {"updates"}
+    expected |= {f"time/{part}" for part in ("data", "generate", "reward", "logprob", "update")}
+    assert expected <= set(lines[0])
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is still its reference
+    assert lines[-1]["kl"] > 1e-6
+    for name in ("config.json", "report.html", "eval.json", "hf/model.safetensors"):
+        assert (run_dir / name).is_file(), name
+    assert "before" in json.loads((run_dir / "eval.json").read_text())
+
+
+def test_benchmarks_are_answered_on_the_way_and_the_best_model_is_kept(whole):
+    run_dir = whole[0]
+    lines = {line["step"]: line for line in read_metrics(run_dir)}
+    answered = [step for step, line in lines.items() if "eval/smoke/accuracy" in line]
+    assert answered == [4, 6]  # every 4 steps, and after the last
+    assert {"eval/smoke/strict", "eval/smoke/format", "eval/smoke/length"} <= set(lines[4])
+    lengths = {step: lines[step]["completions/mean_length"] for step in answered}
+    best = json.loads((run_dir / "best/best.json").read_text())
+    assert best["value"] == max(lengths.values()) == lengths[best["step"]]
+    assert jaxvl.load(run_dir / "best", "float32").config == whole[1].config
+
+
+def test_an_evaluation_takes_the_directory_of_a_run(whole):
+    run_dir, trained = whole
+    pixels = {"min_pixels": None, "max_pixels": 6272}
+    vlm, weights = open_model(str(run_dir), "float32", trained.mesh, **pixels)
+    jax.tree.map(np.testing.assert_array_equal, vlm.params, trained.params)
+    assert vlm.processor.image.max_pixels == 6272
+    assert weights != open_model(str(run_dir / "hf"), "float32", trained.mesh, **pixels)[1]
+
+
+def test_sampler_and_learner_agree_on_log_probabilities(whole):
+    for line in read_metrics(whole[0]):
+        # float32 noise between two orders of summation; three is what masters of 1e6 steps have
+        assert line["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_a_steady_run_compiles_nothing(whole):
+    compiles = [line["perf/compiles"] for line in read_metrics(whole[0])]
+    # The sampler's start, loop and reading; reference; update: once each.
+    assert compiles[0] == 5 and set(compiles) == {5}
+
+
+def test_rollouts_hold_everything_a_person_wants_to_see(whole):
+    run_dir, _ = whole
+    lines = (run_dir / "rollouts/step_2.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 4 and len({row["prompt_id"] for row in rows}) == 4
+    assert [len(row["image_files"]) for row in rows] == [1, 0, 0, 0]
+    assert (run_dir / rows[0]["image_files"][0]).is_file()
+    for row in rows:
+        rewards = [completion["reward"] for completion in row["completions"]]
+        advantages = [completion["advantage"] for completion in row["completions"]]
+        assert len(rewards) == 4 and abs(sum(advantages)) < 1e-5
+        for completion in row["completions"]:
+            assert completion["reward"] == pytest.approx(sum(completion["rewards"].values()))
+            assert (completion["finish_reason"] == "length") <= (completion["tokens"] == 12)
+
+
+def test_the_export_is_the_trained_model(whole):
+    run_dir, vlm = whole
+    again = jaxvl.load(run_dir / "hf", dtype="float32")
+    for one, other in zip(jax.tree.leaves(vlm.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
+    """Asked to stop, which saves the step it is in; then killed without warning between two
+    checkpoints; then resumed: the same metrics to the bit."""
+    args = [*SMALL, f"run.dir={tmp_path}", "run.steps=6", "run.save_every=4", "eval=none"]
+    command = [sys.executable, "-m", "jaxvl", "grpo", "configs/quickstart.py", *args]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or "")}
+    environment = {**os.environ, **cache}
+    log = open(tmp_path.with_suffix(".log"), "w")  # noqa: SIM115
+
+    def end(signal_number, step, *more):
+        """Begin or go on, and send the signal after a step: the exit code."""
+        process = subprocess.Popen(
+            [*command, *more], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path)) < step:
+            assert process.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal_number)
+        return process.wait()
+
+    assert end(signal.SIGTERM, 1) == 143
+    done = len(read_metrics(tmp_path))
+    assert Checkpoints(tmp_path, keep=1).latest() == done < 6
+    assert "stopping after this step" in Path(log.name).read_text()
+    assert end(signal.SIGKILL, 5, "run.resume=true") == -signal.SIGKILL
+    done = subprocess.run(
+        [*command, "run.resume=true"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert values(tmp_path) == values(whole[0])
+
+
+def test_a_run_is_not_overwritten(whole):
+    with pytest.raises(UserError, match="run.resume=true"):
+        grpo.train(small(whole[0], "run.steps=6"))
+
+
+def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path):
+    seen = {}
+
+    def judge(prompts, completions, completion_ids, log_metric, log_extra, **columns):
+        seen.update(columns)
+        log_metric("half", 0.5)
+        log_extra("note", ["odd" if row % 2 else "even" for row in range(len(completions))])
+        return [MASKED if row % 2 else float(row % 4) for row in range(len(completions))]
+
+    cfg = small(tmp_path, "run.steps=1", "optim.warmup_steps=0")
+    grpo.train(dataclasses.replace(cfg, rewards=(Reward(judge),)))
+    [line] = read_metrics(tmp_path)
+    assert (line["reward"], line["reward_masked"], line["half"]) == (1.0, 0.5, 0.5)
+    rows = [json.loads(row) for row in (tmp_path / "rollouts/step_1.jsonl").open()]
+    for row in rows:
+        found = [(c["reward"], c["extra"]["note"]) for c in row["completions"]]
+        assert found == [(0.0, "even"), (None, "odd"), (2.0, "even"), (None, "odd")]
+        # (r - mean) / (std + 1e-4) of the two that are left
+        spread = 1 / (2**0.5 + 1e-4)
+        advantages = [c["advantage"] for c in row["completions"]]
+        assert advantages == pytest.approx([-spread, 0, spread, 0], rel=1e-5)
+    assert seen["image_sizes"] == seen["processed_sizes"] == [((112, 112),)] * 16
+
+
+def test_tokens_are_those_of_the_whole_run(whole):
+    """As TRL counts them: prompts, once for each completion, and completions, up to now."""
+    run_dir, vlm = whole
+    total = 0
+    for line in read_metrics(run_dir):
+        rows = [json.loads(r) for r in (run_dir / f"rollouts/step_{line['step']}.jsonl").open()]
+        asked = [len(vlm.processor.tokenize(row["prompt"])) for row in rows]
+        answered = [sum(c["tokens"] for c in row["completions"]) for row in rows]
+        total += 4 * sum(asked) + sum(answered)
+        # a picture of 112 x 112 pixels is 16 tokens, of which the prompt's text says one
+        pictures = 4 * sum(row["prompt"].count("<|image_pad|>") == 1 for row in rows)
+        total += 15 * pictures
+        assert line["num_tokens"] == total
+        assert line["updates"] == line["step"] and line["skipped_steps"] == 0
+
+
+def test_the_last_step_is_evaluated_once(tmp_path, capsys):
+    cfg = config.load(
+        ROOT / "configs/quickstart.py",
+        [*SMALL, f"run.dir={tmp_path}", "run.steps=2", "grpo.beta=0", "run.export=false"]
+        + ["optim.warmup_steps=0"],
+    )
+    few = Eval(Scenes(2, "test"), samples=1, every=1)
+    grpo.train(dataclasses.replace(cfg, eval=few))
+    said = [line for line in capsys.readouterr().out.splitlines() if "held-out" in line]
+    assert [line.split("questions ")[1] for line in said] == [
+        "before training",
+        "after step 1",
+        "after step 2",
+    ]
+    after = json.loads((tmp_path / "eval.json").read_text())["after"]["greedy"]
+    after = after["rewards"]["accuracy"]["value"]
+    assert after == read_metrics(tmp_path)[-1]["eval_accuracy/greedy"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_compiled_before_the_first_step(tmp_path, monkeypatch, ahead):
+    """Nothing, or all that steps may need."""
+    seen = []
+    true = grpo.Loop.compile
+    monkeypatch.setattr(grpo.Loop, "compile", lambda *args: seen.append(0) or true(*args))
+    more = ("run.steps=1", "optim.warmup_steps=0", "run.export=false")
+    grpo.train(small(tmp_path, *more, f"run.compile_ahead={str(ahead).lower()}"))
+    assert len(seen) == ahead
+    assert read_metrics(tmp_path)[0]["perf/compiles"] == 5
+
+
+def test_the_seed_changes_the_run(whole, tmp_path):
+    grpo.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
+    assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]
+    assert values(tmp_path)[0]["data/dropped"] == values(whole[0])[0]["data/dropped"] == 0

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every config is launched through the command line as a user would: two steps, a checkpoint, a
+resume to a third, an export that loads, a page. Only sizes are replaced, by overrides that are
+printed (pytest -s shows them)."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxvl.observe.metrics import read_metrics
+from tests.data.published import write_sat, write_vlaa
+from tests.tiny import make_checkpoint
+from tests.wholes.launch import CONFIGS, ROOT, command, launch, scorer, write_questions
+
+pytestmark = pytest.mark.slow
+
+BASE = ROOT / "configs/quickstart_base"
+GRPO = ["grpo.prompts=2", "grpo.group=2", "grpo.micro_batches=1", "sampling.max_new_tokens=8"]
+SFT = ["sft.rows=2", "sft.micro_batches=1"]
+SMALL = ["data.prompt_buckets=768", "data.patch_buckets=64", "data.workers=0"]
+ONE = ["mesh.fsdp=1"]  # of the eight devices that the tests have
+QUICK = ["data.source.size=40", "data.workers=0"]
+HELD_OUT = ["eval.source.size=4", "eval.samples=2"]
+# Of each config: the family of its model ("" where it has one), its data, and its sizes.
+LAUNCHES = {
+    "quickstart": ("", "", [*GRPO, *QUICK, *HELD_OUT]),
+    "quickstart_control": ("", "", [*GRPO, *QUICK, *HELD_OUT]),
+    "quickstart_sft": ("", "", [*SFT, *QUICK]),
+    "jsonl": ("qwen2_vl", "jsonl", [*GRPO, *SMALL]),
+    "lora_24gb": ("qwen2_vl", "jsonl", [*GRPO, *SMALL]),
+    "visualthinker": ("qwen2_vl", "sat", [*GRPO, *SMALL, *ONE]),
+    "visualthinker_sft": ("qwen2_vl", "sat", [*SFT, *SMALL, *ONE]),
+    "vlaa": ("qwen2_5_vl", "vlaa", [*GRPO, *SMALL, *ONE, "grpo.prompts=9", "grpo.mini_batches=3"]),
+    "vlaa_sft": ("qwen2_5_vl", "vlaa", [*SFT, *SMALL, *ONE, "sft.target_length=256"]),
+}
+CHILDREN = {"jsonl", "visualthinker_sft"}  # in processes of their own; one of each command
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """What configs are given on the command line: a checkpoint of a family, data by its form."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            if name in ("qwen2_vl", "qwen2_5_vl"):
+                published = {"qwen2_vl": "Qwen2-VL-2B", "qwen2_5_vl": "Qwen2.5-VL-3B-Instruct"}
+                made[name] = make_checkpoint(folder / published[name], family=name, weights="old")
+            elif name == "jsonl":
+                made[name] = write_questions(folder)
+            elif name == "sat":
+                made[name] = write_sat(folder, copies=4)
+            else:
+                write_vlaa(folder, "sft")
+                made[name] = write_vlaa(folder, "grpo")
+        return made[name]
+
+    return get
+
+
+def test_every_config_has_a_launch():
+    assert {path.stem for path in CONFIGS} == set(LAUNCHES)
+    commands = {command(path) for path in CONFIGS if path.stem in CHILDREN}
+    assert commands == {"grpo", "sft"}
+
+
+def given(world, name):
+    """The words that put a config to what is here."""
+    family, data, sizes = LAUNCHES[name]
+    words = [f"model.path={world(family)}"] if family else []
+    words += [f"data.source.path={world(data)}"] if data else []
+    return [*words, *sizes]
+
+
+def check_run(run, steps):
+    """A run that is whole: its steps, finite figures, a checkpoint, an export that answers, a
+    page."""
+    lines = [line for line in read_metrics(run) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    assert all(np.isfinite(line["loss"]) and np.isfinite(line["grad_norm"]) for line in lines)
+    assert max(int(folder.name) for folder in (run / "checkpoints").iterdir()) == steps
+    assert "<html" in (run / "report.html").read_text().lower()
+    assert json.loads((run / "config.json").read_text())["run"]["dir"] == str(run)
+
+
+def check_export(path):
+    import jaxvl
+
+    vlm = jaxvl.load(path, dtype="float32")
+    (logits,) = vlm.logits(["How many?"], [[]])
+    assert np.isfinite(np.asarray(logits)).all()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_runs_goes_on_and_exports(path, world, tmp_path):
+    child, run = path.stem in CHILDREN, tmp_path / "run"
+    with scorer() as (url, asked):
+        words = [command(path), f"configs/{path.name}", *given(world, path.stem), f"run.dir={run}"]
+        if path.stem == "vlaa":
+            words.append(f"rewards.0.fn.scorer.endpoint.url={url}")
+        launch(*words, "run.steps=2", "run.save_every=1", child=child)
+        check_run(run, 2)
+        launch(*words, "run.steps=3", "run.save_every=1", "run.resume=true")
+        check_run(run, 3)
+    check_export(run / "hf")
+
+
+def test_fine_tuning_then_grpo_from_its_export(world, tmp_path):
+    """VLAA's two stages on the small model that answers in blocks: its open questions reach the
+    scorer, with the gold as reference."""
+    quick = ["data.prompt_buckets=512", *SMALL[1:], *ONE]
+    sft = ["sft", "configs/vlaa_sft.py", f"model.path={BASE}", *quick, "sft.rows=9"]
+    sft += ["sft.micro_batches=1", "sft.target_length=128", "optim.lr=1e-3"]
+    data = f"data.source.path={world('vlaa')}"
+    launch(*sft, data, "run.steps=30", f"run.dir={tmp_path / 'sft'}")
+    with scorer() as (url, asked):
+        grpo = ["grpo", "configs/vlaa.py", f"model.path={tmp_path / 'sft/hf'}", *quick, data]
+        grpo += ["grpo.prompts=9", "grpo.group=2", "grpo.micro_batches=1", "grpo.mini_batches=3"]
+        grpo += ["sampling.max_new_tokens=48", "run.steps=2", f"run.dir={tmp_path / 'grpo'}"]
+        launch(*grpo, f"rewards.0.fn.scorer.endpoint.url={url}")
+    check_run(tmp_path / "grpo", 2)
+    assert {"question", "answer", "images"} <= set(asked[0])
