@@ -83,6 +83,9 @@ class GRPO:
 
     With an `importance_sampling_cap` tokens are weighted by how much more likely the learner holds
     them than the sampler did, at most that much (truncated importance sampling; None: 1).
+
+    Logits exist for `logprob_chunk` tokens of a row at a time (0: 256, or more where a device has
+    fewer than four rows, 1024 tokens of them together). It changes memory and speed.
     """
 
     prompts: int = 8
@@ -100,7 +103,7 @@ class GRPO:
     mask_truncated_completions: bool = False
     dynamic_sampling: int = 0
     importance_sampling_cap: float | None = None
-    logprob_chunk: int = 256
+    logprob_chunk: int = 0
 
     @property
     def rows(self) -> int:

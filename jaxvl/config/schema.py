@@ -275,14 +275,14 @@ class SFT:
     """Supervised fine-tuning: `rows` prompts a step, each followed by `target(example)`.
 
     The loss counts the target's tokens and the end token, together at most `target_length`: of a
-    longer target `data.too_long` says what becomes.
+    longer target `data.too_long` says what becomes. `logprob_chunk`: as of GRPO.
     """
 
     target: Callable[..., str]
     rows: int = 8
     micro_batches: int = 1
     target_length: int = 512
-    logprob_chunk: int = 256
+    logprob_chunk: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.models.attention.splash import BLOCKS
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import Sizes
+from jaxvl.rl.logprobs import chunk_size
 
 MiB = 2.0**20
 REPLICATED = 16 * MiB  # a parameter that is larger must be split over the mesh
@@ -42,8 +43,8 @@ def _is_logits(array: Array, cfg: Config | SFTConfig, arch: Arch, mesh) -> bool:
         return False  # the second: the table of tokens
     sizes = Sizes.of(cfg)
     rows = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * fsdp)
-    chunk = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
-    return math.prod(rest) > rows * min(chunk, sizes.completions * sizes.length)
+    asked = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
+    return math.prod(rest) > rows * min(chunk_size(asked, rows), sizes.completions * sizes.length)
 
 
 def _is_scores(array: Array, cfg: Config | SFTConfig, arch: Arch, mesh) -> bool:

@@ -25,6 +25,7 @@ class Chip:
     dcn: float | None  # bytes/s one way of its share in the network between slices
     axes: int  # a slice is a torus or a grid of so many axes; two links on each
     ring: int  # an axis has its ends joined where it is a multiple of this; on three, all must be
+    clock: float  # Hz: what its peak and the size of its matrix units make
 
     @property
     def flops(self) -> float:
@@ -41,10 +42,10 @@ CHIPS = {
     for chip in (
         # Links: the bandwidth that the page gives for a chip, both ways, over its ports and by two.
         # DCN: what it gives for a pod, over its chips; v4's and v5p's pages do not.
-        Chip("v4", "TPU v4", 30.75 * GiB, 1200 * GB, 50 * GB, None, 3, 4),
-        Chip("v5e", "TPU v5 lite", 15.75 * GiB, 819 * GB, 50 * GB, 3.125 * GB, 2, 16),
-        Chip("v5p", "TPU v5", 95.74 * GiB, 2765 * GB, 100 * GB, None, 3, 4),
-        Chip("v6e", "TPU v6 lite", 31.25 * GiB, 1638 * GB, 100 * GB, 12.5 * GB, 2, 16),
+        Chip("v4", "TPU v4", 30.75 * GiB, 1200 * GB, 50 * GB, None, 3, 4, 1.05e9),
+        Chip("v5e", "TPU v5 lite", 15.75 * GiB, 819 * GB, 50 * GB, 3.125 * GB, 2, 16, 1.5e9),
+        Chip("v5p", "TPU v5", 95.74 * GiB, 2765 * GB, 100 * GB, None, 3, 4, 1.75e9),
+        Chip("v6e", "TPU v6 lite", 31.25 * GiB, 1638 * GB, 100 * GB, 12.5 * GB, 2, 16, 1.75e9),
     )
 }
 

@@ -21,6 +21,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
 from jaxvl.plan.programs import Held, Program, Sizes
 from jaxvl.rl.learner import TrainState
+from jaxvl.rl.logprobs import chunk_size
 from jaxvl.rl.sampler import DecodeInputs
 
 DRAWN = 4  # arrays as large as the logits that exist where a token is drawn from them
@@ -69,7 +70,7 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     rows, tokens = sizes.rows // shards, sizes.tokens
     # Float32 logits of every completion, and what is drawn from them.
-    logits = DRAWN * 4.0 * rows * sizes.completions * text.vocab
+    logits = DRAWN * 4.0 * rows * sizes.completions * text.vocab / tensor
     if name == "decode":
         slots = program.args["completions"].slots
         return logits * slots / (rows * sizes.completions)
@@ -103,10 +104,10 @@ def update_temporaries(
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
     R = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * mesh.shape["fsdp"])
     S = sizes.tokens + sizes.completions * sizes.length
-    chunk = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
+    asked = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
     inputs = text.layers * S * text.dim + vision.depth * sizes.patches * vision.dim
     layer = R * _layer(sizes, arch, tensor, width, kernels) + 3 * width * _weights(arch) / tensor
-    logits = 4.0 * R * min(chunk, S) * text.vocab / tensor
+    logits = 4.0 * R * min(chunk_size(asked, R), S) * text.vocab / tensor
     head = 3 * logits + 2 * width * text.vocab * text.dim / tensor
     return {
         "weights for products": _cast(held.params, cfg.model.dtype),

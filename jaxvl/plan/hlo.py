@@ -18,11 +18,11 @@ BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, 
 BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # These move nothing: names for what is there, or what the loop around them already counts.
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 # Custom calls that give what is there another name.
 _NAMES = {"ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound"}
-_FREE |= {"call", "after-all", "partition-id", "replica-id", "optimization-barrier", "iota"}
-_FREE |= {"send", "recv"}  # between slices: they count as collectives
+FREE |= {"call", "after-all", "partition-id", "replica-id", "optimization-barrier", "iota"}
+FREE |= {"send", "recv"}  # between slices: they count as collectives
 
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
@@ -164,7 +164,7 @@ class Module:
 
     def _moved(self, line: Instruction) -> float:
         opcode = line.opcode
-        if opcode in _FREE or opcode.endswith("-done") or opcode.startswith(COLLECTIVES):
+        if opcode in FREE or opcode.endswith("-done") or opcode.startswith(COLLECTIVES):
             return 0.0
         body = next((called for how, called in line.called() if how == "calls"), None)
         if opcode == "fusion" and body in self.computations:
@@ -269,7 +269,7 @@ class Module:
         first; each shape once."""
         found: dict[str, tuple[Array, str]] = {}
         for line, _ in self.running():
-            if line.opcode in _FREE:
+            if line.opcode in FREE:
                 continue
             for array in line.results:
                 found.setdefault(str(array), (array, line.op_name))

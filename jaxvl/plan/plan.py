@@ -18,6 +18,7 @@ from jaxvl.plan import advice, checks, estimate, hlo
 from jaxvl.plan.chips import GPU, GiB, Topology
 from jaxvl.plan.collectives import Collective, collectives
 from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
+from jaxvl.plan.forecast import forecast
 from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
@@ -148,7 +149,8 @@ def _report(
         return dataclasses.replace(report, largest=_largest(done.too_large, of))
     module = hlo.Module(done.text, program.turns)
     kernels = {name: n for name, n in module.kernels().items() if name == "tpu_custom_call"}
-    flops = module.flops() + (program.work.attention / mesh.size if kernels else 0.0)
+    attention = program.work.attention / mesh.size if kernels else 0.0
+    flops = module.flops() + attention
     found = collectives(module)
     traffic = module.traffic() + sum(one.traffic for one in found)
     arrays = ((array.bytes, str(array), where) for array, where in module.arrays())
@@ -159,6 +161,7 @@ def _report(
         collectives=_traffic(found),
         kernels=kernels,
         roofline=roofline(topology, coords, flops, traffic, found),
+        forecast=forecast(module, topology.chip.clock, attention / topology.chip.flops),
         largest=_largest(arrays, of),
     )
 

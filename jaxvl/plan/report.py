@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
+from jaxvl.plan.forecast import Forecast
 from jaxvl.plan.roofline import Roofline
 
 SPARE = 0.1  # of a chip's memory, that should stay free
@@ -50,6 +51,7 @@ class ProgramReport:
     collectives: tuple[Traffic, ...] = ()
     kernels: dict[str, float] = dataclasses.field(default_factory=dict)  # Pallas calls, by target
     roofline: Roofline | None = None
+    forecast: Forecast | None = None  # None: its compiler gives no cycles
     largest: tuple[Large, ...] = ()
     warnings: tuple[str, ...] = ()
     formula: float | None = None  # of an update: its temporaries as they should be
@@ -112,12 +114,27 @@ class Plan:
         rows = self.sizes["rows"] // self.sizes["micro_batches"] // shards
         return max(rows + math.floor(((1 - SPARE) * self.hbm - update.total) / self.row), 0)
 
-    def mfu(self, name: str) -> float | None:
-        """Model FLOPs of a program over what the chip could do in its bound."""
-        program = next(p for p in self.programs if p.name == name)
-        if program.roofline is None:
+    @property
+    def forecast(self) -> float | None:
+        """Seconds of a step's programs by the compiler's cycles; None where the compiler gives
+        none, or not all of them were compiled."""
+        found = [program for program in self.programs if program.forecast]
+        if self.seconds is None or not found:
             return None
-        return program.model_flops / (program.roofline.seconds * self.peak)
+        return sum(program.calls * program.forecast.seconds for program in found)
+
+    def mfu_ceiling(self, name: str) -> float | None:
+        """Model FLOPs of a program over what the chip could do in its bound."""
+        return self._mfu(name, "roofline")
+
+    def mfu_forecast(self, name: str) -> float | None:
+        """Model FLOPs of a program over what the chip could do in its forecast."""
+        return self._mfu(name, "forecast")
+
+    def _mfu(self, name: str, by: str) -> float | None:
+        program = next(p for p in self.programs if p.name == name)
+        time = getattr(program, by)
+        return time and program.model_flops / (time.seconds * self.peak)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with what follows from it."""
@@ -129,10 +146,13 @@ class Plan:
                     "seconds": program.roofline.seconds,
                     "bound": program.roofline.bound,
                 }
-        update = self.mfu("update")
+            if program.forecast:
+                entry["forecast"]["seconds"] = program.forecast.seconds
         return found | {
             "fits": self.fits,
             "step_seconds": self.seconds,
-            "update_mfu": update,
+            "forecast_seconds": self.forecast,
+            "update_mfu_ceiling": self.mfu_ceiling("update"),
+            "update_mfu_forecast": self.mfu_forecast("update"),
             "largest_micro_batch": self.largest_micro_batch,
         }

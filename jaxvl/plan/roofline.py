@@ -3,7 +3,7 @@
 
 Compute, HBM and the links between chips and between slices are taken to overlap fully, exchanges to
 come one after the other; so this is a bound that a chip approaches, no forecast. Model FLOPs over
-it and over the chips' peak are the modelled MFU.
+it and over the chips' peak are a ceiling of MFU.
 """
 
 from __future__ import annotations

@@ -82,9 +82,30 @@ def _times(plan: Plan) -> list[str]:
         lines += [
             "",
             f"a step takes at least {plan.seconds:.2f} s (a bound where compute, HBM and ICI "
-            f"overlap, not a forecast); modelled MFU of the update {plan.mfu('update'):.0%}",
+            "overlap, not a forecast); "
+            f"ceiling of the update's MFU {plan.mfu_ceiling('update'):.0%}",
         ]
+    if plan.forecast is not None:
+        lines += _forecast(plan)
     lines += [f"chip: {plan.source}", ""]
+    return lines
+
+
+def _forecast(plan: Plan) -> list[str]:
+    """What the compiler's cycles come to, and what they leave out."""
+    lines = [
+        f"forecast of a step {plan.forecast:.2f} s: the compiler's estimated cycles, without what "
+        f"has none and the host; MFU of the update then {plan.mfu_forecast('update'):.0%}"
+    ]
+    for program in (program for program in plan.programs if program.forecast):
+        found = program.forecast
+        parts = [f"{name} {seconds:.3f}" for name, seconds in found.parts.items()]
+        if found.kernels:
+            parts.append(f"kernels at the chip's peak {found.kernels:.3f}")
+        lines.append(f"  {program.name} {found.seconds:.3f} s: {', '.join(parts)}")
+        if found.missing:
+            missing = ", ".join(f"{times:.0f} {kind}" for kind, times in found.missing.items())
+            lines.append(f"    without a figure: {missing}")
     return lines
 
 

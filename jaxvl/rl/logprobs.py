@@ -3,12 +3,24 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.distributed.mesh import ROWS
+from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models.text import Decoder
+
+KEPT = "maximum and sum of exponentials of logits"
+CHUNK, TOKENS = 256, 1024  # of a row at least, and of a device's rows together
+
+
+def chunk_size(asked: int, rows: int) -> int:
+    """Tokens of a row whose logits exist at a time, with `rows` rows on a device: what is `asked`,
+    or, where that is 0, enough for products to take longer than the head's weights to be read."""
+    return asked or max(CHUNK, -(-TOKENS // rows))
 
 
 def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -17,24 +29,29 @@ def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Ar
     A comparison instead of a gather, so that the vocabulary may stay split over devices.
     """
     hit = tokens_RS[..., None] == jnp.arange(logits_RSV.shape[-1])
-    log_total = jax.nn.logsumexp(logits_RSV, axis=-1)
-    logps = jnp.where(hit, logits_RSV, 0.0).sum(-1) - log_total
-    fixed, fixed_total = jax.lax.stop_gradient((logits_RSV, log_total))
-    mean = (jnp.exp(fixed - fixed_total[..., None]) * fixed).sum(-1)
-    return logps, fixed_total - mean
+    top = checkpoint_name(jax.lax.stop_gradient(logits_RSV.max(-1)), KEPT)
+    below = logits_RSV - top[..., None]
+    # What follows the maximum is summed side by side, so that logits are read once for all three.
+    mass = jnp.exp(below)
+    picked = jnp.where(hit, below, 0.0).sum(-1)
+    total = checkpoint_name(mass.sum(-1), KEPT)
+    weighted = jax.lax.stop_gradient(mass * below).sum(-1)
+    log_total = jnp.log(total)
+    return picked - log_total, jax.lax.stop_gradient(log_total - weighted / total)
 
 
+@jax.named_scope("head")
 def token_logprobs(
     text: Decoder, hidden_RgCD: jax.Array, tokens_RgC: jax.Array, temperature: float, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
     """log p(token | past) at `temperature` and the policy's entropy there: two float32 [R, g, C].
 
-    Logits are made for `chunk` tokens of each row at a time and made again for the backward pass,
-    so a [R, g, C, V] array never exists. The entropy carries no gradient.
+    Logits are made for `chunk` tokens of each row at a time (see `chunk_size`) and made again for
+    the backward pass, so a [R, g, C, V] array never exists. The entropy carries no gradient.
     """
     R, g, C, D = hidden_RgCD.shape
     S = g * C
-    chunk = min(chunk, S)
+    chunk = min(chunk_size(chunk, R // (axis_size("data") * axis_size("fsdp"))), S)
     pad = -S % chunk
 
     def rows(x: jax.Array, *shape: int) -> jax.Array:
@@ -47,7 +64,8 @@ def token_logprobs(
 
     table_VD = text.table()
 
-    @jax.checkpoint
+    # Kept for the backward pass, sums need no second look at the logits.
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
     def body(_, piece):
         hidden_RSD, tokens_RS = piece
         return None, pick(text.logits(hidden_RSD, table_VD) / temperature, tokens_RS)

@@ -32,7 +32,7 @@ from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
 from jaxvl.rl.batch import Rollout
-from jaxvl.rl.sampling import SamplingParams, sample_token, uniforms
+from jaxvl.rl.sampling import SamplingParams, sample_token, seeds
 
 LEVELS = 3  # bucket sizes: all, a half, a quarter
 MIN_CACHE_LEN, MIN_SLOTS = 64, 16  # below these a smaller program would save nothing
@@ -46,7 +46,7 @@ class DecodeInputs:
 
     decode_model: DecodeModel  # weights, and the prompts' keys and values
     position: jax.Array  # [B, n] of a completion's first token
-    uniform: jax.Array  # [B, n, C] the random number that draws a token
+    seed: jax.Array  # [B, n, C] the random bits that draw a token
 
 
 @jax.tree_util.register_dataclass
@@ -112,10 +112,10 @@ def prefill(
     n = R * g // B
     S = min(-(-sampling.slots // B), n) if sampling.slots else n
     hidden_RD, cache = model.prefill(prompt)
-    uniform_RgC = uniforms(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
+    seed_RgC = seeds(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
     logits_R1V = model.text.logits(hidden_RD[:, None])
     logits_RgV = jnp.broadcast_to(logits_R1V, (R, g, logits_R1V.shape[-1]))
-    token_Rg, logp_Rg = sample_token(logits_RgV, uniform_RgC[..., 0], sampling)
+    token_Rg, logp_Rg = sample_token(logits_RgV, seed_RgC[..., 0], sampling)
 
     def requests(x_Rg):
         rest = x_Rg.shape[2:]
@@ -125,7 +125,7 @@ def prefill(
     inputs = DecodeInputs(
         decode_model=DecodeModel.of(model.text, cache, prompt_mask(prompt), C),
         position=requests(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
-        uniform=requests(uniform_RgC),
+        seed=requests(seed_RgC),
     )
     state = DecodeState(
         tokens=_filled(EMPTY, B, n, C, dtype=jnp.int32).at[:, :, 0].set(requests(token_Rg)),
@@ -194,10 +194,10 @@ def _one_token(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParam
     hidden, cache = inputs.decode_model.extend(
         state.last, position + age, slot_map, state.cache, write_index, back <= age[..., None]
     )
-    uniform = jax.vmap(lambda x, request, at: x.at[request, at].get(mode="clip"))(
-        inputs.uniform, state.request, age + 1
+    seed = jax.vmap(lambda x, request, at: x.at[request, at].get(mode="clip"))(
+        inputs.seed, state.request, age + 1
     )
-    token, logp = sample_token(inputs.decode_model.head.logits(hidden), uniform, sampling)
+    token, logp = sample_token(inputs.decode_model.head.logits(hidden), seed, sampling)
     at = jnp.where(state.live, age + 1, sampling.max_new_tokens)  # out of bounds: not written
 
     def write(x, request, at, value):

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One token from logits, by a key of its own."""
+"""One token from logits, by a seed of its own, wherever the vocabulary's shards lie.
+
+A draw is the argmax of logits plus Gumbel noise, which is a hash of the draw's seed and the token's
+number in the vocabulary. So a shard needs nothing of the others: each finds its best token, and of
+shards a few numbers are compared. Logits are never gathered, sorted whole or laid out anew.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +17,10 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from jaxvl.distributed.mesh import ROWS
+from jaxvl.distributed.mesh import ROWS, axis_size, platform
 
 NEVER = -jnp.inf
-BLOCK = 128  # tokens; it divides the vocabularies of the Qwen2-VL family
+BLOCK = 128  # tokens: a row of a TPU's registers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +38,12 @@ class SamplingParams:
     slots: int = 0  # completions decoded at a time, over all devices; 0: all
 
 
-def uniforms(
+def seeds(
     key: jax.Array, prompt_id_R: jax.Array, completion_Rg: jax.Array, tokens: int
 ) -> jax.Array:
-    """A random number in [0, 1) for every token of every completion, [R, g, tokens].
+    """32 random bits for every token of every completion, uint32 [R, g, tokens].
 
-    Each comes from a key that `key`, the prompt, the completion and the token's number make up.
+    They come from a key that `key`, the prompt, the completion and the token's number make up.
     """
 
     def of_completion(prompt_id, completion):
@@ -49,88 +55,156 @@ def uniforms(
     number_RgC = jnp.broadcast_to(jnp.arange(tokens), shape, out_sharding=spec)
 
     def of_token(key, number):
-        return jax.random.uniform(jax.random.fold_in(key, number))
+        return jax.random.bits(jax.random.fold_in(key, number))
 
     return jax.vmap(jax.vmap(jax.vmap(of_token)))(keys_RgC, number_RgC)
+
+
+@jax.named_scope("sampling")
+def sample_token(
+    logits_RgV: jax.Array, seed_Rg: jax.Array, sampling: SamplingParams
+) -> tuple[jax.Array, jax.Array]:
+    """A token of every completion by its seed, and its log-probability.
+
+    The log-probability is the model's own at the sampling temperature (1 when greedy), over the
+    whole vocabulary: top_k, top_p and the forbidden tokens restrict the choice, not the measure, so
+    it equals what the learner computes.
+    """
+    vocab, rows = P(ROWS, None, "tensor"), P(ROWS, None)
+    return jax.shard_map(
+        functools.partial(_sample_token, sampling=sampling),
+        in_specs=(vocab, rows),
+        out_specs=(rows, rows),
+        check_vma=False,  # all shards come to the same, which jax cannot know of a gather
+    )(reshard(logits_RgV, vocab), reshard(seed_Rg, rows))
+
+
+def _sample_token(
+    logits_RgV: jax.Array, seed_Rg: jax.Array, sampling: SamplingParams
+) -> tuple[jax.Array, jax.Array]:
+    """`sample_token` on a shard of the vocabulary."""
+    V = logits_RgV.shape[-1]
+    first = jax.lax.axis_index("tensor") * V
+    scaled = logits_RgV / (sampling.temperature or 1.0)
+    forbidden = np.isin(np.arange(V * axis_size("tensor")), np.array(sampling.never_ids, np.int32))
+    score = jnp.where(jax.lax.dynamic_slice_in_dim(forbidden, first, V), NEVER, scaled)
+    if sampling.temperature:
+        score = restrict(score, sampling.top_k, sampling.top_p)
+        score += gumbel(seed_Rg, (first + jnp.arange(V)).astype(jnp.uint32))
+    best = _argmax(score)
+
+    def at_best(x_RgV: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x_RgV, best[..., None], axis=-1)[..., 0]
+
+    top = scaled.max(-1)
+    total = jnp.exp(scaled - top[..., None]).sum(-1)
+    found = (top, total, at_best(score), at_best(scaled), first + best)
+    # Of every shard, [shards, R, g]; equal scores are the first's, as in one vocabulary.
+    top, total, score, logit, token = jax.lax.all_gather(found, "tensor")
+    log_total = top.max(0) + jnp.log((total * jnp.exp(top - top.max(0))).sum(0))
+    shard = jnp.argmax(score, axis=0)[None]
+    logit, token = (jnp.take_along_axis(x, shard, axis=0)[0] for x in (logit, token))
+    return token.astype(jnp.int32), logit - log_total
+
+
+def _argmax(score_RgV: jax.Array) -> jax.Array:
+    """The first of the best."""
+    if platform() != "cpu":
+        return jnp.argmax(score_RgV, axis=-1)
+    # A CPU would work out what is compared, logarithms too, one number at a time.
+    score_RgV = jax.lax.optimization_barrier(score_RgV)
+    V, best_Rg1 = score_RgV.shape[-1], score_RgV.max(-1, keepdims=True)
+    return jnp.where(score_RgV == best_Rg1, jnp.arange(V), V - 1).min(-1)
+
+
+def gumbel(seed_Rg: jax.Array, token_V: jax.Array) -> jax.Array:
+    """Gumbel noise of every token for every seed, float32 [R, g, V].
+
+    A counter-based hash: steps of the golden ratio from the seed, mixed by two multiplications and
+    between them with the seed's own hash, since the steps of one seed may lead to another.
+    """
+    word = seed_Rg[..., None] + token_V * np.uint32(0x9E3779B9)
+    word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15) ^ _mixed(seed_Rg)[..., None]) * np.uint32(0x846CA68B)
+    word ^= word >> 16
+    # -log(Exp(1)), which has to be exact where the exponential is small: there unlikely tokens win.
+    high, low = (x.astype(jnp.int32).astype(jnp.float32) for x in (word >> 8, word & 255))
+    uniform = high * np.float32(2**-24) + (low + 0.5) * np.float32(2**-32)
+    return -jnp.log(-jnp.log1p(-jnp.minimum(uniform, np.float32(1 - 2**-24))))
+
+
+def _mixed(word: jax.Array) -> jax.Array:
+    """A hash of 32 bits to 32 (the last steps of MurmurHash3)."""
+    word = (word ^ (word >> 16)) * np.uint32(0x85EBCA6B)
+    word = (word ^ (word >> 13)) * np.uint32(0xC2B2AE35)
+    return word ^ (word >> 16)
 
 
 def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
     """-inf outside of the `top_k` best tokens and the smallest set that holds `top_p` of the mass.
 
     The set is what transformers keeps: a token stays while the mass before it is below `top_p`, so
-    the best always stays. Ties at the border of top_k all stay.
+    the best always stays. Ties at a border all stay. To be called on shards of the vocabulary.
     """
-    vocab = logits_RgV.shape[-1]
-    if 0 < top_k < vocab:
-        border = jax.lax.top_k(logits_RgV, top_k)[0][..., -1:]
-        logits_RgV = jnp.where(logits_RgV < border, NEVER, logits_RgV)
+    if 0 < top_k < logits_RgV.shape[-1] * axis_size("tensor"):
+        border = kth(logits_RgV, top_k)
+        logits_RgV = jnp.where(logits_RgV < border[..., None], NEVER, logits_RgV)
     if top_p < 1.0:
-        ordered = jnp.sort(logits_RgV, axis=-1, descending=True)
-        probs = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probs, axis=-1) - probs
-        kept = jnp.where(before < top_p, ordered, jnp.inf)
-        logits_RgV = jnp.where(logits_RgV < kept.min(axis=-1, keepdims=True), NEVER, logits_RgV)
+        border = nucleus(logits_RgV, top_p)
+        logits_RgV = jnp.where(logits_RgV < border[..., None], NEVER, logits_RgV)
     return logits_RgV
 
 
-def categorical(mass_RgV: jax.Array, uniform_Rg: jax.Array) -> jax.Array:
-    """A token with a chance in proportion to its `mass`: one random number in [0, 1) a token.
+def kth(logits_RgV: jax.Array, k: int) -> jax.Array:
+    """The `k`-th largest logit of each completion, exactly, over all shards.
 
-    The first token at which the running sum exceeds u * total is taken, looked for in two steps,
-    first among blocks of tokens and then in one block: a sum over the whole vocabulary is cheap, a
-    running sum is not. Only tokens with mass can be taken, whatever the rounding.
+    In two stages: k blocks with the largest maxima hold the k largest logits.
     """
-    *_, V = mass_RgV.shape
-    spec = jax.typeof(mass_RgV).sharding.spec
-    mass_RgV = jnp.pad(mass_RgV, ((0, 0), (0, 0), (0, -V % BLOCK)))
-    shape = (*uniform_Rg.shape, -(-V // BLOCK), BLOCK)
-    blocks = jnp.reshape(mass_RgV, shape, out_sharding=P(*spec[:2], None, None))
-    mass = blocks.sum(-1)
-    block_Rg, rest_Rg = _first_above(mass, uniform_Rg * mass.sum(-1))
-    inside = jnp.take_along_axis(blocks, block_Rg[..., None, None], axis=2)[:, :, 0]
-    token_Rg, _ = _first_above(inside, rest_Rg)
-    return block_Rg * BLOCK + token_Rg
+    R, g, V = logits_RgV.shape
+    if V > k * BLOCK:
+        whole = jnp.pad(logits_RgV, ((0, 0), (0, 0), (0, -V % BLOCK)), constant_values=NEVER)
+        # With the blocks in front the TPU's compiler moves nothing to cut the vocabulary.
+        blocks = jnp.moveaxis(whole.reshape(R, g, -1, BLOCK), 2, 0)
+        chosen = jax.lax.top_k(jnp.moveaxis(blocks.max(-1), 0, -1), k)[1]
+        chosen = jnp.take_along_axis(blocks, jnp.moveaxis(chosen, -1, 0)[..., None], axis=0)
+        logits_RgV = jnp.moveaxis(chosen, 0, 2).reshape(R, g, k * BLOCK)
+    best = jax.lax.top_k(logits_RgV, min(k, logits_RgV.shape[-1]))[0]
+    if axis_size("tensor") > 1:
+        best = jax.lax.all_gather(best, "tensor", axis=2, tiled=True)
+        best = jax.lax.top_k(best, k)[0]
+    return best[..., k - 1]
 
 
-def _first_above(mass: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The first index at which the running sum of `mass` [.., X] exceeds `target` [..], or the last
-    with mass where rounding lets none; and what is left of the target before it."""
-    X = mass.shape[-1]
-    place = jnp.arange(X, dtype=jnp.int32)
-    # The running sum as a product, which is not in order: it may fall by a rounding.
-    to_here = (place[:, None] <= place).astype(mass.dtype)
-    total = jnp.einsum("RgX,XY->RgY", mass, to_here, precision=jax.lax.Precision.HIGHEST)
-    alive = mass > 0
-    first = jnp.where(alive & (total > target[..., None]), place, X).min(-1)
-    last = jnp.where(alive, place, 0).max(-1)
-    index = jnp.where(first < X, first, last)
-    before = jnp.where(place < index[..., None], mass, 0.0).sum(-1)
-    return index, target - before
+def nucleus(logits_RgV: jax.Array, top_p: float) -> jax.Array:
+    """The least float32 number above which lies less than `top_p` of the mass: what is not below it
+    is the smallest set that holds `top_p`, to the rounding of a sum.
 
-
-def sample_token(
-    logits_RgV: jax.Array, uniform_Rg: jax.Array, sampling: SamplingParams
-) -> tuple[jax.Array, jax.Array]:
-    """A token of every completion by its random number, and its log-probability.
-
-    The log-probability is the model's own at the sampling temperature (1 when greedy), over the
-    whole vocabulary: top_k, top_p and the forbidden tokens restrict the choice, not the measure, so
-    it equals what the learner computes.
+    By bisection over all float32 numbers, taken as integers in their order: 32 sums, no sort.
     """
-    scaled = reshard(logits_RgV, P(ROWS, None, None)) / (sampling.temperature or 1.0)
-    V, never = scaled.shape[-1], np.array(sampling.never_ids, np.int32)
-    allowed = jnp.where(np.isin(np.arange(V), never), NEVER, scaled)
-    top = allowed.max(-1)
-    # What may be chosen and what may not apart: the latter may hold nearly all of the mass.
-    mass = jnp.exp(allowed - top[..., None])
-    log_total = top + jnp.log(mass.sum(-1))
-    if never.size:
-        forbidden = jax.nn.logsumexp(scaled[..., never], axis=-1)
-        log_total = jnp.logaddexp(log_total, forbidden)
-    if sampling.temperature == 0.0:
-        token_Rg = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
-    else:
-        kept = restrict(allowed, sampling.top_k, sampling.top_p) > NEVER
-        token_Rg = categorical(jnp.where(kept, mass, 0.0), uniform_Rg)
-    logit_Rg = jnp.take_along_axis(scaled, token_Rg[..., None], axis=-1)[..., 0]
-    return token_Rg, logit_Rg - log_total
+    top = jax.lax.pmax(logits_RgV.max(-1), "tensor")
+
+    def mass_above(number: jax.Array) -> jax.Array:
+        mass = jnp.exp(logits_RgV - top[..., None])
+        mass = jnp.where(logits_RgV > number[..., None], mass, 0.0)
+        return jax.lax.psum(mass.sum(-1), "tensor")
+
+    def halve(_, range_Rg):
+        low, high = range_Rg  # too much lies above the first, not above the second
+        middle = (low & high) + ((low ^ high) >> 1)
+        enough = mass_above(_at(middle)) < limit
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    lowest = jnp.full_like(top, NEVER)
+    limit = top_p * mass_above(lowest)
+    return _at(jax.lax.fori_loop(0, 32, halve, (_place(lowest), _place(top)))[1])
+
+
+def _place(number: jax.Array) -> jax.Array:
+    """The place of a float32 number in the order of all of them, int32."""
+    bits = jax.lax.bitcast_convert_type(number, jnp.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _at(place: jax.Array) -> jax.Array:
+    """The float32 number at a place."""
+    return jax.lax.bitcast_convert_type(place ^ ((place >> 31) & 0x7FFFFFFF), jnp.float32)

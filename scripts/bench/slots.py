@@ -31,14 +31,14 @@ def end_by_chance(cap: int) -> None:
     """From now on samplers that may end a completion do so after a number of tokens that chance
     decides, exponential but for `cap`: every token is the last with the same probability."""
 
-    def choose(logits, uniform, how):
-        token, logp = sampling.choose(logits, uniform, how)
+    def sample_token(logits, seed, how):
+        token, logp = sampling.sample_token(logits, seed, how)
         if not how.stop_ids:
             return token, logp
         going_on = jnp.where(token == STOP, OTHER, token)
-        return jnp.where(uniform < 1 / (MEAN * cap), STOP, going_on), logp
+        return jnp.where(seed < 2**32 / (MEAN * cap), STOP, going_on), logp
 
-    sampler.choose = choose
+    sampler.sample_token = sample_token
 
 
 def forms(args: argparse.Namespace, mesh) -> dict[tuple[str, str], Callable[[int], dict]]:

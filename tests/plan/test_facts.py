@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an update of two layers exchanges and holds on eight devices: facts that must not drift."""
+"""What programs of two layers exchange and hold on eight devices: facts that must not drift."""
 
+import dataclasses
+import re
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.config import Sampling
 from jaxvl.distributed import mesh
 from jaxvl.distributed.mesh import make_mesh
 from jaxvl.models import public, qwen_vl
@@ -15,14 +19,15 @@ from jaxvl.plan import checks
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import programs, read_arch
+from jaxvl.rl.sampling import BLOCK, SamplingParams, sample_token
 from tests.plan.small import DIM, VOCAB, small_config, write_model
 
 MESH = (1, 4, 2)
 # (kind, devices of a group) -> how many in a call, loops unrolled.
 FACTS = {
     ("all-gather", 4): 56,  # weights over fsdp, forward and again backward
-    ("all-reduce", 2): 72,  # activations, softmax and logits over tensor, the gradient's norm
-    ("all-reduce", 4): 9,  # gradients over rows: a CPU has no reduce-scatter
+    ("all-reduce", 2): 50,  # activations, softmax and logits over tensor, the gradient's norm
+    ("all-reduce", 4): 10,  # gradients over rows: a CPU has no reduce-scatter
 }
 RENEW = """
 What an update's devices exchange has changed. If that is meant (another layer, another way to cut,
@@ -52,6 +57,44 @@ def test_collectives_of_an_update(compiled):
 def test_an_update_holds_nothing_that_the_design_rules_out(compiled):
     cfg, arch, mesh, module = compiled
     assert checks.faults(module, cfg, arch, mesh) == []
+
+
+@pytest.fixture(scope="module")
+def decode(tmp_path_factory):
+    """The small run's decoding with a choice among few, its vocabulary on two devices."""
+    cfg = small_config(write_model(tmp_path_factory.mktemp("decode")), fsdp=4, tensor=2)
+    cfg = dataclasses.replace(cfg, sampling=Sampling(max_new_tokens=128, top_k=3, top_p=0.9))
+    mesh = make_mesh(*MESH)
+    with jax.set_mesh(mesh):
+        (decode,) = (p for p in programs(cfg, read_arch(cfg.model), mesh) if p.name == "decode")
+        return Module(decode.lower().compile().as_text(), decode.turns)
+
+
+def test_logits_are_not_gathered_to_be_drawn_from(decode):
+    """Devices tell each other a few numbers a completion; none holds logits of all tokens."""
+    of_token = [one for one in collectives(decode) if one.times >= 128 and one.size == 2]
+    assert of_token and max(one.bytes for one in of_token) < 16 * 1024
+    wide = [array for array, _ in decode.arrays() if array.dtype == "f32" and VOCAB in array.shape]
+    assert wide == []
+
+
+def test_a_token_is_drawn_without_a_sort_of_the_vocabulary(decode):
+    lines = [part for line, times in decode.running() for part in decode.inside(line)]
+    sorts = [line for line in lines if line.opcode == "sort" or line.target == "TopK"]
+    widths = [max(decode.lines[line.operands[0]].results[0].shape) for line in sorts]
+    assert widths and max(widths) <= 3 * BLOCK < VOCAB // 2
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 50, 64])
+def test_no_sort_is_wider_than_8192(top_k):
+    """Of the published vocabulary, as the program is written: two stages, and none for top_p."""
+    how = SamplingParams(1, 1, (), 0, top_k=top_k, top_p=0.9)
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        logits = jax.ShapeDtypeStruct((1, 8, 151_936), jnp.float32)
+        seed = jax.ShapeDtypeStruct((1, 8), jnp.uint32)
+        text = jax.jit(sample_token, static_argnums=2).lower(logits, seed, how).as_text()
+    widths = re.findall(r"top_k\(.*?: tensor<1x8x(\d+)xf32>", text)
+    assert len(widths) == 2 and max(map(int, widths)) <= 8192 and "stablehlo.sort" not in text
 
 
 @pytest.mark.parametrize(

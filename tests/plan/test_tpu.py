@@ -21,12 +21,14 @@ from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
 from jaxvl.plan.programs import Program, Work
+from jaxvl.rl.sampling import SamplingParams, sample_token
 from tests.plan.small import write_model
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu compiles for TPUs: jaxvl[tpu]"
 )
 ROOT = Path(__file__).parents[2]
+VOCAB = 151_936  # tokens of the published models
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,17 @@ def test_it_fits(plan):
     (update,) = plan["programs"]
     assert plan["fits"] and plan["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert 0 < update["total"] < plan["hbm"]
-    assert 0 < plan["update_mfu"] < 1 and plan["step_seconds"] > 0
+    assert 0 < plan["update_mfu_ceiling"] < 1 and plan["step_seconds"] > 0
     assert update["roofline"]["bound"] in ("compute", "hbm", "ici")
+
+
+def test_it_is_forecast(plan):
+    """By part, and what has no figure is named; longer than the bound."""
+    found = plan["programs"][0]["forecast"]
+    assert found["parts"].keys() == {"tower", "decoder", "head", "rest"} and found["kernels"] > 0
+    assert found["missing"]["kernel"] == 2 * 2 * 4
+    assert plan["forecast_seconds"] == found["seconds"] > plan["step_seconds"]
+    assert 0 < plan["update_mfu_forecast"] < plan["update_mfu_ceiling"]
 
 
 def test_nothing_that_the_design_rules_out(plan):
@@ -122,3 +133,22 @@ def test_an_array_that_is_made_whole_by_accident_is_a_warning():
 
     x = jax.ShapeDtypeStruct((512, 1024, 256), jnp.float32, sharding=cut("a", "b", None))
     assert compile_program(program(turned, x, out_shardings=cut("a", None, "b"))).warnings
+
+
+def test_logits_are_drawn_from_where_they_lie():
+    """128 slots and the published vocabulary, behind its product: none lays the logits out anew."""
+    mesh = make_mesh(devices=tpu_devices(Topology.parse("v6e:2x2"))[:1])
+    how = SamplingParams(4, 1024, (1, 2), 0, (151_655, 151_656), temperature=0.8)
+
+    def token(x, table, seed):
+        logits = jnp.einsum("RSD,VD->RSV", x, table, preferred_element_type=jnp.float32)
+        return sample_token(logits, seed, how)
+
+    shapes = (((1, 128, 512), jnp.bfloat16), ((VOCAB, 512), jnp.bfloat16), ((1, 128), jnp.uint32))
+    whole = NamedSharding(mesh, P())
+    args = (jax.ShapeDtypeStruct(*shape, sharding=whole) for shape in shapes)
+    with jax.set_mesh(mesh):
+        module = Module(jax.jit(token).lower(*args).compile().as_text())
+    size = 128 * VOCAB * 4
+    large = [line.opcode for line, _ in module.running() if line.bytes >= size]
+    assert large and not {"copy", "transpose", "sort"} & set(large)

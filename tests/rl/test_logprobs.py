@@ -2,6 +2,7 @@
 """Log-probabilities and entropies from hidden states, in chunks."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jax.extend.core import jaxprs_in_params
 
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.models.qwen_vl import QwenVL
-from jaxvl.rl.logprobs import pick, token_logprobs
+from jaxvl.rl.logprobs import chunk_size, pick, token_logprobs
 from tests.rl.rows import assert_trees_close, grpo_step, policy, random_batch
 
 R, G, C = 2, 3, 7
@@ -37,7 +38,7 @@ def run(vlm, inputs, chunk, temperature=1.0):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("chunk", [1, 4, G * C, 1000])
+@pytest.mark.parametrize("chunk", [0, 1, 4, G * C, 1000])
 def test_against_numpy(vlm, inputs, chunk, temperature):
     hidden, tokens = inputs
     logits = hidden.astype(np.float64) @ np.asarray(vlm.params["text"]["embed"]["w"]).T
@@ -49,6 +50,45 @@ def test_against_numpy(vlm, inputs, chunk, temperature):
     picked = np.take_along_axis(expected, tokens[..., None], -1)[..., 0]
     np.testing.assert_allclose(logps, picked, atol=EXACT)
     np.testing.assert_allclose(entropy, -(np.exp(expected) * expected).sum(-1), atol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "chunk"),
+    [
+        (0, 1, 1024),
+        (0, 2, 512),
+        (0, 3, 342),
+        (0, 4, 256),
+        (0, 64, 256),
+        (7, 1, 7),
+        (4096, 64, 4096),
+    ],
+)
+def test_a_chunk_holds_enough_tokens_of_a_device(asked, rows, chunk):
+    assert chunk_size(asked, rows) == chunk
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4, 1e8])
+def test_logits_of_any_size(scale):
+    """Against float64; what float32 logits resolve is what log-probabilities do."""
+    rng = np.random.default_rng(1)
+    logits = (scale * rng.normal(size=(2, 3, 50))).astype(np.float32)
+    tokens = rng.integers(0, 50, (2, 3))
+    exact = logits.astype(np.float64)
+    exact = exact - exact.max(-1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(-1, keepdims=True))
+    logps, entropy = pick(logits, tokens)
+    picked = np.take_along_axis(exact, tokens[..., None], -1)[..., 0]
+    np.testing.assert_allclose(logps, picked, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(entropy, -(np.exp(exact) * exact).sum(-1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_a_log_softmax():
+    rng = np.random.default_rng(2)
+    logits, tokens = rng.normal(size=(2, 3, 50)).astype(np.float32), rng.integers(0, 50, (2, 3))
+    grad = jax.grad(lambda x: pick(x, tokens)[0].sum())(logits)
+    expected = np.eye(50)[tokens] - np.asarray(jax.nn.softmax(logits))
+    np.testing.assert_allclose(grad, expected, atol=1e-6)
 
 
 def test_extremes_are_finite():
@@ -110,3 +150,20 @@ def test_logits_exist_for_one_chunk_at_a_time(vlm, pictures, chunk):
     rows, vocab = batch.tokens.shape[0], vlm.config.text.vocab
     assert batch.tokens[0].size == 24
     assert largest(jaxpr, vocab) == rows * chunk * vocab
+
+
+def test_the_backward_pass_sums_no_logits_again(vlm, inputs):
+    """It keeps maxima and sums, and goes over its own logits for the gradient alone."""
+
+    def total(hidden, params, tokens):
+        model: QwenVL = nnx.merge(vlm.graphdef, params)
+        return token_logprobs(model.text, hidden, tokens, 1.0, 4)[0].sum()
+
+    with jax.set_mesh(vlm.mesh):
+        hidden, tokens = put_rows(inputs, vlm.mesh)
+        gradient = jax.jit(jax.value_and_grad(total))
+        text = gradient.lower(hidden, vlm.params, tokens).compile().as_text()
+    names = set(re.findall(r'op_name="([^"]*)"', text))
+    again = {name for name in names if "rematted_computation" in name}
+    assert any("/reduce_max" in name for name in names - again)
+    assert again and not [name for name in again if "/reduce_" in name]

@@ -151,6 +151,18 @@ def test_live_rows_come_first_within_each_mini_batch(loss):
         np.testing.assert_array_equal(getattr(ordered, name), getattr(batch, name)[rows])
 
 
+@pytest.mark.parametrize(
+    ("dead", "beta", "mini_batches"),
+    [((), 0.0, 1), ((5,), 0.0, 1), ((4, 5), 0.0, 1), ((0, 3), 0.04, 1), ((2, 5), 0.0, 2)],
+)
+def test_a_batch_in_order_is_not_copied(dead, beta, mini_batches):
+    """Also where its last rows are dead, or, with a pull to the reference, any of them."""
+    cfg, batch = GRPO(beta=beta, mini_batches=mini_batches, micro_batches=3), toy_batch(dead=dead)
+    ordered = learner.live_first(batch, cfg)
+    leaves = zip(jax.tree.leaves(ordered), jax.tree.leaves(batch), strict=True)
+    assert all(one is other for one, other in leaves)
+
+
 def test_bnpo_keeps_its_micro_batches_together():
     cfg = GRPO(loss=Bnpo(), beta=0.0, micro_batches=3)
     batch = toy_batch(dead=(0, 1, 2))

@@ -205,7 +205,7 @@ def test_rows_prefilled_at_a_time_do_not_matter(vlm, arrays, run, monkeypatch, t
     rows = 1 if tokens == 1 else 2
     assert f"tensor<{rows}x24xi32>" in start  # the shares are cut out
     np.testing.assert_array_equal(rollout.tokens, expected.tokens)
-    np.testing.assert_allclose(rollout.logps, expected.logps, atol=1e-5)  # other products' sums
+    np.testing.assert_allclose(rollout.logps, expected.logps, atol=3e-5)  # other products' sums
 
 
 def test_the_cache_is_written_in_place(vlm, arrays):
@@ -246,9 +246,9 @@ def count_steps(monkeypatch, vlm, arrays, how):
     calls = []
     sample_token = sampler.sample_token
 
-    def counted(logits, uniform, how):
-        jax.debug.callback(calls.append, uniform.sum())
-        return sample_token(logits, uniform, how)
+    def counted(logits, seed, how):
+        jax.debug.callback(calls.append, seed.sum())
+        return sample_token(logits, seed, how)
 
     monkeypatch.setattr(sampler, "sample_token", counted)
     with jax.set_mesh(vlm.mesh):

@@ -1,15 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One token from logits: restricted as asked, distributed as asked, and nothing that may not be."""
+"""One token from logits: restricted as asked, distributed as asked, and nothing that may not be;
+on shards of the vocabulary as on one device."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
 
-from jaxvl.distributed.mesh import make_mesh
-from jaxvl.rl.sampling import SamplingParams, categorical, restrict, sample_token, uniforms
+from jaxvl.distributed.mesh import ROWS, make_mesh
+from jaxvl.rl import sampling
+from jaxvl.rl.sampling import BLOCK, SamplingParams, seeds
 
-LAST = np.float32(1 - 2**-24)  # the largest float32 below 1
+TENSOR = P(ROWS, None, "tensor")
+sample_token = jax.jit(sampling.sample_token, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def restrict(logits, top_k, top_p):
+    """`sampling.restrict` on the shards of the mesh in force."""
+    local = functools.partial(sampling.restrict, top_k=top_k, top_p=top_p)
+    kept = jax.shard_map(local, in_specs=TENSOR, out_specs=TENSOR)(reshard(logits, TENSOR))
+    return reshard(kept, P(ROWS, None, None))
+
+
+def sharded(tensor: int):
+    """A mesh over so many devices, all for the vocabulary."""
+    return jax.set_mesh(make_mesh(tensor=tensor, devices=jax.devices()[:tensor]))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        yield
 
 
 def plain_restrict(logits, top_k, top_p):
@@ -42,76 +68,80 @@ def test_top_p_after_forbidden_tokens():
     np.testing.assert_array_equal(kept, [False, True, True, False])
 
 
-def drawn(logits, uniform):
-    """Tokens from softmax(logits) [V], one for every number."""
-    mass = np.exp(logits - logits.max())
-    shape = (1, len(uniform), len(mass))
-    tokens = categorical(jnp.broadcast_to(mass, shape), jnp.asarray(uniform, jnp.float32)[None])
-    return np.asarray(tokens)[0]
+def long_logits(kind: str, rows: int, vocab: int) -> np.ndarray:
+    """Float32 logits [1, rows, vocab] of a kind that selection must not stumble over."""
+    rng = np.random.default_rng(len(kind))
+    logits = rng.normal(0, 3, (1, rows, vocab)).astype(np.float32)
+    if kind == "ties":
+        logits = np.round(logits)
+    elif kind == "ascending":  # the best are all in one block, the last and not a whole one
+        logits = np.sort(logits, axis=-1)
+    elif kind == "one of a block":
+        logits[..., ::BLOCK] += 20
+    elif kind == "equal":
+        logits[:] = -1.5
+    elif kind == "forbidden":  # fewer may be chosen than are asked for
+        logits[..., 3:] = -np.inf
+    elif kind == "signs of zero":
+        logits = np.where(logits > 0, np.float32(0), np.float32(-0.0))
+    return logits
 
 
-def test_quantiles():
-    """Uniforms spread evenly give every token its share, to within one draw."""
-    logits = np.random.default_rng(0).normal(0, 1.5, 50).astype(np.float32)
-    n = 20_000
-    uniform = ((np.arange(n) + 0.5) / n).astype(np.float32)
-    tokens = drawn(logits, uniform)
-    share = np.exp(logits.astype(np.float64))
-    share *= n / share.sum()
-    counts = np.bincount(tokens, minlength=50)
-    assert (np.diff(tokens) >= 0).all()  # the inverse of the cumulative distribution
-    np.testing.assert_allclose(counts, share, atol=1.1)  # 0.1: cumulative sums in float32
+KINDS = ("normal", "ties", "ascending", "one of a block", "equal", "forbidden", "signs of zero")
 
 
-@pytest.mark.parametrize("vocab", [6, 151_936])
-def test_tokens_without_mass_are_never_drawn(vocab):
-    """Not at either end of [0, 1), nor by the rounding of a long cumulative sum."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 3, vocab).astype(np.float32)
-    logits[::2] = -np.inf  # the first token is among them,
-    logits[-vocab // 3 :] = -np.inf  # and the last
-    uniform = np.concatenate([[0.0, LAST], rng.random(30)]).astype(np.float32)
-    tokens = drawn(logits, uniform)
-    assert (logits[tokens] > -np.inf).all()
-    alive = np.flatnonzero(logits > -np.inf)
-    assert tokens[0] == alive[0]
-    assert tokens[1] >= alive[len(alive) // 2]
+@pytest.mark.parametrize("tensor", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_are_found_without_a_sort_of_the_whole(kind, tensor):
+    """Against numpy: ties at the border stay, wherever blocks and shards end."""
+    logits = long_logits(kind, 3, 6004)
+    with sharded(tensor):
+        for top_k in (1, 5, 11, 50):
+            kept = np.asarray(restrict(logits, top_k, 1.0)) > -np.inf
+            border = np.sort(logits, axis=-1)[..., -top_k, None]
+            np.testing.assert_array_equal(kept, (logits >= border) & (logits > -np.inf))
 
 
-def test_rounding_of_the_cumulative_sum_draws_no_token_without_mass():
-    """A parallel sum may rise at a token that adds nothing; uniforms that fall into such a rise."""
-    logits = np.random.default_rng(0).normal(0, 3, 20_000).astype(np.float32)
-    logits[::2] = -np.inf
-    weights = np.exp(logits - logits.max())
-    mass = np.asarray(jnp.cumsum(weights))
-    before = np.maximum.accumulate(mass)[:-1]
-    risen = np.flatnonzero((weights[1:] == 0) & (mass[1:] > before))
-    uniform = before[risen] / mass.max()
-    naive = (mass > uniform[:, None] * mass.max()).argmax(-1)
-    if not (weights[naive] == 0).any():
-        pytest.skip("this platform's sums do not rise")
-    tokens = drawn(logits, uniform)
-    assert (weights[tokens] > 0).all()
+@pytest.mark.parametrize("tensor", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_nucleus_is_found_without_a_sort(kind, tensor):
+    """Tokens stay up to the first value before which `top_p` of the mass lies; to 1e-5 of it."""
+    logits = long_logits(kind, 3, 6004)
+    mass = np.exp(logits.astype(np.float64))
+    mass /= mass.sum(-1, keepdims=True)
+    with sharded(tensor):
+        for top_p in (0.1, 0.5, 0.9, 0.999):
+            kept = np.asarray(restrict(logits, 0, top_p)) > -np.inf
+            for row, own, stays in zip(logits[0], mass[0], kept[0], strict=True):
+                border = row[stays].min()
+                assert (stays == (row >= border) & (row > -np.inf)).all()
+                assert own[row > border].sum() < top_p + 1e-5
+                assert own[stays].sum() >= top_p - 1e-5
 
 
-def test_a_token_that_holds_all_the_mass():
-    logits = np.full(9, -200.0, np.float32)  # exp(-250) is 0 in float32
-    logits[4] = 50.0
-    np.testing.assert_array_equal(drawn(logits, [0.0, LAST]), [4, 4])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_device():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        yield
+@pytest.mark.parametrize("settings", [{}, {"top_k": 7}, {"top_p": 0.8}, {"temperature": 0.0}])
+def test_shards_draw_the_same(settings):
+    """A token depends on its seed and its logits, not on where the vocabulary is cut."""
+    logits = np.random.default_rng(0).normal(0, 2, (1, 64, 4096)).astype(np.float32)
+    logits[0, :4] = 0.0  # nothing but ties
+    seed = np.random.default_rng(1).integers(0, 2**32, (1, 64), np.uint32)
+    found = []
+    for tensor in (1, 2, 8):
+        with sharded(tensor):
+            found.append(
+                jax.device_get(sample_token(logits, seed, how(never_ids=(2, 9), **settings)))
+            )
+    for tokens, logps in found[1:]:
+        np.testing.assert_array_equal(tokens, found[0][0])
+        np.testing.assert_allclose(logps, found[0][1], atol=2e-6)  # sums of two parts
 
 
 def picks(logits, how, count, step=0, seed=0):
     """`count` choices for the same logits by the keys of as many completions."""
     prompt, completions = jnp.zeros(1, jnp.int32), jnp.arange(count)[None]
-    uniform = uniforms(jax.random.key(seed), prompt, completions, step + 1)[..., step]
+    seed = seeds(jax.random.key(seed), prompt, completions, step + 1)[..., step]
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, count, len(logits)))
-    tokens, logps = sample_token(logits, uniform, how)
+    tokens, logps = sample_token(logits, seed, how)
     return np.asarray(tokens)[0], np.asarray(logps)[0]
 
 
@@ -119,17 +149,73 @@ def how(**settings):
     return SamplingParams(completions=1, max_new_tokens=1, stop_ids=(), pad_id=0, **settings)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
-def test_choices_follow_the_distribution(temperature):
-    """Chi-square over 12 tokens: 11 degrees of freedom exceed 37 one time in 10,000."""
-    logits = np.random.default_rng(3).normal(0, 1, 12)
-    n = 10_000
-    tokens, logps = picks(logits, how(temperature=temperature), n)
-    probs = np.exp(logits / temperature)
-    probs /= probs.sum()
-    counts = np.bincount(tokens, minlength=12)
-    assert ((counts - n * probs) ** 2 / (n * probs)).sum() < 37
-    np.testing.assert_allclose(logps, np.log(probs)[tokens], atol=1e-5)
+def chi_square(tokens, probs) -> float:
+    """Over degrees of freedom, as a normal deviate (Wilson and Hilferty)."""
+    n, alive = len(tokens), probs > 0
+    counts = np.bincount(tokens, minlength=len(probs))
+    assert counts[~alive].sum() == 0
+    value = ((counts - n * probs)[alive] ** 2 / (n * probs[alive])).sum()
+    degrees = alive.sum() - 1
+    spread = 2 / (9 * degrees)
+    return ((value / degrees) ** (1 / 3) - 1 + spread) / spread**0.5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.5},
+        {"temperature": 1.0},
+        {"temperature": 1.7},
+        {"top_k": 10},
+        {"top_p": 0.8},
+        {"top_k": 30, "top_p": 0.9, "temperature": 0.8},
+        {"never_ids": (0, 7, 39)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_choices_follow_the_distribution(settings, ties):
+    """Chi-square, which exceeds 4 deviations one time in 30,000."""
+    logits = np.random.default_rng(3).normal(0, 1, 40)
+    logits = (np.round(2 * logits) / 2 if ties else logits).astype(np.float32)
+    n, how_ = 20_000, how(**settings)
+    tokens, logps = picks(logits, how_, n)
+    scaled = logits.astype(np.float64) / how_.temperature
+    whole = np.exp(scaled) / np.exp(scaled).sum()
+    np.testing.assert_allclose(logps, np.log(whole)[tokens], atol=1e-5)
+    scaled[list(how_.never_ids)] = -np.inf
+    scaled = np.asarray(restrict(scaled.astype(np.float32)[None, None], how_.top_k, how_.top_p))
+    assert chi_square(tokens, np.exp(scaled[0, 0]) / np.exp(scaled).sum()) < 4
+
+
+@pytest.mark.parametrize("first", [0, 2**17])
+def test_unlikely_tokens_have_their_share(first):
+    """As many of 2 million noises are above 12 as should be, 0.000006: tokens of that mass win."""
+    seed = jax.random.bits(jax.random.key(1), (1, 1))
+    noise = np.asarray(sampling.gumbel(seed, jnp.arange(first, first + 2**21, dtype=jnp.uint32)))
+    for above in (-1.0, 0.0, 3.0, 8.0, 12.0):
+        share = -np.expm1(-np.exp(-above))
+        expected, found = share * noise.size, (noise > above).sum()
+        assert abs(found - expected) < 4.5 * np.sqrt(expected * (1 - share)) + 1
+    assert np.isfinite(noise).all()
+
+
+def test_noises_of_neighbours_know_nothing_of_each_other():
+    """Correlations of 2^20 pairs: of tokens beside each other or 128 apart, of seeds that differ in
+    one bit or follow each other, by a step of the hash too. A thousandth is one deviation."""
+    start = np.uint32(12345)
+    step = np.uint32(0x9E3779B9)
+    others = [start ^ np.uint32(1 << bit) for bit in (0, 7, 16, 31)]
+    with np.errstate(over="ignore"):
+        others += [start + np.uint32(1), start + step, start - step]
+    seed = jnp.array([[start, *others]])
+    noise = np.asarray(sampling.gumbel(seed, jnp.arange(2**20, dtype=jnp.uint32)))[0]
+    pairs = [(noise[0], other) for other in noise[1:]]
+    pairs += [(noise[0][:-lag], noise[0][lag:]) for lag in (1, 2, 8, 128, 1187)]
+    pairs += [(noise[0][1:], noise[6][:-1]), (noise[0][:-1], noise[7][1:])]
+    for one, other in pairs:
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.005
+        assert abs(np.corrcoef(np.exp(-one), np.exp(-other))[0, 1]) < 0.005
 
 
 def test_draws_of_completions_and_steps_are_independent():
@@ -142,20 +228,19 @@ def test_draws_of_completions_and_steps_are_independent():
         assert ((counts - len(pairs) / 16) ** 2 / (len(pairs) / 16)).sum() < 44
 
 
-def test_numbers_differ_by_prompt_completion_token_and_seed():
+def test_seeds_differ_by_prompt_completion_token_and_seed():
     ids = jnp.arange(3)
     completions = ids[:, None] * 0 + jnp.arange(4)
-    numbers = np.stack([uniforms(jax.random.key(s), ids, completions, 5) for s in (0, 1)])
-    assert numbers.shape == (2, 3, 4, 5)
+    numbers = np.stack([seeds(jax.random.key(s), ids, completions, 5) for s in (0, 1)])
+    assert numbers.shape == (2, 3, 4, 5) and numbers.dtype == np.uint32
     assert len(np.unique(numbers)) == numbers.size
-    assert numbers.min() >= 0 and numbers.max() < 1
 
 
-def test_a_number_depends_on_what_it_is_for_and_nothing_else():
+def test_a_seed_depends_on_what_it_is_for_and_nothing_else():
     """Not on what else is asked for, nor on the order."""
     key = jax.random.key(7)
-    few = uniforms(key, jnp.array([5]), jnp.array([[2, 9]]), 3)
-    many = uniforms(key, jnp.array([1, 5]), jnp.array([[0, 1, 2], [9, 4, 2]]), 6)
+    few = seeds(key, jnp.array([5]), jnp.array([[2, 9]]), 3)
+    many = seeds(key, jnp.array([1, 5]), jnp.array([[0, 1, 2], [9, 4, 2]]), 6)
     np.testing.assert_array_equal(few[0, 0], many[1, 2, :3])
     np.testing.assert_array_equal(few[0, 1], many[1, 0, :3])
 
