@@ -218,7 +218,8 @@ def run(
 
 
 def _flow(teacher: str, model: str, key: str, settings: Sequence[str]) -> Any:
-    from jaxvl.config.fields import check_types, set_field
+    from jaxvl.config.fields import check_types
+    from jaxvl.config.overrides import set_field
     from jaxvl.curate.flow import ASKING, Flow
 
     cfg = Flow()

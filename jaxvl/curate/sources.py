@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxvl.data import places
 from jaxvl.data.example import BadRow
 from jaxvl.data.tasks import fields
 from jaxvl.data.tasks.vlaa import SOURCES as KINDS
@@ -106,7 +107,7 @@ def said_in(raw: Raw, speaker: str) -> str:
     """What the first turn of "human" or "gpt" says, without a picture's mark."""
     for turn in raw["conversations"]:
         if isinstance(turn, Mapping) and turn.get("from") == speaker:
-            return fields.MARKER.sub("", fields.text(turn, "value")).strip()
+            return places.MARKER.sub("", fields.text(turn, "value")).strip()
     raise BadRow("no question" if speaker == "human" else "no answer", f"no turn of {speaker}")
 
 
@@ -131,7 +132,7 @@ def _conversation(raw: Raw, facts: Facts, kind: str) -> dict[str, Any]:
 
 
 def _plain(raw: Raw) -> dict[str, Any]:
-    question = fields.MARKER.sub("", fields.text(raw, "question")).strip()
+    question = places.MARKER.sub("", fields.text(raw, "question")).strip()
     if str(raw.get("answerable", 1)) in ("0", "False"):
         raise BadRow("question has no answer", "the set says that it is not answerable")
     if isinstance(raw.get("answers"), list):

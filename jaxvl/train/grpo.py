@@ -123,7 +123,7 @@ class Loop:
             like = learner.abstract_state(fresh, self.tx, vlm.mesh)
             if checkpoints.any():
                 vlm = fresh = None
-            found = resume.decode_steps(self.cfg, checkpoints, like)
+            found = resume.go_on(self.cfg, checkpoints, like)
         if found:
             self.set_state(found.data)
         state = found.state if found else learner.init_state(fresh, self.tx)

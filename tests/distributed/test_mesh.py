@@ -353,7 +353,7 @@ FEW_HEADS = {"depth": 1, "embed_dim": 1280, "num_heads": 4, "hidden_size": 1536}
     ("mesh", "changes", "message"),
     [
         ((1, 1, 8), {}, "the decoder's 12 heads do not divide by mesh.tensor = 8"),
-        ((1, 1, 8), {"num_attention_heads": 16, "num_key_value_heads": 3}, "3 kv heads do not fit"),
+        ((1, 1, 8), {"num_attention_heads": 96, "num_key_value_heads": 3}, "3 kv heads do not fit"),
         ((1, 1, 8), {"vision_config": FEW_HEADS}, "the tower's 4 heads do not divide by"),
     ],
 )

@@ -31,7 +31,7 @@ def test_pieces_are_the_text_that_generate_returns(vlm, pictures, settings):
 
 def test_an_answer_ends_where_generate_ends_it(vlm):
     """At a stop token, wherever it falls between two looks."""
-    stop = tuple(range(0, 300, 24))
+    stop = tuple(range(0, 300, 48))
     short = dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=stop))
     (whole,) = short.generate(["How many?"], n=6, max_new_tokens=25)
     assert {c.finish_reason for c in whole} == {"stop", "length"}

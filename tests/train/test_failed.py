@@ -19,8 +19,8 @@ from jaxvl.observe.metrics import read_metrics
 from jaxvl.rl import learner
 from jaxvl.train import failed, grpo, prompts, rollouts, sft
 from jaxvl.train.replay import replay
+from tests.train import test_grpo
 from tests.train import test_sft as test_sft
-from tests.train import test_train
 from tests.train.test_grpo import ROOT, values
 
 FEW = ("run.steps=4", "run.save_every=3", "sampling.max_new_tokens=4", "grpo.beta=0")
@@ -28,7 +28,7 @@ FEW += ("optim.warmup_steps=0", "run.export=false", "grpo.mini_batches=2")
 
 
 def start(run_dir, fn, *more):
-    cfg = test_train.small(run_dir, *FEW, *more)
+    cfg = test_grpo.small(run_dir, *FEW, *more)
     return grpo.train(dataclasses.replace(cfg, rewards=(Reward(fn, name="odd"),)))
 
 
@@ -169,7 +169,7 @@ def test_too_many_in_a_row_end_the_run(ended):
     assert message.startswith("step 4: an update was skipped, the second in a row (loss nan, ")
     assert "prompts " in message and "rewards " in message and f"jaxvl replay {run_dir}" in message
     # the state before the first of them; a resumed run makes those steps again
-    assert message.endswith("the state after step 2 is saved: the same command goes on from it")
+    assert message.endswith("the state after step 2 is saved: started again, the run goes on from it")
     assert Checkpoints(run_dir, keep=2).latest() == 2
 
 
@@ -194,7 +194,7 @@ class Told:
     index: int
     count: int
     every: list = dataclasses.field(default_factory=list)
-    leading: bool = True
+    is_lead: bool = True
 
     def all_gather_object(self, value):
         return self.every or [value]
@@ -242,7 +242,7 @@ def test_a_learning_rate_that_destroys_the_model_ends_the_run(tmp_path):
 @pytest.mark.parametrize("value", [1e39, 1e300, math.nan, math.inf])
 @pytest.mark.parametrize("field", ["lr", "clip_norm", "weight_decay", "eps", "grad_norm_warn"])
 def test_what_float32_does_not_hold_is_refused(tmp_path, field, value):
-    cfg = test_train.small(tmp_path)
+    cfg = test_grpo.small(tmp_path)
     with pytest.raises(UserError, match=rf"optim.{field} = .*that float32 holds"):
         validate(dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, **{field: value})))
 
@@ -252,7 +252,7 @@ def test_what_float32_does_not_hold_is_refused(tmp_path, field, value):
 def test_what_float32_has_as_zero_is_refused(tmp_path, field, value):
     """By the one is divided, and by the other every gradient multiplied."""
     with pytest.raises(UserError, match=f"optim.{field} = .*at least 1.2e-38"):
-        test_train.small(tmp_path, f"optim.{field}={value}")
+        test_grpo.small(tmp_path, f"optim.{field}={value}")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -306,6 +306,6 @@ def test_a_resumed_run_holds_one_state(whole, monkeypatch):
 
     true = learner.init_state
     monkeypatch.setattr(learner, "init_state", none)
-    cfg = test_train.small(whole[0], *FEW, "run.resume=true")
+    cfg = test_grpo.small(whole[0], *FEW, "run.resume=true")
     again = grpo.train(dataclasses.replace(cfg, rewards=(Reward(odd, name="odd"),)))
     assert_same(again, whole[1])
