@@ -64,8 +64,10 @@ def _done(run_dir: str, exported: bool) -> None:
     import jax
 
     if jax.process_index() == 0:
-        model = f", {run_dir}/hf is the model" if exported else ""
-        typer.echo(f"done: {run_dir}/report.html shows the run{model}")
+        made = [(f"{run_dir}/report.html", "shows the run"), (f"{run_dir}/hf", "is the model")]
+        for path, what in made[: 1 + exported]:
+            there = what if Path(path).exists() else "is not there"
+            typer.echo(f"done: {path} {there}")
 
 
 @app.command()

@@ -25,7 +25,7 @@ def try_(
     from jaxvl.rewards import gold_problem, verify
 
     options = [option.strip() for option in choices.split("|")] if choices else None
-    text = typer.get_text_stream("stdin").read() if text == "-" else text
+    text = typer.get_text_stream("stdin", errors="replace").read() if text == "-" else text
     problem = gold_problem(kind, gold, options)
     if problem:
         typer.echo(f"the gold does not verify against itself: {problem}")

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,8 +171,15 @@ class PromptStream:
 
     def _made(self, position: int, candidate: Example) -> tuple[Item, buckets.Need]:
         """An example as an item, and what that needs."""
-        example = self.gate.open(candidate)
-        prompt = self.template(example)
+        with _told("data.check", candidate):
+            example = self.gate.open(candidate)
+        with _told("data.template", example):
+            prompt = self.template(example)
+        if not isinstance(prompt, (str, list, tuple)):
+            raise UserError(
+                f"data.template gave a {type(prompt).__name__} for example {example.id}; expected "
+                "text or a list of messages"
+            )
         encoded = self.processor.encode(prompt, list(example.images))
         target = self._target(example)
         item = Item(position, example, prompt, encoded, target)
@@ -181,7 +190,8 @@ class PromptStream:
         """The tokens to learn, the end token among them; () where the run is no fine-tuning."""
         if isinstance(self.cfg, Config):
             return ()
-        text = self.cfg.sft.target(example)
+        with _told("sft.target", example):
+            text = self.cfg.sft.target(example)
         if not isinstance(text, str):
             raise UserError(
                 f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
@@ -263,6 +273,21 @@ class PromptStream:
             rows_per_prompt=rows_per_prompt,
             completions_per_row=per_row,
         )
+
+
+@contextlib.contextmanager
+def _told(field: str, example: Example) -> Iterator[None]:
+    """What a user's function raises is told with the example, and where it was raised."""
+    try:
+        yield
+    except (UserError, BadRow):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise UserError(
+            f"{field} raised {type(error).__name__}: {error} ({where}) for example {example.id}"
+        ) from error
 
 
 def _some_ids(examples: Sequence[Example]) -> dict[str, str]:

@@ -50,11 +50,13 @@ def _check_not_lost(cfg: Config | SFTConfig, run_dir: Path, torn: list[int]) -> 
     """UserError where the metrics go beyond a save, and no checkpoint is there."""
     last = _last_step(run_dir)
     every = _save_every(cfg)
+    if (run_dir / FINISHED).exists() or not (run_dir / "checkpoints").is_dir():
+        every = 0  # a run that has ended, or was stopped, has saved; any has made the folder
     # A save that was cut short leaves its folder, and the next one waits for it to be whole.
     if last > (2 * every if torn else every):
         raise UserError(
             f"{run_dir / FILE} says step {last}, but {run_dir / 'checkpoints'} holds no whole "
-            f"checkpoint, and one was to be saved every {every} steps: is a disk not mounted? "
+            "checkpoint, where one should be: is a disk not mounted? "
             f"Bring them back, choose another run.dir, or move {FILE} away to begin again"
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,14 @@ def choose(live_P: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(~live_P, kind="stable")[:count])
 
 
+# Names of a step's line that are the run's own, beside those of `Results.metrics`.
+OWN = re.compile(
+    r"(step|loss|kl|entropy|grad_norm|learning_rate|beta|updates|skipped_steps|num_tokens"
+    r"|step_time|frac_live_rows|nonfinite|mfu)$"
+    r"|(time|perf|sampling|data|clip_ratio|dynamic_sampling|eval|rewards|completions)[/_]"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Results:
     """Numbers of N completions: rewards, columns of `audit.examine`, tokens, and who ended."""
@@ -118,7 +127,7 @@ class Results:
         found = rollout_metrics(self.scores, self.lengths_N, self.finished_N, group)
         found |= audit.metrics(self.checks, self.lengths_N, group)
         logged = self.scores.metrics
-        taken = sorted(found.keys() & logged.keys())
+        taken = sorted(name for name in logged if name in found or OWN.match(name))
         if taken:
             raise UserError(
                 f"a reward logs the metric `{taken[0]}`, which is the run's own; take another name"

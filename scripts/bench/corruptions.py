@@ -173,7 +173,7 @@ class Run:
             with contextlib.redirect_stdout(said):
                 resume.check(cfg)
                 checkpoints = Checkpoints(folder, keep=2)
-                found = resume.decode_steps(cfg, checkpoints, self.like)
+                found = resume.go_on(cfg, checkpoints, self.like)
                 checkpoints.close()
         except UserError as error:
             return "refused", str(error)

@@ -80,8 +80,8 @@ def test_attention_is_a_kernel(plan):
 
 
 def test_gradients_are_summed_and_cut_in_one_exchange(plan):
-    """A reduction of the whole gradient of a weight would move twice the bytes. One of the weights
-    is reduced so since the norm of all gradients decides whether the state changes (1.4 MB here)."""
+    """A reduction of the whole gradient of a weight would move twice the bytes. One weight is
+    reduced so since the norm of all gradients decides whether the state changes (1.4 MB here)."""
     moved = {one["kind"]: one["bytes"] for one in plan["programs"][0]["collectives"]}
     assert moved["all-reduce"] < 0.2 * moved["reduce-scatter"]
 

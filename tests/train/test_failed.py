@@ -169,7 +169,9 @@ def test_too_many_in_a_row_end_the_run(ended):
     assert message.startswith("step 4: an update was skipped, the second in a row (loss nan, ")
     assert "prompts " in message and "rewards " in message and f"jaxvl replay {run_dir}" in message
     # the state before the first of them; a resumed run makes those steps again
-    assert message.endswith("the state after step 2 is saved: started again, the run goes on from it")
+    assert message.endswith(
+        "the state after step 2 is saved: started again, the run goes on from it"
+    )
     assert Checkpoints(run_dir, keep=2).latest() == 2
 
 

@@ -161,7 +161,7 @@ def test_a_broken_config_of_a_run_is_a_message(run_dir, text):
         (900, ["2"], True),  # a save that was cut short; others must have been before
         (4, ["2"], False),  # killed in the first save
         (2, [], False),
-        (1, None, False),  # nothing was saved yet
+        (1, None, True),  # the folder is made before the first step
     ],
 )
 def test_a_run_that_has_lost_its_checkpoints_is_refused(tmp_path, last, left, refused):

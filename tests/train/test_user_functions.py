@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user's own functions raise ends in one message that names the field and the example."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jaxvl import config
+from jaxvl.data.example import BadRow
+from jaxvl.errors import UserError
+from jaxvl.train.prompts import PromptStream
+from jaxvl.train.rollouts import OWN
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def broken(example):
+    raise KeyError("nope")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"template": broken}, r"data.template raised KeyError: 'nope' \(test_user_functions.py:"),
+        ({"template": lambda example: None}, "data.template gave a NoneType for example"),
+        ({"template": lambda example: 3}, "data.template gave a int for example"),
+        ({"template": lambda example: 1 / 0}, "data.template raised ZeroDivisionError"),
+        ({"check": broken}, "data.check raised KeyError"),
+        ({"check": lambda example: example.nothing}, "data.check raised AttributeError"),
+    ],
+)
+def test_a_function_of_the_data_that_raises_is_told(vlm, tmp_path, fields, words):
+    cfg = config.load(CONFIGS / "quickstart.py", [f"run.dir={tmp_path}", "data.source.size=8"])
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0, **fields))
+    with pytest.raises(UserError, match=words):
+        next(PromptStream(cfg, vlm, cfg.grpo.prompts))
+
+
+def test_a_target_that_raises_is_told(vlm, tmp_path):
+    cfg = config.load(
+        CONFIGS / "quickstart_sft.py",
+        [f"run.dir={tmp_path}", "data.source.size=8", "data.workers=0"],
+        config.SFTConfig,
+    )
+    cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, target=broken))
+    with pytest.raises(UserError, match="sft.target raised KeyError: 'nope'"):
+        next(PromptStream(cfg, vlm, cfg.sft.rows))
+
+
+def test_a_check_may_still_refuse_a_row(vlm, tmp_path):
+    def check(example):
+        raise BadRow("mine", "not this one")
+
+    cfg = config.load(CONFIGS / "quickstart.py", [f"run.dir={tmp_path}", "data.source.size=8"])
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0, check=check))
+    with pytest.raises(UserError, match="mine"):
+        next(PromptStream(cfg, vlm, cfg.grpo.prompts))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["step", "loss", "grad_norm", "updates", "time/reward", "perf/compiles", "eval_x/greedy", "kl"],
+)
+def test_names_of_the_run_are_its_own(name):
+    assert OWN.match(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "losses", "steps", "judge/cost", "verify/refused", "klm"])
+def test_other_names_are_free(name):
+    assert not OWN.match(name)
