@@ -31,7 +31,14 @@ with PreemptionHandler(last=lambda: print("page", flush=True)) as stop:
 """
 
 
+def heard():
+    """No signal is ignored, whatever started the tests: what is, as by nohup, stays so."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(kind, **how):
+    how = {"preexec_fn": heard} | how
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, kind], cwd=ROOT, text=True, **how,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -43,7 +43,7 @@ def run(tmp_path_factory):
         mine = [x for x in jax.live_arrays() if id(x) not in others and not x.is_deleted()]
         held[program] = max(held.get(program, 0), sum(x.nbytes for x in mine))
 
-    states, put_rows, mini_batches = Sampler.states, grpo.put_rows, grpo.Loop.mini_batches
+    states, put_rows = Sampler.states, grpo.put_rows
 
     def decoding(self, *args):
         for state in states(self, *args):
@@ -52,19 +52,13 @@ def run(tmp_path_factory):
 
     def put(tree, *args, lead=0):
         found = put_rows(tree, *args, lead=lead)
-        if lead and tree.mask is None:  # what the reference is asked
-            look("logprobs")
-        return found
-
-    def cut(self, batch):
-        found = mini_batches(self, batch)
-        look("update")
+        if lead:  # what the reference is asked has no mask yet
+            look("logprobs" if tree.mask is None else "update")
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sampler, "states", decoding)
         patch.setattr(grpo, "put_rows", put)
-        patch.setattr(grpo.Loop, "mini_batches", cut)
         grpo.train(cfg)
     return cfg, held
 

@@ -132,7 +132,7 @@ def test_a_checkpoint_of_other_parts_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="(?s)model.train: .*now .*run.allow=model.train"):
         start(other)
     allowed = dataclasses.replace(other.run, allow=("model.train",))
-    with pytest.raises(UserError, match="the checkpoint does not fit the config:\n  .*text/"):
+    with pytest.raises(UserError, match="the checkpoint does not fit the config"):
         start(dataclasses.replace(other, run=allowed))
 
 

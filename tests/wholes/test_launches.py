@@ -118,7 +118,12 @@ def test_fine_tuning_then_grpo_from_its_export(world, tmp_path):
     with scorer() as (url, asked):
         grpo = ["grpo", "configs/vlaa.py", f"model.path={tmp_path / 'sft/hf'}", *quick, data]
         grpo += ["grpo.prompts=9", "grpo.group=2", "grpo.micro_batches=1", "grpo.mini_batches=3"]
-        grpo += ["sampling.max_new_tokens=48", "run.steps=2", f"run.dir={tmp_path / 'grpo'}"]
+        grpo += [
+            "sampling.max_new_tokens=64",
+            "sampling.temperature=0.3",
+            "run.steps=2",
+            f"run.dir={tmp_path / 'grpo'}",
+        ]
         launch(*grpo, f"rewards.0.fn.scorer.endpoint.url={url}")
     check_run(tmp_path / "grpo", 2)
     assert {"question", "answer", "images"} <= set(asked[0])
