@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 _HOME = {"load": "vlm", "VLM": "vlm", "Completion": "vlm", "UserError": "errors"}
@@ -18,7 +20,7 @@ __all__ = [*_HOME, *_PACKAGES]
 __version__ = "0.1.0"
 
 
-# Where modules went that lay elsewhere in 0.1.0: importing one says so.
+# Where modules went that lay elsewhere in 0.1.0: the old names still import them.
 _MOVED = {
     "algorithm": "config.grpo",
     "batch": "rl.batch",
@@ -80,13 +82,21 @@ _MOVED = {
 }
 
 
-class _Moved(MetaPathFinder):
-    """Finds nothing; for the old name of a module it raises ImportError with the new one."""
+class _Moved(MetaPathFinder, Loader):
+    """Finds the module that now holds what an old name stood for."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        old = name.removeprefix("jaxvl.")
-        if name.startswith("jaxvl.") and old in _MOVED:
-            raise ModuleNotFoundError(f"{name} is now jaxvl.{_MOVED[old]}", name=name)
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        moved = name.startswith("jaxvl.") and name.removeprefix("jaxvl.") in _MOVED
+        return ModuleSpec(name, self) if moved else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(f"jaxvl.{_MOVED[spec.name.removeprefix('jaxvl.')]}")
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run; its own spec is put back in place of the old name's."""
+        module.__spec__ = module.__spec__.loader_state
 
 
 if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
@@ -99,7 +109,7 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"jaxvl.{name}")
     if name in _MOVED:
-        raise AttributeError(f"jaxvl.{name} is now jaxvl.{_MOVED[name]}")
+        return importlib.import_module(f"jaxvl.{name}")
     raise AttributeError(f"module 'jaxvl' has no attribute {name!r}")
 
 
