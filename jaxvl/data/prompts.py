@@ -58,8 +58,6 @@ class Processor:
     chat_template: str | None
     image_token_id: int
     video_token_id: int
-    vision_start_id: int
-    vision_end_id: int
     pad_id: int
     stop_ids: tuple[int, ...]
     image_config: Mapping[str, Any]  # the image processor as the checkpoint had it
@@ -88,12 +86,6 @@ class Processor:
         ids = {
             "image_token_id": _token_id(path, tokenizer, config, "image_token_id", IMAGE_PAD),
             "video_token_id": _token_id(path, tokenizer, config, "video_token_id", VIDEO_PAD),
-            "vision_start_id": _token_id(
-                path, tokenizer, config, "vision_start_token_id", "<|vision_start|>"
-            ),
-            "vision_end_id": _token_id(
-                path, tokenizer, config, "vision_end_token_id", "<|vision_end|>"
-            ),
         }
         ends = (generation, config, config.get("text_config") or {})
         stop_ids = _unique([c.get("eos_token_id") for c in ends] + [tokenizer.eos_token_id])

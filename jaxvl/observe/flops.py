@@ -118,15 +118,6 @@ def update(arch: Arch, work: Work, trains: Collection[str], adapted: Collection[
     return total
 
 
-def decode_bytes(arch: TextArch, prompt_tokens: int, own_tokens: int, width: int = 2) -> float:
-    """What a step of decoding must read: the weights once, and keys and values of the prompts
-    (once a row, `prompt_tokens` over all rows) and of the completions so far (`own_tokens` over
-    all of them). `width` is the bytes of a number."""
-    weights = arch.layers * _layer(arch) + arch.vocab * arch.dim
-    cached = 2 * arch.layers * arch.kv_heads * arch.head_dim * (prompt_tokens + own_tokens)
-    return float(width * (weights + cached))
-
-
 def peak(device_kind: str, dtype: str) -> float | None:
     """FLOP/s that a jax device can reach at best; None where it is not known.
 

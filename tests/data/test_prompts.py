@@ -367,6 +367,7 @@ def test_sizes_go_up_in_few_steps():
     sizes = [step_up(n) for n in range(4097)]
     assert sorted(set(sizes)) == [64 * 2**i * k // 4 for i in range(7) for k in (3, 4)][1:]
     assert all(n <= size < max(1.5 * n, 65) for n, size in enumerate(sizes))
+    assert sorted(set(sizes))[:5] == [64, 96, 128, 192, 256]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])

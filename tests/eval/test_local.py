@@ -18,7 +18,7 @@ from jaxvl.errors import UserError
 from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
-from jaxvl.eval.engines.local import Local, padded
+from jaxvl.eval.engines.local import Local
 from jaxvl.eval.engines.remote import Remote
 from jaxvl.eval.engines.replies import Sampling, number_of
 from jaxvl.rewards.endpoint import Endpoint
@@ -85,13 +85,6 @@ def test_what_cannot_be_opened_is_listed(base, items):
     found = asked(engine, pairs([broken, items[1]]))
     assert set(found) == {(items[1].id, 0), (items[1].id, 1)}
     assert [row.id for row in engine.dropped] == ["broken"]
-
-
-def test_lengths_are_padded_to_few_sizes():
-    sizes = [padded(length) for length in range(5000)]
-    assert all(size >= length for length, size in enumerate(sizes))
-    assert all(size < 1.5 * length for length, size in enumerate(sizes) if length > 64)
-    assert sorted(set(sizes))[:5] == [64, 96, 128, 192, 256] and len(set(sizes)) == 14
 
 
 def test_the_command_answers_scores_and_reports(tmp_path):

@@ -161,7 +161,7 @@ def test_a_comparison_knows_kin_and_says_what_else_differs(tmp_path, monkeypatch
     score.score(b / "smoke")
     (found,) = compare(a, b)
     error = stats.standard_error([-1, -1, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3])
-    assert found["p, clusters"] == stats.of_mean(0.25, error) == found["p, Holm"] != found["p"]
+    assert found["p, clusters"] == stats.of_mean(0.25, error, 4) == found["p, Holm"] != found["p"]
     assert found["settings"] == {"seed": [0, 7]}
     assert "Not the same in both: seed, 0 in A and 7 in B." in to_markdown([found])
     scores = b / "smoke/scores.jsonl"

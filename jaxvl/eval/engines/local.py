@@ -36,7 +36,6 @@ from jaxvl.rl.sampler import Sampler, check_drawn
 from jaxvl.vlm import VLM, checkpoint_dir, load
 
 READERS = 4  # threads that open pictures and tokenize
-_LEAST = 64  # tokens or patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +48,8 @@ class _Row:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return padded(len(self.encoded.tokens)), padded(len(self.encoded.segments))
-
-
-def padded(length: int) -> int:
-    """The smallest of 64, 96, 128, 192, 256, .. (2^k and 3 * 2^k) of at least `length`."""
-    size = max(_LEAST, 1 << (length - 1).bit_length())
-    return size * 3 // 4 if size > _LEAST and length <= size * 3 // 4 else size
+        step_up, encoded = data_prompts.step_up, self.encoded
+        return step_up(len(encoded.tokens)), step_up(len(encoded.segments))
 
 
 def open_model(path: str, dtype: str, mesh: Mesh, **pixels: int | None) -> tuple[VLM, str]:

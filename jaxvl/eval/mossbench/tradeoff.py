@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmarks.mossbench import TYPES
 from jaxvl.eval.engines import predictions
@@ -99,17 +97,11 @@ def _rate(verdicts: Sequence[Verdict], kind: str) -> stats.Estimate:
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Spearman's rank correlation, ties at their mean rank; None under three points or where one
     side does not vary."""
-    if len(x) < 3:
+    from scipy.stats import spearmanr
+
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
-    a, b = _ranks(np.asarray(x, float)), _ranks(np.asarray(y, float))
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale else None
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
+    return float(spearmanr(x, y).statistic)
 
 
 def overview(found: Sequence[dict[str, Any]]) -> Table:

@@ -87,7 +87,10 @@ def _task(name: str, a: Path, b: Path, mode: str, force: bool) -> dict[str, Any]
     losses = [id for id, d in zip(shared, differences, strict=True) if d < 0]
     binary = all(value in (0.0, 1.0) for of in values for value in of)
     error = stats.standard_error(differences, clusters)
-    clustered = len(set(clusters)) < len(clusters)
+    apart = len(set(clusters))
+    p_of_clusters = None
+    if apart < len(clusters):
+        p_of_clusters = stats.of_mean(_mean(differences), error, apart)
     return {
         "task": name,
         "mode": mode,
@@ -104,7 +107,7 @@ def _task(name: str, a: Path, b: Path, mode: str, force: bool) -> dict[str, Any]
         "ties": len(shared) - len(wins) - len(losses),
         "test": "McNemar, exact" if binary else "Wilcoxon, Pratt",
         "p": stats.mcnemar(len(wins), len(losses)) if binary else stats.wilcoxon(differences),
-        "p, clusters": stats.of_mean(_mean(differences), error) if clustered else None,
+        "p, clusters": p_of_clusters,
         "detectable": stats.detectable(error),
     }
 
