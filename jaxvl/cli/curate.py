@@ -218,7 +218,7 @@ def run(
 
 
 def _flow(teacher: str, model: str, key: str, settings: Sequence[str]) -> Any:
-    from jaxvl.config.fields import check_types
+    from jaxvl.config.fields import check_fields
     from jaxvl.config.overrides import set_field
     from jaxvl.curate.flow import ASKING, Flow
 
@@ -228,7 +228,7 @@ def _flow(teacher: str, model: str, key: str, settings: Sequence[str]) -> Any:
     cfg = dataclasses.replace(cfg, **steps)
     for setting in settings:
         cfg = set_field(cfg, setting)
-    check_types(cfg)
+    check_fields(cfg)
     for name in ASKING:  # of a checkpoint what it is counts, not where
         asked = getattr(cfg, name)
         if asked.teacher.startswith("local:"):

@@ -160,7 +160,7 @@ def _make(name: str, path: str, settings: list[str] | None) -> Any:
     """The source of a name in `jaxvl data list`, with `field=value` settings."""
     import difflib
 
-    from jaxvl.config.fields import check_types
+    from jaxvl.config.fields import check_fields
     from jaxvl.config.overrides import set_field
 
     known = _datasets()
@@ -171,7 +171,7 @@ def _make(name: str, path: str, settings: list[str] | None) -> Any:
     source = known[name][0](path)
     for setting in settings or []:
         source = set_field(source, setting)
-    check_types(source)
+    check_fields(source)
     return source
 
 

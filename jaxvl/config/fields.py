@@ -1,33 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of nested frozen dataclasses: checked by annotation, written as JSON."""
+"""Fields of nested frozen dataclasses: checked by annotation, described, written as JSON."""
 
 from __future__ import annotations
 
+import ast
 import collections.abc
 import dataclasses
 import functools
+import inspect
+import itertools
 import math
 import re
-import types
+import textwrap
 import typing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from jaxvl.config.ranges import FLOAT32, in_range, is_union, range_words
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 
-_PLACES = ("jaxvl.config.schema", "jaxvl.config.grpo")
-
 
 class Missing:
-    """Stands in a field that must be set and is not yet; `check_types` says so."""
+    """Stands in a field that must be set and is not yet; `check_fields` says so."""
 
 
 MISSING = Missing()
 
 
-def check_types(node: Any, path: str = "") -> None:
-    """Raise UserError unless each field holds what it is annotated with, nested ones included."""
-    hints = typing.get_type_hints(type(node))
+def check_fields(node: Any, path: str = "") -> None:
+    """Raise UserError unless each field holds what it is annotated with, in its range; nested ones
+    included."""
+    hints = typing.get_type_hints(type(node), include_extras=True)
     for field in dataclasses.fields(node):
         value, where = getattr(node, field.name), f"{path}{field.name}"
         if value is MISSING:
@@ -35,16 +38,68 @@ def check_types(node: Any, path: str = "") -> None:
             if hints[field.name] is Source:  # that made by setting a field of it
                 hint = f"set a field of it, as {where}.path=FILE; others are as in data.source"
             raise UserError(f"{where} is missing: expected {type_name(hints[field.name])}; {hint}")
-        if not _fits(value, hints[field.name]):
-            found = f"{value!r:.60} ({type(value).__name__})"
-            raise UserError(f"{where}: expected {type_name(hints[field.name])}, found {found}")
-        if isinstance(value, tuple):
-            for index, item in enumerate(value):
-                if dataclasses.is_dataclass(item):
-                    check_types(item, f"{where}.{index}.")
-        elif type(value) in (hints[field.name], *typing.get_args(hints[field.name])):
-            if dataclasses.is_dataclass(value):
-                check_types(value, f"{where}.")
+        _check(value, hints[field.name], where)
+
+
+def _check(value: Any, kind: Any, where: str) -> None:
+    fitting = [one for one in kinds_of(kind) if _fits(value, one)]
+    if not fitting:
+        found = f"{value!r:.60} ({type(value).__name__})"
+        raise UserError(f"{where}: expected {type_name(kind)}, found {found}")
+    if not any(in_range(value, one) for one in fitting):
+        expected = f" {range_words(kind)}".removesuffix(" any")
+        expected += "" if abs(value) <= FLOAT32 else " that float32 holds"
+        raise UserError(f"{where} = {value}: expected a number{expected}")
+    if isinstance(value, tuple):
+        (item,) = {typing.get_args(one)[0] for one in fitting}
+        for index, one in enumerate(value):
+            _check(one, item, f"{where}.{index}")
+    elif any(dataclasses.is_dataclass(one) for one in fitting):
+        check_fields(value, f"{where}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a config, as people read of it."""
+
+    path: str  # "optim.lr"; N stands for the number of an item, as in "rewards.N.weight"
+    of: str  # the class that has it: of "grpo.loss.epsilon" there is one for every loss
+    type: str  # "int or none"
+    default: Any  # MISSING where it must be set
+    range: str  # "at least 1"; "any"; "" for what is no number
+    doc: str  # one line
+
+
+def describe(kind: type, path: str = "") -> list[Field]:
+    """Every field of a dataclass `kind` in its order, those of the parts that it may hold after
+    it. A part that is always there is no field of its own."""
+    hints, docs = typing.get_type_hints(kind, include_extras=True), field_docs(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        hint, where = hints[field.name], f"{path}{field.name}"
+        if not dataclasses.is_dataclass(hint):
+            default = MISSING if field.default is dataclasses.MISSING else field.default
+            told = type_name(hint), default, range_words(hint), docs.get(field.name, "")
+            found.append(Field(where, kind.__name__, *told))
+        for one in kinds_of(hint):
+            items = typing.get_origin(one) is tuple
+            for part in typing.get_args(one)[:1] if items else (one,):
+                if dataclasses.is_dataclass(part):
+                    found += describe(part, f"{where}.N." if items else f"{where}.")
+    return found
+
+
+@functools.cache
+def field_docs(kind: type) -> dict[str, str]:
+    """What stands below each field of a dataclass, as one line; of inherited ones too."""
+    found = {}
+    for base in reversed([one for one in kind.__mro__ if dataclasses.is_dataclass(one)]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        for node, after in itertools.pairwise(tree.body):
+            text = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Constant):
+                found[node.target.id] = " ".join(text.value.split())
+    return found
 
 
 def to_json(value: Any) -> Any:
@@ -57,7 +112,9 @@ def to_json(value: Any) -> Any:
             fields[field.name] = to_json(item)
             if len(choices(hints[field.name])) > 1:
                 fields[field.name] = {"type": type(item).__name__, **fields[field.name]}
-        known = type(value).__module__ in _PLACES  # by its place; a source says what it is
+        known = type(value).__module__.startswith(
+            "jaxvl.config."
+        )  # by its place; a source says what it is
         return fields if known else {"type": _qualname(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
@@ -95,12 +152,19 @@ def _qualname(thing: Any) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """The kinds that an annotation allows."""
+    return typing.get_args(kind) if is_union(kind) else (kind,)
+
+
 def _fits(value: Any, kind: Any) -> bool:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
+    if is_union(kind):
         return any(_fits(value, arg) for arg in args)
+    if origin is Annotated:
+        return _fits(value, args[0])
     if origin is Literal:
-        return value in args
+        return any(isinstance(value, type(arg)) and value == arg for arg in args)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
     if origin is collections.abc.Callable:
@@ -116,7 +180,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def choices(kind: Any) -> dict[str, type]:
     """The dataclasses that a field may hold, by their names ("dr_grpo"); {} for any other field,
     and where one of them has no default for a field of its own. None may stand beside them."""
-    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+    if not is_union(kind):
         return {}
     kinds = [arg for arg in typing.get_args(kind) if arg is not type(None)]
     if not all(dataclasses.is_dataclass(k) and _has_defaults(k) for k in kinds):
@@ -140,10 +204,12 @@ def word_of(choice: Any) -> str:
 def type_name(kind: Any) -> str:
     """An annotation for people: "int or none", "one of constant, linear", "a tuple of int"."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
+    if is_union(kind):
         return " or ".join(type_name(arg) for arg in args)
+    if origin is Annotated:
+        return type_name(args[0])
     if origin is Literal:
-        return "one of " + ", ".join(word_of(arg) for arg in args)
+        return ("one of " if len(args) > 1 else "") + ", ".join(word_of(arg) for arg in args)
     if origin is tuple:
         return f"a tuple of {type_name(args[0])}"
     if kind is bool:

@@ -16,13 +16,13 @@ import functools
 import importlib
 import inspect
 import math
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxvl.config.fields import MISSING, choices, type_name, word_of
+from jaxvl.config.fields import MISSING, choices, kinds_of, type_name, word_of
+from jaxvl.config.ranges import is_union
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 
@@ -73,7 +73,7 @@ class _Override:
             return self.root.data.source
         if _item(kind) is not None:
             return ()
-        parts = [arg for arg in _args(kind) if dataclasses.is_dataclass(arg)]
+        parts = [arg for arg in kinds_of(kind) if dataclasses.is_dataclass(arg)]
         if len(parts) == 1:
             return _blank(parts[0])
         raise UserError(
@@ -173,19 +173,13 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     return [path for name in fields for path in _paths(getattr(node, name), f"{prefix}{name}.")]
 
 
-def _args(kind: Any) -> tuple[Any, ...]:
-    """The kinds that an annotation allows."""
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    return typing.get_args(kind) if union else (kind,)
-
-
 def _optional(kind: Any) -> bool:
-    return type(None) in _args(kind)
+    return type(None) in kinds_of(kind)
 
 
 def _item(kind: Any) -> Any:
     """What the items of a tuple are, None where the annotation does not say or they differ."""
-    for arg in _args(kind):
+    for arg in kinds_of(kind):
         args = typing.get_args(arg)
         if typing.get_origin(arg) is tuple and len(args) == 2 and args[1] is Ellipsis:
             return args[0]
@@ -200,7 +194,7 @@ def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
         return _named(word, named, path)
     if _optional(kind) and word.lower() == "none":
         return None
-    if origin in (typing.Union, types.UnionType):
+    if is_union(kind):
         return _parse_one_of(text, kind, path)
     if origin is tuple:
         items = [item for item in word.strip("()[]").split(",") if item.strip()]
@@ -230,7 +224,7 @@ def _parse_one_of(text: str, kind: Any, path: str) -> Any:
     """`text` as the first of several kinds that it can be."""
     if parts := choices(kind):
         return _choose(text.strip(), parts, path)
-    kinds = [arg for arg in _args(kind) if arg is not type(None)]
+    kinds = [arg for arg in kinds_of(kind) if arg is not type(None)]
     words = {
         word for arg in kinds if typing.get_origin(arg) is Literal for word in typing.get_args(arg)
     }
@@ -289,6 +283,6 @@ def _choose(word: str, parts: dict[str, type], path: str) -> Any:
 
 def _refuse(path: str, kind: Any) -> typing.NoReturn:
     what = f"{path} holds {type_name(kind)} and cannot be set"
-    if any(_is_class(arg) for arg in _args(kind)):
+    if any(_is_class(arg) for arg in kinds_of(kind)):
         raise UserError(f"{what} as a whole; set a field of it, as {path}.x=1")
     raise UserError(f"{what} on the command line; edit the config file")
