@@ -25,7 +25,7 @@ from jaxvl.models import lora, partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.io import hf, peft
-from jaxvl.models.io.hf_config import check_tokens
+from jaxvl.models.io.hf_config import check_images, check_tokens
 from jaxvl.models.layers import cast
 from jaxvl.rl import batching, learner, streaming
 from jaxvl.rl.batch import TrainBatch
@@ -353,6 +353,7 @@ def load(
     arch = hf.arch_from_config(config)
     processor = Processor.from_pretrained(path, min_pixels=min_pixels, max_pixels=max_pixels)
     check_tokens(path, config, processor.generation_config, processor.tokenizer)
+    check_images(path, arch.vision, processor.image)
     arch = dataclasses.replace(arch, text=dataclasses.replace(arch.text, float32_head=float32_head))
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
     with jax.set_mesh(mesh):

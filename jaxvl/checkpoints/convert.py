@@ -18,7 +18,7 @@ from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Model
 from jaxvl.config.fields import from_json
 from jaxvl.data import test_sets
-from jaxvl.data.image import read_json
+from jaxvl.data.strict_json import read_json
 from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxvl.data import places
+from jaxvl.data.template_probe import LONGEST
 from jaxvl.errors import UserError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -23,8 +24,6 @@ def render(tokenizer: Any, messages: Messages) -> str:
     parts alone, as a flat list. UserError for a video, for what the template cannot render, and
     where it leaves a text out, as it does with messages of the other kind.
     """
-    import jinja2
-
     messages = list(messages)
     if not messages:
         raise UserError(f"the prompt has no messages; {_EXPECTED}")
@@ -34,10 +33,18 @@ def render(tokenizer: Any, messages: Messages) -> str:
             raise UserError("a message has a video, and video is not supported; give its frames")
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         lost = [part["text"] for part in parts if part.get("text", "").strip() not in text]
-    except (jinja2.TemplateError, TypeError, KeyError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a template is a program, which may raise anything
+        why = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"the chat template cannot render {messages!r}: {error}; {_EXPECTED}"
+            f"the chat template cannot render {messages!r:.400}: {why:.300}; {_EXPECTED}"
         ) from error
+    if len(text) > LONGEST:
+        raise UserError(
+            f"the chat template makes {len(text)} characters of {messages!r:.400}; expected at "
+            f"most {LONGEST}; take it from the published checkpoint"
+        )
     if lost:
         raise UserError(
             f"the chat template leaves out the text {lost[0]!r:.80}; {_EXPECTED}, or for a base "

@@ -11,20 +11,16 @@ import csv
 import hashlib
 import json
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data import tables
 from jaxvl.data.example import BadRow
+from jaxvl.data.strict_json import DuplicateKey, loads
 from jaxvl.errors import UserError
 
 _BATCH = 32  # rows of a parquet file in memory at a time: they may hold pictures
-_LONGEST_CELL = 2**28  # of CSV and TSV, which hold pictures as text
-_LONGEST_ROW = (
-    1000  # lines that a row of CSV or TSV may take: a quote left open takes all there are
-)
-
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character of two: alone it is none
 
 Raw = dict[str, Any] | BadRow
@@ -53,6 +49,7 @@ def sha256(file: Path) -> str:
 def _rows(file: Path, skip: int) -> Iterator[Raw | None]:
     """Every row of a file; None for some or all of the first `skip`, where that is quicker."""
     try:
+        _check_text(file)
         if file.suffix == ".parquet":
             yield from _parquet(file, skip)
         elif file.suffix == ".arrow":
@@ -62,17 +59,40 @@ def _rows(file: Path, skip: int) -> Iterator[Raw | None]:
         elif file.suffix == ".json":
             yield from _json(file, skip)
         else:
-            yield from _table(file, "\t" if file.suffix == ".tsv" else ",")
+            yield from tables.read(file, "\t" if file.suffix == ".tsv" else ",")
     except UserError:
         raise
     except (OSError, ValueError, RecursionError, csv.Error) as error:  # pyarrow's: ValueErrors
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
+def _check_text(file: Path) -> None:
+    """UserError where text is written in units of 16 or 32 bits, as some spreadsheets save it."""
+    if file.suffix in (".parquet", ".arrow"):
+        return
+    with open(file, "rb") as opened:
+        first = opened.read(4)
+    if first[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in first:
+        raise UserError(
+            f"{file} is text in UTF-16 or UTF-32 (it begins with {first.hex(' ')}); expected "
+            f"UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}"
+        )
+
+
+def _check_columns(file: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"{file}: the column {twice[0]!r} is there {names.count(twice[0])} times; rename or "
+            "remove all but one"
+        )
+
+
 def _parquet(file: Path, skip: int) -> Iterator[Raw | None]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(file, memory_map=True) as parquet:
+        _check_columns(file, parquet.schema_arrow.names)
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if skip >= rows:
@@ -88,7 +108,9 @@ def _arrow(file: Path) -> Iterator[Raw]:
     import pyarrow
 
     with pyarrow.memory_map(str(file)) as source:
-        for batch in pyarrow.ipc.open_stream(source):
+        stream = pyarrow.ipc.open_stream(source)
+        _check_columns(file, stream.schema.names)
+        for batch in stream:
             for start in range(0, batch.num_rows, _BATCH):
                 yield from batch.slice(start, _BATCH).to_pylist()
 
@@ -109,7 +131,7 @@ def _json(file: Path, skip: int) -> Iterator[Raw | None]:
         return
     data = file.read_bytes()
     try:
-        value = json.loads(data)
+        value = loads(data)
     except ValueError:
         if not more or line.strip() in (b"{", b"["):
             raise
@@ -128,66 +150,11 @@ def _all_objects(value: dict[str, Any]) -> bool:
     return bool(value) and all(isinstance(row, dict) for row in value.values())
 
 
-def _table(file: Path, delimiter: str) -> Iterator[Raw]:
-    """Rows below a header. A quote that is not closed, or closed within a cell, costs the line that
-    it stands in: the next line begins a row again."""
-    csv.field_size_limit(_LONGEST_CELL)
-    with open(file, encoding="utf-8-sig", newline="") as opened:
-        lines = _Lines(opened)
-        header = None
-        while (first := lines.take()) is not None:
-            cells, more = _cells(first, lines, delimiter)
-            if header is None and cells:
-                header = cells
-            elif isinstance(cells, str):
-                if header is None:
-                    raise UserError(f"{file} cannot be read: its header {first!r:.80}: {cells}")
-                yield BadRow("broken row", f"{cells}: {first!r:.80}")
-            elif cells and len(cells) != len(header):
-                lines.give_back(more)
-                found = f"a row of {len(cells)} cells does not fit the header of {len(header)}"
-                yield BadRow("broken row", f"{found}: {first!r:.80}")
-            elif cells:
-                yield {
-                    name: value if value else None
-                    for name, value in zip(header, cells, strict=True)
-                }
-
-
-class _Lines:
-    """Lines of a text file, some of which may be given back to be taken again."""
-
-    def __init__(self, opened: Iterator[str]):
-        self.opened, self.waiting = opened, deque()
-
-    def take(self) -> str | None:
-        return self.waiting.popleft() if self.waiting else next(self.opened, None)
-
-    def give_back(self, lines: Sequence[str]) -> None:
-        self.waiting.extendleft(reversed(lines))
-
-
-def _cells(first: str, lines: _Lines, delimiter: str) -> tuple[list[str] | str, list[str]]:
-    """The cells of the row that begins with the line `first`, and the other lines that it took;
-    where its quotes are wrong, what is wrong with them, and no line is taken."""
-    more: list[str] = []
-
-    def text() -> Iterator[str]:
-        yield first
-        while len(more) < _LONGEST_ROW and (line := lines.take()) is not None:
-            more.append(line)
-            yield line
-
-    try:
-        return next(csv.reader(text(), delimiter=delimiter, strict=True), []), more
-    except csv.Error as error:
-        lines.give_back(more)
-        return f"a quote that is not as it should be ({error})", []
-
-
 def _object(line: bytes) -> Raw:
     try:
-        row = json.loads(line)
+        row = loads(line)
+    except DuplicateKey as error:
+        return BadRow("key that stands twice", str(error))
     except (ValueError, RecursionError) as error:
         return BadRow("broken JSON", f"broken JSON: {error}")
     return _checked(row, bool(_HALF.search(line)))

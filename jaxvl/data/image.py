@@ -9,129 +9,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 import io
-import json
 import math
 import os
 import urllib.parse
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxvl.data.example import BadRow
-from jaxvl.errors import UserError
+from jaxvl.data.image_settings import MAX_IMAGE_PIXELS, ImageSettings
+from jaxvl.data.image_settings import read_config as read_config  # its name before it moved
+from jaxvl.data.strict_json import read_json as read_json
 
 MAX_ASPECT = 200
-MAX_IMAGE_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can unpack into gigabytes
-# Pillow knows many more, of which some start other programs (EPS).
 _CLEAR = ("RGBA", "LA", "PA", "RGBa", "La")  # modes of Pillow with an alpha channel
+# Pillow knows many more, of which some start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSettings:
-    """How a checkpoint wants its pictures; the defaults are those of transformers' Qwen2-VL."""
-
-    patch_size: int = 14
-    merge_size: int = 2
-    temporal_patch_size: int = 2
-    min_pixels: int = 56 * 56
-    max_pixels: int = 28 * 28 * 1280
-    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-    rescale_factor: float = 1 / 255
-    resample: int = Image.Resampling.BICUBIC
-
-    def __post_init__(self):
-        if not 1 <= self.min_pixels <= self.max_pixels:
-            raise UserError(
-                f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; "
-                "expected 1 <= min_pixels <= max_pixels"
-            )
-
-    @property
-    def patch_values(self) -> int:
-        """Values of a patch: E = channels * temporal_patch_size * patch_size ** 2."""
-        return 3 * self.temporal_patch_size * self.patch_size**2
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-    ) -> ImageSettings:
-        """From an image processor's dict; `min_pixels` and `max_pixels` win over what it says.
-
-        Limits stand as `min_pixels` / `max_pixels` or in `size`, by these names or as
-        `shortest_edge` / `longest_edge` (they count pixels all the same); those beside `size` win,
-        as in transformers.
-        """
-        for step in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"):
-            if config.get(step) is False:
-                raise UserError(f"the image processor says {step}=false, which is not supported")
-        size = config.get("size") or {}
-        edges = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
-        if not isinstance(size, Mapping) or size and not {*size} & {*edges, *edges.values()}:
-            raise UserError(
-                f"the image processor's size is {size!r}; expected shortest_edge and longest_edge "
-                "(in pixels of the whole picture), or min_pixels and max_pixels"
-            )
-        values = {}
-        for name, given in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-            found = (given, config.get(name), size.get(edges[name]), size.get(name))
-            values[name] = next((value for value in found if value is not None), None)
-        for field in dataclasses.fields(cls):
-            values.setdefault(field.name, config.get(field.name))
-        for name in ("image_mean", "image_std"):
-            value = values[name]
-            if value is not None and (not isinstance(value, list) or len(value) != 3):
-                raise UserError(
-                    f"the image processor's {name} is {value!r}; expected three numbers"
-                )
-        return cls(
-            **{
-                k: tuple(v) if isinstance(v, list) else v
-                for k, v in values.items()
-                if v is not None
-            }
-        )
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The image processor's dict of a checkpoint directory, `processor_class` included.
-
-    It stands in `processor_config.json` under `image_processor` (transformers 5) or is
-    `preprocessor_config.json` (older); where both stand, the former wins, as in transformers.
-    """
-    new, old = Path(path, "processor_config.json"), Path(path, "preprocessor_config.json")
-    config = read_json(new)
-    if "image_processor" in config:
-        outer = {k: v for k, v in config.items() if k == "processor_class"}
-        return {**outer, **config["image_processor"]}
-    if not old.is_file():
-        raise UserError(
-            f"{path} has no image processor: expected {old.name}, or {new.name} with an "
-            "`image_processor` in it; copy it from the published checkpoint"
-        )
-    return read_json(old)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, {} where there is no file; UserError where it is not an object."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object")
-    return value
 
 
 def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:

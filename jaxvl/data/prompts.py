@@ -8,6 +8,7 @@ values a patch, R rows of a batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.data import chat, places
+from jaxvl.data import chat, hf_files, places
 from jaxvl.data.chat import Messages
 from jaxvl.data.example import BadRow
 from jaxvl.data.geometry import Grid, lay_out, mrope_positions
-from jaxvl.data.image import ImageSettings, load_image, pixel_patches, read_config, read_json
+from jaxvl.data.image import load_image, pixel_patches
+from jaxvl.data.image_settings import (
+    ImageSettings,
+    read_config,
+    read_settings,
+)
+from jaxvl.data.strict_json import read_json
 from jaxvl.errors import UserError
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -82,25 +89,28 @@ class Processor:
         config = read_json(path / "config.json")
         generation = read_json(path / "generation_config.json")
         image_config = read_config(path)
-        tokenizer = _load_tokenizer(path)
+        image = read_settings(path, min_pixels, max_pixels)
+        window = hf_files.window(path, config, image)
+        said_ends = hf_files.said_ends(path, config, generation)
+        tokenizer = hf_files.load_tokenizer(path)
+        id = functools.partial(hf_files.token_id, path, tokenizer, config)
         ids = {
-            "image_token_id": _token_id(path, tokenizer, config, "image_token_id", IMAGE_PAD),
-            "video_token_id": _token_id(path, tokenizer, config, "video_token_id", VIDEO_PAD),
+            "image_token_id": id("image_token_id", IMAGE_PAD),
+            "video_token_id": id("video_token_id", VIDEO_PAD),
         }
-        ends = (generation, config, config.get("text_config") or {})
-        stop_ids = _unique([c.get("eos_token_id") for c in ends] + [tokenizer.eos_token_id])
+        own = tokenizer.eos_token_id
+        stop_ids = tuple(dict.fromkeys(said_ends if own is None else [*said_ends, own]))
         if not stop_ids:
             raise UserError(
                 f"{path} names no end token; set eos_token_id in generation_config.json"
             )
-        template = _chat_template(path, tokenizer)
-        image = ImageSettings.from_config(image_config, min_pixels, max_pixels)
+        template = hf_files.chat_template(path, tokenizer)
         tokenizer.chat_template = template
         pad = tokenizer.pad_token_id
         return cls(
             tokenizer=tokenizer,
             image=image,
-            window=_window(config, image),
+            window=window,
             chat_template=template,
             pad_id=stop_ids[-1] if pad is None else pad,
             stop_ids=stop_ids,
@@ -334,54 +344,6 @@ def _check_fits(prompt_id: int, n: int, buckets: Sequence[int], what: str, field
             f"prompt {prompt_id} has {n} {what}, the limit is {max(buckets)}: raise {field}, lower "
             "model.max_pixels, or leave the prompt out"
         )
-
-
-def _load_tokenizer(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # the tokenizers library raises plain ones for a broken file
-        why = f"{type(error).__name__}: {str(error)[:300]}"
-        raise UserError(f"cannot load the tokenizer in {path}: {why}") from error
-
-
-def _token_id(path: Path, tokenizer: Any, config: Mapping[str, Any], key: str, token: str) -> int:
-    """The id of a special token, which the tokenizer and config.json must agree on."""
-    found = tokenizer.added_tokens_encoder.get(token)
-    if found is None:
-        raise UserError(
-            f"the tokenizer in {path} has no {token}; expected one of the Qwen2-VL family"
-        )
-    if config.get(key, found) != found:
-        raise UserError(
-            f"{path / 'config.json'} says {key} = {config[key]}, its tokenizer has {token} as "
-            f"{found}; one of the two is from another checkpoint"
-        )
-    return found
-
-
-def _window(config: Mapping[str, Any], image: ImageSettings) -> int:
-    """Side of the tower's attention windows in merged patches, from config.json; 0: none."""
-    if config.get("model_type") != "qwen2_5_vl":
-        return 0
-    pixels = (config.get("vision_config") or {}).get("window_size", 112)
-    return pixels // (image.patch_size * image.merge_size)
-
-
-def _chat_template(path: Path, tokenizer: Any) -> str | None:
-    for name in ("processor_config.json", "chat_template.json"):
-        template = read_json(path / name).get("chat_template")
-        if template is not None:
-            return template
-    template = tokenizer.chat_template
-    return template.get("default") if isinstance(template, dict) else template
-
-
-def _unique(found: Iterable[int | list[int] | None]) -> tuple[int, ...]:
-    """The ids among single ids, lists of ids and None, each once, in order."""
-    lists = [x if isinstance(x, list) else [x] for x in found if x is not None]
-    return tuple(dict.fromkeys(x for xs in lists for x in xs))
 
 
 def _packed(arrays: list[np.ndarray], none: np.ndarray) -> np.ndarray:

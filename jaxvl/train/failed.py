@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from jaxvl.checkpoints.store import Checkpoints, SaveFailed, Whole
-from jaxvl.data.image import read_json
+from jaxvl.data.strict_json import read_json
 from jaxvl.distributed.mesh import DataShard, path_name
 from jaxvl.distributed.multihost import Everywhere
 from jaxvl.errors import TrainingFailed, UserError

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxvl.config import Eval, Reward
 from jaxvl.data.example import Example
-from jaxvl.data.image import ImageSettings, load_image, smart_resize
+from jaxvl.data.image import load_image, smart_resize
+from jaxvl.data.image_settings import ImageSettings
 from jaxvl.distributed import multihost
 from jaxvl.eval.reporting import stats
 from jaxvl.eval.reporting.stats import Estimate

@@ -18,7 +18,7 @@ from jaxvl.checkpoints.start import start_model
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import GRPO, SFT, Config, Model, Optim, Run, Sampling, SFTConfig
 from jaxvl.config.fields import from_json
-from jaxvl.data.image import read_json
+from jaxvl.data.strict_json import read_json
 from jaxvl.distributed.mesh import make_mesh, path_name, put_rows
 from jaxvl.errors import UserError
 from jaxvl.models import partition

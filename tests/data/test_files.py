@@ -112,6 +112,67 @@ def test_a_stray_quote_costs_its_row_and_no_other(tmp_path, rows, bad, kind):
     assert found[-1] == {"id": "9", "question": "end", "answer": "c"}
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "id;question;answer\n1;a;b\n", r"has semicolons .*\(id, question, answer\)"),
+        ("a.csv", "question\tanswer\na\tb\n", r"has tabs .*\(question, answer\); expected commas"),
+        ("a.csv", "question|answer, gold|image\n", "has bars"),
+        ("a.tsv", "question,answer,image\na,b,c\n", "has commas .*; expected tabs"),
+        ("a.csv", "answer,question,answer\n1,b,2\n", r"'answer' stands more .*columns 1, 3 of 3"),
+        ("a.csv", "answer,question, answer \n1,b,2\n", "'answer' stands more than once"),
+        ("a.tsv", "a\ta\n1\t2\n", "'a' stands more than once"),
+        ("a.csv", '"id,answer\n1,a\n', "cannot be read: its header"),
+        ("a.csv", b"fr\xe9d,answer\n1,a\n", "its header .* is not UTF-8"),
+        ("a.csv", "question,answer\na,b\n".encode("utf-16"), "UTF-16"),
+        ("a.csv", "question,answer\na,b\n".encode("utf-16-le"), "UTF-16"),
+        ("a.jsonl", '{"question": "a"}\n'.encode("utf-16"), "UTF-16.*iconv"),
+        ("a.json", '[{"question": "a"}]'.encode("utf-32"), "UTF-32"),
+        ("a.json", '[{"question": "a", "question": "b"}]', "'question' stands 2 times"),
+        ("a.json", '{"r1": {"q": 1}, "r1": {"q": 2}}', "'r1' stands 2 times"),
+    ],
+)
+def test_a_file_that_would_be_read_wrong_is_refused(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message) as told:
+        list(read([path]))
+    assert name in str(told.value)
+
+
+def test_a_column_that_stands_twice_in_parquet_and_arrow(tmp_path):
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["answer", "answer"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as stream,
+    ):
+        stream.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(UserError, match=f"{name}: the column 'answer' is there 2 times"):
+            list(read([tmp_path / name]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"a": 1, "b": 2, "a": 3}', '{"a": {"b": 1, "b": 1}}', '{"a": [{"c": null, "c": {}}]}'],
+)
+def test_a_key_that_stands_twice_costs_its_row(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n')
+    one, bad, two = (row for _, _, row in read([path]))
+    assert (one, two) == ({"a": 1}, {"a": 2})
+    assert bad.reason == "key that stands twice" and "stands 2 times" in str(bad)
+
+
+def test_names_of_columns_are_stripped_and_cells_that_are_no_utf8_cost_their_row(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b",question , answer,\r\n0,a,b,\r\n1,caf\xe9,c,\r\n2,d,e,\r\n")
+    one, bad, two = (row for _, _, row in read([path]))
+    assert one == {"question": "a", "answer": "b"} and two == {"question": "d", "answer": "e"}
+    assert isinstance(bad, BadRow) and "not UTF-8" in str(bad)
+
+
 def test_a_quote_that_is_left_open_is_cheap(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + '1,"x\n' * 3000)

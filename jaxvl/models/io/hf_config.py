@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.image_settings import ImageSettings
+from jaxvl.data.strict_json import contents, loads
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch, VisionArch
 from jaxvl.models.io.sound import check_config
@@ -23,7 +24,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path}: no config.json; a Hugging Face checkpoint directory is expected")
     try:
-        config = json.loads(file.read_bytes())
+        config = loads(contents(file))
+    except UserError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({error})") from error
     check_config(file, config)
@@ -110,12 +113,38 @@ def check_tokens(
     }
     token, id = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     named[f"the tokenizer's last token {token!r}"] = id
-    wrong = [f"{name} = {id}" for name, id in named.items() if not 0 <= id < vocab]
+    wrong = [
+        f"{name} = {id!r:.80}"
+        for name, id in named.items()
+        if not isinstance(id, int) or not 0 <= id < vocab
+    ]
     if wrong:
         raise UserError(
             f"{path}: the embedding has {vocab} rows (vocab_size), for ids 0 to {vocab - 1}, and "
             f"there is {'; '.join(wrong)}: take tokenizer and config of one checkpoint, or give "
             "the model more rows (transformers: model.resize_token_embeddings)"
+        )
+
+
+def check_images(path: Path, vision: VisionArch, image: ImageSettings) -> None:
+    """UserError where the image processor cuts other patches than the tower takes."""
+    takes = {
+        "patch_size": vision.patch_size,
+        "merge_size": vision.merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    wrong = [
+        f"{name} = {getattr(image, name)}, the tower takes {size}"
+        for name, size in takes.items()
+        if getattr(image, name) != size
+    ]
+    if vision.in_channels != 3:
+        wrong.append(f"red, green and blue, the tower takes in_channels = {vision.in_channels}")
+    if wrong:
+        raise UserError(
+            f"{path}: the image processor's file (preprocessor_config.json or "
+            f"processor_config.json) says {'; '.join(wrong)} (vision_config in config.json): take "
+            "both files of one checkpoint"
         )
 
 
