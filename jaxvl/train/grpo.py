@@ -353,7 +353,9 @@ class Loop:
         inputs = rollouts.reward_inputs(sampled.items, got)
         own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
         whole = rollouts.allgather_results(own, self.stream.share)
-        return self.stream.metrics(sampled.items) | whole.metrics(group)
+        lost = sum(multihost.all_gather_object(pool.restarts()))
+        found = {"verify/restarts": lost} | self.stream.metrics(sampled.items)
+        return found | whole.metrics(group)
 
     def next_beta(self, kl: float) -> float:
         """The coefficient of the next step."""

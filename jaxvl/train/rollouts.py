@@ -108,7 +108,7 @@ def choose(live_P: np.ndarray, count: int) -> np.ndarray:
 # Names of a step's line that are the run's own, beside those of `Results.metrics`.
 OWN = re.compile(
     r"(step|loss|kl|entropy|grad_norm|learning_rate|beta|updates|skipped_steps|num_tokens"
-    r"|step_time|frac_live_rows|nonfinite|mfu)$"
+    r"|step_time|frac_live_rows|nonfinite|mfu|verify/restarts)$"
     r"|(time|perf|sampling|data|clip_ratio|dynamic_sampling|eval|rewards|completions)[/_]"
 )
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from jaxvl.config import Verify
+from jaxvl.errors import UserError
 from jaxvl.rewards import pool, verify
 from jaxvl.rewards.pool import Limits, Pool, _Worker
 
@@ -39,11 +40,72 @@ def test_a_comparison_that_takes_too_long_is_a_timeout_and_the_next_is_served(on
     assert pid(one) != before and not psutil.pid_exists(before)
 
 
-def test_a_worker_that_dies_at_work_is_a_crash(one):
+LOST = pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+
+
+@LOST
+def test_a_worker_lost_while_idle_is_replaced(one, what):
     assert one.equal("x+3", "3+x") == "match"
-    os.kill(pid(one), signal.SIGKILL)
-    assert one.equal("x+4", "4+x") == "crash"
+    before, lost = one.counts["restarts"], pid(one)
+    os.kill(lost, what)
+    assert one.equal(f"x+4+{what}", f"{what}+4+x") == "match"
+    assert one.counts["restarts"] == before + 1 and not psutil.pid_exists(lost)
     assert one.equal("x+5", "5+x") == "match"
+
+
+def losing(monkeypatch, what, times):
+    """Every worker is lost in the middle of what it is asked, the first so many times."""
+    write, left = _Worker._write, [times]
+
+    def lost(self, data):
+        if data and left[0]:
+            left[0] -= 1
+            os.kill(self.process.pid, signal.SIGSTOP)  # it does not answer first
+            sent = write(self, data)
+            os.kill(self.process.pid, what)
+            return sent
+        return write(self, data)
+
+    monkeypatch.setattr(_Worker, "_write", lost)
+
+
+@LOST
+def test_what_a_lost_worker_was_asked_is_asked_again_once(one, monkeypatch, what):
+    before = one.counts["restarts"]
+    losing(monkeypatch, what, 1)
+    assert one.equal(f"x+7+{what}", f"{what}+7+x") == "match"
+    assert one.counts["restarts"] == before + 1
+
+
+def test_losing_workers_again_and_again_is_no_verdict(one, monkeypatch):
+    losing(monkeypatch, signal.SIGKILL, 2)
+    with pytest.raises(UserError, match="one ended by SIGKILL.*says nothing about answers"):
+        one.equal("x+8", "8+x")
+    assert one.equal("x+8", "8+x") == "match"  # nothing was remembered
+
+
+def test_what_ends_its_worker_by_itself_twice_is_a_crash(one, monkeypatch):
+    losing(monkeypatch, signal.SIGSEGV, 2)
+    before = one.counts["crash"]
+    assert one.equal("x+9", "9+x") == "crash"
+    assert one.counts["crash"] == before + 1
+
+
+@LOST
+def test_a_worker_lost_before_its_first_answer_is_replaced(what):
+    made = Pool(Limits(workers=1))
+    made.fill()
+    os.kill(pid(made), what)
+    assert made.equal("x+1", "1+x") == "match"
+    assert made.counts["restarts"] == 1
+    made.close()
+
+
+def test_a_request_larger_than_a_pipe_reaches_its_worker():
+    worker = _Worker(memory=2 << 30)
+    request = b'{"gold": "x+1", "found": "1+x", "tolerance": 0}' + b" " * 500_000 + b"\n"
+    assert worker.ask(request, Limits()) == "match"
+    worker.kill()
 
 
 def test_answers_are_remembered(one):
@@ -122,3 +184,11 @@ def test_a_pool_is_made_when_it_is_first_needed():
     assert pool._pool is None  # plain numbers need none
     assert verify("math", "<answer>1+x</answer>", "x+1").reward == 1
     assert pool._pool.counts["started"] == 1
+
+
+def test_restarts_are_counted_once():
+    verify("math", "<answer>1+x</answer>", "x+1")
+    for one in pool._pool._idle:
+        os.kill(one.process.pid, signal.SIGKILL)
+    assert verify("math", "<answer>2+x</answer>", "x+2").reward == 1
+    assert (pool.restarts(), pool.restarts()) == (1, 0)
