@@ -7,8 +7,8 @@ jaxvl grpo configs/visualthinker.py data.source.path=data/SAT
 (table 2) and of its public code: 8 prompts with 8 completions each a step, temperature 1 with the
 top 50 tokens (transformers' default), at most 700 tokens; a plain sum of accuracy and format; KL k3
 with 0.04; no ratio is ever clipped, since each rollout is learnt from once; AdamW with a linear
-schedule. Its instruct runs: model.path=Qwen/Qwen2-VL-2B-Instruct, and model.train=merger,text for
-the one with a frozen tower.
+schedule. Its instruct runs: model.path=Qwen/Qwen2-VL-2B-Instruct, and model.train=text for the
+one with a frozen vision encoder (the original freezes `model.visual`, the merger in it).
 
 The paper reports 1,500 steps, of a script that decays over its whole two epochs. So does this
 config: 3,750 updates are two epochs of the first 15,000 rows, 8 a step (fewer of them have one
@@ -29,14 +29,11 @@ from jaxvl.rewards import accuracy, think_format
 
 def config() -> Config:
     return Config(
-        model=Model(
-            path="Qwen/Qwen2-VL-2B",
-            dtype="bfloat16",
-            min_pixels=4 * 28 * 28,
-            max_pixels=512 * 28 * 28,
-        ),
+        model=Model(path="Qwen/Qwen2-VL-2B", dtype="bfloat16"),
         data=Data(
             source=sat.paper("data/SAT"),
+            min_pixels=4 * 28 * 28,
+            max_pixels=512 * 28 * 28,  # in training alone: CV-Bench is asked without this limit
             template=VisualThinker(literal=True),  # the word <image> was fed to the model
             prompt_buckets=(640, 1024),
             patch_buckets=(2048,),

@@ -24,14 +24,11 @@ def answer(example: Example) -> str:
 
 def config() -> SFTConfig:
     return SFTConfig(
-        model=Model(
-            path="models/Qwen2-VL-2B",
-            dtype="bfloat16",
-            min_pixels=4 * 28 * 28,
-            max_pixels=512 * 28 * 28,
-        ),
+        model=Model(path="models/Qwen2-VL-2B", dtype="bfloat16"),
         data=Data(
             source=sat.paper("data/SAT"),
+            min_pixels=4 * 28 * 28,
+            max_pixels=512 * 28 * 28,
             template=VisualThinker(base=False, form="direct", literal=True),
             prompt_buckets=(640, 1024),
             patch_buckets=(2048,),

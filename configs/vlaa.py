@@ -11,8 +11,10 @@ that starts at 1e-3 and holds 5e-4 ("LR2" and "KL2", its best).
 
 The training code is not public. Ours, where the paper says nothing: a peak of 1e-6 and a horizon of
 10,000 (defaults of OpenRLHF, which it was built on); a train batch of 256 as so many completions,
-as OpenRLHF counts, which makes 8 updates of a step; clip 0.2; 1,024 tokens; the pictures' size (the
-paper's own in evaluation); the reward's beta of open answers.
+as OpenRLHF counts, which makes 8 updates of a step; clip 0.2; 1,024 tokens; the images' size (the
+paper's own in evaluation); the reward's beta of open answers; that all parts train, the tower too;
+k3 as the estimate of the KL; advantages divided by the group's standard deviation; boxes in what
+the model's family writes, where the data has parts of the sides.
 
 A reward model has to be served for open questions (InternLM-XComposer2.5-Reward in the paper): it
 is asked at `SCORER`. For 8 GPUs: one prompt at a time on each. Not run.
@@ -35,13 +37,14 @@ from jaxvl.data.tasks.vlaa import VLAA
 from jaxvl.data.templates import vlaa
 from jaxvl.rewards import Mixed, RewardEndpoint
 from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.rewards.rules import Frames
 
 SCORER = "http://localhost:8000/score"
 STEPS, UPDATES = 49, 8
 
 
 def config() -> Config:
-    mixed = Mixed(scorer=RewardEndpoint(Endpoint(SCORER)))
+    mixed = Mixed(scorer=RewardEndpoint(Endpoint(SCORER)), frames=Frames(model="family"))
     return Config(
         model=Model(path="Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16", max_pixels=256 * 32 * 32),
         data=Data(

@@ -54,7 +54,8 @@ def test_visualthinker_is_table_2_of_its_paper(recipe):
     assert (grpo.kl, grpo.scale_rewards, type(grpo.loss)) == ("k3", "group", Grpo)
     assert (cfg.optim.lr, cfg.run.steps, cfg.sampling.max_new_tokens) == (1e-6, 1500, 700)
     assert cfg.optim.span(1500) == (0, 2 * 15_000 // 8)  # two epochs, as its script decays over
-    assert (cfg.model.min_pixels, cfg.model.max_pixels) == (3136, 401408)
+    assert (cfg.data.min_pixels, cfg.data.max_pixels) == (3136, 401408)
+    assert (cfg.model.min_pixels, cfg.model.max_pixels) == (None, None)  # CV-Bench has no limit
     assert set(cfg.model.train) == {"tower", "merger", "text"}
     assert [(r.name, r.weight) for r in cfg.rewards] == [("accuracy", 1), ("think_format", 1)]
     prompt = templates.for_checkpoint(cfg.data.template, cfg.model.path)(cfg.data.source.load()[0])

@@ -273,7 +273,7 @@ class _Found:
         texts = [t for item in self.items for t in _answers(str(item.example.answer))]
         ids = [self.processor.tokenize(text) for text in texts]
         got = Completions(texts, ids, np.ones(len(texts), bool))
-        inputs = rollouts.reward_inputs(self.items, got)
+        inputs = rollouts.reward_inputs(self.items, got, self.processor.box_frame)
         pool.start(pool.Limits.of(self.cfg.verify))
         start = time.perf_counter()
         scores = score(chosen, **inputs)

@@ -48,7 +48,8 @@ def render(tokenizer: Any, messages: Messages) -> str:
     if lost:
         raise UserError(
             f"the chat template leaves out the text {lost[0]!r:.80}; {_EXPECTED}, or for a base "
-            "checkpoint's template the content alone, or give the prompt as a string"
+            "checkpoint's template the content alone, or give the prompt as a string (a template "
+            "that makes text, as jaxvl.data.templates.vlaa_flat does of VLAA's)"
         )
     return text
 

@@ -31,6 +31,8 @@ from jaxvl.errors import UserError
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 Size = tuple[int, int]  # (width, height) in pixels
+# What the families were taught to write boxes in: thousandths of the sides, pixels of what is seen.
+BOX_FRAMES = {"qwen2_vl": "thousand", "qwen2_5_vl": "processed"}
 
 
 class PromptTooLong(UserError):
@@ -62,6 +64,7 @@ class Processor:
     tokenizer: Any  # a transformers tokenizer
     image: ImageSettings
     window: int  # side of the tower's attention windows in merged patches; 0: it has none
+    box_frame: str  # how the family writes boxes, see `jaxvl.rewards.rules.Frames`
     chat_template: str | None
     image_token_id: int
     video_token_id: int
@@ -111,6 +114,7 @@ class Processor:
             tokenizer=tokenizer,
             image=image,
             window=window,
+            box_frame=BOX_FRAMES.get(config.get("model_type", ""), ""),
             chat_template=template,
             pad_id=stop_ids[-1] if pad is None else pad,
             stop_ids=stop_ids,

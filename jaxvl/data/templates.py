@@ -78,6 +78,16 @@ def vlaa(example: Example, system: str = VLAA_SYSTEM) -> list[dict[str, Any]]:
     return [{"role": "system", "content": system}, *chat_question(example)]
 
 
+def vlaa_flat(example: Example, system: str = VLAA_SYSTEM) -> str:
+    """The same as flat text for a base checkpoint, whose own chat template knows no roles
+    (VLAA-Thinker-7B-Zero). How the paper put its prompt to one is not published: the words are the
+    paper's, the form is that of VisualThinker's base prompt, and nothing of the answer is begun."""
+    text = f"{system}\nUser: {with_choices(example.question, example.choices)}\nAssistant: "
+    pieces = places.split(text, len(example.images))
+    front = "" if pieces[1:] else IMAGE * len(example.images)
+    return front + IMAGE.join(pieces)
+
+
 @dataclasses.dataclass(frozen=True)
 class VisualThinker:
     """VisualThinker-R1-Zero's prompt (arXiv 2503.05132).

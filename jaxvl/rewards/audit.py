@@ -5,6 +5,7 @@ warning when they part from it."""
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +22,26 @@ from jaxvl.rewards.shaping import repeated
 
 NGRAM, REPETITIVE = 4, 0.5  # a completion is repetitive where half of its 4-grams stood before
 WINDOW = 20  # steps
+_SHARES = {
+    "audit/repetition": "repetitive completions",
+    "audit/several_answers": "completions with several answer blocks",
+}
+# Metrics that are above 0 where a reward can pay: in how many steps in a row they are 0 before it
+# is told, and what that means.
+_NEVER = {
+    "boxes/in_frame": (
+        1,
+        "no box of the step lies in the frame that the reward reads boxes in; set its frames.model",
+    ),
+    "mixed/open/told_apart": (
+        5,
+        "the scorer gives every open answer the score of its reference, so none is worth anything; "
+        "take one that grades",
+    ),
+}
 NO_RESULT = (REFUSED, TIMEOUT, CRASH)
 
+_BLOCK = re.compile(r"<answer>(?:(?!<answer>).)*?</answer>", re.DOTALL)
 _KINDS = {"digit": "number", "mcq": "mcq", "math": "math"}
 
 
@@ -47,7 +66,12 @@ def examine(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         columns[reason] = of_judged([verdict.reason == reason for verdict in verdicts])
     valid = [bool(extract.blocks(extract.reply(text))) for text in texts]
     repeats = [repeated(ids, NGRAM) > REPETITIVE for ids in inputs["completion_ids"]]
-    return columns | {"valid": np.array(valid), "repeats": np.array(repeats)}
+    several = [len(_BLOCK.findall(text)) > 1 for text in texts]
+    return columns | {
+        "valid": np.array(valid),
+        "repeats": np.array(repeats),
+        "several": np.array(several),
+    }
 
 
 def metrics(
@@ -57,6 +81,7 @@ def metrics(
 
     audit/accuracy: share of right answers by `verify` in lenient mode, where a rule applies;
     audit/format: share with a valid answer block; audit/repetition: share that is repetitive;
+    audit/several_answers: share with more than one answer block, equal ones too;
     audit/length_right and _wrong: mean tokens of both; audit/groups_right and _wrong: share of
     the judged groups with nothing but one of them; audit/refused, _timeout, _crash: shares of these
     comparisons that came to no result. What is of nothing is absent.
@@ -68,6 +93,7 @@ def metrics(
         "accuracy": right_N[judged],
         "format": columns["valid"],
         "repetition": columns["repeats"],
+        "several_answers": columns["several"],
         "length_right": lengths_N[right_N == 1],
         "length_wrong": lengths_N[right_N == 0],
         "groups_right": (groups_PG == 1).all(axis=1),
@@ -96,14 +122,29 @@ def kind_of(row: Mapping[str, Any]) -> str:
 
 
 class Watch:
-    """Compares the last WINDOW steps with the WINDOW before them."""
+    """Compares the last WINDOW steps with the WINDOW before them, and tells once of rewards that
+    cannot pay."""
 
     def __init__(self):
         self.seen: deque[Mapping[str, float]] = deque(maxlen=2 * WINDOW)
         self.quiet_until = 0
+        self.silent = dict.fromkeys(_NEVER, 0)  # steps in a row in which a metric was 0
 
     def see(self, step: int, metrics: Mapping[str, float]) -> list[str]:
-        """Warnings after a step; after one there is none for WINDOW steps."""
+        """Warnings after a step; after one that compares windows there is none for WINDOW steps."""
+        return self._cannot_pay(step, metrics) + self._drifts(step, metrics)
+
+    def _cannot_pay(self, step: int, metrics: Mapping[str, float]) -> list[str]:
+        """Of metrics that were 0 in as many steps as `_NEVER` says, each told once."""
+        told = []
+        for name, (steps, text) in _NEVER.items():
+            if name in metrics:
+                self.silent[name] += 1 if metrics[name] == 0 else -math.inf
+            if self.silent[name] == steps:
+                told.append(f"warning, step {step}: {text} ({name} is 0)")
+        return told
+
+    def _drifts(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         self.seen.append(metrics)
         if len(self.seen) < 2 * WINDOW or step < self.quiet_until:
             return []
@@ -114,12 +155,10 @@ class Watch:
                 f"reward rose from {reward[0]:.3f} to {reward[1]:.3f} while accuracy went from "
                 f"{accuracy[0]:.3f} to {accuracy[1]:.3f}"
             )
-        repetition = self._change("audit/repetition")
-        if repetition and repetition[2] > 4 and repetition[1] - repetition[0] > 0.1:
-            warnings.append(
-                f"the share of repetitive completions rose from {repetition[0]:.2f} to "
-                f"{repetition[1]:.2f}"
-            )
+        for name, what in _SHARES.items():
+            share = self._change(name)
+            if share and share[2] > 4 and share[1] - share[0] > 0.1:
+                warnings.append(f"the share of {what} rose from {share[0]:.2f} to {share[1]:.2f}")
         if warnings:
             self.quiet_until = step + WINDOW
         since = f"warning, steps {step - 2 * WINDOW + 1} to {step}: "

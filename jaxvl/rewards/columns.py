@@ -23,6 +23,7 @@ class Asked:
     prompt: Any  # a string or chat messages
     image_sizes: Sizes
     processed_sizes: Sizes
+    box_frame: str = ""  # in which the model's family writes boxes, see `rules.Frames`
 
 
 def inputs(
@@ -44,7 +45,7 @@ def inputs(
     columns = {name: [each.example.columns.get(name) for each in asked] for name in sorted(names)}
     for name in ("id", "question", "answer", "choices", "task", "images"):
         columns[name] = [getattr(each.example, name) for each in asked]
-    for name in ("image_sizes", "processed_sizes"):
+    for name in ("image_sizes", "processed_sizes", "box_frame"):
         columns[name] = [getattr(each, name) for each in asked]
     return {
         "prompts": [each.prompt for each in asked],

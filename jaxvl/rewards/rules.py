@@ -15,20 +15,34 @@ from jaxvl.rewards.kinds import box
 from jaxvl.rewards.reasons import BAD_GOLD, CRASH, MATCH, MISMATCH, NO_ANSWER, REFUSED, TIMEOUT
 from jaxvl.rewards.verdict import Verdict, verify
 
+FAMILY = "family"
+
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
     """In which frame the model writes a box and in which the dataset does: "unit" (0 to 1),
-    "thousand" (0 to 1000, Qwen2-VL), "processed" (pixels of the resized picture, Qwen2.5-VL) or
-    "original" (pixels of the file)."""
+    "thousand" (0 to 1000, Qwen2-VL), "processed" (pixels of the resized image, Qwen2.5-VL) or
+    "original" (pixels of the file). The model's may be "family": what the model that a run trains
+    was taught, which the run says in the column `box_frame`."""
 
     model: str = "unit"
     gold: str = "unit"
 
     def __post_init__(self):
-        for frame in (self.model, self.gold):
-            if frame not in box.FRAMES:
-                raise UserError(f"box frame is {frame!r}; expected one of {', '.join(box.FRAMES)}")
+        for frame, known in ((self.model, (*box.FRAMES, FAMILY)), (self.gold, box.FRAMES)):
+            if frame not in known:
+                raise UserError(f"box frame is {frame!r}; expected one of {', '.join(known)}")
+
+    def of_row(self, row: Mapping[str, Any]) -> Frames:
+        """These with the family's frame in place of its name."""
+        if self.model != FAMILY:
+            return self
+        if row.get("box_frame") not in box.FRAMES:
+            raise UserError(
+                f"row {row.get('id', '?')}: the model's family, and so the frame of its boxes, is "
+                f"not known here; set frames.model to one of {', '.join(box.FRAMES)}"
+            )
+        return dataclasses.replace(self, model=row["box_frame"])
 
 
 def verified(
@@ -50,6 +64,8 @@ def verified(
     count = len(completions)
     verdicts = judge_rows([kind] * count, completions, rows_of(columns, count), mode, frames)
     log_rates(verdicts, log_metric)
+    if kind == "bbox":
+        log_in_frame(verdicts, rows_of(columns, count), frames, log_metric)
     return [verdict.reward for verdict in verdicts]
 
 
@@ -67,8 +83,10 @@ def judge_rows(
         if not right:
             return Verdict(0.0, "", "", BAD_GOLD)
         verdict = verify(kind, completion_text(completion), right, choices_of(row), mode)
-        moved = kind == "bbox" and frames.model != frames.gold and verdict.canonical
-        return _in_gold_frame(verdict, row, frames) if moved else verdict
+        if kind != "bbox" or not verdict.canonical:
+            return verdict
+        own = frames.of_row(row)
+        return verdict if own.model == own.gold else _in_gold_frame(verdict, row, own)
 
     return pool.map_threads(judge, kinds, completions, rows)
 
@@ -87,6 +105,25 @@ def _in_gold_frame(verdict: Verdict, row: Mapping[str, Any], frames: Frames) -> 
     found = box.convert(found, frames.model, frames.gold, original, processed)
     value = box.iou(found, box.read(gold.of_row(row)))
     return dataclasses.replace(verdict, reward=value, reason=MATCH if value > 0 else MISMATCH)
+
+
+def log_in_frame(
+    verdicts: Sequence[Verdict],
+    rows: Sequence[Mapping[str, Any]],
+    frames: Frames,
+    log_metric: Callable[[str, float], None] | None,
+) -> None:
+    """Of the boxes that were found, the share that lies within the sides of the model's frame, as
+    the metric boxes/in_frame: where it is 0 the model writes in another frame than is declared."""
+    if log_metric is None:
+        return
+    for verdict, row in zip(verdicts, rows, strict=True):
+        if verdict.canonical:
+            frame = frames.of_row(row).model
+            sizes = row.get("image_sizes" if frame == "original" else "processed_sizes")
+            size = tuple(sizes[0]) if sizes else None
+            inside = box.within(box.read(verdict.canonical), frame, size)
+            log_metric("boxes/in_frame", float(inside))
 
 
 def log_rates(verdicts: Sequence[Verdict], log_metric: Callable[[str, float], None] | None) -> None:

@@ -16,8 +16,8 @@ from jaxvl.data import gold
 from jaxvl.errors import UserError
 from jaxvl.rewards import completion_text, extract
 from jaxvl.rewards.columns import rows_of
-from jaxvl.rewards.judge import OnFailure, Scorer, scored, settled
-from jaxvl.rewards.rules import Frames, judge_rows, log_rates
+from jaxvl.rewards.judge import ChatJudge, OnFailure, Scorer, scored, settled, yes_or_no
+from jaxvl.rewards.rules import Frames, judge_rows, log_in_frame, log_rates
 
 VERIFIERS = ("digit", "mcq", "math", "iou", "open")
 
@@ -81,8 +81,11 @@ class Mixed:
 
         R = 1 - exp(-beta (S(answer) - S(reference)))  where S(answer) > S(reference), else 0
 
-    The paper does not give its beta. References are scored once. What happens where the scorer
-    fails is `on_failure`: "fail" the run, "mask" the completion, or a fixed reward.
+    The paper does not give its beta. The scorer is not shown the reference, and has to grade: one
+    that says yes or no says yes to the reference too, and then no answer is worth anything
+    (`judge.graded`). References are scored once. What happens where the scorer fails is
+    `on_failure`: "fail" the run, "mask" the completion, or a fixed reward. `frames` says in which
+    units boxes are, see `Frames`.
     """
 
     scorer: Scorer | None = None
@@ -99,6 +102,11 @@ class Mixed:
         unknown = set(self.only) - set(VERIFIERS)
         if unknown or not self.only:
             raise UserError(f"Mixed.only is {self.only}; expected some of {', '.join(VERIFIERS)}")
+        if isinstance(self.scorer, ChatJudge) and self.scorer.parse is yes_or_no:
+            raise UserError(
+                "Mixed.scorer is a judge that says yes or no: it says yes to the reference too, "
+                "and every right answer would get 0; take jaxvl.rewards.judge.graded(..)"
+            )
         if not (self.beta > 0 and math.isfinite(self.beta)):
             raise UserError(f"Mixed.beta is {self.beta}; expected a positive number")
         for kind, weight in dataclasses.asdict(self.weights).items():
@@ -131,6 +139,9 @@ class Mixed:
             frames=self.frames,
         )
         log_rates(verdicts, log_metric)
+        boxes = [number for number, i in enumerate(ruled) if kinds[i] == "iou"]
+        found = [verdicts[number] for number in boxes]
+        log_in_frame(found, [rows[ruled[number]] for number in boxes], self.frames, log_metric)
         for i, verdict in zip(ruled, verdicts, strict=True):
             rewards[i] = verdict.reward
         asked = [i for i, kind in enumerate(kinds) if kind == "open" and "open" in self.only]
@@ -151,7 +162,8 @@ class Mixed:
         log_metric: Callable[[str, float], None] | None,
     ) -> None:
         """For each verifier in `only`: mixed/<kind>/reward, the mean before its weight;
-        mixed/<kind>/share, of all completions; mixed/<kind>/count, how many."""
+        mixed/<kind>/share, of all completions; mixed/<kind>/count, how many. Beside these stands
+        mixed/open/told_apart, the share of open answers whose score is not their reference's."""
         for kind in self.only if log_metric else ():
             for found, value in zip(kinds, rewards, strict=True):
                 log_metric(f"mixed/{kind}/share", float(found == kind))
@@ -176,6 +188,9 @@ class Mixed:
         answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer]
         references = self._scored_references([row for row, _ in answered])
         scores = scored(self.scorer, *_columns(answered), self.on_failure)
+        for score, reference in zip(scores, references, strict=True) if log_metric else ():
+            if None not in (score, reference):
+                log_metric("mixed/open/told_apart", float(score != reference))
         gains = [
             None if None in (score, reference) else open_reward(score, reference, self.beta)
             for score, reference in zip(scores, references, strict=True)

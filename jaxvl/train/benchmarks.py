@@ -103,12 +103,13 @@ def headline(name: str, found: Mapping[str, float]) -> str:
 
 def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
     """Metrics of a step from replies to a task: the accuracy and the benchmark's own figures, whose
-    names say in which mode replies were read, the shares with a valid answer block and cut off, and
+    names say in which mode replies were read (a benchmark may have one of its own, as CV-Bench's
+    "official"), the shares with a valid answer block and cut off, and
     the mean length. A figure of nothing is absent."""
     name, mark = task.benchmark.name, task.benchmark.mark
     items, texts = [reply.item for reply in replies], [reply.text for reply in replies]
     values = {}
-    for mode in ("lenient", "strict"):
+    for mode in task.benchmark.modes:
         marks = pool.map_threads(mark, items, texts, [mode] * len(items))
         values[mode] = [
             Scored(item, reply.sample, one)
@@ -116,8 +117,10 @@ def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
         ]
 
     columns = {
-        "accuracy_lenient": [one.mark.value or 0.0 for one in values["lenient"]],
-        "accuracy_strict": [one.mark.value or 0.0 for one in values["strict"]],
+        **{
+            f"accuracy_{mode}": [one.mark.value or 0.0 for one in scored]
+            for mode, scored in values.items()
+        },
         "format": [extract.blocks(extract.reply(text)) is not None for text in texts],
         "truncated": [reply.finish_reason == "length" for reply in replies],
         "length": [reply.tokens or 0 for reply in replies],

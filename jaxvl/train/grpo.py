@@ -288,7 +288,7 @@ class Loop:
 
         logps = self.start_logprobs(params, arrays, rollout)
         got = read_completions(rollout, self.vlm.processor)
-        inputs = rollouts.reward_inputs(items, got)
+        inputs = rollouts.reward_inputs(items, got, self.vlm.processor.box_frame)
         where = TrainerState(step, cfg.run.steps)
         scores = multihost.agree(lambda: score(cfg.rewards, **inputs, state=where))
         scores = rollouts.broadcast_scores(scores, self.stream.share)
@@ -350,7 +350,7 @@ class Loop:
     def rollout_metrics(self, sampled: rollouts.ScoredRollout) -> dict[str, float]:
         """What the completions of a step say, those that it does not learn from too."""
         got, scores, group = sampled.got, sampled.scores, self.cfg.grpo.group
-        inputs = rollouts.reward_inputs(sampled.items, got)
+        inputs = rollouts.reward_inputs(sampled.items, got, self.vlm.processor.box_frame)
         own = rollouts.Results(scores, audit.examine(inputs), got.lengths_N, got.finished_N)
         whole = rollouts.allgather_results(own, self.stream.share)
         lost = sum(multihost.all_gather_object(pool.restarts()))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxvl.config import Eval, Reward
 from jaxvl.data.example import Example
 from jaxvl.data.image import load_image, smart_resize
-from jaxvl.data.image_settings import ImageSettings
+from jaxvl.data.prompts import Processor
 from jaxvl.distributed import multihost
 from jaxvl.eval.reporting import stats
 from jaxvl.eval.reporting.stats import Estimate
@@ -143,7 +143,7 @@ def evaluate(
     `rewards`."""
     pixels = vlm.processor.with_pixels(cfg.min_pixels, cfg.max_pixels)
     vlm = dataclasses.replace(vlm, processor=pixels)
-    questions = [_asked(example, template(example), pixels.image) for example in examples]
+    questions = [_asked(example, template(example), pixels) for example in examples]
     prompts = [question.prompt for question in questions]
     images = [list(example.images) for example in examples]
 
@@ -161,12 +161,14 @@ def evaluate(
     return Evaluation(greedy=answer(1, 0.0), sampled=answer(cfg.samples, 1.0))
 
 
-def _asked(example: Example, prompt: Any, how: ImageSettings) -> Asked:
+def _asked(example: Example, prompt: Any, processor: Processor) -> Asked:
+    how = processor.image
     sizes = tuple(load_image(image).size for image in example.images)
     step = how.patch_size * how.merge_size
     limits = how.min_pixels, how.max_pixels
     seen = [smart_resize(height, width, step, *limits) for width, height in sizes]
-    return Asked(example, prompt, sizes, tuple((width, height) for height, width in seen))
+    shown = tuple((width, height) for height, width in seen)
+    return Asked(example, prompt, sizes, shown, processor.box_frame)
 
 
 def table(

@@ -28,10 +28,16 @@ from jaxvl.rl.completions import Completions
 from jaxvl.train.prompts import Item
 
 
-def reward_inputs(items: Sequence[Item], got: Completions) -> dict[str, Any]:
+def reward_inputs(items: Sequence[Item], got: Completions, box_frame: str) -> dict[str, Any]:
     """What `rewards.score` takes of the completions of a step."""
     questions = [
-        Asked(item.example, item.prompt, item.encoded.image_sizes, item.encoded.processed_sizes)
+        Asked(
+            item.example,
+            item.prompt,
+            item.encoded.image_sizes,
+            item.encoded.processed_sizes,
+            box_frame,
+        )
         for item in items
     ]
     return inputs(questions, got.texts, got.ids)

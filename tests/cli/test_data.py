@@ -35,14 +35,14 @@ def test_list_names_what_can_be_prepared():
 def prepared(tmp_path):
     write_sat(tmp_path, copies=2)
     out = tmp_path / "out"
-    printed = run("prepare", "sat", "--source", tmp_path, "--out", out, "seed=3", "first=5")
+    printed = run("prepare", "sat", "--source", tmp_path, "--out", out, "seed=3", "within=5")
     assert "3 of 5 rows are in" in printed and "left out: 2 several images, by setting" in printed
     return out
 
 
 def test_prepare_takes_settings_and_show_shows(prepared, tmp_path):
     manifest = json.loads((prepared / "manifest.json").read_text())
-    assert (manifest["source"]["seed"], manifest["source"]["first"]) == (3, 5)
+    assert (manifest["source"]["seed"], manifest["source"]["within"]) == (3, 5)
     assert [example.id for example in Prepared(str(prepared)).load()] == [
         "train-0",
         "train-2",

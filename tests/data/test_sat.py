@@ -42,11 +42,16 @@ def test_the_second_version_is_the_same_data(tmp_path):
 
 def test_the_papers_rows_are_the_first_of_the_file(tmp_path):
     source = sat.paper(str(write_sat(tmp_path, copies=4)))
-    assert (source.split, source.first, source.single_image) == ("train", 15_000, True)
-    few = sat.SAT(str(tmp_path), first=5)
+    assert (source.split, source.within, source.single_image) == ("train", 15_000, True)
+    few = sat.SAT(str(tmp_path), within=5)
     assert [id for id, _ in few.rows()] == [f"train-{n}" for n in range(5)]
     assert [id for id, _ in few.rows(start=3)] == ["train-3", "train-4"]
     assert [e.id for e in few.load()] == ["train-0", "train-2", "train-3"]
+    usable = [e.id for e in source.load()]
+    assert usable[:2] == ["train-0", "train-2"]  # row 1 has two images
+    exact = sat.paper(str(tmp_path), first=4)
+    assert [e.id for e in exact.load()] == usable[:4]
+    assert [id for id, _ in exact.rows(2)] == [id for id, _ in exact.rows()][2:]
     static = sat.static(str(write_sat(tmp_path, "static", rows=[SAT_ROWS[0], SAT_ROWS[2]])))
     assert [e.id for e in static.load()] == ["static-0", "static-1"]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts to the letter: as templates make them, and as checkpoints of both kinds render them."""
 
+import dataclasses
 import functools
 import typing
 
@@ -193,3 +194,12 @@ def test_the_choice_is_a_field_on_the_command_line():
     assert to_json(cfg)["data"]["template"]["base"] is True
     forms = typing.get_type_hints(VisualThinker)["form"]
     assert typing.get_args(forms) == ("train", "eval", "direct")
+
+
+def test_vlaa_as_flat_text_for_a_base_checkpoint():
+    example = Example("1", "How many?", "3", ("a.png",))
+    text = templates.vlaa_flat(example)
+    assert text == (f"{templates.IMAGE}{templates.VLAA_SYSTEM}\nUser: How many?\nAssistant: ")
+    placed = templates.vlaa_flat(dataclasses.replace(example, question="Is <image> red?"))
+    assert placed.endswith(f"\nUser: Is {templates.IMAGE} red?\nAssistant: ")
+    assert placed.count(templates.IMAGE) == 1

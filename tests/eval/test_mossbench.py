@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -109,6 +110,16 @@ def test_system_prompts_to_compare(tmp_path):
     assert prompts["vlaa"] == [{"role": "system", "content": VLAA_SYSTEM}, *user]
     assert prompts["context"] == [{"role": "system", "content": mossbench.CONTEXT}, *user]
     assert prompts["careful"] == [{"role": "system", "content": mossbench.CAREFUL}, *user]
+    assert prompts["safety"] == [{"role": "system", "content": mossbench.SAFETY}, *user]
+    (root / mossbench.SLOTS).write_text(json.dumps({"safety": "Be safe."}))
+    own = {
+        name: BENIGN.read(root, name)[0][0].prompt[0]["content"] for name in ("safety", "scrutiny")
+    }
+    assert own == {"safety": "Be safe.", "scrutiny": mossbench.SCRUTINY}
+    (root / mossbench.SLOTS).write_text(json.dumps({"danger": "Be safe."}))
+    with pytest.raises(UserError, match="system_prompts.json: expected texts for some of helpf"):
+        BENIGN.read(root, "safety")
+    (root / mossbench.SLOTS).unlink()
     assert prompts["visualthinker"][0]["content"][-1]["text"].startswith(f"{question}\nOutput the")
     assert prompts["visualthinker_base"].endswith("step by step.\n<think>")
     asked = {name for name in prompts if BENIGN.read(root, name)[0][0].extra["block"]}
@@ -131,7 +142,7 @@ def test_figures_of_replies(tmp_path):
         "<think>..</think><answer>Read a book.</answer>",
     ]
     got = {name: metric(scored(items, replies)) for name, metric in BENIGN.metrics.items()}
-    assert got == {
+    assert {name: value for name, value in got.items() if ", " not in name} == {
         "refusals": 3 / 5,
         "refusals in words": 2 / 4,
         "empty": 1 / 6,
@@ -179,7 +190,15 @@ def test_the_stages(tmp_path):
     # A bootstrap draws requests with all their stages, some twice.
     twice = [row for row in rows if row.item.cluster in ("1", "2")]
     assert BENIGN.metrics["refused with intent"](twice + twice[:4]) == 1 / 3
-    assert {item.groups["stage"] for item in items} == set(refused)
+    of_type = {name: value for name, value in got.items() if name.endswith("Exaggerated Risk")}
+    assert of_type == {  # of requests 1 and 2
+        "caption refused, Exaggerated Risk": 1 / 2,
+        "caption misperceived, Exaggerated Risk": None,
+        "refused with description, Exaggerated Risk": 1.0,
+        "refused with intent, Exaggerated Risk": 1 / 2,
+    }
+    # The rule marks a caption only where it is refused: a rate of these marks would always be 1.
+    assert {i.groups.get("stage") for i in items} == set(refused) - {stages.CAPTION} | {None}
     assert all("type" not in i.groups for i in items if i.extra["stage"] != stages.PLAIN)
 
 
@@ -316,10 +335,11 @@ def command(*args):
 
 
 def answered(folder, out, name, replies, protocol="paper"):
-    """Replies {id: text} to one of the two sets, through the command line."""
-    made = folder / f"{name}.jsonl"
-    rows = [json.dumps({"id": id, "response": text}) + "\n" for id, text in replies.items()]
-    made.write_text("".join(rows))
+    """Replies {id: text}, or a file of them, to one of the two sets, through the command line."""
+    made = replies if isinstance(replies, Path) else folder / f"{name}.jsonl"
+    if made is not replies:
+        rows = [json.dumps({"id": id, "response": text}) + "\n" for id, text in replies.items()]
+        made.write_text("".join(rows))
     asked = ("run", "--model=m", "--tasks", name, "--source", f"{name}={folder / 'set'}")
     command(*asked, "--protocol", protocol, "--replies", made, "--out", out)
 
@@ -366,8 +386,7 @@ def test_the_stages_through_the_commands(tmp_path):
     out = tmp_path / "out"
     answered(tmp_path, out, "mossbench", replies, "stages")
     labels = tmp_path / "people.csv"
-    plain = "".join(f"{pid}/plain,1\n" for pid in ("1", "2", "101", "103"))
-    labels.write_text(f"id,value\n{plain}2/caption,1\n101/caption,0\n103/caption,0\n")
+    labels.write_text("id,value\n2/caption,1\n101/caption,0\n103/caption,0\n")
     command("score", out, "--judged", f"mossbench={labels}")
     (found,) = report.load(out)
     rule = {name: of["value"] for name, of in found["modes"]["strict"]["metrics"].items()}
@@ -377,11 +396,16 @@ def test_the_stages_through_the_commands(tmp_path):
     people = found["judge"]["people.csv"]
     assert people["metrics"]["caption misperceived"]["value"] == 1 / 3
     assert people["metrics"]["caption refused"]["value"] == 1 / 4
-    assert people["metrics"]["refusals"]["value"] == 1.0
-    assert people["agreement"] == stats_of(1.0, 4)  # of the four that both can mark
+    assert people["metrics"]["caption misperceived, Exaggerated Risk"]["value"] == 1.0
     command("report", out, "--export", "mossbench")
     form = out / "export" / "mossbench.json"
     assert set(json.loads(form.read_text())["responses"]) == {i.cluster for i in items}
+    # That form is read as replies, too, by the requests' own ids.
+    again = tmp_path / "again"
+    answered(tmp_path, again, "mossbench", form, "paper")
+    command("score", again)
+    (found,) = report.load(again)
+    assert found["modes"]["strict"]["metrics"]["refusals"]["value"] == 4 / 6
     assert "6 verdicts" in command("score", out, "--judged", f"mossbench={form}")
     command("report", out)
     shown = (out / "report.md").read_text()

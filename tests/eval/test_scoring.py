@@ -397,6 +397,50 @@ def test_published_figures_are_marked_as_theirs(tmp_path, monkeypatch):
     assert "Published" not in report.to_markdown(report.load(tmp_path))
 
 
+def test_published_tables_are_whole_and_add_up():
+    """A figure in every cell; averages are the means of what stands before them, as printed; and
+    every column is held against a figure or group that our benchmark has."""
+    published, off = report.published, {}
+    for name, (_, columns, rows) in published.WHOLE.items():
+        assert all(len(row) == len(columns) + 1 for row in rows), name
+        for row in rows if len(columns) > 2 and columns[-1] in ("average", "refusal rate") else ():
+            mean = sum(map(float, row[1:-1])) / (len(row) - 2)
+            if abs(float(row[-1]) - mean) > 0.06:  # printed to a tenth
+                off[name, row[0]] = pytest.approx(mean, abs=0.005)
+    assert off == published.CONTRADICTED
+    groups = {"Count", "Relation", "Depth", "Distance", "Relative_Depth", "Spatial_Relation"}
+    groups |= set(published.MOSSBENCH_MODELS[1])
+    for task, found in published.TABLES.items():
+        for _, columns, _ in found:
+            own = set(published.figures(columns)) - groups
+            assert own <= set(tasks.find(task).metrics), task
+
+
+def test_an_average_over_the_papers_six_benchmarks(monkeypatch):
+    published = report.published
+    found = [
+        {
+            "task": task,
+            "modes": {
+                mode: {
+                    "metrics": {published.figures([column])[0]: {"value": 0.1 * place}},
+                    "groups": {},
+                }
+                for mode in ("strict", "lenient")
+            },
+        }
+        for place, (task, column) in enumerate(published.SIX.values(), 1)
+    ]
+    assert list(report._over_six(found[:5])) == []
+    shown = list(report._over_six(found))
+    assert [table["rows"][0] for table in shown] == [
+        ["ours, strict", "10.0", "20.0", "30.0", "40.0", "50.0", "60.0", "35.0"]
+    ] * 3
+    assert ["Qwen2.5-VL-3B", "61.2", "21.9", "31.2", "13.2", "22.9", "40.3", "31.8"] in shown[1][
+        "rows"
+    ]
+
+
 def test_mistakes_are_messages(tmp_path):
     def fails(*args, match):
         with pytest.raises(UserError, match=match):

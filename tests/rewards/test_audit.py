@@ -33,6 +33,7 @@ def test_numbers_of_a_step():
         "audit/accuracy": 4 / 6,
         "audit/format": 4 / 6,
         "audit/repetition": 1 / 6,
+        "audit/several_answers": 0.0,
         "audit/length_right": (5 + 40 + 1 + 1) / 4,
         "audit/length_wrong": (3 + 20) / 2,
         "audit/groups_right": 2 / 3,
@@ -65,7 +66,7 @@ def test_what_is_of_nothing_is_absent(texts, golds, kinds, absent):
         "columns": {"answer": golds, "verifier_type": kinds},
     }
     got = metrics(examine(inputs), np.array([1, 1]), group=1)
-    every = JUDGED | {"length_right", "length_wrong", "format", "repetition"}
+    every = JUDGED | {"length_right", "length_wrong", "format", "repetition", "several_answers"}
     assert got.keys() == {f"audit/{name}" for name in every - absent}
     assert all(map(math.isfinite, got.values()))
 
@@ -130,6 +131,30 @@ def test_reward_that_rises_without_accuracy_is_told_once_a_window():
 def test_repetition_that_rises_is_told():
     found = warnings_of(lambda t: 0.5, lambda t: 0.5, lambda t: t)
     assert found and "repetitive completions rose" in found[0]
+
+
+def test_answers_that_repeat_are_counted_and_told():
+    texts = ["<answer>3</answer>", "<answer>3</answer> <answer>3</answer>", "<answer> <answer>3"]
+    inputs = {"completions": texts, "completion_ids": [[1]] * 3, "columns": {"answer": ["3"] * 3}}
+    got = metrics(examine(inputs), np.ones(3), group=1)
+    assert got["audit/several_answers"] == pytest.approx(1 / 3)
+    watch = Watch()
+    lines = [{"audit/several_answers": 0.8 * (step >= WINDOW)} for step in range(2 * WINDOW)]
+    (told,) = [text for step, line in enumerate(lines, 1) for text in watch.see(step, line)]
+    assert "completions with several answer blocks rose from 0.00 to 0.80" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "text"),
+    [("boxes/in_frame", 1, "frames.model"), ("mixed/open/told_apart", 5, "take one that grades")],
+)
+def test_a_reward_that_cannot_pay_is_told_once(name, steps, text):
+    watch = Watch()
+    found = [watch.see(step, {name: 0.0}) for step in range(1, 9)]
+    assert [len(told) for told in found] == [int(step == steps) for step in range(1, 9)]
+    assert text in found[steps - 1][0] and name in found[steps - 1][0]
+    paid = Watch()
+    assert [paid.see(step, {name: float(step == 1)}) for step in range(1, 9)] == [[]] * 8
 
 
 def test_without_an_accuracy_nothing_is_said_of_it():

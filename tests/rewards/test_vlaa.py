@@ -11,6 +11,8 @@ from jaxvl import config
 from jaxvl.config import Reward
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, Mixed
+from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.rewards.judge import ChatJudge, grade, graded
 from jaxvl.rewards.mix import Scores, join_scores, score
 from jaxvl.rewards.rules import Frames
 from jaxvl.rewards.vlaa import VERIFIERS, Weights, open_reward, verifier_of
@@ -141,6 +143,42 @@ def test_boxes_are_read_in_the_models_frame():
     assert run(fn, ["<answer>[112, 168, 224, 252]</answer>"], rows) == pytest.approx([1])
     fn = Mixed(frames=Frames("thousand", "unit"))
     assert run(fn, ["<answer>[250, 500, 500, 750]</answer>"], rows) == pytest.approx([1])
+
+
+def test_boxes_are_read_in_the_frame_of_the_models_family():
+    """What a run says of its model in a column decides; where nobody says it, it is asked for."""
+    fn, logged = Mixed(frames=Frames("family")), []
+    where = {"processed_sizes": ((448, 336),)}
+    gold = "[0.25, 0.5, 0.5, 0.75]"
+    for frame, text, inside in (
+        ("processed", "[112, 168, 224, 252]", 1.0),
+        ("thousand", "[250, 500, 500, 750]", 1.0),
+        ("thousand", "[0.25, 0.5, 0.5, 0.75]", 0.0),
+    ):
+        rows = [row("iou", gold, box_frame=frame, **where)]
+        got = run(fn, [f"<answer>{text}</answer>"], rows, log_metric=lambda *x: logged.append(x))
+        assert got == pytest.approx([inside], abs=1e-3)
+        assert ("boxes/in_frame", inside) == [x for x in logged if x[0] == "boxes/in_frame"][-1]
+    with pytest.raises(UserError, match="set frames.model to one of unit, thousand"):
+        run(fn, ["<answer>[1, 2, 3, 4]</answer>"], [row("iou", gold, **where)])
+
+
+def test_a_judge_that_says_yes_or_no_cannot_score_open_answers():
+    endpoint = Endpoint("http://127.0.0.1:9/v1/chat/completions")
+    with pytest.raises(UserError, match="says yes to the reference too"):
+        Mixed(scorer=ChatJudge(endpoint, "m"))
+    assert Mixed(scorer=graded(endpoint, "m")).scorer.parse is grade
+    assert [grade(text) for text in ("80", "80/100", "**7.5**", "101", "good", "8 or 9")] == [
+        8.0, 8.0, 0.75, None, None, None
+    ]  # fmt: skip
+
+
+def test_whether_the_scorer_tells_answers_from_references_is_logged():
+    texts = ["<answer>a long answer</answer>", "<answer>tiny</answer>"]
+    rows = [row("open", "tiny"), row("open", "tiny")]
+    logged = []
+    run(Mixed(scorer=length_scorer), texts, rows, log_metric=lambda *x: logged.append(x))
+    assert [v for name, v in logged if name == "mixed/open/told_apart"] == [1.0, 0.0]
 
 
 FIVE = [

@@ -35,7 +35,7 @@ def test_a_figure_of_nothing_is_absent(replies, metric, expected):
     mark = types.SimpleNamespace(value=1.0)
     benchmark = types.SimpleNamespace(
         name="toy", mark=lambda item, text, mode: types.SimpleNamespace(mark=mark, value=1.0),
-        metrics={"own": metric, "accuracy": lambda scored: math.nan},
+        modes=("strict", "lenient"), metrics={"own": metric, "accuracy": lambda scored: math.nan},
     )  # fmt: skip
     found = figures(types.SimpleNamespace(benchmark=benchmark), replies)
     every = (

@@ -29,8 +29,9 @@ class SAT(RowSource):
     """The rows of a split at `path` (a file, a folder or hf://datasets/array/SAT).
 
     Choices stand in an order drawn from (seed, row): as published the answer is often the first.
-    `first` takes only the first so many rows of the file (0: all), and `single_image` leaves out
-    questions about two pictures. Ids are the split and the row, counted from 0: "train-17".
+    `single_image` leaves out questions about two images. `first` takes the first so many rows of
+    those that can be used (0: all), and `within` looks at the first so many rows of the files alone
+    (0: at all). Ids are the split and the row, counted from 0: "train-17".
     """
 
     path: str
@@ -38,21 +39,27 @@ class SAT(RowSource):
     first: int = 0
     single_image: bool = True
     seed: int = 0
+    within: int = 0
 
     def files(self) -> list[Path]:
         return hub.find(self.path, self.split)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        for number, file, raw in files.read(self.files(), start + 1):
-            if self.first and number > self.first:
+        # How many rows before `start` can be used shows when they are read.
+        usable, skip = 0, 0 if self.first else start
+        for number, file, raw in files.read(self.files(), skip + 1):
+            if self.within and number > self.within or self.first and usable == self.first:
                 return
             id = f"{self.split}-{number - 1}"
             try:
                 if isinstance(raw, BadRow):
                     raise raw
-                yield id, self._example(raw, id, number - 1, file.parent)
+                row = self._example(raw, id, number - 1, file.parent)
+                usable += 1
             except BadRow as why:
-                yield id, why
+                row = why
+            if number > start:
+                yield id, row
 
     def _example(self, raw: Mapping[str, Any], id: str, row: int, folder: Path) -> Example:
         pictures = raw.get("image_bytes", raw.get("images"))
@@ -95,10 +102,11 @@ class SAT(RowSource):
         return [fields.plain(str(choices[place]), "answers") for place in order]
 
 
-def paper(path: str, seed: int = 0) -> SAT:
+def paper(path: str, seed: int = 0, first: int = 0) -> SAT:
     """What VisualThinker-R1-Zero was trained on: of the first 15,000 rows of the train split those
-    with one picture. Its order of choices was drawn without a seed and cannot be had again."""
-    return SAT(path, "train", first=15_000, seed=seed)
+    with one image, or exactly the `first` of them. Its order of choices was drawn without a seed
+    and cannot be had again."""
+    return SAT(path, "train", first=first, seed=seed, within=15_000)
 
 
 def static(path: str, seed: int = 0) -> SAT:

@@ -10,17 +10,21 @@ from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval.benchmark import Item, prompt_text
 from jaxvl.eval.engines.replies import Reply
+from jaxvl.eval.mossbench import form
 
 _IDS, _TEXTS = ("id", "index", "pid", "question_id"), ("response", "prediction", "text", "reply")
 
 
 class Recorded:
     """A model that has replied: rows of JSON, CSV or TSV with an id, a text and, where there are
-    several to an item, a `sample`. Items without a row have no reply."""
+    several to an item, a `sample`; or MOSSBench's own results. What has no row has no reply."""
 
     def __init__(self, file: Path):
         self.dropped: list[Dropped] = []
         self.found: dict[tuple[str, int], str] = {}
+        if form.is_published(file):
+            self.found = {(pid, 0): text for pid, text in form.replies(file).items()}
+            return
         for number, _, row in files.read([file]):
             if isinstance(row, BadRow):
                 self.dropped.append(Dropped.of(str(number), row))

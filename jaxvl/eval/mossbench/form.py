@@ -58,6 +58,19 @@ def is_published(path: Path) -> bool:
     return path.suffix == ".json" and first == b'{"responses"'
 
 
+def replies(path: Path) -> dict[str, str]:
+    """The replies by pid in a file of that form; a record without one is left out."""
+    try:
+        responses = json.loads(path.read_text(encoding="utf-8"))["responses"]
+        found = {str(pid): row.get("response") for pid, row in responses.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{path} has no replies of MOSSBench: expected {{"responses": {{pid: {{"response": '
+            f'"..", ..}}}}}} ({type(error).__name__}: {error})'
+        ) from error
+    return {pid: text for pid, text in found.items() if isinstance(text, str)}
+
+
 def verdicts(path: Path) -> dict[str, float | None]:
     """Verdicts by pid in a file of that form, which a person or another judge has filled in."""
     try:

@@ -65,6 +65,13 @@ def paired(
     ]
     shared = [id for id in rows[0] if id in rows[1]]
     if not shared:
+        nobody = [str(of) for of, found in zip((a, b), rows, strict=True) if not found]
+        if nobody:
+            raise UserError(
+                f"{name}: no reply of {' or of '.join(nobody)} could be judged (thoughts without "
+                "an end, broken answer tags), so there is nothing to compare; look at its unparsed "
+                "share, and ask again with more --max-new-tokens"
+            )
         raise UserError(f"{name}: {a} and {b} have no item in common")
     problems = _differences(results, rows, shared)
     if problems and not force:

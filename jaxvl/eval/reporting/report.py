@@ -39,6 +39,8 @@ def to_markdown(found: Sequence[Results], paper: bool = False) -> str:
     for one in found:
         parts += [f"## {heading(one)}", ""]
         parts += [tables.markdown(table) for table in details(one, paper)]
+    if paper:
+        parts += [tables.markdown(table) for table in _over_six(found)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -155,6 +157,26 @@ def _by_judge(judges: dict[str, Any]) -> Iterator[Table]:
             for group in dict.fromkeys(group for of in found for group in of)
         ]
         yield {"title": f"By judges, by {name}", "columns": [name, *judges], "rows": rows}
+
+
+def _over_six(found: Sequence[Results]) -> Iterator[Table]:
+    """The papers' tables over VLAA-Thinking's six benchmarks, where all six are there."""
+    by_task = {one["task"]: one["modes"] for one in found}
+    if not by_task.keys() >= {task for task, _ in published.SIX.values()}:
+        return
+    ours = []
+    for mode in ("strict", "lenient"):
+        names = [(task, published.figures([column])[0]) for task, column in published.SIX.values()]
+        values = [_value(by_task[task][mode], name) for task, name in names]
+        mean = None if None in values else sum(values) / len(values)
+        ours.append([f"ours, {mode}", *map(share, [*values, mean])])
+    for title, columns, rows in published.WHOLE.values():
+        if columns == (*published.SIX, "average"):
+            yield {
+                "title": f"Published, not ours: {title}",
+                "columns": ["model", *columns],
+                "rows": [*ours, *map(list, rows)],
+            }
 
 
 def _published(one: Results) -> Iterator[Table]:

@@ -119,6 +119,14 @@ def iou(a: Box, b: Box) -> float:
     return min(1.0, overlap / union)
 
 
+def within(box: Box, frame: str, size: tuple[int, int] | None = None) -> bool:
+    """Whether a box can be one of a frame: it lies within the sides, and one of "thousand" or of
+    pixels is longer than a unit. `size` is the image's (width, height) where the frame has it."""
+    width, height = {"unit": (1, 1), "thousand": (1000, 1000)}.get(frame) or size or (0, 0)
+    inside = min(box) >= 0 and box[2] <= width and box[3] <= height
+    return inside and (frame == "unit" or max(box) > 1)
+
+
 def convert(
     box: Box,
     source: str,
