@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_HOME = {"load": "vlm", "VLM": "vlm", "Completion": "vlm", "UserError": "errors"}
+_HOME = {"load": "checkpoints.start", "VLM": "vlm", "Completion": "vlm", "UserError": "errors"}
 _PACKAGES = ("rewards", "rl", "data", "models", "eval")
 __all__ = [*_HOME, *_PACKAGES]
 __version__ = "0.1.0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from jaxvl.models import lora, partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.io import hf, peft
+from jaxvl.models.io.find import checkpoint_dir
 from jaxvl.models.io.hf_config import check_images, check_tokens
 from jaxvl.models.layers import cast
 from jaxvl.rl import batching, learner, streaming
@@ -340,7 +340,7 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VLM:
-    """A model from a Hugging Face checkpoint directory or hub id.
+    """A model from a Hugging Face checkpoint directory, a hub id, or the export of a run.
 
     `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
     where `float32_head` is set; `mesh` (from `jaxvl.distributed.mesh.make_mesh`) defaults to the
@@ -366,25 +366,3 @@ def load(
         )
         params = hf.load_params(path, wanted)
     return VLM(arch, params, processor, mesh, dtype, config)
-
-
-def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
-    """A local directory as it is; anything else is a hub id and is fetched into the cache."""
-    path = Path(path_or_hub_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path_or_hub_id)):
-        raise UserError(
-            f"{path_or_hub_id}: neither a directory nor a hub id such as Qwen/Qwen2-VL-2B-Instruct"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # of .bin files the index alone
-    try:
-        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=wanted))
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{path_or_hub_id}: no such directory, and it could not be fetched from the hub "
-            f"({type(error).__name__}: {error})"
-        ) from error

@@ -239,8 +239,9 @@ def test_the_check_of_a_fresh_process_sees_what_is_there():
 def test_public_names_load_when_used():
     import jaxvl
     from jaxvl import vlm
+    from jaxvl.checkpoints import start
 
-    assert jaxvl.load is vlm.load and jaxvl.VLM is vlm.VLM
+    assert jaxvl.load is start.load and jaxvl.VLM is vlm.VLM
     assert jaxvl.Completion is vlm.Completion
     for name in jaxvl.__all__:
         assert getattr(jaxvl, name) is not None

@@ -247,12 +247,16 @@ class Checkpoints:
         return path / str(max(steps))
 
     @staticmethod
-    def newest_params(run_dir: Path, shardings: Callable[[Any], Any]) -> dict[str, Any]:
-        """The parameters of a run's newest whole checkpoint; all else stays on the disk.
+    def newest_params(
+        run_dir: Path, shardings: Callable[[Any], Any], step: int | None = None
+    ) -> dict[str, Any]:
+        """The parameters of a run's newest whole checkpoint, or that of `step`; all else stays on
+        the disk.
 
         `shardings(shapes)` says where they go. The run may be under way: nothing is written.
         """
         folder = Checkpoints.newest(run_dir)
+        folder = folder if step is None else folder.with_name(str(step))
         try:
             said = manifest.read(folder)
             shapes = jax.tree.map(

@@ -191,9 +191,10 @@ def _renderer(template: str, model: str) -> Callable[[Any], str]:
         raise UserError(f"no template `{template}`; expected one of {', '.join(known)}")
     make = known[template]
     if model:
+        from jaxvl.checkpoints.start import locate
         from jaxvl.data.prompts import Processor
 
-        processor = Processor.from_pretrained(model)
+        processor = Processor.from_pretrained(locate(model).files)
         return lambda example: processor.render(make(example))
 
     def plain(example: Any) -> str:

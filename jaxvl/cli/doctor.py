@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
+from jaxvl.checkpoints.start import locate
 from jaxvl.config import Config, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
 from jaxvl.data import templates
@@ -40,7 +41,6 @@ from jaxvl.rewards.mix import score
 from jaxvl.rl.completions import Completions
 from jaxvl.train import resume, rollouts
 from jaxvl.train.prompts import Item, batch_of
-from jaxvl.vlm import checkpoint_dir
 
 TRIED = {("0.10.2", "0.12.8"), ("0.11.2", "0.12.12")}  # jax and flax with which the tests have run
 ROWS = 8  # of the data that are looked at
@@ -224,7 +224,7 @@ class _Found:
         self.cfg, self.items, self.processor = cfg, [], None
 
     def model(self) -> tuple[str, str]:
-        path = checkpoint_dir(self.cfg.model.path)
+        path = locate(self.cfg.model.path).files
         arch = hf.arch_from_config(hf.read_config(path))
         files = sound.check_weights(path)
         self.processor = Processor.from_pretrained(

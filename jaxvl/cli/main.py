@@ -72,7 +72,7 @@ def _done(run_dir: str, exported: bool) -> None:
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="Checkpoint directory or hub id.")],
+    model: Annotated[str, typer.Option(help="Checkpoint directory, hub id, or a run.")],
     prompt: Annotated[str, typer.Option(help="What to ask.")],
     image: Annotated[list[Path] | None, typer.Option(help="A picture; may be repeated.")] = None,
     system: Annotated[str, typer.Option(help="A system prompt, instead of the model's own.")] = "",
@@ -87,8 +87,8 @@ def generate(
 ) -> None:
     """Ask a model about pictures, and see the answer as it comes."""
     prepare_jax()
+    from jaxvl.checkpoints.start import load
     from jaxvl.data.templates import IMAGE
-    from jaxvl.vlm import load
 
     images = list(image or [])
     asked: Any = IMAGE * len(images) + prompt
@@ -116,7 +116,10 @@ def generate(
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Checkpoint directory, hub id, or a run directory.")
+        str,
+        typer.Argument(
+            metavar="SRC", help="Checkpoint directory, hub id, run, or RUN/checkpoints/STEP."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
     dtype: Annotated[

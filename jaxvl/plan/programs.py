@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh
 
+from jaxvl.checkpoints.start import locate
 from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
 from jaxvl.distributed.mesh import data_shard, param_shardings
@@ -107,7 +108,7 @@ def read_arch(model: Model) -> Arch:
     """The shape of the model that a config names: a directory with config.json, or a published
     model, of which nothing is fetched."""
     path = Path(model.path).expanduser()
-    config = hf.read_config(path) if path.is_dir() else public.config(model.path)
+    config = hf.read_config(locate(path).files) if path.is_dir() else public.config(model.path)
     arch = hf.arch_from_config(config)
     text = dataclasses.replace(arch.text, float32_head=model.float32_head)
     return dataclasses.replace(arch, text=text)

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvl.checkpoints.convert import of_run
+from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Whole
 from jaxvl.config import Config
 from jaxvl.distributed import multihost

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from jaxvl.checkpoints.start import FINISHED
 from jaxvl.checkpoints.store import Checkpoints, Restored, complete, steps_at
 from jaxvl.config import Config, SFTConfig
 from jaxvl.distributed import multihost
@@ -24,8 +25,6 @@ from jaxvl.errors import UserError
 from jaxvl.observe.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.train import settings
 from jaxvl.train.prompts import drops
-
-FINISHED = "finished.json"
 
 
 def check(cfg: Config | SFTConfig) -> None:

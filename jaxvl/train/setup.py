@@ -20,7 +20,7 @@ import optax
 from flax import traverse_util
 
 from jaxvl import __version__
-from jaxvl.checkpoints.start import start_model
+from jaxvl.checkpoints.start import locate, start_model
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Config, SFTConfig
 from jaxvl.config.fields import to_json
@@ -31,6 +31,7 @@ from jaxvl.distributed.mesh import data_shard, make_mesh
 from jaxvl.distributed.preemption import PreemptionHandler
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
+from jaxvl.models.io.find import EXPORT
 from jaxvl.observe import report
 from jaxvl.observe.metrics import FILE
 from jaxvl.rl import learner
@@ -90,7 +91,7 @@ def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:
     )
     if jax.process_index() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        test_sets.mark(run_dir, test_sets.marks(cfg.model.path))
+        test_sets.mark(run_dir, test_sets.marks(locate(cfg.model.path).folder))
     check_shared(run_dir)
     return start_model(cfg.model, mesh), Checkpoints(run_dir, cfg.run.keep, cfg.run.on_save_failure)
 
@@ -173,8 +174,8 @@ def export(trained: VLM, cfg: Config | SFTConfig) -> None:
     """The trained model in `hf`; adapters alone too, where nothing but them has changed. Both
     carry the run's mark where it was trained on test data."""
     run_dir = Path(cfg.run.dir)
-    trained.save(run_dir / "hf")
-    written = [run_dir / "hf"]
+    trained.save(run_dir / EXPORT)
+    written = [run_dir / EXPORT]
     if trained.lora and not cfg.model.train:
         trained.save_adapters(run_dir / "adapter", cfg.model.path)
         written.append(run_dir / "adapter")

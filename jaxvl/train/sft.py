@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl.checkpoints.convert import of_run
+from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Whole
 from jaxvl.config import Optim, Run, SFTConfig
 from jaxvl.distributed import multihost

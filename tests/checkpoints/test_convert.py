@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import jaxvl
 from jaxvl.checkpoints import convert as module
 from jaxvl.checkpoints.convert import convert, stored_dtype
+from jaxvl.checkpoints.start import locate, start_model
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import LoRA, Model
 from jaxvl.config.fields import to_json
 from jaxvl.data import test_sets
 from jaxvl.errors import UserError
+from jaxvl.eval.engines.local import open_model
 from jaxvl.models import partition
 from jaxvl.models.layers import cast
+from jaxvl.plan.programs import read_arch
 from jaxvl.rl.learner import TrainState
 from jaxvl.vlm import load
 
@@ -160,3 +165,67 @@ def test_runs_that_cannot_be_converted_say_why(run_dir, vlm, tmp_path_factory):
     with pytest.raises(UserError, match="no config.json that names its model"):
         convert(folder, folder / "out")
     assert not (folder / "out").exists()
+
+
+def test_a_run_and_its_steps_are_models(run_dir, tiny_path, vlm):
+    """By every way to one: `jaxvl.load`, a config's model.path, `convert`, `eval`."""
+    first, newest = vlm.params, jax.tree.map(lambda x: -x, vlm.params)
+    for path, params in (
+        (run_dir, newest),
+        (run_dir / "checkpoints", newest),
+        (run_dir / "checkpoints/3", newest),
+        (f"{run_dir}/checkpoints/2/", first),
+        (tiny_path, first),
+    ):
+        same(jaxvl.load(path, "float32").params, params)
+    half = jaxvl.load(run_dir / "checkpoints/2", min_pixels=784, max_pixels=1000)
+    assert {x.dtype for x in jax.tree.leaves(half.params)} == {jnp.dtype("bfloat16")}
+    assert (half.processor.image.min_pixels, half.processor.image.max_pixels) == (784, 1000)
+    at = [open_model(f"{run_dir}/checkpoints/{n}", "float32", vlm.mesh)[1] for n in (2, 3)]
+    assert at[0] != at[1]
+    trained = load(convert(run_dir / "checkpoints/2", run_dir / "two"), "float32")
+    same(trained.params, first)
+    step = Model(str(run_dir / "checkpoints/3"))
+    same(start_model(step, vlm.mesh).params, newest)
+    assert read_arch(step) == vlm.config
+
+
+def test_a_run_from_a_runs_step(run_dir, vlm, tmp_path_factory):
+    """What the second starts from is the first's step, whatever the first does since."""
+    second = tmp_path_factory.mktemp("second")
+    write_config(second, Model(str(run_dir / "checkpoints/2"), train=("text",)))
+    checkpoints = Checkpoints(second, keep=1)
+    trained = {"text": jax.tree.map(lambda x: 3 * x, vlm.params["text"])}
+    checkpoints.save(1, TrainState(jnp.int32(1), trained, ()), {})
+    checkpoints.close()
+    test_sets.mark(run_dir, ["MathVista"])
+    found = jaxvl.load(second, "float32").params
+    same(found["text"], trained["text"])
+    same(found["vision"], vlm.params["vision"])
+    assert test_sets.marks(locate(run_dir / "checkpoints/2").folder) == ["MathVista"]
+
+
+def test_a_run_without_checkpoints_is_its_export(run_dir, vlm):
+    with pytest.raises(UserError, match=r"no export yet .*checkpoints/STEP.*jaxvl convert"):
+        start_model(Model(str(run_dir)), vlm.mesh)
+    with pytest.raises(UserError, match=r"checkpoints/4 is no whole checkpoint; the run has 3, 2"):
+        jaxvl.load(run_dir / "checkpoints/4")
+    vlm.save(run_dir / "hf")
+    same(start_model(Model(str(run_dir)), vlm.mesh).params, vlm.params)
+    same(load(run_dir, "float32").params, vlm.params)
+    (run_dir / "finished.json").write_text('{"steps": 3}')
+    write_config(run_dir, Model("a/folder/that/is/elsewhere"))
+    same(jaxvl.load(run_dir, "float32").params, vlm.params)
+    shutil.rmtree(run_dir / "checkpoints")
+    settings = {"model": to_json(Model("elsewhere")), "run": {}}
+    (run_dir / "config.json").write_text(json.dumps(settings))
+    same(jaxvl.load(run_dir, "float32").params, vlm.params)
+    shutil.rmtree(run_dir / "hf")
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        jaxvl.load(run_dir)
+
+
+def test_adapters_alone_are_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds adapters alone; give a whole model"):
+        jaxvl.load(tmp_path)

@@ -13,15 +13,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl.checkpoints.convert import of_run
-from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.checkpoints.start import load, locate
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.prompts import Encoded
@@ -29,11 +27,10 @@ from jaxvl.distributed.mesh import fetch, put_rows
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint, number_of
 from jaxvl.models.inputs import Prompt
-from jaxvl.models.qwen_vl import to_compute_dtype
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import read_completions
 from jaxvl.rl.sampler import Sampler, check_drawn
-from jaxvl.vlm import VLM, checkpoint_dir, load
+from jaxvl.vlm import VLM
 
 READERS = 4  # threads that open pictures and tokenize
 
@@ -53,17 +50,11 @@ class _Row:
 
 
 def open_model(path: str, dtype: str, mesh: Mesh, **pixels: int | None) -> tuple[VLM, str]:
-    """The model of a checkpoint directory, a hub id or a run's newest checkpoint, with what tells
-    its weights from others at the same path."""
-    if (Path(path) / "checkpoints").is_dir():
-        vlm = of_run(Path(path), mesh)
-        with jax.set_mesh(mesh):
-            params = to_compute_dtype(vlm.params, dtype, vlm.config.text)
-        processor = vlm.processor.with_pixels(**pixels)
-        vlm = dataclasses.replace(vlm, params=params, dtype=dtype, processor=processor)
-        return vlm, fingerprint(Checkpoints.newest(Path(path)))
-    folder = checkpoint_dir(path)
-    return load(folder, dtype, mesh, **pixels), fingerprint(folder)
+    """The model at `path`, as `jaxvl.load` has it, with what tells its weights from others at the
+    same path."""
+    place = locate(path)
+    weights = place.run / "checkpoints" / str(place.step) if place.run else place.files
+    return load(path, dtype, mesh, **pixels), fingerprint(weights)
 
 
 class Local:
