@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from jaxvl.curate import manifest, sources
 from jaxvl.curate.manifest import Manifest, Place
-from jaxvl.curate.rows import Row
+from jaxvl.curate.rows import Row, link
 from jaxvl.data import files, hub
 from jaxvl.data.example import BadRow
 from jaxvl.data.tasks import fields, vlaa
@@ -128,28 +129,20 @@ def _read(
 
 
 def _place(image: Any, name: str, folder: Path, images: Path) -> str:
-    """A picture as the rows name it. Its set's folder is linked; one that is held by the row itself
-    becomes a file."""
-    outside = BadRow("image outside the folder", f"`image` is {fields.shown(image)}")
+    """A picture as the rows name it. A file is linked below `images`; one that is held by the row
+    itself becomes a file there."""
     if isinstance(image, str) and ".." in Path(image).parts:
-        raise outside
+        raise BadRow("image outside the folder", f"`image` is {fields.shown(image)}")
     if isinstance(image, str) and (len(image) <= 64 or "." in image[-6:]):  # no base64 text
         image = image.removeprefix(f"{folder}/").lstrip("/")  # with which published rows begin
-    found = fields.pictures(image, [folder, folder / "images"])
+    found = fields.pictures(image, [folder, folder / "images"], folder)
     if len(found) != 1:
         raise BadRow("not one image", f"{len(found)} pictures; the pipeline takes one a question")
-    if isinstance(found[0], str) and not Path(found[0]).is_relative_to(folder):
-        raise outside
     home = images / name
     if isinstance(found[0], str):
-        if not home.is_symlink() and not home.exists():
-            home.parent.mkdir(parents=True, exist_ok=True)
-            home.symlink_to(folder, target_is_directory=True)
-        if home.resolve() != folder:
-            raise UserError(f"{home} is there and is not {folder}; give another --out")
-        return f"{name}/{Path(found[0]).relative_to(folder)}"
-    if home.is_symlink():
-        raise UserError(f"{home} links a folder and {name} has pictures in its rows too; move one")
+        own = Path(found[0]).relative_to(folder)
+        _link(Path(found[0]), home / own)
+        return f"{name}/{own}"
     home.mkdir(parents=True, exist_ok=True)
     suffix = _SUFFIX.get(found[0][:2], "img")
     file = home / f"{hashlib.sha256(found[0]).hexdigest()[:32]}.{suffix}"
@@ -158,6 +151,19 @@ def _place(image: Any, name: str, folder: Path, images: Path) -> str:
         half.write_bytes(found[0])
         half.replace(file)
     return f"{name}/{file.name}"
+
+
+def _link(file: Path, target: Path) -> None:
+    """Have `file` at `target` too, which may be there since the last time."""
+    if target.exists():
+        if not (target.samefile(file) or filecmp.cmp(target, file, shallow=False)):
+            raise UserError(f"{target} is there and is not {file}; give another --out")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half = target.with_name(target.name + ".half")
+    half.unlink(missing_ok=True)
+    link(file, half)
+    half.replace(target)
 
 
 def _captions(path: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,30 @@ def share_images(source: Path, target: Path) -> None:
     """Lets the pictures beside the file `source` be found beside the file `target` as well."""
     theirs, ours = source.parent / "images", target.parent / "images"
     if theirs.is_dir() and not ours.exists():
-        ours.parent.mkdir(parents=True, exist_ok=True)
-        ours.symlink_to(theirs.resolve(), target_is_directory=True)
+        half = ours.with_name("images.half")
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(theirs, half, copy_function=link)
+        half.rename(ours)
+
+
+def link(file: str | Path, target: str | Path) -> None:
+    """Have a file at another place too, without a copy where the file system allows. No symbolic
+    link: those are not followed out of the folder of a dataset."""
+    try:
+        os.link(os.path.realpath(file), target)
+    except OSError:  # another file system, or one without such links
+        shutil.copyfile(file, target)
 
 
 def picture(row: Row, folder: Path) -> Path:
     """Where a row's picture is, below `folder`; BadRow where it has none or it is elsewhere."""
     name = row.get("image")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.strip("/"):
         raise BadRow("no image", f"`image` is {fields.shown(name)}, expected a path")
     name = name.lstrip("/")  # as the published files are read
     if ".." in Path(name).parts:
         raise BadRow("image outside the folder", f"`image` is {name!r:.60}")
-    return Path(fields.pictures(name, [folder])[0])
+    return Path(fields.pictures(name, [folder], folder)[0])
 
 
 def data_url(path: Path, max_side: int) -> str:

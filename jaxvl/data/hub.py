@@ -51,6 +51,15 @@ def find(where: str | Path, split: str = "", subset: str = "") -> list[Path]:
     return [path / name for name in choose(names, text, split, subset, str(where))]
 
 
+def root(where: str | Path, file: Path) -> Path:
+    """The folder that the rows of a file may name files of: `where`, if it is one, else that of the
+    file; of a hub dataset its copy in the cache."""
+    if str(where).startswith(PREFIX):
+        copies = [folder for folder in file.parents if folder.parent.name == "snapshots"]
+        return copies[0] if copies else file.parent
+    return Path(where) if Path(where).is_dir() else file.parent
+
+
 def choose(names: Sequence[str], card: str, split: str, subset: str, where: str) -> list[str]:
     """Those of `names` (paths below a folder) that hold the rows of a split, by `find`'s rules."""
     files = sorted(name for name in names if Path(name).suffix in SUFFIXES)

@@ -24,7 +24,7 @@ class Prepared:
     def load(self) -> PreparedExamples:
         manifest = read_manifest(self.path)
         for shard in manifest["shards"]:
-            file = Path(self.path, shard["file"])
+            file = Path(self.path, Path(shard["file"]).name)  # of this folder, whatever it says
             size = file.stat().st_size if file.is_file() else 0
             if size != shard["bytes"]:
                 raise UserError(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.data import test_sets
+from jaxvl.data.image import FORMATS
 from jaxvl.errors import UserError
 from jaxvl.observe import charts
 from jaxvl.observe.charts import Chart, line_chart, show
@@ -224,7 +225,7 @@ def _image(run_dir: Path, name: str) -> dict[str, str]:
         path = (run_dir / name).resolve()
         if not path.is_relative_to(run_dir.resolve()):
             return {"name": name, "error": "outside of the run directory"}
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.draft("RGB", (_IMAGE_SIDE, _IMAGE_SIDE))
             small = image.convert("RGB")
         small.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))

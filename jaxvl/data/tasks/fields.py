@@ -96,19 +96,21 @@ def _value(text: str) -> float | None:
         return None
 
 
-def pictures(value: Any, folders: Sequence[Path]) -> tuple[str | bytes, ...]:
+def pictures(value: Any, folders: Sequence[Path], root: Path | None) -> tuple[str | bytes, ...]:
     """Paths and bytes of one picture or a list of them; none where `value` is empty.
 
-    A picture is a path (as given or below one of `folders`), bytes, {"bytes", "path"} as in Hugging
+    A picture is a path that starts at one of `folders`, bytes, {"bytes", "path"} as in Hugging
     Face's parquet files, a data: URL or base64 text. Files have to exist; they are not opened here.
+    A row names files below `root` alone (None: any): not by an absolute path, by `..` or through a
+    symbolic link does it reach another.
     """
     if value is None or value == "" or isinstance(value, Sequence) and not len(value):
         return ()
     values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_picture(item, folders) for item in values)
+    return tuple(_picture(item, folders, root) for item in values)
 
 
-def _picture(value: Any, folders: Sequence[Path]) -> str | bytes:
+def _picture(value: Any, folders: Sequence[Path], root: Path | None) -> str | bytes:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
@@ -129,8 +131,27 @@ def _picture(value: Any, folders: Sequence[Path]) -> str | bytes:
     for folder in folders:
         path = folder / value
         try:
-            if path.is_file():
-                return str(path)
-        except OSError:  # a name that is too long for the file system
+            there = path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
             break
+        if there:
+            _check_inside(path, root)
+            return str(path)
     raise BadRow("missing image file", f"no image file {shown(str(folders[0] / value))}")
+
+
+def _check_inside(path: Path, root: Path | None) -> None:
+    """BadRow unless a file is below `root`, or is what the hub's cache has for one there."""
+    if root is None:
+        return
+    owned, file = [root.resolve()], path.resolve()
+    for folder in (root.absolute(), *root.absolute().parents):
+        blobs = folder.parents[1] / "blobs" if folder.parent.name == "snapshots" else None
+        if blobs and blobs.is_dir() and not blobs.is_symlink():  # what a snapshot links to
+            owned.append(blobs.resolve())
+    if not any(file.is_relative_to(folder) for folder in owned):
+        raise BadRow(
+            "image file outside its folder",
+            f"the image file {shown(str(path))} is not below {root}: move it there; a source of "
+            "training data takes files from anywhere with data.source.allow_outside=true",
+        )

@@ -26,7 +26,8 @@ class Records(RowSource):
     `choices` is one field that holds a list, or several that hold one each; `image` is the fields
     that hold pictures (paths, bytes, Hugging Face's {"bytes", "path"}, base64 text, or a list of
     these), of which a row may lack some or all. Paths are relative to the folder `images` (default:
-    that of the file, or `path`). A row without an id has its number. A marker (`<image>`,
+    that of the file, or `path`) and lead to files below it, unless `allow_outside`: by default a
+    row names no other file of the machine. A row without an id has its number. A marker (`<image>`,
     `<image2>`, `<img>`) in the question or a choice is the place of a picture, and a row has as
     many as it has pictures, or none: they stand in front. Markers in front of a question are taken
     off unless `keep_markers`.
@@ -52,16 +53,23 @@ class Records(RowSource):
     task: str = ""  # default: the name of the file or dataset
     keep_markers: bool = False
     limit: int = 0
+    allow_outside: bool = False
 
     def files(self) -> list[Path]:
         return hub.find(self.path, self.split, self.subset)
 
     def folders(self, file: Path) -> list[Path]:
-        """Where relative paths of pictures in a file may start: its own folder, or where that is
-        the `data` of a hub dataset, the one above."""
+        """Where relative paths of pictures in a file may start: its own folder, `path`, or where
+        the file is in the `data` of a hub dataset, the folder above."""
         if self.images:
             return [Path(self.images)]
-        return [file.parent, file.parent.parent] if file.parent.name == "data" else [file.parent]
+        root = hub.root(self.path, file)
+        return list(dict.fromkeys([file.parent, root]))
+
+    def pictures(self, value: Any, file: Path) -> tuple[str | bytes, ...]:
+        """Those that a value in a row of a file names or holds, as `fields.pictures`."""
+        root = Path(self.images) if self.images else hub.root(self.path, file)
+        return fields.pictures(value, self.folders(file), None if self.allow_outside else root)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         task = self.task or Path(self.path).stem
@@ -76,11 +84,11 @@ class Records(RowSource):
             id = raw.get(self.id)
             id = str(number if id is None else id)
             try:
-                yield id, self._example(raw, id, task, self.folders(file))
+                yield id, self._example(raw, id, task, file)
             except BadRow as why:
                 yield id, why
 
-    def _example(self, raw: Mapping[str, Any], id: str, task: str, folders: list[Path]) -> Example:
+    def _example(self, raw: Mapping[str, Any], id: str, task: str, file: Path) -> Example:
         read = {self.question, self.answer, *self.choices, *self.image, self.id, self.conversation}
         unread = {name: value for name, value in raw.items() if name not in read}
         columns = {name: value for name, value in unread.items() if _kept(value)}
@@ -90,7 +98,7 @@ class Records(RowSource):
             pictures = [inside] if inside else pictures
         else:
             question, right = fields.text(raw, self.question), self._gold(raw)
-        images = tuple(image for item in pictures for image in fields.pictures(item, folders))
+        images = tuple(image for item in pictures for image in self.pictures(item, file))
         choices = self._choices(raw)
         answer = fields.one_of(right, choices)
         if self.conversation:
@@ -156,9 +164,7 @@ def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
         question = raw.get(source.question)
         try:
             values = [raw.get(name) for name in source.image]
-            images = tuple(
-                image for item in values for image in fields.pictures(item, source.folders(file))
-            )
+            images = tuple(image for item in values for image in source.pictures(item, file))
         except BadRow as why:
             images = why
         yield question if isinstance(question, str) else "", images

@@ -31,7 +31,8 @@ class SAT(RowSource):
     Choices stand in an order drawn from (seed, row): as published the answer is often the first.
     `single_image` leaves out questions about two images. `first` takes the first so many rows of
     those that can be used (0: all), and `within` looks at the first so many rows of the files alone
-    (0: at all). Ids are the split and the row, counted from 0: "train-17".
+    (0: at all). Rows name files below the folder of their file or `path` alone, unless
+    `allow_outside`. Ids are the split and the row, counted from 0: "train-17".
     """
 
     path: str
@@ -40,6 +41,7 @@ class SAT(RowSource):
     single_image: bool = True
     seed: int = 0
     within: int = 0
+    allow_outside: bool = False
 
     def files(self) -> list[Path]:
         return hub.find(self.path, self.split)
@@ -54,14 +56,14 @@ class SAT(RowSource):
             try:
                 if isinstance(raw, BadRow):
                     raise raw
-                row = self._example(raw, id, number - 1, file.parent)
+                row = self._example(raw, id, number - 1, file)
                 usable += 1
             except BadRow as why:
                 row = why
             if number > start:
                 yield id, row
 
-    def _example(self, raw: Mapping[str, Any], id: str, row: int, folder: Path) -> Example:
+    def _example(self, raw: Mapping[str, Any], id: str, row: int, file: Path) -> Example:
         pictures = raw.get("image_bytes", raw.get("images"))
         if self.single_image and isinstance(pictures, Sequence) and len(pictures) > 1:
             raise FilteredRow("several images", f"the question is about {len(pictures)} images")
@@ -76,7 +78,8 @@ class SAT(RowSource):
                 "answer is none of the choices",
                 f"the answer {fields.shown(gold)} is none of {fields.shown(choices)}",
             )
-        images = fields.pictures(pictures, [folder])
+        root = None if self.allow_outside else hub.root(self.path, file)
+        images = fields.pictures(pictures, [file.parent], root)
         if not images:
             raise BadRow("no image", "the row has no image")
         if marked not in (0, len(images)):

@@ -49,14 +49,16 @@ class VLAA(RowSource):
     source) and `source`, and its answer in one form (`normal_answer`). A row of `sft` has what is
     in its answer tags as answer and the whole reply in the column `completion`. `sources` takes
     only rows of these folders of images (all where empty); `types` gives the meaning of names that
-    the file has for a verifier type, as ("rm=open",). A type that is not known is an error. Ids are
-    the part and the row, counted from 0: "grpo-17".
+    the file has for a verifier type, as ("rm=open",). A type that is not known is an error. Rows
+    name files below the folder of their file alone, unless `allow_outside`. Ids are the part and
+    the row, counted from 0: "grpo-17".
     """
 
     path: str
     part: Literal["grpo", "sft"] = "grpo"
     sources: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    allow_outside: bool = False
 
     def files(self) -> list[Path]:
         path = Path(self.path)
@@ -80,14 +82,15 @@ class VLAA(RowSource):
 
     def _example(self, raw: Mapping[str, Any], id: str, folder: Path) -> Example:
         image = raw.get("image")
-        if not isinstance(image, str) or not image.strip("/"):
+        if not isinstance(image, str) or not Path(image.lstrip("/")).parts:
             raise BadRow("no image", f"`image` is {fields.shown(image)}, expected a path")
         image = image.lstrip("/")
         source = Path(image).parts[0]
         if self.sources and source not in self.sources:
             raise FilteredRow("another source", f"the row is of {source}")
         question = fields.text(raw, "question")
-        images = fields.pictures(image, [folder / "images", folder])
+        root = None if self.allow_outside else folder
+        images = fields.pictures(image, [folder / "images", folder], root)
         if places.MARKER.search(question):
             (question,), images = places.fit([question], images, {})
         columns = {"source": source}

@@ -168,8 +168,10 @@ def _record(row: files.Raw, file: Path, source: Path) -> dict[str, Any]:
     if not pid:
         raise BadRow("no pid", "the record has no pid")
     root = source if source.is_dir() else source.parent
+    if source.is_file() and source.parent.name == "images_information":
+        root = root.parent  # beside which the repository has `images`
     folders = [file.parent, file.parent.parent, root, root / "data", file.parent / "images"]
-    pictures = fields.pictures(row.get("decoded_image") or where, folders)
+    pictures = fields.pictures(row.get("decoded_image") or where, folders, root)
     if len(pictures) != 1:
         raise BadRow("no image", f"{len(pictures)} images, expected one")
     metadata = _metadata(row)

@@ -47,12 +47,14 @@ def find(source: str | Path, layouts: Sequence[Layout]) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a file: `number` counts from 1 over all files, `folders` may hold its pictures."""
+    """A row of a file: `number` counts from 1 over all files, `folders` may hold its pictures,
+    which are below `root`."""
 
     values: Mapping[str, Any]
     number: int
     file: Path
     folders: tuple[Path, ...]
+    root: Path
 
     def get(self, *names: str) -> Any:
         """The first of these fields that holds something, else None. NaN is nothing."""
@@ -74,7 +76,7 @@ class Row:
         BadRow where none does, and where a picture is named but not there."""
         value = self.get(*names)
         value = listed(value) if isinstance(value, str) and value[:1] == "[" else value
-        found = fields.pictures(value, self.folders)
+        found = fields.pictures(value, self.folders, self.root)
         if not found:
             raise BadRow("no image", f"the row has no image in {' or '.join(names)}")
         return found
@@ -107,19 +109,21 @@ def rows(paths: Sequence[Path], source: str | Path) -> Iterator[Row | BadRow]:
     row that has it."""
     number = 0
     for file in paths:
-        folders = _folders(file, Path(source))
+        levels = _levels(file, Path(source))
+        folders = tuple(level / name for level in levels for name in _IMAGE_FOLDERS)
+        root = Path(source) if Path(source).is_dir() else file.parent
         read = (raw for _, _, raw in files.read([file]))
         for raw in _with_images(list(read)) if file.suffix == ".tsv" else read:
             number += 1
-            yield raw if isinstance(raw, BadRow) else Row(raw, number, file, folders)
+            yield raw if isinstance(raw, BadRow) else Row(raw, number, file, folders, root)
 
 
-def _folders(file: Path, source: Path) -> tuple[Path, ...]:
-    """Those of a file and of up to two folders above it, but not above `source`."""
+def _levels(file: Path, source: Path) -> list[Path]:
+    """The folder of a file and up to two above it, but not above `source`."""
     levels = [file.parent]
     while len(levels) < 3 and source in levels[-1].parents:
         levels.append(levels[-1].parent)
-    return tuple(level / name for level in levels for name in _IMAGE_FOLDERS)
+    return levels
 
 
 def _with_images(table: list[files.Raw]) -> Iterator[files.Raw]:
