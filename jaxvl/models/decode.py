@@ -15,9 +15,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
@@ -39,34 +41,17 @@ class SlotMap:
     def to_rows(self, x_BS: jax.Array, rows: int) -> jax.Array:
         """[B, S, ..] -> [B, r, g, ..], every row's completions side by side."""
         x_Bn = x_BS if self.slot is None else take(x_BS, self.slot)
-        B, n, *rest = x_Bn.shape
-        spec = P(*jax.typeof(x_Bn).sharding.spec)
-        spec = P(spec[0], None, None, *spec[2:])
-        return jnp.reshape(x_Bn, (B, rows, n // rows, *rest), out_sharding=spec)
+        return fold(x_Bn, "B (r g) ... -> B r g ...", r=rows)
 
     def to_slots(self, x_Brg: jax.Array) -> jax.Array:
         """[B, r, g, ..] -> [B, S, ..]"""
-        B, r, g, *rest = x_Brg.shape
-        spec = P(*jax.typeof(x_Brg).sharding.spec)
-        spec = P(spec[0], None, *spec[3:])
-        x_Bn = jnp.reshape(x_Brg, (B, r * g, *rest), out_sharding=spec)
+        x_Bn = fold(x_Brg, "B r g ... -> B (r g) ...")
         return x_Bn if self.slot is None else take(x_Bn, self.request)
 
 
-def merge(x: jax.Array, axis: int = 0) -> jax.Array:
-    """[B, S, ..] -> [Z, ..]; `axis` is where B stands."""
-    shape, spec = list(x.shape), list(jax.typeof(x).sharding.spec)
-    shape[axis : axis + 2] = (x.shape[axis] * x.shape[axis + 1],)
-    spec[axis : axis + 2] = (spec[axis],)
-    return jnp.reshape(x, shape, out_sharding=P(*spec))
-
-
-def split(x: jax.Array, shards: int, axis: int = 0) -> jax.Array:
-    """[Z, ..] -> [B, S, ..], or rows [R, ..] -> [B, r, ..]; `axis` is where they stand."""
-    shape, spec = list(x.shape), list(jax.typeof(x).sharding.spec)
-    shape[axis : axis + 1] = shards, x.shape[axis] // shards
-    spec[axis : axis + 1] = spec[axis], None
-    return jnp.reshape(x, shape, out_sharding=P(*spec))
+def merge(x_BS: jax.Array) -> jax.Array:
+    """[B, S, ..] -> [Z, ..]"""
+    return fold(x_BS, "B S ... -> (B S) ...")
 
 
 def take(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -114,7 +99,7 @@ class DecodeModel:
             norm=text.norm,
             head=embed if text.arch.tied else jax.tree.map(_gather_fsdp, text.head),
             prompts=prompts,
-            mask=split(mask_RT, prompts[0].k.shape[0]),
+            mask=fold(mask_RT, "(B r) T -> B r T", B=prompts[0].k.shape[0]),
             cos_sin=jax.tree.map(lambda x: x[0], text.cos_sin(positions_13S)),
         )
 
@@ -185,17 +170,16 @@ def _attend(
 
     One softmax over both: each part has a maximum and a sum of its own, and they are joined.
     """
-    B, S, N, H = q_BSNH.shape
     r, K = prompt.k.shape[1:3]
-    spec = P(ROWS, None, "tensor", None, None)
-    q_BSKGH = jnp.reshape(q_BSNH, (B, S, K, N // K, H), out_sharding=spec)
+    q_BSKGH = fold(q_BSNH, "B S (K G) H -> B S K G H", K=K)
     of_prompt = _part(
         ("BrgKGH,BrKHT->BrKgGT", "BrKgGT,BrKTH->BrKgGH"),
         slot_map.to_rows(q_BSKGH, r),
         prompt,
         mask_BrT[:, :, None, None, None],
     )
-    of_prompt = [merge(slot_map.to_slots(jnp.swapaxes(x, 2, 3))) for x in of_prompt]
+    of_prompt = [rearrange(x, "B r K g ... -> B r g K ...") for x in of_prompt]
+    of_prompt = [merge(slot_map.to_slots(x)) for x in of_prompt]
     of_own = _part(
         ("ZKGH,ZKHC->ZKGC", "ZKGC,ZKCH->ZKGH"),
         merge(q_BSKGH),
@@ -209,7 +193,7 @@ def _attend(
         out += part_out * share[..., None]
         total += part_total * share
     out = (out / total[..., None]).astype(q_BSNH.dtype)
-    return jnp.reshape(out, (B, S, N, H), out_sharding=P(ROWS, None, "tensor", None))
+    return fold(out, "(B S) K G H -> B S (K G) H", B=len(q_BSNH))
 
 
 def _part(

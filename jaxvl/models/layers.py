@@ -23,6 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size, path_name
 
 # Names of what a policy may keep for the backward pass: see `remat_layer`.
@@ -106,13 +107,7 @@ class FusedLinear(nnx.Module):
         parts = axis_size("tensor")
 
         def side_by_side(leaves: list[jax.Array]) -> nnx.Param:
-            lead = (None,) * (leaves[0].ndim - 1)
-            spec = P(*lead, "tensor", None)
-            shapes = [(*x.shape[:-1], parts, x.shape[-1] // parts) for x in leaves]
-            cut = [
-                jnp.reshape(x, shape, out_sharding=spec)
-                for x, shape in zip(leaves, shapes, strict=True)
-            ]
+            cut = [fold(x, "... (P f) -> ... P f", P=parts) for x in leaves]
             return nnx.Param(jnp.concatenate(cut, axis=-1))
 
         self.widths = tuple(linear.w.shape[-1] // parts for linear in linears)
@@ -124,12 +119,8 @@ class FusedLinear(nnx.Module):
         spec = P(ROWS, None, "tensor", None)
         y_RSPf = jnp.einsum("RSD,DPf->RSPf", x, self.w[...], out_sharding=spec)
         y_RSPf = y_RSPf + self.b[...] if hasattr(self, "b") else y_RSPf
-        R, S, parts, _ = y_RSPf.shape
         ends = list(itertools.accumulate(self.widths))
-        return [
-            jnp.reshape(y, (R, S, parts * y.shape[-1]), out_sharding=P(ROWS, None, "tensor"))
-            for y in jnp.split(y_RSPf, ends[:-1], axis=-1)
-        ]
+        return [fold(y, "R S P f -> R S (P f)") for y in jnp.split(y_RSPf, ends[:-1], axis=-1)]
 
 
 def fuse(module: nnx.Module, *names: str) -> None:
@@ -234,15 +225,13 @@ def _is_kept(primitive, *operands, **parameters) -> bool:
 
 
 def split_heads(x_RSF: jax.Array, heads: int) -> jax.Array:
-    """[R, S, N*H] -> [R, S, N, H], heads split over tensor."""
-    R, S, F = x_RSF.shape
-    return jnp.reshape(x_RSF, (R, S, heads, F // heads), out_sharding=P(ROWS, None, "tensor", None))
+    """[R, S, N*H] -> [R, S, N, H], heads split over tensor where the columns are."""
+    return fold(x_RSF, "R S (N H) -> R S N H", N=heads)
 
 
 def join_heads(x_RSNH: jax.Array) -> jax.Array:
     """[R, S, N, H] -> [R, S, N*H]"""
-    R, S, N, H = x_RSNH.shape
-    return jnp.reshape(x_RSNH, (R, S, N * H), out_sharding=P(ROWS, None, "tensor"))
+    return fold(x_RSNH, "R S N H -> R S (N H)")
 
 
 def cast(params: Any, dtype: Any, keep: str = "") -> Any:

@@ -12,10 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size, check_divisible, platform
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch
-from jaxvl.models.decode import merge, split
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.layers import cast
 from jaxvl.models.text import Decoder, KVCache
@@ -24,6 +24,8 @@ from jaxvl.models.vision import VisionTower
 # Tokens and patches of a device that prefill works on at a time: enough to keep it busy, and few
 # enough for memory; of a CPU, for its cache.
 TOKENS, CPU_TOKENS = 1 << 14, 1 << 10
+# Rows of all B shards, or those of each: a slice of what every device holds is of the second.
+_BY_SHARD, _TOGETHER = "(B r) ... -> B r ...", "B r ... -> (B r) ..."
 
 
 class QwenVL(nnx.Module):
@@ -54,7 +56,9 @@ class QwenVL(nnx.Module):
                 self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
             )
             layers = range(self.text.arch.layers)
-            by_layer = [jax.tree.map(lambda x, i=i: split(x[i], shards), cache) for i in layers]
+            by_layer = [
+                jax.tree.map(lambda x, i=i: fold(x[i], _BY_SHARD, B=shards), cache) for i in layers
+            ]
             return last_hidden(prompt, hidden_RTD), by_layer
 
         rows = prompt.tokens.shape[0] // shards
@@ -83,7 +87,7 @@ class QwenVL(nnx.Module):
         """
         R, g, C = tokens_RgC.shape
         T = prompt.tokens.shape[1]
-        own_RS = jnp.reshape(tokens_RgC, (R, g * C), out_sharding=P(ROWS, None))
+        own_RS = fold(tokens_RgC, "R g C -> R (g C)")
         # Looked up together: the gradient of a lookup is an array as large as the table.
         x_RSD = self.text.embed(jnp.concatenate([prompt.tokens, own_RS], axis=1))
         asked_RTD = self._with_pictures(prompt, x_RSD[:, :T], remat)
@@ -92,16 +96,12 @@ class QwenVL(nnx.Module):
         # Not `tile`: of one row jax cannot tell afterwards that rows are what is split.
         rows = P(ROWS, None, None)
         own_RgC = jnp.broadcast_to(own_RC[:, None], (R, g, C), out_sharding=rows)
-        own_R1S = jnp.reshape(own_RgC, (R, 1, g * C), out_sharding=rows)
+        own_R1S = fold(own_RgC, "R g C -> R (g C)")[:, None]
         own_R3S = jnp.broadcast_to(own_R1S, (R, 3, g * C), out_sharding=rows)
         positions = jnp.concatenate([prompt.positions, own_R3S], axis=2)
         hidden_RSD, _ = self.text(x_RSD, positions, prompt_mask(prompt), g, remat=remat)
         first = last_hidden(prompt, hidden_RSD[:, :T])[:, None, None]
-        own = jnp.reshape(
-            hidden_RSD[:, T:],
-            (R, g, C, hidden_RSD.shape[-1]),
-            out_sharding=P(ROWS, None, None, None),
-        )
+        own = fold(hidden_RSD[:, T:], "R (g C) D -> R g C D", g=g)
         first = jnp.broadcast_to(first, (R, g, 1, own.shape[-1]))
         return jnp.concatenate([first, own[:, :, :-1]], axis=2)
 
@@ -122,11 +122,12 @@ def _in_turn(
     def share(number: jax.Array) -> tuple[jax.Array, list[KVCache]]:
         def cut(x: jax.Array) -> jax.Array:
             size = x.shape[0] // shards // pieces
-            x = jax.lax.dynamic_slice_in_dim(split(x, shards), number * size, size, axis=1)
-            return merge(x)
+            x = fold(x, _BY_SHARD, B=shards)
+            x = jax.lax.dynamic_slice_in_dim(x, number * size, size, axis=1)
+            return fold(x, _TOGETHER)
 
         hidden, cache = some(jax.tree.map(cut, prompt))
-        return split(hidden, shards), cache
+        return fold(hidden, _BY_SHARD, B=shards), cache
 
     def put(number: jax.Array, sofar: tuple[jax.Array, list[KVCache]]):
         def into(whole: jax.Array, part: jax.Array) -> jax.Array:
@@ -141,7 +142,7 @@ def _in_turn(
 
     rooms = jax.tree.map(room, jax.eval_shape(share, 0))
     hidden, cache = jax.lax.fori_loop(0, pieces, put, rooms)
-    return merge(hidden), cache
+    return fold(hidden, _TOGETHER), cache
 
 
 def prompt_mask(prompt: Prompt) -> jax.Array:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 
 def _frequencies(size: int, theta: float) -> np.ndarray:
@@ -18,17 +19,16 @@ def mrope_angles(
 ) -> jax.Array:
     """Angles [R, S, H/2] of M-RoPE: `section[0]` frequencies turn with t, then h, then w."""
     axis = np.repeat(np.arange(3), section)
-    angles_RHS = positions_R3S[:, axis].astype(jnp.float32) * _frequencies(
-        2 * sum(section), theta
-    ).reshape(1, -1, 1)
-    return jnp.swapaxes(angles_RHS, 1, 2)
+    freqs_F1 = _frequencies(2 * sum(section), theta)[:, None]
+    angles_RFS = positions_R3S[:, axis].astype(jnp.float32) * freqs_F1
+    return rearrange(angles_RFS, "R F S -> R S F")
 
 
 def vision_angles(coords_RP2: jax.Array, head_dim: int, theta: float) -> jax.Array:
     """Angles [R, P, H/2] of the tower: half of the frequencies turn with h, half with w."""
     freqs = _frequencies(head_dim // 2, theta)
     angles_RP2F = coords_RP2[..., None].astype(jnp.float32) * freqs
-    return angles_RP2F.reshape(*angles_RP2F.shape[:2], head_dim // 2)
+    return rearrange(angles_RP2F, "R P hw F -> R P (hw F)")
 
 
 CosSin = tuple[jax.Array, jax.Array]  # cosine and sine of angles [R, S, H/2]

@@ -63,8 +63,7 @@ class Attention(nnx.Module):
         if axis_size("tensor") <= self.kv_heads:
             return split_heads(x_RSF, self.kv_heads)
         x_RSF = reshard(x_RSF, P(ROWS, None, None))  # fewer heads than parts: gather, then repeat
-        R, S, F = x_RSF.shape
-        return attention.share_kv(x_RSF.reshape(R, S, self.kv_heads, F // self.kv_heads))
+        return attention.share_kv(split_heads(x_RSF, self.kv_heads))
 
 
 class DecoderLayer(nnx.Module):

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import VisionArch
@@ -83,15 +84,14 @@ class Merger(nnx.Module):
     """Four neighbouring patches (they are adjacent in the packed order) to one text embedding."""
 
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
-        self.width = arch.dim * arch.merge_size**2
+        self.patches = arch.merge_size**2
+        width = arch.dim * self.patches
         self.norm = _norm(arch)
-        self.mlp = MLP(self.width, self.width, arch.out_dim, exact_gelu, rngs=rngs)
+        self.mlp = MLP(width, width, arch.out_dim, exact_gelu, rngs=rngs)
 
     @jax.named_scope("merger")
     def __call__(self, x_RPD: jax.Array) -> jax.Array:
-        R, P_, D = x_RPD.shape
-        shape = (R, P_ * D // self.width, self.width)
-        return self.mlp(jnp.reshape(self.norm(x_RPD), shape, out_sharding=P(ROWS, None, None)))
+        return self.mlp(fold(self.norm(x_RPD), "R (M m) D -> R M (m D)", m=self.patches))
 
 
 class VisionTower(nnx.Module):

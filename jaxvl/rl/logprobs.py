@@ -7,10 +7,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec as P
 
-from jaxvl.distributed.mesh import ROWS, axis_size
+from jaxvl.distributed.fold import fold
+from jaxvl.distributed.mesh import axis_size
 from jaxvl.models.text import Decoder
 
 KEPT = "maximum and sum of exponentials of logits"
@@ -49,18 +50,21 @@ def token_logprobs(
     Logits are made for `chunk` tokens of each row at a time (see `chunk_size`) and made again for
     the backward pass, so a [R, g, C, V] array never exists. The entropy carries no gradient.
     """
-    R, g, C, D = hidden_RgCD.shape
+    R, g, C, _ = hidden_RgCD.shape
     S = g * C
     chunk = min(chunk_size(chunk, R // (axis_size("data") * axis_size("fsdp"))), S)
     pad = -S % chunk
 
-    def rows(x: jax.Array, *shape: int) -> jax.Array:
-        """`x` as [R, *shape]: with axes of size 1 jax cannot tell which of them is split."""
-        return jnp.reshape(x, (R, *shape), out_sharding=P(ROWS, *(None,) * len(shape)))
+    def pieces(x: jax.Array) -> jax.Array:
+        """[R, g, C, ..] -> [n, R, chunk, ..]"""
+        x = fold(x, "R g C ... -> R (g C) ...")
+        x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+        return rearrange(fold(x, "R (n c) ... -> R n c ...", c=chunk), "R n ... -> n R ...")
 
-    hidden = jnp.pad(rows(hidden_RgCD, S, D), ((0, 0), (0, pad), (0, 0)))
-    tokens = jnp.pad(rows(tokens_RgC, S), ((0, 0), (0, pad)))
-    count = (S + pad) // chunk
+    def whole(x_nRc: jax.Array) -> jax.Array:
+        """[n, R, chunk] -> [R, g, C]"""
+        x_RS = fold(rearrange(x_nRc, "n R c -> R n c"), "R n c -> R (n c)")
+        return fold(x_RS[:, :S], "R (g C) -> R g C", g=g)
 
     table_VD = text.table()
 
@@ -70,10 +74,5 @@ def token_logprobs(
         hidden_RSD, tokens_RS = piece
         return None, pick(text.logits(hidden_RSD, table_VD) / temperature, tokens_RS)
 
-    pieces = (
-        jnp.moveaxis(rows(hidden, count, chunk, D), 1, 0),
-        jnp.moveaxis(rows(tokens, count, chunk), 1, 0),
-    )
-    _, results = jax.lax.scan(body, None, pieces)
-    logps, entropy = (rows(rows(jnp.moveaxis(x, 0, 1), S + pad)[:, :S], g, C) for x in results)
-    return logps, entropy
+    _, (logps, entropy) = jax.lax.scan(body, None, (pieces(hidden_RgCD), pieces(tokens_RgC)))
+    return whole(logps), whole(entropy)

@@ -22,12 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import reduce
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.errors import UserError
-from jaxvl.models.decode import DecodeModel, SlotMap, merge, split, take
+from jaxvl.models.decode import DecodeModel, SlotMap, merge, take
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.models.text import KVCache
@@ -118,8 +120,7 @@ def prefill(
     token_Rg, logp_Rg = sample_token(logits_RgV, seed_RgC[..., 0], sampling)
 
     def requests(x_Rg):
-        rest = x_Rg.shape[2:]
-        return jnp.reshape(x_Rg, (B, n, *rest), out_sharding=P(ROWS, None, *(None for _ in rest)))
+        return fold(x_Rg, "(B r) g ... -> B (r g) ...", B=B)
 
     first = requests(token_Rg)[:, :S]
     inputs = DecodeInputs(
@@ -247,7 +248,11 @@ def resize(state: DecodeState, slots: int, cache_len: int) -> DecodeState:
     kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]
     names = ("request", "start_step", "live", "last")
     moved = {name: take(getattr(state, name), kept) for name in names}
-    cache = jax.tree.map(lambda x: merge(take(split(x, len(kept)), kept)), state.cache)
+
+    def moved_cache(x_Z):
+        return merge(take(fold(x_Z, "(B S) ... -> B S ...", B=len(kept)), kept))
+
+    cache = jax.tree.map(moved_cache, state.cache)
     return dataclasses.replace(state, cache=cache, **moved)
 
 
@@ -255,8 +260,7 @@ def rollout(state: DecodeState, sampling: SamplingParams, shape: tuple[int, int]
     """What there is of every completion, in `shape` = (R, g)."""
 
     def rows(x):
-        spec = P(ROWS, *(None,) * (x.ndim - 1))
-        return jnp.reshape(x, (*shape, *x.shape[2:]), out_sharding=spec)
+        return fold(x, "B (r g) ... -> (B r) g ...", g=shape[1])
 
     mask = state.tokens != EMPTY
     stop = (state.tokens[..., None] == jnp.array(sampling.stop_ids, jnp.int32)).any((-1, -2))
@@ -267,8 +271,8 @@ def rollout(state: DecodeState, sampling: SamplingParams, shape: tuple[int, int]
 def lost_prompts(rollout: Rollout, prompts: int) -> list[int]:
     """Which of `prompts` prompts have a completion whose log-probabilities are not finite: what the
     model makes of it is no distribution, and what was drawn means nothing. A host rollout."""
-    lost = ~np.isfinite(np.where(rollout.mask, rollout.logps, 0.0)).reshape(prompts, -1).all(1)
-    return np.flatnonzero(lost).tolist()
+    finite = np.isfinite(np.where(rollout.mask, rollout.logps, 0.0))
+    return np.flatnonzero(~reduce(finite, "(P r) g C -> P", "all", P=prompts)).tolist()
 
 
 def check_drawn(rollout: Rollout, names: Sequence[Any]) -> None:

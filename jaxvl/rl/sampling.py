@@ -14,6 +14,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
@@ -160,14 +161,15 @@ def kth(logits_RgV: jax.Array, k: int) -> jax.Array:
 
     In two stages: k blocks with the largest maxima hold the k largest logits.
     """
-    R, g, V = logits_RgV.shape
+    V = logits_RgV.shape[-1]
     if V > k * BLOCK:
         whole = jnp.pad(logits_RgV, ((0, 0), (0, 0), (0, -V % BLOCK)), constant_values=NEVER)
         # With the blocks in front the TPU's compiler moves nothing to cut the vocabulary.
-        blocks = jnp.moveaxis(whole.reshape(R, g, -1, BLOCK), 2, 0)
-        chosen = jax.lax.top_k(jnp.moveaxis(blocks.max(-1), 0, -1), k)[1]
-        chosen = jnp.take_along_axis(blocks, jnp.moveaxis(chosen, -1, 0)[..., None], axis=0)
-        logits_RgV = jnp.moveaxis(chosen, 0, 2).reshape(R, g, k * BLOCK)
+        blocks = rearrange(whole, "R g (n block) -> n R g block", block=BLOCK)
+        chosen = jax.lax.top_k(rearrange(blocks.max(-1), "n R g -> R g n"), k)[1]
+        chosen = rearrange(chosen, "R g k -> k R g 1")
+        chosen = jnp.take_along_axis(blocks, chosen, axis=0)
+        logits_RgV = rearrange(chosen, "k R g block -> R g (k block)")
     best = jax.lax.top_k(logits_RgV, min(k, logits_RgV.shape[-1]))[0]
     if axis_size("tensor") > 1:
         best = jax.lax.all_gather(best, "tensor", axis=2, tiled=True)

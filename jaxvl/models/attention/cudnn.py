@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.distributed.mesh import ROWS, platform
@@ -35,8 +36,7 @@ def tree_attention(
     attend, g = _causal(), completions
 
     def local(q, k, v, prompt_mask_RT):
-        R, S = q.shape[:2]
-        T = prompt_mask_RT.shape[1]
+        S, T = q.shape[1], prompt_mask_RT.shape[1]
         prompt = attend(q[:, :T], k[:, :T], v[:, :T])
         if g == 0:
             return prompt
@@ -44,7 +44,7 @@ def tree_attention(
         on_prompt = (jnp.arange(T + (S - T) // g) < length_B[:, None])[..., None, None]
 
         def behind(x):  # the completions, moved to behind the real tokens of their prompts
-            own = x[:, T:].reshape(R * g, (S - T) // g, *x.shape[2:])
+            own = rearrange(x[:, T:], "R (g C) N H -> (R g) C N H", g=g)
             return roll(jnp.pad(own, ((0, 0), (0, T), (0, 0), (0, 0))), length_B)
 
         def with_prompt(x):
@@ -53,7 +53,8 @@ def tree_attention(
             return jnp.where(on_prompt, before, behind(x))
 
         own = attend(behind(q), with_prompt(k), with_prompt(v))
-        own = roll(own, -length_B)[:, : (S - T) // g].reshape(R, S - T, *q.shape[2:])
+        own = roll(own, -length_B)[:, : (S - T) // g]
+        own = rearrange(own, "(R g) C N H -> R (g C) N H", g=g)
         return jnp.concatenate([prompt, own], axis=1)
 
     return jax.shard_map(

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models.layers import ATTENDED
 
@@ -28,32 +30,23 @@ def share_kv(x_RSKH: jax.Array) -> jax.Array:
     return jnp.repeat(x_RSKH, tensor // K, axis=2, out_sharding=P(ROWS, None, "tensor", None))
 
 
-def _group(q: jax.Array, kv_heads: int) -> jax.Array:
-    """[..., N, H] -> [..., K, G, H]"""
-    *lead, N, H = q.shape
-    spec = P(ROWS, *(None,) * (len(lead) - 1), "tensor", None, None)
-    return jnp.reshape(q, (*lead, kv_heads, N // kv_heads, H), out_sharding=spec)
-
-
-def _ungroup(o: jax.Array) -> jax.Array:
-    """[..., K, G, H] -> [..., N, H]"""
-    *lead, K, G, H = o.shape
-    spec = P(ROWS, *(None,) * (len(lead) - 1), "tensor", None)
-    return jnp.reshape(o, (*lead, K * G, H), out_sharding=spec)
+def _by_kv_head(q_RQNH: jax.Array, k_RSKH: jax.Array) -> jax.Array:
+    """Queries [R, K, G, Q, H], those of a kv head together."""
+    q = fold(q_RQNH, "R Q (K G) H -> R Q K G H", K=k_RSKH.shape[2])
+    return rearrange(q, "R Q K G H -> R K G Q H")
 
 
 def masked_attention(
     q_RQNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, mask_RQS: jax.Array
 ) -> jax.Array:
     """Softmax attention under a boolean mask [R, query, key] (or [1, query, key])."""
-    q = jnp.moveaxis(_group(q_RQNH, k_RSKH.shape[2]), 1, 3)
-    return _ungroup(jnp.moveaxis(_attend(q, k_RSKH, v_RSKH, mask_RQS), 3, 1))
+    out_RKGQH = _attend(_by_kv_head(q_RQNH, k_RSKH), k_RSKH, v_RSKH, mask_RQS)
+    return fold(rearrange(out_RKGQH, "R K G Q H -> R Q K G H"), "R Q K G H -> R Q (K G) H")
 
 
 def masked_weights(q_RQNH: jax.Array, k_RSKH: jax.Array, mask_RQS: jax.Array) -> jax.Array:
     """The weights of that softmax, float32 [R, K, G, query, key]."""
-    q = jnp.moveaxis(_group(q_RQNH, k_RSKH.shape[2]), 1, 3)
-    mass, total = _mass(q, k_RSKH, mask_RQS)
+    mass, total = _mass(_by_kv_head(q_RQNH, k_RSKH), k_RSKH, mask_RQS)
     return mass / total
 
 
@@ -99,7 +92,7 @@ def _attend_backward(kept, g_RKGQH):
     ds = ds.astype(q.dtype)
     dq = _product("RKGQS,RSKH->RKGQH", ds, k)
     dk = _product("RKGQH,RKGQS->RKHS", q, ds)
-    keys_first = (jnp.moveaxis(x, 3, 1) for x in (dk, dv))
+    keys_first = (rearrange(x, "R K H S -> R S K H") for x in (dk, dv))
     return dq.astype(q.dtype), *(x.astype(v.dtype) for x in keys_first), None
 
 
@@ -153,26 +146,22 @@ def in_pieces(attend: Callable, pieces: int, *arrays: jax.Array) -> jax.Array:
         return checkpoint_name(attend(*arrays), ATTENDED)
 
     def cut(x):
-        shape = (x.shape[0], pieces, x.shape[1] // pieces, *x.shape[2:])
-        heads = ("tensor", None) if x.ndim == 4 else ()
-        x = jnp.reshape(x, shape, out_sharding=P(ROWS, None, None, *heads))
-        return jnp.moveaxis(x, 1, 0)
+        return rearrange(fold(x, "R (p Q) ... -> R p Q ...", p=pieces), "R p ... -> p R ...")
 
     body = jax.checkpoint(lambda piece: attend(*piece), prevent_cse=False)
-    out = jnp.moveaxis(jax.lax.map(body, tuple(cut(x) for x in arrays)), 0, 1)
-    R, _, Q, N, H = out.shape
-    out = jnp.reshape(out, (R, pieces * Q, N, H), out_sharding=P(ROWS, None, "tensor", None))
+    out_pRQNH = jax.lax.map(body, tuple(cut(x) for x in arrays))
+    out = fold(rearrange(out_pRQNH, "p R ... -> R p ..."), "R p Q N H -> R (p Q) N H")
     return checkpoint_name(out, ATTENDED)
 
 
 def keys_last(k: jax.Array) -> jax.Array:
     """[..., S, K, H] -> [..., K, H, S]: the order in which a decode step reads keys."""
-    return jnp.moveaxis(k, -3, -1)
+    return rearrange(k, "... S K H -> ... K H S")
 
 
 def heads_first(v: jax.Array) -> jax.Array:
     """[..., S, K, H] -> [..., K, S, H]: the order in which a decode step reads values."""
-    return jnp.swapaxes(v, -3, -2)
+    return rearrange(v, "... S K H -> ... K S H")
 
 
 def tree_attention(

@@ -14,6 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernels,
 )
@@ -108,11 +109,11 @@ def _attend(q, k, v, segments_RS, mask_of) -> jax.Array:
     def local(q, k, v, segments):
         pad = ((0, 0), (0, -S % block), (0, 0), (0, 0))
         q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-        q, k, v = (jnp.swapaxes(jnp.pad(x, pad), 1, 2) for x in (q, k, v))
+        q, k, v = (rearrange(jnp.pad(x, pad), "R S N H -> R N S H") for x in (q, k, v))
         segments = jnp.pad(segments, pad[:2], constant_values=-1)
         kernel = _kernel(mask_of(q.shape[2]), q.shape[1], block, interpret)
         out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(segments, segments))
-        return jnp.swapaxes(out, 1, 2)[:, :S]
+        return rearrange(out, "R N S H -> R S N H")[:, :S]
 
     return jax.shard_map(
         local, in_specs=(heads, heads, heads, tokens), out_specs=heads, check_vma=False
