@@ -135,11 +135,38 @@ def convert(
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
-    """Write report.html of a run again."""
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write.",
+            show_default="RUN_DIR/report.html; of several compare.html",
+        ),
+    ] = None,
+) -> None:
+    """Write the page of a run again, or one page of several runs side by side."""
     from jaxvl.observe.report import write_report
 
-    typer.echo(write_report(run_dir))
+    several = Path("compare.html") if len(run_dirs) > 1 else None
+    typer.echo(write_report(*run_dirs, out=out or several))
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's, or one with runs in it.")],
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 0,
+) -> None:
+    """Show runs in a browser on this machine, while they go on. Ends with Ctrl-C."""
+    from jaxvl.observe.watch import HOST, serve
+
+    server = serve(folder, port)
+    typer.echo(f"watching {folder} at http://{HOST}:{server.server_port}/ (Ctrl-C ends)")
+    sys.stdout.flush()
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
 
 
 @app.command()

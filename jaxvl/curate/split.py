@@ -17,19 +17,10 @@ from jaxvl.curate.rows import Row
 from jaxvl.curate.sources import check_names
 from jaxvl.curate.steps import thought_and_answer
 from jaxvl.data.example import BadRow
+from jaxvl.data.reflection import WORDS
 from jaxvl.data.tasks import fields, vlaa
 
-# Appendix A.2: looked for anywhere, so that "again" is found in "against".
-REFLECTION = (
-    "wait",
-    "again",
-    "double-check",
-    "hmm",
-    "mistake",
-    "alternatively",
-    "check",
-    "i should confirm",
-)
+REFLECTION = WORDS["VLAA-Thinking"]  # appendix A.2: looked for anywhere
 
 
 @dataclasses.dataclass(frozen=True)

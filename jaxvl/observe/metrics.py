@@ -195,6 +195,8 @@ def rollout_metrics(
     for prefix, values in (("", lengths_N), ("terminated_", ended)):
         for name, of in (("mean", np.mean), ("min", np.min), ("max", np.max)):
             out[f"completions/{name}_{prefix}length"] = float(of(values))
+    for share in (10, 50, 90):
+        out[f"completions/p{share}_length"] = float(np.percentile(lengths_N, share))
     out["completions/clipped_ratio"] = float(1 - finished_N.mean())
     for name, values_N in zip(scores.names, scores.values_NK.T, strict=True):
         applies = values_N[~np.isnan(values_N)].astype(np.float64)

@@ -1,133 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of a run is one inert file: everything is in it, nothing untrusted is alive in it."""
+"""The page of a run is one file: everything is in it, and nothing untrusted is alive in it."""
 
+import base64
+import hashlib
 import json
-from html.parser import HTMLParser
+import os
 
 import pytest
-from PIL import Image
 
 from jaxvl.errors import UserError
+from jaxvl.observe import curves, report
 from jaxvl.observe.metrics import MetricsWriter
-from jaxvl.observe.report import write_report
-
-EVIL = "</pre><script>alert('x')</script><img src=http://x.test/a onerror=alert(1)>{{ 7*7 }}"
-
-
-class Tags(HTMLParser):
-    """Collects tags and text; an unclosed element shows as a leftover in `open`."""
-
-    VOID = {"meta", "img", "line", "path", "rect", "br"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self.open = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
+from jaxvl.observe.report import Report, thinned, write_report
+from tests.observe.pages import EVIL, Page, rollout, write_run
 
 
 @pytest.fixture
 def run_dir(tmp_path):
-    run = tmp_path / "toy<run>"
-    writer = MetricsWriter(run)
-    for step in range(1, 61):
-        kl = float("nan") if step == 7 else 0.1
-        writer.write(step, {"reward": step / 60, "kl": kl, "rewards/accuracy/mean": 0.5, EVIL: 1.0})
-    (run / "config.json").write_text(json.dumps({"model": {"path": EVIL}, "run": {"steps": 99}}))
-    table = {"title": EVIL, "columns": [EVIL, "accuracy"], "rows": [[EVIL, 0.75]]}
-    (run / "eval.json").write_text(json.dumps({"before": table, "after": table}))
-    (run / "rollouts").mkdir()
-    (run / "images").mkdir()
-    Image.new("RGB", (1600, 900), "red").save(run / "images" / "0.png")
-    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
-    for step in (1, 5, 10, 60):
-        (run / "rollouts" / f"step_{step}.jsonl").write_text(json.dumps(rollout(step)) + "\n[1\n")
-    return run
+    return write_run(tmp_path / "toy<run>")
 
 
-def rollout(step):
-    completion = {"text": EVIL, "tokens": 5, "rewards": {EVIL: 1.0, "judge": None}, "reward": 1.0}
-    completion |= {"advantage": -0.5, "finish_reason": EVIL}
-    fields = {"prompt_id": 0, "id": EVIL, "task": EVIL, "prompt": f"step {step} {EVIL}"}
-    files = ["images/0.png", "images/none.png", "../secret.png", "a\0b"]
-    return {
-        "step": step,
-        **fields,
-        "image_files": files,
-        "answer": EVIL,
-        "completions": [completion],
-    }
-
-
-def test_the_page_is_well_formed_inert_and_offline(run_dir):
+def test_one_script_may_run_and_nothing_comes_from_elsewhere(run_dir):
     path = write_report(run_dir)
-    assert path == run_dir / "report.html"
-    page = Tags(path.read_text())
-    assert page.open == []
-    tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "iframe", "link", "object", "form", "base"}
-    for _, attributes in page.tags:
-        assert not any(name.startswith("on") for name in attributes)
-        assert attributes.get("src", "data:image/jpeg;base64,").startswith(
-            "data:image/jpeg;base64,"
-        )
-        assert "href" not in attributes
+    assert path == run_dir / "report.html" and not list(run_dir.glob(".*"))
+    page = Page(path.read_text())
+    assert not {tag for tag, _ in page.tags} & {"iframe", "link", "object", "form", "base"}
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") or name in ("src", "style") for name in attributes)
+        assert tag != "a" or attributes["href"].startswith("#")
     policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    digest = hashlib.sha256(page.scripts[""].encode()).digest()
+    assert f"script-src 'sha256-{base64.b64encode(digest).decode()}';" in policy
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy
+    assert "connect-src" not in policy  # an offline file asks nobody
 
 
-def test_untrusted_text_is_shown_as_it_is(run_dir):
-    text = "".join(Tags(write_report(run_dir).read_text()).text)
-    # answer, prompt, completion, finish reason, reward name, id and task in 3 steps; 3 in 2 tables
-    assert text.count(EVIL) >= 3 * 7 + 2 * 3
+def test_untrusted_text_is_in_the_page_as_data_alone(run_dir):
+    text = write_report(run_dir).read_text()
+    page = Page(text)
+    assert "alert" not in "".join(page.text) and "<script>alert" not in text
+    assert page.step(60)["prompts"][0]["completions"][0]["text"] == EVIL
+    run = page.data["runs"][0]
+    assert run["model"] == EVIL and run["tables"][1]["rows"] == [[EVIL, "0.75"]]
+    assert EVIL in run["metrics"]
 
 
-def test_first_middle_and_last_rollouts_are_shown_with_small_images(run_dir):
-    html = write_report(run_dir).read_text()
-    text = "".join(Tags(html).text)
-    assert [step for step in (1, 5, 10, 60) if f"step {step} <" in text] == [1, 10, 60]
-    images = [a["src"] for tag, a in Tags(html).tags if tag == "img"]
-    assert len(images) == 3 and all(len(image) < 20_000 for image in images)
-    assert text.count("images/none.png: cannot be read (FileNotFoundError)") == 3
-    assert text.count("../secret.png: outside of the run directory") == 3
-    assert text.count("1 lines of the file could not be read") == 3
+def test_every_step_has_its_rollouts_and_small_images_once(run_dir):
+    page = Page(write_report(run_dir).read_text())
+    assert page.data["runs"][0]["rollouts"] == [1, 5, 10, 60]
+    assert page.data["runs"][0]["left_out"] == ""
+    images = [text for name, text in page.scripts.items() if name.startswith("image-")]
+    assert len(images) == 1 and len(images[0]) < 20_000  # of eight prompts that share it
+    for step in (1, 5, 10, 60):
+        found = page.step(step)
+        assert found["broken"] == 1 and len(found["prompts"]) == 2
+        first, *odd = found["prompts"][0]["images"]
+        assert f"image-{first['digest']}" in page.scripts
+        assert [one["error"] for one in odd] == [
+            "cannot be read (FileNotFoundError)",
+            "outside of the run directory",
+            "cannot be read (ValueError)",
+        ]
 
 
 def test_rollouts_of_several_processes_are_one_step(run_dir):
     (run_dir / "rollouts/step_60.1.jsonl").write_text(json.dumps(rollout(61)))
-    text = "".join(Tags(write_report(run_dir).read_text()).text)
-    assert "step 60 <" in text and "step 61 <" in text
+    page = Page(write_report(run_dir).read_text())
+    assert len(page.step(60)["prompts"]) == 3
+
+
+def test_the_outline_says_what_became_of_each_example(run_dir):
+    outline = Page(write_report(run_dir).read_text()).data["runs"][0]["outline"]
+    number = outline["ids"].index("ex-1")
+    shares = [of for step in ("1", "5", "10", "60") for of in outline["steps"][step]]
+    assert [of[1:] for of in shares if of[0] == number] == [[0, 4], [1, 4], [2, 4], [3, 4]]
 
 
 def test_numbers_of_the_run_are_on_the_page(run_dir):
-    text = "".join(Tags(write_report(run_dir).read_text()).text)
-    assert "60 of 99 steps" in text and "NaN or infinity in 1 step, first in step 7." in text
-    assert "0.958" in text and "from 0.0583" in text  # means over the last and first 6 rewards
-    for shown in ("Reward", "KL to the reference", "1 other metrics", "0.75", "advantage -0.50"):
-        assert shown in text
+    data = Page(write_report(run_dir).read_text()).data
+    run = data["runs"][0]
+    assert (run["last"], run["planned"], run["right"]) == (60, 99, "accuracy")
+    assert "NaN or infinity in 1 step, first in step 7." in run["notes"]
+    assert run["metrics"]["kl"][6] is None and run["metrics"]["reward"][-1] == 1.0
+    tiles = {tile["label"]: (tile["first"], tile["last"]) for tile in run["tiles"]}
+    assert tiles["reward"] == ("0.0583", "0.958")  # means over the first and last 6 steps
+    charts = {chart["title"]: chart for chart in data["charts"]}
+    assert charts["Rewards by part"]["names"] == ["rewards/accuracy/mean"]
+    assert len(charts["Completion length (tokens)"]["names"]) == 4
+    assert charts[EVIL]["other"] and not charts["KL to the reference"]["other"]
+
+
+def test_several_runs_are_one_page(run_dir, tmp_path):
+    other = write_run(tmp_path / "other", steps=(2,), last=3)
+    page = Page(write_report(run_dir, other, out=tmp_path / "both.html").read_text())
+    assert [run["name"] for run in page.data["runs"]] == ["toy<run>", "other"]
+    assert page.step(2, run=1)["prompts"] and page.data["runs"][1]["rollouts"] == [2]
+
+
+def test_long_runs_are_thinned_evenly_and_what_is_left_out_stays_out(monkeypatch):
+    assert thinned({step: 1 for step in range(10)}, 10) == list(range(10))
+    assert thinned({step: 1 for step in range(10)}, 5) == [0, 2, 4, 6, 8, 9]
+    before = {step for step in range(40) if step not in thinned({s: 1 for s in range(40)}, 9)}
+    after = thinned({step: 1 for step in range(55)}, 9)
+    assert not before & set(after) - {39} and thinned({}, 5) == [] and thinned({3: 9}, 5) == [3]
+    monkeypatch.setattr(curves, "POINTS", 10)
+    steps, columns, size = curves._columns([{"step": n, "a": float(n)} for n in range(1, 26)])
+    assert size == 3 and steps[:2] == [3, 6] and columns["a"][:2] == [2.0, 5.0]
+    assert steps[-1] == 25 and len(steps) == 9
+
+
+def test_a_file_that_leaves_something_out_says_so(run_dir, monkeypatch):
+    size = (run_dir / "rollouts/step_60.jsonl").stat().st_size
+    monkeypatch.setattr(report, "_TEXTS", 3 * size)
+    monkeypatch.setattr(report, "_IMAGES", 8)
+    run = Page(write_report(run_dir).read_text()).data["runs"][0]
+    assert run["rollouts"] == [1, 10, 60] and len(run["outline"]["steps"]) == 4
+    assert "rollouts of 3 of 4 steps, and images of 2" in run["left_out"]
+
+
+def test_a_page_written_again_has_what_is_new_and_packs_nothing_twice(run_dir, monkeypatch):
+    page = Report(run_dir)
+    page.write()
+    packed = []
+    monkeypatch.setattr(report, "_pack", lambda step: packed.append(step) or ("", {}))
+    (run_dir / "rollouts/step_61.jsonl").write_text(json.dumps(rollout(61)))
+    assert Page(page.write().read_text()).data["runs"][0]["rollouts"][-1] == 61
+    assert [step["prompts"][0]["prompt"][:7] for step in packed] == ["step 61"]
+
+
+def test_links_out_of_the_run_are_not_followed(run_dir, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/step_70.jsonl").write_text(json.dumps(rollout(70)))
+    os.symlink(tmp_path / "outside/step_70.jsonl", run_dir / "rollouts/step_70.jsonl")
+    os.remove(run_dir / "eval.json")
+    (tmp_path / "eval.json").write_text("{}")
+    os.symlink(tmp_path / "eval.json", run_dir / "eval.json")
+    run = Page(write_report(run_dir).read_text()).data["runs"][0]
+    assert run["rollouts"] == [1, 5, 10, 60] and run["tables"] == []
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     with pytest.raises(UserError, match="expected the directory of a run"):
         write_report(tmp_path)
     (tmp_path / "metrics.jsonl").touch()
-    assert "No step has been written yet" in write_report(tmp_path).read_text()
+    assert Page(write_report(tmp_path).read_text()).data["charts"] == []
     MetricsWriter(tmp_path).write(1, {"reward": 0.5})
-    assert "1 steps" in write_report(tmp_path).read_text()
+    assert Page(write_report(tmp_path).read_text()).data["runs"][0]["steps"] == [1]
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: broken JSON"):
         write_report(tmp_path)

@@ -10,31 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxvl.data.reflection import WORDS, whole
 from jaxvl.eval.benchmark import Scored
 from jaxvl.eval.engines.predictions import Line
 
-# Of VLAA-Thinking (arXiv 2504.11468, appendix) and of VisualThinker-R1-Zero (its authors, on their
-# repository). The papers look for them anywhere, so that "again" is found in "against".
-WORDS = {
-    "VLAA-Thinking": (
-        "wait",
-        "again",
-        "double-check",
-        "hmm",
-        "mistake",
-        "alternatively",
-        "check",
-        "i should confirm",
-    ),
-    "VisualThinker": ("aha", "check", "possibl", "verify", "wait", "yet"),
-}
-# As whole words "possibl" is none, and stands for those that begin with it.
-_WHOLE = {
-    name: re.compile(
-        r"\b(?:" + "|".join(re.escape(w) + r"\w*" * (w == "possibl") for w in words) + r")\b"
-    )
-    for name, words in WORDS.items()
-}
+_WHOLE = {name: re.compile("|".join(map(whole, listed))) for name, listed in WORDS.items()}
 REPEATS, LONGEST = 20, 100
 
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's rollouts as a page shows them: a step's prompts with their images, and of all steps what
+became of each example."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvl.data.image import FORMATS
+from jaxvl.observe.curves import inside
+
+SIDE = 320  # pixels of an image on the page
+_STEP = re.compile(r"step_([0-9]{1,12})(\.[0-9]+)?\.jsonl")
+_FIELDS = ("text", "tokens", "reward", "advantage", "finish_reason")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """A step's prompts: (example, right completions, judged completions), and its images."""
+
+    prompts: list[tuple[str, int, int]]
+    images: int
+
+
+class Rollouts:
+    """The files `rollouts/step_N.jsonl` of a run, several of a step where several processes
+    sampled. Outlines are kept until a file changes."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self._outlines: dict[tuple, Outline] = {}
+
+    def files(self) -> dict[int, list[Path]]:
+        """By step, steps in their order. What leads out of the run directory is not among them."""
+        found: dict[int, list[Path]] = {}
+        folder = self.run_dir / "rollouts"
+        if not folder.is_dir() or inside(self.run_dir, folder) is None:
+            return found
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            number = _STEP.fullmatch(entry.name)
+            if number and (not entry.is_symlink() or inside(folder, entry.name)):
+                found.setdefault(int(number[1]), []).append(Path(entry.path))
+        return dict(sorted(found.items()))
+
+    def step(self, files: Sequence[Path], images: bool = True) -> dict[str, Any]:
+        """A step's prompts, and how many lines could not be read. `pictures` are data URIs by the
+        digest that the images of the prompts name."""
+        lines, broken = _read(files)
+        pictures: dict[str, str] = {}
+        prompts = []
+        for line in lines:
+            shown = [self._image(name) for name in (line.get("image_files") or []) if images]
+            for image in shown:
+                if "uri" in image:
+                    pictures[image["digest"]] = image["uri"]
+            prompts.append(
+                {
+                    **{name: _text(line.get(name)) for name in ("id", "task", "prompt", "answer")},
+                    "learnt": line.get("learnt", True) is not False,
+                    "images": [{k: v for k, v in one.items() if k != "uri"} for one in shown],
+                    "completions": [_completion(one) for one in line.get("completions") or []],
+                }
+            )
+        return {"prompts": prompts, "broken": broken, "pictures": pictures}
+
+    def outline(self, files: Sequence[Path], right: str) -> Outline:
+        """What there is to know of a step without opening it: `right` is the reward that judges."""
+        key = (right, *state(files))
+        if key not in self._outlines:
+            lines = _read(files)[0]
+            self._outlines[key] = Outline(
+                [(_text(line.get("id")), *_judged(line, right)) for line in lines],
+                sum(len(line.get("image_files") or []) for line in lines),
+            )
+        return self._outlines[key]
+
+    def _image(self, name: Any) -> dict[str, str]:
+        """An image of the run directory as a small data URI, or why there is none."""
+        from PIL import Image
+
+        shown = name if isinstance(name, str) else json.dumps(name)
+        try:
+            path = inside(self.run_dir, name)
+            if path is None:
+                return {"name": shown, "error": "outside of the run directory"}
+            with Image.open(path, formats=FORMATS) as image:
+                image.draft("RGB", (SIDE, SIDE))
+                small = image.convert("RGB")
+            small.thumbnail((SIDE, SIDE))
+        except (OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
+            return {"name": shown, "error": f"cannot be read ({type(error).__name__})"}
+        data = io.BytesIO()
+        small.save(data, "JPEG", quality=82)
+        digest = hashlib.sha256(data.getvalue()).hexdigest()[:16]
+        uri = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+        return {"name": shown, "digest": digest, "uri": uri}
+
+
+def state(files: Sequence[Path]) -> tuple:
+    """What changes when one of the files does."""
+    stats = [(file, file.stat()) for file in files]
+    return tuple((file, of.st_mtime_ns, of.st_size) for file, of in stats)
+
+
+def _read(files: Sequence[Path]) -> tuple[list[dict[str, Any]], int]:
+    """The lines as a run writes them, and how many others there are."""
+    lines, broken = [], 0
+    for raw in (line for file in files for line in file.read_bytes().split(b"\n") if line):
+        try:
+            line = dict(json.loads(raw))
+            if not _as_written(line):
+                raise TypeError
+            lines.append(line)
+        except (ValueError, TypeError, RecursionError):
+            broken += 1
+    return lines, broken
+
+
+def _as_written(line: Mapping[str, Any]) -> bool:
+    """Whether a line's lists are lists of what the page shows of them."""
+    files, completions = (line.get(name) or [] for name in ("image_files", "completions"))
+    lists = isinstance(files, list) and isinstance(completions, list)
+    return lists and all(
+        isinstance(one, dict)
+        and all(isinstance(one.get(name) or {}, dict) for name in ("rewards", "extra"))
+        for one in completions
+    )
+
+
+def _completion(one: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: one.get(name) for name in _FIELDS}
+    for name in ("reward", "advantage", "tokens"):
+        found[name] = _number(found[name])
+    found["text"], found["finish_reason"] = _text(found["text"]), _text(found["finish_reason"])
+    found["rewards"] = {name: _number(value) for name, value in (one.get("rewards") or {}).items()}
+    if one.get("extra"):
+        found["extra"] = {name: _text(value) for name, value in one["extra"].items()}
+    return found
+
+
+def _judged(line: Mapping[str, Any], right: str) -> tuple[int, int]:
+    rewards = [(one.get("rewards") or {}).get(right) for one in line.get("completions") or []]
+    known = [value for value in map(_number, rewards) if value is not None]
+    return sum(value >= 0.5 for value in known), len(known)
+
+
+def _number(value: Any) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(f"{value:.6g}") if number and abs(value) < float("inf") else None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
