@@ -246,8 +246,9 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class SFT:
-    """Supervised fine-tuning: `rows` prompts a step, each followed by `target(example)`. The loss
-    counts the target's tokens and the end token."""
+    """Supervised fine-tuning: `rows` prompts a step, each followed by `target(example)` and the
+    token with which the chat template ends a reply. The loss is a mean over all tokens of a step
+    that count."""
 
     target: Callable[..., str]
     """Makes an example's target."""
@@ -260,6 +261,17 @@ class SFT:
     what becomes."""
     logprob_chunk: Annotated[int, Ge(0)] = 0
     """As of grpo.logprob_chunk."""
+    loss: Literal["answer", "turn", "all"] = "answer"
+    """What counts: the target and its end; the whole turn of the assistant, as the chat template
+    writes it; or every token of prompt and target but images' and padding's."""
+    pack: bool = False
+    """Short examples share rows, which are as long as the largest prompt bucket and a target. It
+    changes speed and, but for the order of sums, no loss."""
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether rows hold prompts and targets as one text (`jaxvl.data.packing`)."""
+        return self.pack or self.loss != "answer"
 
 
 @dataclasses.dataclass(frozen=True)

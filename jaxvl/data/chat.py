@@ -17,8 +17,9 @@ _EXPECTED = (
 )
 
 
-def render(tokenizer: Any, messages: Messages) -> str:
-    """The text of `messages`, up to where the model is to answer, by the tokenizer's template.
+def render(tokenizer: Any, messages: Messages, ask: bool = True) -> str:
+    """The text of `messages` by the tokenizer's template, up to where the model is to answer
+    (without `ask`: up to where they end).
 
     Messages have a role and a content: text, or parts. The template of a base checkpoint takes the
     parts alone, as a flat list. UserError for a video, for what the template cannot render, and
@@ -31,7 +32,7 @@ def render(tokenizer: Any, messages: Messages) -> str:
         parts = list(_parts(messages))
         if any("video" in key for part in parts for key in (*part, part.get("type") or "")):
             raise UserError("a message has a video, and video is not supported; give its frames")
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
         lost = [part["text"] for part in parts if part.get("text", "").strip() not in text]
     except UserError:
         raise

@@ -129,6 +129,14 @@ class Processor:
         given = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(self, image=dataclasses.replace(self.image, **given))
 
+    def ending(self, id: int) -> Processor:
+        """This processor where the token `id` ends a text too: here, and where it is saved."""
+        if id in self.stop_ids:
+            return self
+        stop_ids = (*self.stop_ids, id)
+        generation = {**self.generation_config, "eos_token_id": list(stop_ids)}
+        return dataclasses.replace(self, stop_ids=stop_ids, generation_config=generation)
+
     def render(self, prompt: str | Messages) -> str:
         """The text of a prompt: a string as it is, messages through the chat template."""
         if isinstance(prompt, str):

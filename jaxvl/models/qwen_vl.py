@@ -71,6 +71,17 @@ class QwenVL(nnx.Module):
         x_RTD = self.embed(prompt, remat)
         return self.text(x_RTD, prompt.positions, prompt_mask(prompt), remat=remat)[0]
 
+    def row_hidden(
+        self, prompt: Prompt, examples_RS: jax.Array, at_RC: jax.Array, remat: str = "block"
+    ) -> jax.Array:
+        """[R, 1, C, D]: final hidden states at some places of rows of several examples, each of
+        which sees itself alone."""
+        x_RSD = self.embed(prompt, remat)
+        hidden_RSD, _ = self.text(
+            x_RSD, prompt.positions, examples_RS > 0, remat=remat, examples_RS=examples_RS
+        )
+        return jnp.take_along_axis(hidden_RSD, at_RC[..., None], axis=1)[:, None]
+
     def attention_weights(self, prompt: Prompt, layer: jax.Array) -> jax.Array:
         """What prompts look at in a layer of the decoder: float32 [R, K, G, query, key]."""
         return self.text.attention_weights(

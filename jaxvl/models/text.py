@@ -139,12 +139,16 @@ class Decoder(nnx.Module):
         *,
         keep_cache: bool = False,
         remat: str = "block",
+        examples_RS: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values."""
+        """A row [ prompt | c_1 | .. | c_g ] -> final hidden states [R, S, D], keys and values; or,
+        with `examples_RS`, a row of several texts, see `attention.row_attention`."""
         cos_sin = self.cos_sin(positions_R3S)
         x_RSD = x_RSD.astype(self.norm.scale[...].dtype)
 
         def attend(q, k, v):
+            if examples_RS is not None:
+                return attention.row_attention(q, k, v, examples_RS), None
             out = attention.tree_attention(q, k, v, prompt_mask_RT, completions)
             if not keep_cache:
                 return out, None

@@ -345,6 +345,8 @@ def train_batch(
     cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh, count: int
 ) -> TrainBatch:
     """`count` micro-batches of a step, each to be learnt from."""
-    asked = largest_prompt(cfg, arch, sizes, mesh)
     cut = (sizes.micro_batches, count)
+    if isinstance(cfg, SFTConfig) and cfg.sft.whole_rows:
+        return shapes.row_batch(cfg.data, cfg.sft, arch.vision.patch_values, *cut, mesh)
+    asked = largest_prompt(cfg, arch, sizes, mesh)
     return shapes.batch(asked, sizes.completions, sizes.length, *cut, mesh)

@@ -40,3 +40,9 @@ class TrainBatch:
     old_logps: jax.Array  # [R, g, C] float32, the sampler's
     ref_logps: jax.Array  # [R, g, C] float32, the reference's; zeros where beta is 0
     own_logps: jax.Array | None = None  # [R, g, C] the learner's before its first update, if made
+    # Of whole rows (fine-tuning), whose prompts hold the targets as well, S tokens a row: `tokens`
+    # are those that count, one group of C, and stand anywhere in it.
+    examples: jax.Array | None = None  # [R, S] int32, 1, 2, .. whose token it is; 0 on padding
+    at: jax.Array | None = (
+        None  # [R, C] int32, where the token stands that predicts one of `tokens`
+    )

@@ -57,7 +57,10 @@ class Policy:
         model = assemble(self.graphdef, params, self.dtype)
         if dropout is not None:
             lora.drop_out(model, dropout)
-        hidden = model.completion_hidden(batch.prompt, batch.tokens, self.remat)
+        if batch.at is None:
+            hidden = model.completion_hidden(batch.prompt, batch.tokens, self.remat)
+        else:
+            hidden = model.row_hidden(batch.prompt, batch.examples, batch.at, self.remat)
         return token_logprobs(model.text, hidden, batch.tokens, self.temperature, self.chunk)
 
 

@@ -22,6 +22,7 @@ from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
 from jaxvl.data.intake import DropLog, ExampleFilter
 from jaxvl.data.prompts import Encoded, PromptTooLong
+from jaxvl.data.turns import Turn
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import data_shard
 from jaxvl.errors import UserError
@@ -82,6 +83,8 @@ class PromptStream:
         most = [None if of == "auto" else max(of) for of in sizes]
         length = None if isinstance(cfg, Config) else cfg.sft.target_length
         self.limits = buckets.Limits(*most, length)
+        self.ends: set[int] = set()  # tokens that have ended a target
+        self.turn = None if isinstance(cfg, Config) else Turn.of(self.processor)
         self._look(examples)
         self.batches = pipeline.batches(
             examples,
@@ -181,13 +184,14 @@ class PromptStream:
                 "text or a list of messages"
             )
         encoded = self.processor.encode(prompt, list(example.images))
-        target = self._target(example)
+        target = self._target(example, prompt)
         item = Item(position, example, prompt, encoded, target)
         sizes = len(encoded.tokens), len(encoded.segments), len(target)
         return item, buckets.Need(example.id, *sizes)
 
-    def _target(self, example: Example) -> tuple[int, ...]:
-        """The tokens to learn, the end token among them; () where the run is no fine-tuning."""
+    def _target(self, example: Example, prompt: Any) -> tuple[int, ...]:
+        """The tokens to learn, the end token among them, and where more than the answer counts what
+        the chat template writes behind it; () where the run is no fine-tuning."""
         if isinstance(self.cfg, Config):
             return ()
         with _told("sft.target", example):
@@ -196,7 +200,13 @@ class PromptStream:
             raise UserError(
                 f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
             )
-        return (*self.processor.tokenize(text), self.processor.stop_ids[0])
+        tokens, turn = self.processor.tokenize(text), self.turn_of(prompt)
+        self.ends.add(turn.end)
+        return (*tokens, turn.end, *(turn.tail if self.cfg.sft.loss != "answer" else ()))
+
+    def turn_of(self, prompt: Any) -> Turn:
+        """What stands around the reply to a prompt; flat text has no turns."""
+        return Turn(0, self.processor.stop_ids[0], ()) if isinstance(prompt, str) else self.turn
 
     def _check_fits(self, need: buckets.Need) -> None:
         """PromptTooLong, or where the policy is to drop such examples, LeftOut."""
@@ -253,7 +263,21 @@ class PromptStream:
     def collate(
         self, items: list[Item], rows_per_prompt: int = 1, per_row: int = 1
     ) -> dict[str, np.ndarray]:
-        """A batch of rows; with several processes all take the bucket that the longest needs."""
+        """A batch of rows."""
+        T, patches = self.sizes(items)
+        return data_prompts.collate(
+            [item.encoded for item in items],
+            [item.position for item in items],
+            pad_id=self.processor.pad_id,
+            prompt_bucket=T,
+            patch_bucket=patches,
+            rows_per_prompt=rows_per_prompt,
+            completions_per_row=per_row,
+        )
+
+    def sizes(self, items: Sequence[Item], largest: bool = False) -> tuple[int, int]:
+        """The buckets, of tokens and of patches, of a batch: the smallest that hold it (or the
+        `largest`); with several processes all take those that the largest item needs."""
         own = [
             max(len(item.encoded.tokens) for item in items),
             max(len(item.encoded.segments) for item in items),
@@ -261,18 +285,12 @@ class PromptStream:
         sizes = [max(of) for of in zip(*self.share.all_gather_object(own), strict=True)]
         known = self.data.prompt_buckets, self.data.patch_buckets
         fits = [  # a larger one is made where there is no limit; else none is needed
-            tuple(b for b in of if b >= size) or (data_prompts.step_up(size),)
+            (max if largest else min)(
+                (b for b in of if b >= size), default=data_prompts.step_up(size)
+            )
             for of, size in zip(known, sizes, strict=True)
         ]
-        return data_prompts.collate(
-            [item.encoded for item in items],
-            [item.position for item in items],
-            pad_id=self.processor.pad_id,
-            prompt_bucket=fits[0],
-            patch_bucket=fits[1],
-            rows_per_prompt=rows_per_prompt,
-            completions_per_row=per_row,
-        )
+        return fits[0], fits[1]
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ FREE = (
     "run.dir run.steps run.save_every run.keep run.rollout_images run.export run.peak_tflops "
     "run.on_save_failure eval benchmarks profile verify data.workers data.max_bad mesh "
     "model.remat grpo.micro_batches grpo.group_per_row grpo.logprob_chunk sft.micro_batches "
-    "sft.logprob_chunk sampling.slots run.max_skipped run.compile_ahead optim.grad_norm_warn"
+    "sft.logprob_chunk sft.pack sampling.slots run.max_skipped run.compile_ahead "
+    "optim.grad_norm_warn"
 ).split()
 _HOW = ("run.resume", "run.allow", "run.restore_step")  # of this start alone: not worth a word
 

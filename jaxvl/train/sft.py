@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 
 from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Whole
-from jaxvl.config import Optim, Run, SFTConfig
+from jaxvl.config import SFT, Optim, Run, SFTConfig
+from jaxvl.data import packing
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.distributed.preemption import PreemptionHandler, Stopped
@@ -33,7 +34,7 @@ from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.train import failed, resume
 from jaxvl.train.guard import Guard
-from jaxvl.train.prompts import PromptStream, micro
+from jaxvl.train.prompts import Item, PromptStream, micro
 from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
 from jaxvl.vlm import VLM
 
@@ -76,6 +77,40 @@ def target_batch(
     )
 
 
+def row_batch(
+    stream: PromptStream, items: Sequence[Item], sft: SFT
+) -> tuple[TrainBatch, list[list[packing.Text]]]:
+    """The items as whole rows, on the host: one a row, or packed into the first of as many rows."""
+    T, patches = stream.sizes(items, largest=sft.pack)
+    room = packing.room(sft.loss, T, patches, sft.target_length)
+    texts, uncounted = [], packing.placeholders(stream.processor)
+    for item in items:
+        header = stream.turn_of(item.prompt).header
+        if header > packing.HEADER:
+            raise UserError(
+                f"the chat template opens a reply with {header} tokens, expected at most "
+                f"{packing.HEADER}; sft.loss=answer does not need them"
+            )
+        args = item.encoded, item.target, item.position, sft.loss, header, uncounted
+        texts.append(packing.text(*args))
+    packed = packing.pack([text.size for text in texts], room) if sft.pack else None
+    rows = [[texts[i] for i in row] for row in packed or [[i] for i in range(len(texts))]]
+    empty: list[list[packing.Text]] = [[]] * (len(texts) - len(rows))
+    arrays = packing.lay_rows([*rows, *empty], room, stream.processor.pad_id)
+    tokens, mask = arrays["counted"][:, None], arrays["mask"][:, None]
+    unused = np.zeros(mask.shape, np.float32)
+    return TrainBatch(
+        prompt=Prompt.from_arrays(arrays),
+        tokens=tokens,
+        mask=mask,
+        advantages=unused[..., 0],
+        old_logps=unused,
+        ref_logps=unused,
+        examples=arrays["examples"],
+        at=arrays["at"],
+    ), rows
+
+
 @multihost.abort_all_on_error()
 def train(cfg: SFTConfig) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
@@ -101,6 +136,10 @@ class Loop:
         # `fresh` is what trains, as it is before the first step: see `begin`.
         self.vlm, self.fresh, self.frozen, dropout = partition_trainable(base, cfg)
         self.stream = PromptStream(cfg, self.vlm, cfg.sft.rows)
+        # What ends a reply here ends one wherever the trained model is used.
+        for id in sorted(self.stream.ends):
+            processor = self.vlm.processor.ending(id)
+            self.vlm = dataclasses.replace(self.vlm, processor=processor)
         how = Learning.of(cfg, self.vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
         self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
@@ -164,9 +203,18 @@ class Loop:
         """One batch of examples: learnt from, written down."""
         sft, processor, stream, clock = self.cfg.sft, self.vlm.processor, self.stream, Clock()
         items = next(stream)
-        targets = [[Target(item.target, [True] * len(item.target))] for item in items]
-        arrays = stream.collate(items)
-        batch = target_batch(arrays, targets, sft.target_length, processor.pad_id)
+        names = {item.position: (item.example.id, []) for item in items}
+        found = {}
+        if sft.whole_rows:
+            batch, rows = row_batch(stream, items, sft)
+            names = {
+                row[0].position: (", ".join(names[t.position][0] for t in row), []) for row in rows
+            }
+            found["rows"] = sum(stream.share.all_gather_object(len(rows)))
+        else:
+            targets = [[Target(item.target, [True] * len(item.target))] for item in items]
+            arrays = stream.collate(items)
+            batch = target_batch(arrays, targets, sft.target_length, processor.pad_id)
         batch = micro(batch, sft.micro_batches)
         on_device = put_rows(batch, self.vlm.mesh, lead=1)
         clock.lap("data")
@@ -184,9 +232,8 @@ class Loop:
         self.num_tokens += asked + answered
         events = self.guard.see([stats])
         self.whole.after(step, state, self.get_state(), not stats["skipped"])
-        names = {item.position: (item.example.id, []) for item in items}
         self.warnings = failed.told(step, events, [batch], names, stream.share, self.run_dir)
-        metrics = over_updates([stats]) | {"skipped_steps": self.guard.skipped}
+        metrics = over_updates([stats]) | {"skipped_steps": self.guard.skipped} | found
         metrics |= {"num_tokens": self.num_tokens} | stream.metrics(items)
         return state, metrics | clock.metrics(answered, self.update)
 

@@ -84,6 +84,13 @@ def test_tree(name, T, g, C):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_rows_of_several_texts(name):
+    examples = np.zeros((2, 151), np.int32)
+    examples[0, :140] = np.repeat([1, 2, 3], [16, 100, 24])
+    compare(one(), name, "row_attention", 2, 151, 4, 2, examples, examples > 0)
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_segments(name):
     """A row of pictures and padding, and a row of padding alone."""
     segments = np.zeros((2, 150), np.int32)

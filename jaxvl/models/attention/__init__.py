@@ -29,6 +29,7 @@ __all__ = [
     "heads_first",
     "keys_last",
     "masked_weights",
+    "row_attention",
     "segment_attention",
     "share_kv",
     "tree_attention",
@@ -83,6 +84,14 @@ def tree_attention(
     Prompts are padded on the right; what comes out at their padding is finite and means nothing.
     """
     return _chosen(q_RSNH).tree_attention(q_RSNH, k_RSKH, v_RSKH, prompt_mask_RT, completions)
+
+
+def row_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
+) -> jax.Array:
+    """Causal attention in rows of several texts: a token sees those up to itself that have its
+    number in `examples_RS`, 0 or more; what has the same number lies together."""
+    return _chosen(q_RSNH).row_attention(q_RSNH, k_RSKH, v_RSKH, examples_RS)
 
 
 def segment_attention(

@@ -77,6 +77,27 @@ def segment_attention(
     )(q_RSNH, k_RSKH, v_RSKH, segments_RS)
 
 
+def row_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
+) -> jax.Array:
+    """`reference.row_attention`, with one [S, S] mask a row, which its heads share."""
+    name = _name()
+
+    def local(q, k, v, examples):
+        S = q.shape[1]
+        pad = ((0, 0), (0, S % 2))  # JAX hands cuDNN no odd row to differentiate
+        q, k, v = (jnp.pad(x, (*pad, (0, 0), (0, 0))) for x in (q, k, v))
+        examples = jnp.pad(examples, pad)
+        mask_RSS = examples[:, :, None] == examples[:, None, :]
+        mask_RSS &= jnp.tril(jnp.ones(mask_RSS.shape[1:], bool))
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask_RSS[:, None], implementation=name)
+        return out[:, :S]
+
+    return jax.shard_map(
+        local, in_specs=(HEADS, HEADS, HEADS, P(ROWS, None)), out_specs=HEADS, check_vma=False
+    )(q_RSNH, k_RSKH, v_RSKH, examples_RS)
+
+
 @jax.custom_vjp
 def roll(x_BSNH: jax.Array, by_B: jax.Array) -> jax.Array:
     """Each row's tokens moved to the right by its own number, around the end.

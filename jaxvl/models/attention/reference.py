@@ -117,6 +117,22 @@ def segment_attention(
     return _over_queries(attend, q_RSNH, segments_RS)
 
 
+def row_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
+) -> jax.Array:
+    """See `attention.row_attention`."""
+    R, S = examples_RS.shape
+    # One number for both: which example, and where in the row.
+    numbers_RS = examples_RS * S + jnp.arange(S)
+
+    def attend(q_RQNH, numbers_RQ):
+        same = numbers_RQ[:, :, None] // S == examples_RS[:, None, :]
+        mask_RQS = same & (numbers_RQ[:, :, None] % S >= jnp.arange(S))
+        return masked_attention(q_RQNH, k_RSKH, v_RSKH, mask_RQS)
+
+    return _over_queries(attend, q_RSNH, numbers_RS)
+
+
 def _causal_attention(q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array) -> jax.Array:
     def attend(q_RQNH, places_RQ):
         mask_RQS = places_RQ[:, :, None] >= jnp.arange(k_RSKH.shape[1])

@@ -95,6 +95,18 @@ def segment_attention(
     )
 
 
+def row_attention(
+    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
+) -> jax.Array:
+    """`reference.row_attention`."""
+    if q_RSNH.shape[1] + BLOCKS[-1] > MAX_TOKENS:
+        raise ValueError(
+            f"a row of {q_RSNH.shape[1]} tokens: the mask takes less than {MAX_TOKENS}"
+        )
+    # A prompt that fills the row is causal.
+    return _attend(q_RSNH, k_RSKH, v_RSKH, examples_RS, lambda padded: Tree(padded, padded, 1))
+
+
 def _attend(q, k, v, segments_RS, mask_of) -> jax.Array:
     """Every device attends for its own rows and heads: nothing is exchanged.
 

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning on whole rows: what counts, several examples in a row, and transformers' own loss."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvl import config
+from jaxvl.config import SFT
+from jaxvl.data import packing
+from jaxvl.data.packing import Room
+from jaxvl.data.prompts import Processor
+from jaxvl.data.turns import Turn
+from jaxvl.distributed.mesh import put_rows
+from jaxvl.errors import UserError
+from jaxvl.observe.metrics import read_metrics
+from jaxvl.rl import learner
+from jaxvl.train import sft
+from jaxvl.train.prompts import Item, micro
+
+ROOT = Path(__file__).parents[2]
+END = "<|im_end|>"
+
+
+class Stream:
+    """What `row_batch` asks of a stream of prompts."""
+
+    def __init__(self, vlm, T=224, patches=64):
+        self.processor, self.room = vlm.processor, (T, patches)
+        self.turn = Turn.of(vlm.processor)
+
+    def turn_of(self, prompt):
+        return self.turn
+
+    def sizes(self, items, largest=False):
+        return self.room
+
+
+def items_of(vlm, pictures, tail=()):
+    """Two with images of different sizes, two of them in one, and one without."""
+    asked = [("How many?", [0], "12"), ("Which is left?", [1, 2], "a red circle"), ("Hi", [], "x")]
+    found = []
+    for position, (question, numbers, answer) in enumerate(asked):
+        content = [{"type": "image"}] * len(numbers) + [{"type": "text", "text": question}]
+        prompt = [{"role": "user", "content": content}]
+        encoded = vlm.processor.encode(prompt, [pictures[i] for i in numbers])
+        target = (*vlm.processor.tokenize(answer), Turn.of(vlm.processor).end, *tail)
+        found.append(Item(position, None, prompt, encoded, target))
+    return found
+
+
+def test_a_turn_ends_as_the_template_ends_it(vlm):
+    turn, tokenize = Turn.of(vlm.processor), vlm.processor.tokenize
+    assert [turn.end] == tokenize(END) and list(turn.tail) == tokenize("\n")
+    assert turn.header == len(tokenize("<|im_start|>assistant\n"))
+    flat = dataclasses.replace(vlm.processor, chat_template=None)
+    assert Turn.of(flat) == Turn(0, vlm.processor.stop_ids[0], ())
+
+
+def test_what_counts(vlm, pictures):
+    """VisualThinker's code counts user and system words; neither of the others does."""
+    processor, turn = vlm.processor, Turn.of(vlm.processor)
+    uncounted = packing.placeholders(processor)
+    (item, *_) = items_of(vlm, pictures, turn.tail)
+
+    def counted(loss):
+        found = packing.text(item.encoded, item.target, 0, loss, turn.header, uncounted)
+        return processor.tokenizer.decode(found.tokens_S[found.counts_S])
+
+    assert counted("answer") == f"12{END}\n"
+    assert counted("turn") == f"<|im_start|>assistant\n12{END}\n"
+    every = processor.tokenizer.decode([*item.encoded.tokens[1:], *item.target])
+    for name in ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"):
+        every = every.replace(name, "")
+    assert counted("all") == every and "How many?" in every
+
+
+def test_rows_are_filled_in_order_and_never_beyond_their_room():
+    rng = np.random.default_rng(0)
+    room = Room(100, 64, 40)
+    for _ in range(50):
+        sizes = [Room(*rng.integers(1, [101, 65, 41])) for _ in range(rng.integers(1, 20))]
+        rows = packing.pack(sizes, room)
+        assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+        assert all(
+            sum(sizes[i][axis] for i in row) <= room[axis] for row in rows for axis in range(3)
+        )
+    assert packing.pack([Room(30, 4, 5)] * 6, room) == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(UserError, match="a row holds"):
+        packing.pack([Room(101, 4, 5)], room)
+
+
+def gradient_of(vlm, batch, chunk=64):
+    policy = learner.Policy(vlm.graphdef, "float32", "block", 1.0, chunk)
+    tx = learner.optimizer(config.Optim(), 1)
+    with jax.set_mesh(vlm.mesh):
+        state = learner.init_state(vlm.params, tx)
+        gradient = jax.jit(learner.make_gradient(learner.sft_objective(policy)))
+        grads, stats = gradient(state, put_rows(micro(batch, 1), vlm.mesh, lead=1))
+    return jax.device_get(grads), jax.device_get(stats)
+
+
+@pytest.mark.parametrize("loss", ["answer", "all"])
+def test_packed_is_unpacked_and_both_are_transformers(loss, vlm, pictures, tiny_hf):
+    """Loss and gradients of three examples: in a row of their own each, in one row, and by
+    transformers, a batch padded on the right with the same labels."""
+    from tests.torch_reference import hf_gradients
+
+    tail = Turn.of(vlm.processor).tail if loss == "all" else ()
+    items, found = items_of(vlm, pictures, tail), {}
+    for pack in (False, True):
+        cfg = SFT(target=str, rows=3, target_length=32, loss=loss, pack=pack)
+        batch, rows = sft.row_batch(Stream(vlm), items, cfg)
+        assert len(rows) == (1 if pack else 3) and len(batch.tokens) == 3
+        found[pack] = gradient_of(vlm, batch)
+    (plain, stats), (packed, packed_stats) = found[False], found[True]
+    # float32 sums in another order
+    assert packed_stats["loss"] == pytest.approx(stats["loss"], rel=1e-5)
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(plain))
+    close = {"rtol": 1e-4, "atol": 1e-5 * scale}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), plain, packed)
+
+    uncounted = packing.placeholders(vlm.processor)
+    texts = [packing.text(i.encoded, i.target, 0, loss, 0, uncounted) for i in items]
+    S = max(len(t.counts_S) for t in texts)
+    tokens, weights = np.full((3, S), vlm.processor.pad_id), np.zeros((3, S))
+    mask = np.zeros((3, S))
+    total = sum(t.counts_S.sum() for t in texts)
+    for row, t in enumerate(texts):
+        tokens[row, : len(t.counts_S)], mask[row, : len(t.counts_S)] = t.tokens_S, 1
+        weights[row, : len(t.counts_S)] = t.counts_S / total
+    patches = np.concatenate([i.encoded.patches_PE for i in items])
+    grids = np.array([grid for i in items for grid in i.encoded.grids])
+    expected, gradients = hf_gradients(tiny_hf, tokens, patches, grids, weights, mask)
+    assert stats["loss"] == pytest.approx(expected, rel=1e-5)
+    assert stats["grad_norm"] == pytest.approx(
+        np.sqrt(sum(np.square(x).sum() for x in gradients.values())), rel=1e-4
+    )
+
+
+def test_a_run_packs_its_rows_and_its_export_ends_replies_as_the_template_does(tmp_path):
+    words = ["run.steps=2", "sft.rows=4", "optim.warmup_steps=0", "data.source.size=8"]
+    words += ["data.patch_buckets=256", "data.prompt_buckets=160", "data.workers=0"]
+    words += [f"run.dir={tmp_path}", "sft.pack=true", "sft.loss=turn"]
+    sft.train(config.load(ROOT / "configs/quickstart_sft.py", words, config.SFTConfig))
+    first, last = read_metrics(tmp_path)
+    assert 1 <= first["rows"] < 4 and last["loss"] < first["loss"]
+    processor = Processor.from_pretrained(tmp_path / "hf")
+    assert Turn.of(processor).end in processor.stop_ids
