@@ -14,9 +14,26 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_HOME = {"load": "checkpoints.start", "VLM": "vlm", "Completion": "vlm", "UserError": "errors"}
-_PACKAGES = ("rewards", "rl", "data", "models", "eval")
-__all__ = [*_HOME, *_PACKAGES]
+_CONFIG = (
+    "AdaptiveKL Benchmark Benchmarks Bnpo Cispo Config Dapo Data DrGrpo Eval GRPO Grpo Gspo LoRA "
+    "Mesh Model Optim Profile Reward Run SFT SFTConfig Sampling Verify"
+).split()
+_HOME = {
+    "load": "checkpoints.start",
+    "VLM": "vlm",
+    "Completion": "vlm",
+    "UserError": "errors",
+    "Example": "data.example",
+    "Records": "data.tasks.records",
+    "Scenes": "data.scenes",
+    "chat_question": "data.templates",
+    "LiveChart": "observe.live",
+    "read_metrics": "observe.metrics",
+    **dict.fromkeys(_CONFIG, "config"),
+}
+_PACKAGES = ("config", "rewards", "rl", "data", "models", "eval", "train")  # train(cfg) is a run
+_RUNS = ("sft",)  # sft(cfg) too; its module is jaxvl.train.sft
+__all__ = [*_HOME, *_PACKAGES, *_RUNS]
 __version__ = "0.1.0"
 
 

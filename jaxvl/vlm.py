@@ -15,9 +15,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxvl import arguments
 from jaxvl.config import LoRA
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import fetch, make_mesh, param_shardings, put_rows
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition, qwen_vl
@@ -71,6 +73,8 @@ class VLM:
 
     def adapted(self, cfg: LoRA, seed: int = 0) -> VLM:
         """This model with fresh adapters, which change nothing yet; weights are shared with it."""
+        if not isinstance(cfg, LoRA):
+            raise UserError(f"adapted: expected a jaxvl.LoRA, found {arguments.found(cfg)}")
         with jax.set_mesh(self.mesh):
             fresh = lora.init(self.params, cfg, lora.keys(seed)[0])
         return dataclasses.replace(self, params=partition.combine(self.params, fresh), lora=cfg)
@@ -89,9 +93,13 @@ class VLM:
         self, prompts: Sequence[Any], images: Sequence[Sequence] | None
     ) -> list[tuple[Any, Sequence]]:
         """Each prompt with its images; UserError where they do not fit it, before any is opened."""
-        if isinstance(prompts, (str, bytes)):
-            raise UserError("prompts: expected a list of prompts, found one string; put it in []")
+        prompts = arguments.items("prompts", prompts, "prompts")
         images = [[] for _ in prompts] if images is None else images
+        if not isinstance(images, (list, tuple)):
+            raise UserError(
+                "images: expected a list for each prompt with its pictures, found "
+                f"{arguments.found(images)}"
+            )
         if len(images) != len(prompts):
             raise UserError(
                 f"images: expected a list for each of the {len(prompts)} prompts, "
@@ -100,8 +108,8 @@ class VLM:
         for i, (prompt, row) in enumerate(zip(prompts, images, strict=True)):
             if not isinstance(row, (list, tuple)):
                 raise UserError(
-                    f"images: expected a list for each prompt, found a {type(row).__name__} for "
-                    f"prompt {i}; put it in []"
+                    f"images: expected a list for each prompt, found {arguments.found(row)} for "
+                    f"prompt {i}; put it in [], and give [] where there is none"
                 )
             self.processor.prepare(prompt, row)
         return list(zip(prompts, images, strict=True))
@@ -136,7 +144,7 @@ class VLM:
         """
         how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
         run = _sampler(self.graphdef, how, self.dtype)
-        key = jax.random.key(seed)
+        key = jax.random.key(arguments.whole("seed", seed, *arguments.SEEDS))
         pairs = self._pairs(prompts, images)
         results: list[list[Completion]] = [[] for _ in pairs]
         with jax.set_mesh(self.mesh):
@@ -164,6 +172,8 @@ class VLM:
         call) with the same settings, as completion `number` of its n.
         """
         how = self.decoding(1, max_new_tokens, temperature, top_p, top_k)
+        seed = arguments.whole("seed", seed, *arguments.SEEDS)
+        number = arguments.whole("number", number, 0)
         with jax.set_mesh(self.mesh):
             ((rows, _, _),) = batching.batches(self, self._pairs([prompt], [images]))
         rows = dataclasses.replace(rows, completion=rows.completion + number)
@@ -185,23 +195,11 @@ class VLM:
         `completions` holds a list for every prompt, of texts or of token ids. `temperature` is the
         one they were sampled at; 1 for greedy ones.
         """
-        if temperature <= 0:
-            raise UserError(f"logprobs: temperature={temperature}; expected more than 0")
-        if len(completions) != len(prompts) or any(isinstance(row, str) for row in completions):
-            found = [f"{type(row).__name__} of {len(row)}" for row in completions]
-            raise UserError(
-                f"completions: expected a list for each of the {len(prompts)} prompts, "
-                f"found {found}"
-            )
-        tokens = [
-            [self.processor.tokenize(c) if isinstance(c, str) else list(c) for c in row]
-            for row in completions
-        ]
-        ids = {int(token) for row in tokens for completion in row for token in completion}
-        if wrong := sorted(token for token in ids if not 0 <= token < self.config.text.vocab):
-            raise UserError(
-                f"completions: token ids {wrong[:10]}; expected 0 to {self.config.text.vocab - 1}"
-            )
+        temperature = arguments.number("temperature", temperature, 0)
+        if not temperature:
+            raise UserError("logprobs: temperature=0; expected more than 0 (1 for greedy ones)")
+        prompts = arguments.items("prompts", prompts, "prompts")
+        tokens = self._tokens(completions, len(prompts))
         g = max((len(row) for row in tokens), default=0)
         longest = max((len(c) for row in tokens for c in row), default=0)
         if not longest:
@@ -223,6 +221,34 @@ class VLM:
                     results[i] = [logps[row, j, : len(c)] for j, c in enumerate(tokens[i])]
         return results
 
+    def _tokens(self, completions: Any, prompts: int) -> list[list[list[int]]]:
+        """The token ids of each prompt's completions; UserError for what is none."""
+        rows = arguments.items("completions", completions, "lists, one for each prompt")
+        if len(rows) != prompts or not all(isinstance(row, (list, tuple)) for row in rows):
+            shown = ", ".join(arguments.found(row) for row in rows[:5])
+            raise UserError(
+                f"completions: expected a list for each of the {prompts} prompts, found "
+                f"{len(rows)}: {shown}"
+            )
+        return [[self._ids(one) for one in row] for row in rows]
+
+    def _ids(self, completion: Any) -> list[int]:
+        """The token ids of one completion: a text, ids, or a `Completion`."""
+        if isinstance(completion, Completion):
+            completion = completion.tokens
+        if isinstance(completion, str):
+            return self.processor.tokenize(completion)
+        what = "texts, token ids or Completions of `generate`"
+        ids, vocab = arguments.items("a completion", completion, what), self.config.text.vocab
+        for token in ids:
+            whole = type(token) is int or isinstance(token, np.integer)
+            if not whole or not 0 <= token < vocab:
+                raise UserError(
+                    f"completions: the token id {arguments.found(token)}; expected whole numbers "
+                    f"from 0 to {vocab - 1}"
+                )
+        return [int(token) for token in ids]
+
     def attention(self, prompt: Any, images: Sequence = (), layer: int = -1) -> np.ndarray:
         """What each token of a prompt looks at in one of the decoder's layers.
 
@@ -230,7 +256,7 @@ class VLM:
         negative `layer` counts from the last. `encode([prompt], [images])[0]` says which tokens
         stand for which merged patch (`slots`) and how those lie (`grids`).
         """
-        layers = self.config.text.layers
+        layers, layer = self.config.text.layers, arguments.whole("layer", layer)
         if not -layers <= layer < layers:
             raise UserError(f"layer {layer}: the decoder has {layers}, 0 to {layers - 1}")
         run = _attention(self.graphdef, self.dtype)
@@ -244,8 +270,9 @@ class VLM:
         """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files.
 
         Adapters are folded into the weights. All is written in the widest dtype of any parameter.
+        What is there already is not written over: `path` is new, or an empty directory.
         """
-        path, params = Path(path), self.merged().params
+        path, params = _new_directory(path), self.merged().params
         widest = jnp.result_type(*jax.tree.leaves(params))
         hf.save_params(path, cast(params, widest), self.hf_config)
         if jax.process_index() == 0:
@@ -255,7 +282,7 @@ class VLM:
         """The adapters alone in PEFT's format; `base` names the checkpoint that they belong to."""
         if not self.lora:
             raise UserError("save_adapters: this model has none; `save` writes the model")
-        peft.save(Path(path), self.params, self.lora, base)
+        peft.save(_new_directory(path), self.params, self.lora, base)
 
     def decoding(
         self,
@@ -267,21 +294,18 @@ class VLM:
         slots: int = 0,
     ) -> SamplingParams:
         """What a sampler for this model is made for."""
-        if n < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
-            raise UserError(
-                f"generate: n={n}, max_new_tokens={max_new_tokens}, temperature={temperature}, "
-                f"top_p={top_p}, top_k={top_k}; expected n and max_new_tokens of 1 or more, "
-                "temperature and top_k of 0 or more, top_p in (0, 1]"
-            )
+        top_p = arguments.number("top_p", top_p, 0, 1)
+        if not top_p:
+            raise UserError("top_p=0: expected a number above 0, up to 1 (all tokens)")
         return SamplingParams(
-            completions=n,
-            max_new_tokens=max_new_tokens,
+            completions=arguments.whole("n", n, 1),
+            max_new_tokens=arguments.whole("max_new_tokens", max_new_tokens, 1),
             stop_ids=tuple(self.processor.stop_ids),
             pad_id=self.processor.pad_id,
             never_ids=self.config.never_sampled,
-            temperature=float(temperature),
-            top_p=float(top_p),
-            top_k=int(top_k),
+            temperature=arguments.number("temperature", temperature, 0),
+            top_p=top_p,
+            top_k=arguments.whole("top_k", top_k, 0),
             slots=slots,
         )
 
@@ -294,6 +318,12 @@ class VLM:
             logprobs=rollout.logps[row, i, :length],
             finish_reason="stop" if rollout.finished[row, i] else "length",
         )
+
+
+def _new_directory(path: Any) -> Path:
+    """See `arguments.new_directory`; the first process looks, which is the one that writes."""
+    multihost.agree(lambda: jax.process_index() or arguments.new_directory(path))
+    return arguments.path("the directory to write", path)
 
 
 @functools.lru_cache(maxsize=32)
@@ -346,8 +376,7 @@ def load(
     where `float32_head` is set; `mesh` (from `jaxvl.distributed.mesh.make_mesh`) defaults to the
     first device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
+    check_settings(dtype, mesh, float32_head, min_pixels=min_pixels, max_pixels=max_pixels)
     path = checkpoint_dir(path_or_hub_id)
     config = hf.read_config(path)
     arch = hf.arch_from_config(config)
@@ -366,3 +395,17 @@ def load(
         )
         params = hf.load_params(path, wanted)
     return VLM(arch, params, processor, mesh, dtype, config)
+
+
+def check_settings(dtype: Any, mesh: Any, float32_head: Any, **pixels: Any) -> None:
+    """UserError for arguments of `load` of a wrong kind."""
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise UserError(
+            f"mesh: expected one of jaxvl.distributed.mesh.make_mesh, found {arguments.found(mesh)}"
+        )
+    arguments.flag("float32_head", float32_head)
+    for name, value in pixels.items():
+        if value is not None:
+            arguments.whole(name, value, 1)

@@ -14,6 +14,7 @@ FILES = sorted((ROOT / "jaxvl").rglob("*.py"))
 # A layer is a folder or a file at the top of jaxvl/; it may import itself and the layers before it.
 LAYERS = (
     "errors",
+    "arguments",
     "data",
     "config",
     "rewards",
@@ -94,7 +95,7 @@ def circles(graph):
 def test_every_file_has_a_layer():
     assert {layer(path) for path in FILES} - ENTRANCES <= set(LAYERS)
     top = {path.name for path in (ROOT / "jaxvl").iterdir() if path.is_file()}
-    assert top == {"__init__.py", "__main__.py", "errors.py", "vlm.py", "py.typed"}
+    assert top == {"__init__.py", "__main__.py", "arguments.py", "errors.py", "vlm.py", "py.typed"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

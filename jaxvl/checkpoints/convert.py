@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from jaxvl import arguments
 from jaxvl.checkpoints.start import load, locate, of_run
 from jaxvl.data import test_sets
 from jaxvl.errors import UserError
@@ -24,9 +25,7 @@ def convert(source: str | Path, out: str | Path, dtype: str | None = None) -> Pa
     bfloat16; None keeps bfloat16 where all weights have it and is float32 elsewhere, which loses
     nothing. `out` is there when it is complete, not before.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty directory; choose another")
+    out = arguments.new_directory(out)
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     place = locate(source)

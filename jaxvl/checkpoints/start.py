@@ -12,6 +12,7 @@ import jax
 from flax import traverse_util
 from jax.sharding import Mesh
 
+from jaxvl import arguments
 from jaxvl.config import Model
 from jaxvl.config.fields import from_json
 from jaxvl.data.strict_json import read_json
@@ -20,7 +21,7 @@ from jaxvl.errors import UserError
 from jaxvl.models import finite, lora, partition
 from jaxvl.models.io.find import EXPORT, checkpoint_dir, is_run
 from jaxvl.models.qwen_vl import to_compute_dtype
-from jaxvl.vlm import VLM
+from jaxvl.vlm import VLM, check_settings
 from jaxvl.vlm import load as load_files
 
 FINISHED = "finished.json"  # of a run that has come to its end: its export is the newest
@@ -43,7 +44,7 @@ class Place:
 def locate(path_or_hub_id: str | Path) -> Place:
     """A checkpoint directory or a hub id as they are; of the directory of a run its newest whole
     checkpoint, or its export where there is none; RUN/checkpoints/60 is that step."""
-    folder = Path(path_or_hub_id).expanduser()
+    folder = Path(arguments.model(path_or_hub_id)).expanduser()
     if folder.name == "checkpoints" and is_run(folder.parent):
         folder = folder.parent
     if folder.name.isdecimal() and folder.parent.name == "checkpoints":
@@ -105,12 +106,11 @@ def load(
     `jaxvl.distributed.mesh.make_mesh`) defaults to the first device alone; `min_pixels` and
     `max_pixels` override the checkpoint's picture sizes.
     """
-    place = locate(path_or_hub_id)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    check_settings(dtype, mesh, float32_head, **pixels)
+    place = locate(path_or_hub_id)
     if place.run is None:
         return load_files(place.files, dtype, mesh, float32_head=float32_head, **pixels)
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype {dtype!r}: expected 'float32' or 'bfloat16'")
     vlm = of_run(place.run, mesh, place.step)
     text = vlm.config.text
     text = dataclasses.replace(text, float32_head=float32_head or text.float32_head)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxvl import arguments
 from jaxvl.data import places
 from jaxvl.data.template_probe import LONGEST
 from jaxvl.errors import UserError
 
+ROLES = ("system", "user", "assistant", "tool", "developer")
 Messages = Sequence[Mapping[str, Any]]
 _EXPECTED = (
     "expected messages such as {'role': 'user', 'content': [{'type': 'image'}, "
@@ -28,6 +30,7 @@ def render(tokenizer: Any, messages: Messages, ask: bool = True) -> str:
     messages = list(messages)
     if not messages:
         raise UserError(f"the prompt has no messages; {_EXPECTED}")
+    _check(messages)
     try:
         parts = list(_parts(messages))
         if any("video" in key for part in parts for key in (*part, part.get("type") or "")):
@@ -55,13 +58,40 @@ def render(tokenizer: Any, messages: Messages, ask: bool = True) -> str:
     return text
 
 
+def _check(messages: Messages) -> None:
+    """UserError for what templates pass over in silence: a role that none knows, parts of no kind
+    that is read."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise UserError(f"message {number} is {message!r:.80}; {_EXPECTED}")
+        if "content" in message and message.get("role") not in ROLES:
+            raise UserError(
+                f"message {number} has the role {message.get('role')!r:.40}; expected one of "
+                f"{', '.join(ROLES)}"
+            )
+        content = message.get("content", [message])
+        if not isinstance(content, (str, list, tuple)):
+            raise UserError(f"message {number} has the content {content!r:.80}; {_EXPECTED}")
+        for part in content if not isinstance(content, str) else ():
+            known = isinstance(part, Mapping) and (
+                isinstance(part.get("text"), str)
+                or places.is_picture_part(part)
+                or any("video" in key for key in (*part, str(part.get("type"))))  # said by `render`
+            )
+            if not known:
+                raise UserError(f"message {number} has the part {part!r:.80}; {_EXPECTED}")
+
+
 def with_images(messages: Messages, images: Sequence[Any]) -> tuple[Messages, list[Any]]:
     """The messages with `{"type": "image"}` for every picture in them, in whatever form it is
     there, and the pictures in order: those in the messages, and `images` for the places that have
     none. Where `images` has one for every place, they are the pictures. BadRow where places and
     pictures differ in number.
     """
-    held = []
+    if not isinstance(messages, (list, tuple)):
+        kind = arguments.found(messages)
+        raise UserError(f"a prompt is {kind}; expected text, or a list of messages")
+    held: list[Any] = []
     bare = [_bare(message, held) for message in messages]
     if len(images) != len(held):
         if sum(picture is None for picture in held) != len(images):

@@ -36,11 +36,14 @@ class PreemptionHandler:
     second one ends it at once, and so does the first one where there is nothing to save, as while
     programs are compiled. `last` is called before such an end.
 
-    Signals are heard in a thread: the main one may be in a compiler that does not listen.
+    Signals are heard in a thread: the main one may be in a compiler that does not listen. But in a
+    notebook, or at Python's prompt, Ctrl-C never ends the process: it raises KeyboardInterrupt, at
+    once or after the step that is saved, and the same call goes on from there.
     """
 
     def __init__(self, last: Callable[[], None] = lambda: None):
         self.stepping, self._last, self._asked = False, last, 0
+        self._session = hasattr(sys, "ps1")
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> PreemptionHandler:
@@ -51,33 +54,47 @@ class PreemptionHandler:
         self._mouth.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         self._before = {n: signal.signal(n, lambda number, frame: None) for n in wanted}
+        if self._session and signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, lambda number, frame: self._interrupt())
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._before:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
             self._mouth.close()
+        if self._session and isinstance(error, Stopped) and self._asked == signal.SIGINT:
+            raise KeyboardInterrupt("stopped and saved: the same call goes on from here") from None
 
     def _listen(self) -> None:
         with self._ear:
             while heard := self._ear.recv(64):
                 for number in heard:
-                    if number in self._before:
+                    if number in self._before and not (self._session and number == signal.SIGINT):
                         self._handle(number)
 
-    def _handle(self, number: int) -> None:
+    def _interrupt(self) -> None:
+        """Ctrl-C where a person goes on with the process."""
+        if self._asked or not self.stepping:
+            raise KeyboardInterrupt
+        self._stop_after_step(signal.SIGINT)
+
+    def _stop_after_step(self, number: int) -> None:
         name = signal.Signals(number).name
+        print(
+            f"{name}: stopping after this step, to save it; a second one ends at once",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._asked = number
+
+    def _handle(self, number: int) -> None:
         if self.stepping and not self._asked:
-            print(
-                f"{name}: stopping after this step, to save it; a second one ends at once",
-                file=sys.stderr,
-                flush=True,
-            )
-            self._asked = number
+            self._stop_after_step(number)
             return
+        name = signal.Signals(number).name
         print(f"{name}: the run ends at once", file=sys.stderr, flush=True)
         with contextlib.suppress(Exception):
             self._last()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler, lost_prompts
 from jaxvl.train import failed, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
+from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
 from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
@@ -49,18 +51,21 @@ from jaxvl.vlm import VLM, load
 
 
 @multihost.abort_all_on_error()
-def train(cfg: Config) -> VLM:
+def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
-    Asked to stop by a signal it raises `Stopped` after the step it is in, once that is saved.
+    `callbacks` are told of every step, see `train.callbacks`. Asked to stop by a signal it raises
+    `Stopped` after the step it is in, once that is saved.
     """
+    expect(cfg, Config, "jaxvl.train")
+    told = Callbacks(callbacks, Path(cfg.run.dir))
     pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()
     with owned(cfg) as stop:
-        return of_run(Path(cfg.run.dir)) if resume.finished(cfg) else _train(cfg, stop)
+        return of_run(Path(cfg.run.dir)) if resume.finished(cfg) else _train(cfg, stop, told)
 
 
-def _train(cfg: Config, stop: PreemptionHandler) -> VLM:
+def _train(cfg: Config, stop: PreemptionHandler, told: Callbacks) -> VLM:
     base, checkpoints = init_run(cfg)
     for local in judge.local_judges(cfg.rewards):
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
@@ -70,7 +75,7 @@ def _train(cfg: Config, stop: PreemptionHandler) -> VLM:
         before = loop.evaluate(base, "before training", 0) if cfg.eval else None
         del base  # its memory is the steps'
         state = loop.begin(checkpoints)
-        return loop.run(state, checkpoints, before, stop)
+        return loop.run(state, checkpoints, before, stop, told)
 
 
 class Loop:
@@ -162,6 +167,7 @@ class Loop:
         checkpoints: Checkpoints,
         before: heldout.Evaluation | None,
         stop: PreemptionHandler,
+        told: Callbacks,
     ) -> VLM:
         """The steps after `state` to the last. `before` is what the base answered."""
         cfg, start = self.cfg, self.whole.step
@@ -191,6 +197,7 @@ class Loop:
                         progress.update(step, metrics)
                         for warning in [*self.warnings, *watch.see(step, metrics)]:
                             progress.console.print(warning, style="yellow")
+                        told(step, metrics)
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                         checkpoints.keep(self.whole)
         checkpoints.close()

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -173,12 +174,16 @@ class Learning:
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:
     """The trained model in `hf`; adapters alone too, where nothing but them has changed. Both
     carry the run's mark where it was trained on test data."""
-    run_dir = Path(cfg.run.dir)
-    trained.save(run_dir / EXPORT)
-    written = [run_dir / EXPORT]
+    run_dir, lead = Path(cfg.run.dir), jax.process_index() == 0
+    writers = {EXPORT: trained.save}
     if trained.lora and not cfg.model.train:
-        trained.save_adapters(run_dir / "adapter", cfg.model.path)
-        written.append(run_dir / "adapter")
-    if jax.process_index() == 0:
-        for path in written:
-            test_sets.mark(path, test_sets.marks(run_dir))
+        writers["adapter"] = functools.partial(trained.save_adapters, base=cfg.model.path)
+    for name, write in writers.items():
+        part, folder = run_dir / f"{name}.part", run_dir / name
+        if lead:
+            shutil.rmtree(part, ignore_errors=True)
+        write(part)
+        if lead:
+            test_sets.mark(part, test_sets.marks(run_dir))
+            shutil.rmtree(folder, ignore_errors=True)  # of the same run, before it went on
+            part.rename(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
 from jaxvl.observe.timing import Clock, traced
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.train import failed, resume
+from jaxvl.train import Runnable, failed, resume
+from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Item, PromptStream, micro
 from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
@@ -112,11 +114,14 @@ def row_batch(
 
 
 @multihost.abort_all_on_error()
-def train(cfg: SFTConfig) -> VLM:
+def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
 
-    Asked to stop by a signal it raises `Stopped` after the step it is in, once that is saved.
+    `callbacks` are told of every step, see `train.callbacks`. Asked to stop by a signal it raises
+    `Stopped` after the step it is in, once that is saved.
     """
+    expect(cfg, SFTConfig, "jaxvl.sft")
+    told = Callbacks(callbacks, Path(cfg.run.dir))
     multihost.start()
     with owned(cfg) as stop:
         if resume.finished(cfg):
@@ -125,7 +130,7 @@ def train(cfg: SFTConfig) -> VLM:
         with jax.set_mesh(base.mesh):
             loop = Loop(cfg, base)
             del base  # its memory is the steps'
-            return loop.run(loop.begin(checkpoints), checkpoints, stop)
+            return loop.run(loop.begin(checkpoints), checkpoints, stop, told)
 
 
 class Loop:
@@ -168,7 +173,11 @@ class Loop:
         return self.stream.get_state() | counts
 
     def run(
-        self, state: learner.TrainState, checkpoints: Checkpoints, stop: PreemptionHandler
+        self,
+        state: learner.TrainState,
+        checkpoints: Checkpoints,
+        stop: PreemptionHandler,
+        told: Callbacks,
     ) -> VLM:
         """The steps after `state` to the last."""
         cfg, start = self.cfg, self.whole.step
@@ -188,6 +197,7 @@ class Loop:
                         progress.update(step, metrics)
                         for warning in self.warnings:
                             progress.console.print(warning, style="yellow")
+                        told(step, metrics)
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                         checkpoints.keep(self.whole)
         checkpoints.close()
@@ -271,3 +281,6 @@ def fit(
                 if event.last:
                     raise TrainingFailed(f"step {step}: {event.text}")
     return state.params
+
+
+sys.modules[__name__].__class__ = Runnable  # jaxvl.sft(cfg)

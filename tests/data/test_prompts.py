@@ -197,7 +197,7 @@ def test_sizes_are_those_of_the_file_upright_and_of_what_the_model_sees(processo
         ("no image", 1, "0 <|image_pad|> for 1 images"),
         ("<|video_pad|>", 0, "video is not supported"),
         ("", 0, "empty"),
-        ([{"content": 3}], 0, "chat template cannot render"),
+        ([{"role": "user", "content": 3}], 0, "message 0 has the content 3"),
     ],
 )
 def test_a_prompt_that_cannot_be_encoded_says_why(processor, prompt, images, message):

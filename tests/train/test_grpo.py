@@ -63,7 +63,45 @@ def whole(tmp_path_factory):
         eval=Eval(Scenes(4, "test"), samples=2),
         benchmarks=dataclasses.replace(benchmarks, best="completions/mean_length"),
     )
-    return run_dir, grpo.train(cfg)
+    told = []
+    trained = jaxvl.train(cfg, callbacks=[lambda *step: told.append(step)])
+    assert [step for step, _, _ in told] == [1, 2, 3, 4, 5, 6]
+    for step, metrics, rows in told:
+        assert metrics["reward"] == read_metrics(run_dir)[step - 1]["reward"]
+        assert [len(row["completions"]) for row in rows] == [4] * 4
+        assert {row["step"] for row in rows} == {step}
+    return run_dir, trained
+
+
+def test_a_run_is_interrupted_in_a_session_and_goes_on_there(whole, tmp_path, monkeypatch):
+    """Ctrl-C in a notebook or at the prompt leaves the process alive, and the step is saved."""
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+
+    def interrupt(step, metrics, rollouts):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    cfg = small(tmp_path, "run.steps=6", "run.save_every=4")
+    with pytest.raises(KeyboardInterrupt, match="goes on from here"):
+        jaxvl.train(cfg, callbacks=[interrupt])
+    assert len(read_metrics(tmp_path)) == 2
+    jaxvl.train(cfg)
+    assert values(tmp_path) == values(whole[0])
+    with pytest.raises(UserError, match="expected a jaxvl.SFTConfig"):
+        jaxvl.sft(cfg)
+
+
+def test_what_a_callback_raises_is_told_and_the_step_is_saved(tmp_path):
+    def odd(step, metrics, rollouts):
+        raise ZeroDivisionError("no")
+
+    cfg = small(tmp_path, "run.steps=2")
+    with pytest.raises(UserError, match=r"step 1: the callback .*odd raised ZeroDivisionError"):
+        jaxvl.train(cfg, callbacks=[odd])
+    assert Checkpoints(tmp_path, keep=1).latest() == 1
+    for wrong, said in ((odd, "expected a list"), ([3], "found 3"), ("x", "found 'x'")):
+        with pytest.raises(UserError, match=said):
+            jaxvl.train(cfg, callbacks=wrong)
 
 
 def test_a_run_leaves_what_the_design_says(whole):

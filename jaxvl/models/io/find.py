@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from jaxvl import arguments
 from jaxvl.data.strict_json import read_json
 from jaxvl.errors import UserError
 
@@ -15,7 +16,7 @@ EXPORT = "hf"  # of a run's directory: the model that it has made
 def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
     """A local directory as it is, of a run its export; anything else is a hub id and is fetched
     into the cache."""
-    path = Path(path_or_hub_id).expanduser()
+    path = Path(arguments.model(path_or_hub_id)).expanduser()
     if is_run(path):
         return _export(path)
     if path.is_dir():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -224,6 +225,8 @@ def save_params(
     named = config if "dtype" in config else {"torch_dtype": ""} | config
     saved = _with_dtype(named, str(dtype))
     (path / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
+    for file in path.glob("model*.safetensors"):  # which safetensors lets its owner alone read
+        shutil.copymode(path / "config.json", file)
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

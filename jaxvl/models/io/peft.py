@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def save(path: Path, params: dict[str, Any], cfg: LoRA, base: str | None = None)
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
     (path / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copymode(path / "adapter_config.json", path / "adapter_model.safetensors")
 
 
 def _module(name: str) -> str:
