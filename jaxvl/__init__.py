@@ -113,7 +113,8 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """It has run; its own spec is put back in place of the old name's."""
-        module.__spec__ = module.__spec__.loader_state
+        old = module.__spec__
+        module.__spec__ = old.loader_state if old else None
 
 
 if not any(isinstance(finder, _Moved) for finder in sys.meta_path):

@@ -161,6 +161,7 @@ class Checkpoints:
     def keep(self, whole: Whole) -> None:
         """`save`, if there is something new."""
         if whole.step > self.saved:
+            assert whole.state is not None, "updates are at the state that is to be saved"
             self.save(whole.step, whole.state, whole.data)
 
     def finish(self, whole: Whole) -> None:
@@ -193,7 +194,7 @@ class Checkpoints:
             except Damaged as damage:
                 why = str(damage)
             reasons = [reason for reason in multihost.all_gather_object(why) if reason]
-            if not reasons:
+            if found and not reasons:
                 newer = {number_: why for number_, why in skipped.items() if number_ > number}
                 self.saved = number
                 return Restored(number, *found, newer)

@@ -84,7 +84,7 @@ def describe(kind: type, path: str = "") -> list[Field]:
         for one in kinds_of(hint):
             items = typing.get_origin(one) is tuple
             for part in typing.get_args(one)[:1] if items else (one,):
-                if dataclasses.is_dataclass(part):
+                if isinstance(part, type) and dataclasses.is_dataclass(part):
                     found += describe(part, f"{where}.N." if items else f"{where}.")
     return found
 
@@ -95,9 +95,12 @@ def field_docs(kind: type) -> dict[str, str]:
     found = {}
     for base in reversed([one for one in kind.__mro__ if dataclasses.is_dataclass(one)]):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
         for node, after in itertools.pairwise(tree.body):
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
             text = after.value if isinstance(after, ast.Expr) else None
-            if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Constant):
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 found[node.target.id] = " ".join(text.value.split())
     return found
 
@@ -183,14 +186,15 @@ def choices(kind: Any) -> dict[str, type]:
     if not is_union(kind):
         return {}
     kinds = [arg for arg in typing.get_args(kind) if arg is not type(None)]
-    if not all(dataclasses.is_dataclass(k) and _has_defaults(k) for k in kinds):
+    if not all(isinstance(k, type) and _has_defaults(k) for k in kinds):
         return {}
     return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", k.__name__).lower(): k for k in kinds}
 
 
 def _has_defaults(kind: type) -> bool:
+    """Whether it is a dataclass of which every field has a default."""
     missing = dataclasses.MISSING
-    return all(
+    return dataclasses.is_dataclass(kind) and all(
         field.default is not missing or field.default_factory is not missing
         for field in dataclasses.fields(kind)
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import traceback
@@ -28,10 +29,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     # Registered in sys.modules because dataclasses resolve their annotations through it.
     name = f"jaxvl_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    _told_where(path, lambda: spec.loader.exec_module(module))
+    _told_where(path, functools.partial(spec.loader.exec_module, module))
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
     cfg = _told_where(path, module.config)

@@ -73,7 +73,7 @@ class _Override:
             return self.root.data.source
         if _item(kind) is not None:
             return ()
-        parts = [arg for arg in kinds_of(kind) if dataclasses.is_dataclass(arg)]
+        parts: list[Any] = [arg for arg in kinds_of(kind) if dataclasses.is_dataclass(arg)]
         if len(parts) == 1:
             return _blank(parts[0])
         raise UserError(

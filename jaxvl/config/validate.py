@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
 
 from jaxvl.config.fields import MISSING, check_fields, type_name
+from jaxvl.config.grpo import GRPO
 from jaxvl.config.overrides import function_name, keywords
+from jaxvl.config.schema import SFT, Config, Model, Reward, SFTConfig
 from jaxvl.errors import UserError
-
-if TYPE_CHECKING:  # config.load validates: at run time the import goes the other way
-    from jaxvl.config.grpo import GRPO
-    from jaxvl.config.schema import SFT, Config, Model, Reward, SFTConfig
 
 
 def validate(cfg: Config | SFTConfig) -> None:
@@ -30,19 +27,19 @@ def validate(cfg: Config | SFTConfig) -> None:
             "schedule starts"
         )
     _check_profile(cfg)
-    if hasattr(cfg, "grpo"):
+    if isinstance(cfg, Config):
         _check_grpo(cfg)
     mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     if mesh.count(-1) > 1:
         raise UserError(f"mesh (data, fsdp, tensor) = {mesh}: at most one is -1")
     if -1 not in mesh[:2]:
-        check_rows(getattr(cfg, "grpo", None) or cfg.sft, mesh[0] * mesh[1])
+        check_rows(cfg.grpo if isinstance(cfg, Config) else cfg.sft, mesh[0] * mesh[1])
 
 
 def notes(cfg: Config | SFTConfig) -> list[str]:
     """What is done otherwise than a config may seem to say, in words."""
     optim, found = cfg.optim, []
-    updates = cfg.run.steps * (cfg.grpo.updates if hasattr(cfg, "grpo") else 1)
+    updates = cfg.run.steps * (cfg.grpo.updates if isinstance(cfg, Config) else 1)
     warmup, horizon = optim.span(updates)
     if optim.warmup_steps > horizon:
         found.append(
@@ -77,7 +74,7 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
     for name in ("model", "data", "eval"):
         part = getattr(cfg, name, None)
         low, high = getattr(part, "min_pixels", None), getattr(part, "max_pixels", None)
-        if None not in (low, high) and low > high:
+        if low is not None and high is not None and low > high:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
 
 
@@ -154,7 +151,7 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
     parts = shards * batch.micro_batches * getattr(batch, "mini_batches", 1)
     if batch.rows % parts == 0:
         return
-    if not hasattr(batch, "group"):
+    if isinstance(batch, SFT):
         raise UserError(
             f"sft.rows = {batch.rows} is not a multiple of {parts} = mesh.data * mesh.fsdp "
             f"({shards}) * sft.micro_batches ({batch.micro_batches}); "
@@ -181,8 +178,10 @@ def check_rows(batch: GRPO | SFT, shards: int) -> None:
 
 def check_share(batch: GRPO | SFT, count: int) -> None:
     """Raise UserError unless the prompts of a step can be dealt out evenly to `count` processes."""
-    name = "grpo.prompts" if hasattr(batch, "group") else "sft.rows"
-    prompts = batch.prompts if hasattr(batch, "group") else batch.rows
+    if isinstance(batch, SFT):
+        name, prompts = "sft.rows", batch.rows
+    else:
+        name, prompts = "grpo.prompts", batch.prompts
     if prompts % count:
         raise UserError(
             f"{name} = {prompts} is not a multiple of the {count} processes that get prompts of "

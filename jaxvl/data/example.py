@@ -84,7 +84,7 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> Example:
+    def __getitem__(self, i: int) -> Example:  # type: ignore[override]  # no slices
         return self.base[self.rows[i]]
 
 

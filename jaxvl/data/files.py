@@ -36,7 +36,7 @@ def read(files: Sequence[Path], start: int = 1) -> Iterator[tuple[int, Path, Raw
     for file in files:
         for row in _rows(file, start - 1 - number):
             number += 1
-            if number >= start:
+            if number >= start and row is not None:
                 yield number, file, row
 
 

@@ -84,7 +84,7 @@ def _number(value: int | float | Decimal | Fraction) -> str:
         return str(value)
     if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
         return ""
-    if abs(value) < _EXACT and value == int(value):
+    if abs(float(value)) < _EXACT and value == int(value):
         return str(int(value))
     if isinstance(value, Decimal):
         return format(value, "f") if abs(value.adjusted()) < 20 else str(value)

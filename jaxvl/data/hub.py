@@ -134,7 +134,7 @@ def _fetch(uri: str, split: str, subset: str) -> Path:
     if not match:
         raise UserError(f"{uri}: expected hf://datasets/OWNER/NAME[@REVISION][/FOLDER]")
     repo, revision, folder = match.groups(default="")
-    place = {"repo_id": repo, "repo_type": "dataset", "revision": revision or None}
+    place: dict[str, Any] = {"repo_id": repo, "repo_type": "dataset", "revision": revision or None}
     try:
         names = huggingface_hub.HfApi().list_repo_files(**place)
         card = ""

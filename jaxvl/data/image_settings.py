@@ -110,7 +110,7 @@ class ImageSettings:
                 "longest_edge (in pixels of the whole picture), or min_pixels and max_pixels"
             )
         given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        values = {}
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             name = field.name
             found = [given.get(name), config.get(name), size.get(_EDGES.get(name)), size.get(name)]

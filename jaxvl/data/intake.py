@@ -36,7 +36,8 @@ class ExampleFilter:
     ):
         self.check, self.trial, self.on_trial, self.credit = check, trial, on_trial, credit
         self.digests = test_sets.Digests(digests)
-        self._lock, self._told = threading.Lock(), set()  # rows are opened in several threads
+        self._lock = threading.Lock()  # rows are opened in several threads
+        self._told: set[str] = set()
 
     def admit(self, source: Source) -> None:
         """UserError for a source that names a benchmark."""

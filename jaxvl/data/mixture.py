@@ -51,7 +51,7 @@ class Mixed(Sequence[Example]):
     def __len__(self) -> int:
         return self.ends[-1]
 
-    def __getitem__(self, i: int) -> Example:
+    def __getitem__(self, i: int) -> Example:  # type: ignore[override]  # no slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         part = bisect.bisect_right(self.ends, i)

@@ -104,9 +104,9 @@ def _order(examples: Sequence[Example], parts: Sequence[Sequence], seed: int, sh
         stream = grain.MapDataset.range(len(part)).seed((seed + number) % 2**32)
         stream = (stream.shuffle() if shuffle else stream).repeat()
         streams.append(stream.map(lambda row, number=number: (number, row)))
-    if len(streams) == 1:
-        return streams[0]
-    return grain.MapDataset.mix(streams, examples.weights)
+    if isinstance(examples, Mixed) and len(streams) > 1:
+        return grain.MapDataset.mix(streams, examples.weights)
+    return streams[0]
 
 
 class _Places(Sequence):
@@ -118,7 +118,7 @@ class _Places(Sequence):
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, i: int) -> tuple[int, Any]:
+    def __getitem__(self, i: int) -> tuple[int, Any]:  # type: ignore[override]  # no slices
         step, at = divmod(i, len(self.mine))
         position = self.start + step * self.prompts + int(self.mine[at])
         return position, self.order[position]

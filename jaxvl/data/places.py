@@ -47,7 +47,8 @@ def fit(
     else:
         texts = [MARKER.sub(IMAGE, text) for text in texts]
     question, *others = texts
-    lead = _LEADING.match(question)[0]
+    leading = _LEADING.match(question)
+    lead = leading[0] if leading else ""
     if lead.count(IMAGE) == sum(text.count(IMAGE) for text in texts):
         question = question[len(lead) :]
     return [question.strip(), *others], images

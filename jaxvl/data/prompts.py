@@ -125,8 +125,8 @@ class Processor:
 
     def with_pixels(self, min_pixels: int | None, max_pixels: int | None) -> Processor:
         """This processor with other limits on pixels; None leaves one as it is."""
-        given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        given = {name: value for name, value in given.items() if value is not None}
+        limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
         return dataclasses.replace(self, image=dataclasses.replace(self.image, **given))
 
     def ending(self, id: int) -> Processor:

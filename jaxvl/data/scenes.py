@@ -210,7 +210,7 @@ class Scenes:
         return _SceneList(self)
 
 
-class _SceneList(Sequence):
+class _SceneList(Sequence[Example]):
     """Draws example `i` when it is asked for; the same `i` is the same picture every time."""
 
     def __init__(self, spec: Scenes):
@@ -219,7 +219,7 @@ class _SceneList(Sequence):
     def __len__(self) -> int:
         return self.spec.size
 
-    def __getitem__(self, i: int) -> Example:
+    def __getitem__(self, i: int) -> Example:  # type: ignore[override]  # no slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         spec = self.spec

@@ -28,18 +28,20 @@ def read(file: Path, delimiter: str) -> Iterator[dict[str, Any] | BadRow]:
     csv.field_size_limit(_LONGEST_CELL)
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         lines = _Lines(opened)
-        header = None
+        header: list[str] | None = None
         while (first := lines.take()) is not None:
             cells, more = _cells(first, lines, delimiter)
-            if header is None and cells:
+            if not cells:
+                continue
+            if header is None:
                 header = _header(file, first, cells, delimiter)
             elif isinstance(cells, str):
                 yield BadRow("broken row", f"{cells}: {first!r:.80}")
-            elif cells and len(cells) != len(header):
+            elif len(cells) != len(header):
                 lines.give_back(more)
                 found = f"a row of {len(cells)} cells does not fit the header of {len(header)}"
                 yield BadRow("broken row", f"{found}: {first!r:.80}")
-            elif cells:
+            else:
                 yield _row(header, cells)
 
 
@@ -89,7 +91,8 @@ class _Lines:
     """Lines of a text file, some of which may be given back to be taken again."""
 
     def __init__(self, opened: Iterator[str]):
-        self.opened, self.waiting = opened, deque()
+        self.opened = opened
+        self.waiting: deque[str] = deque()
 
     def take(self) -> str | None:
         return self.waiting.popleft() if self.waiting else next(self.opened, None)

@@ -104,7 +104,8 @@ def _in_cluster() -> bool:
     tasks = os.environ.get("SLURM_NTASKS", "1")
     if "SLURM_PROCID" in os.environ and tasks.isdecimal() and int(tasks) > 1:
         return True
-    return (jax.config.jax_platforms or "").startswith("tpu")  # jax sets it on a Cloud TPU VM
+    # jax sets it on a Cloud TPU VM
+    return (jax.config.read("jax_platforms") or "").startswith("tpu")
 
 
 def all_gather_object(value: Any) -> list[Any]:
@@ -180,10 +181,12 @@ def _watch() -> None:
 
 def _reason() -> tuple[int, str] | None:
     """With which exit code and why another process ended, as it told; None where none did."""
-    own = f"{_FAILED}/{distributed.global_state.process_id}"
+    own, store = f"{_FAILED}/{distributed.global_state.process_id}", distributed.global_state.client
+    if store is None:
+        return None  # the run is over
     try:
-        told = dict(distributed.global_state.client.key_value_dir_get(_FAILED))
-    except (jax.errors.JaxRuntimeError, AttributeError):
+        told = dict(store.key_value_dir_get(_FAILED))
+    except jax.errors.JaxRuntimeError:
         return None  # the store is gone: the run is over, or process 0 is, of which jax tells
     return next((tuple(json.loads(said)) for key, said in told.items() if key != own), None)
 
@@ -212,10 +215,10 @@ def _fail(error: BaseException) -> None:
 def leave(code: int, why: str) -> NoReturn:
     """End this process at once, after the others are told, who end with the same code."""
     if jax.distributed.is_initialized() and distributed.global_state.num_processes > 1:
-        index = distributed.global_state.process_id
+        index, store = distributed.global_state.process_id, distributed.global_state.client
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            said = json.dumps([code, why])
-            distributed.global_state.client.key_value_set(f"{_FAILED}/{index}", said)
+            if store is not None:
+                store.key_value_set(f"{_FAILED}/{index}", json.dumps([code, why]))
         time.sleep(_LAST_SECONDS if index == 0 else 0)  # the store ends with process 0
     os._exit(code)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -45,7 +46,7 @@ class Clock:
         self.parts[name] = self.parts.get(name, 0.0) + now - self.last
         self.last = now
 
-    def metrics(self, tokens: int, *compiled: Callable) -> dict[str, float]:
+    def metrics(self, tokens: int, *compiled: Any) -> dict[str, float]:
         """Times, speed in `tokens`, and how many programs the jitted functions have been called
         as, each of which was compiled for that or taken from jax's cache."""
         total = time.perf_counter() - self.start

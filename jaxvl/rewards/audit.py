@@ -53,7 +53,10 @@ def examine(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     kinds = [kind_of(row) for row in rows]
     judged = [i for i, kind in enumerate(kinds) if kind]
     verdicts = judge_rows(
-        *([column[i] for i in judged] for column in (kinds, texts, rows)), mode="lenient"
+        [kinds[i] for i in judged],
+        [texts[i] for i in judged],
+        [rows[i] for i in judged],
+        mode="lenient",
     )
 
     def of_judged(values: Sequence[bool]) -> np.ndarray:

@@ -62,9 +62,9 @@ def call_all(
             raise _raised(reward, error, inputs, services) from error
     waiting = [index for index, result in enumerate(results) if inspect.isawaitable(result)]
     outcomes = _run(_gather([results[index] for index in waiting])) if waiting else []
-    for index, (result, error) in zip(waiting, outcomes, strict=True):
-        if error is not None:
-            raise _raised(rewards[index], error, inputs, services) from error
+    for index, (result, failure) in zip(waiting, outcomes, strict=True):
+        if failure is not None:
+            raise _raised(rewards[index], failure, inputs, services) from failure
         results[index] = result
     count = len(inputs["completions"])
     for index, reward in enumerate(rewards):
@@ -126,7 +126,10 @@ def _raised(
 
 
 def _culprit(
-    reward: Reward, kind: type, inputs: Mapping[str, Any], services: Mapping[str, Any]
+    reward: Reward,
+    kind: type[BaseException],
+    inputs: Mapping[str, Any],
+    services: Mapping[str, Any],
 ) -> int | None:
     """The first row on which the function raises alone too."""
     quiet = {"log_metric": lambda name, value: None, "log_extra": lambda column, values: None}
@@ -135,9 +138,9 @@ def _culprit(
         try:
             result = _call(reward, alone, {**services, **quiet})
             if inspect.isawaitable(result):
-                result, error = _run(_outcome(result))
-                if error is not None:
-                    raise error
+                result, failure = _run(_outcome(result))
+                if failure is not None:
+                    raise failure
             _listed(result, 1)
         except kind:
             return row

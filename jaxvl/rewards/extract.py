@@ -142,7 +142,7 @@ def places(text: str, kind: str) -> list[list[str]]:
     final, declared = _declared(whole, kind)
     boxed = last_boxed(text)
     tokens = _BOX_TOKENS.findall(whole)
-    final += [boxed] * (boxed is not None) + tokens[-1:]
+    final += ([] if boxed is None else [boxed]) + tokens[-1:]
     if boxed is not None and kind != "mcq":
         final = [boxed]
     tail = [part for part in said.sentences(whole[-2 * LIMIT :])[-8:] if len(part) <= LIMIT]
@@ -163,7 +163,8 @@ def places(text: str, kind: str) -> list[list[str]]:
 
 def _declared(text: str, kind: str) -> tuple[list[str], list[str]]:
     """What is declared as the final answer, and what as the answer."""
-    final, declared = [], []
+    final: list[str] = []
+    declared: list[str] = []
     lines = [line for line in text.split("\n") if line.strip()][-_LINES:]
     for at, line in enumerate(lines):
         found = _CHOOSES.search(line) if kind == "mcq" else said.DECLARED.search(line)
@@ -186,7 +187,7 @@ def _declared(text: str, kind: str) -> tuple[list[str], list[str]]:
 def _describes(sentence: str) -> bool:
     """Whether a sentence is about an option that it begins with: "(A) This option shows .."."""
     head = _ECHO.match(sentence)
-    return bool(head) and not said.AFFIRMS.match(sentence, head.end())
+    return head is not None and not said.AFFIRMS.match(sentence, head.end())
 
 
 def _lead(text: str) -> list[str]:

@@ -30,8 +30,8 @@ def credit_check(rewards: Sequence[Reward]) -> Callable[[Example], str]:
     an open question only that there is an answer. Nothing is known of other functions, which are
     not called; where a run has no others, every answer passes.
     """
-    asks = [(each.name, _ask_of(each.fn)) for each in rewards if each.weight]
-    asks = [(name, ask) for name, ask in asks if ask is not None]
+    known = [(each.name, _ask_of(each.fn)) for each in rewards if each.weight]
+    asks = [(name, ask) for name, ask in known if ask is not None]
 
     def check(example: Example) -> str:
         row = {**example.columns, "id": example.id}

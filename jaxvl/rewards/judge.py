@@ -165,12 +165,13 @@ class LocalJudge:
 
 def local_judges(rewards: Sequence[Reward]) -> list[LocalJudge]:
     """The local judges that score for these rewards and still want their function."""
-    found = []
+    found: list[LocalJudge] = []
     for reward in rewards:
         bound = getattr(reward.fn, "keywords", {})  # of a functools.partial
         scorer = bound.get("scorer", getattr(reward.fn, "scorer", None))
-        wants = isinstance(scorer, LocalJudge) and scorer.logprobs is None
-        if wants and not any(scorer is other for other in found):
+        if not isinstance(scorer, LocalJudge) or scorer.logprobs is not None:
+            continue
+        if not any(scorer is other for other in found):
             found.append(scorer)
     return found
 

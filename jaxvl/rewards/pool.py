@@ -215,7 +215,9 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             env=environment,
         )
-        os.set_blocking(self.process.stdin.fileno(), False)  # of one that is stopped a pipe fills
+        assert self.process.stdin and self.process.stdout  # they are pipes
+        self.requests, self.replies = self.process.stdin, self.process.stdout
+        os.set_blocking(self.requests.fileno(), False)  # of one that is stopped a pipe fills
         self.tasks = 0
         self._started = False
         self._seen: float | None = None  # since when it has been seen stopped
@@ -292,24 +294,24 @@ class _Worker:
     def _write(self, data: memoryview) -> int:
         """How much of `data` the process has room for, which is sent."""
         try:
-            return os.write(self.process.stdin.fileno(), data) if data else 0
+            return os.write(self.requests.fileno(), data) if data else 0
         except BlockingIOError:
             return 0
 
     def _read(self, seconds: float) -> bytes | None:
         """A byte of its answer, b"" where it has ended, None where it has none in time."""
-        if self.process.stdout.closed:
+        if self.replies.closed:
             return b""
         waits = select.poll()  # and not select.select, which knows 1024 files
-        waits.register(self.process.stdout, select.POLLIN)
-        return os.read(self.process.stdout.fileno(), 1) if waits.poll(1000 * seconds) else None
+        waits.register(self.replies, select.POLLIN)
+        return os.read(self.replies.fileno(), 1) if waits.poll(1000 * seconds) else None
 
     def kill(self, outcome: str = "") -> str:
         self.process.kill()
         self.process.wait()
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
+            self.requests.close()
+        self.replies.close()
         return outcome
 
 

@@ -101,9 +101,9 @@ def _in_gold_frame(verdict: Verdict, row: Mapping[str, Any], frames: Frames) -> 
                 f"{len(sizes[frame] or ())}"
             )
     original, processed = (tuple(of[0]) if of else None for of in sizes.values())
-    found = box.read(verdict.canonical)
-    found = box.convert(found, frames.model, frames.gold, original, processed)
-    value = box.iou(found, box.read(gold.of_row(row)))
+    found, right = box.read(verdict.canonical), box.read(gold.of_row(row))
+    assert not isinstance(found, str) and not isinstance(right, str)  # the verdict is on boxes
+    value = box.iou(box.convert(found, frames.model, frames.gold, original, processed), right)
     return dataclasses.replace(verdict, reward=value, reason=MATCH if value > 0 else MISMATCH)
 
 

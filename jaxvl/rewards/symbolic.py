@@ -135,14 +135,19 @@ def _exact(node: Any) -> Fraction | None:
         return Fraction(int(node.p), int(node.q))
     if type(node).__name__ not in ("Add", "Mul", "Pow", "UnevaluatedExpr"):
         return None
-    parts = [_exact(part) for part in node.args]
-    if None in parts:
-        return None
+    parts = []
+    for part in node.args:
+        value = _exact(part)
+        if value is None:
+            return None
+        parts.append(value)
     if type(node).__name__ == "Pow":
         base, exponent = parts
         whole = exponent.denominator == 1 and abs(exponent) <= 2000 and (base or exponent > 0)
         return base**exponent.numerator if whole else None
-    return math.prod(parts) if type(node).__name__ == "Mul" else sum(parts, Fraction(0))
+    if type(node).__name__ == "Mul":
+        return math.prod(parts, start=Fraction(1))
+    return sum(parts, Fraction(0))
 
 
 def _same_digits(right: Expr, read: Expr, values: Mapping[Any, float]) -> bool | None:

@@ -121,8 +121,8 @@ def accurate(text: str, gold: str, literal: bool = True) -> bool:
 
 
 def _differ(answer: str, gold_answer: str) -> bool:
-    plain = [extract.unwrap(extract.normalize(each)) for each in (answer, gold_answer)]
-    return math.judge(*plain, [])[2] == MISMATCH
+    plain, right = (extract.unwrap(extract.normalize(each)) for each in (answer, gold_answer))
+    return math.judge(plain, right, [])[2] == MISMATCH
 
 
 def answer_text(text: str) -> str:

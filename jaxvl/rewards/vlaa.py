@@ -164,7 +164,9 @@ class Mixed:
         """For each verifier in `only`: mixed/<kind>/reward, the mean before its weight;
         mixed/<kind>/share, of all completions; mixed/<kind>/count, how many. Beside these stands
         mixed/open/told_apart, the share of open answers whose score is not their reference's."""
-        for kind in self.only if log_metric else ():
+        if log_metric is None:
+            return
+        for kind in self.only:
             for found, value in zip(kinds, rewards, strict=True):
                 log_metric(f"mixed/{kind}/share", float(found == kind))
                 log_metric(f"mixed/{kind}/count", float(found == kind))
@@ -186,24 +188,26 @@ class Mixed:
                 f"rows out (only={tuple(name for name in self.only if name != 'open')})"
             )
         answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer]
-        references = self._scored_references([row for row, _ in answered])
+        references = self._scored_references(self.scorer, [row for row, _ in answered])
         scores = scored(self.scorer, *_columns(answered), self.on_failure)
-        for score, reference in zip(scores, references, strict=True) if log_metric else ():
-            if None not in (score, reference):
+        for score, reference in zip(scores, references, strict=True):
+            if log_metric and score is not None and reference is not None:
                 log_metric("mixed/open/told_apart", float(score != reference))
         gains = [
-            None if None in (score, reference) else open_reward(score, reference, self.beta)
+            None if score is None or reference is None else open_reward(score, reference, self.beta)
             for score, reference in zip(scores, references, strict=True)
         ]
         settled_ = iter(settled(gains, self.on_failure, self.scorer, log_metric))
         return [next(settled_) if answer else 0.0 for answer in answers]
 
-    def _scored_references(self, rows: list[Mapping[str, Any]]) -> list[float | None]:
+    def _scored_references(
+        self, scorer: Scorer, rows: list[Mapping[str, Any]]
+    ) -> list[float | None]:
         """S(reference) of each row; asked for once and kept."""
         keys = [(row.get("id"), row.get("question"), gold.of_row(row)) for row in rows]
         new = {key: (row, key[2]) for key, row in zip(keys, rows, strict=True)}
         new = {key: pair for key, pair in new.items() if key not in self._references}
-        values = scored(self.scorer, *_columns(list(new.values())), self.on_failure)
+        values = scored(scorer, *_columns(list(new.values())), self.on_failure)
         for key, value in zip(new, values, strict=True):
             if value is not None:
                 self._references[key] = value

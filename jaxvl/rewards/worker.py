@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 
 OUTCOMES = {b"1": "match", b"0": "mismatch", b"g": "bad_gold", b"u": "refused", b"c": "crash"}
 _BYTES = {outcome: byte for byte, outcome in OUTCOMES.items()}
@@ -33,7 +34,7 @@ def serve(memory: int) -> None:
     for line in sys.stdin.buffer:
         try:
             request = json.loads(line)
-            compare = symbolic.texts
+            compare: Callable[..., str] = symbolic.texts
             if "tolerance" in request:
                 compare = symbolic.expressions
             elif "strings" in request:

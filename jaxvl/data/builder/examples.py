@@ -133,7 +133,7 @@ class Records(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, i: int) -> Example:
+    def __getitem__(self, i: int) -> Example:  # type: ignore[override]  # no slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         row = self.parser.parse_example(self.records[i])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class Records(RowSource):
         else:
             question, right = fields.text(raw, self.question), self._gold(raw)
         images = tuple(image for item in pictures for image in self.pictures(item, file))
-        choices = self._choices(raw)
+        choices: Sequence[str] = self._choices(raw)
         answer = fields.one_of(right, choices)
         if self.conversation:
             conversations.place_images(columns["messages"], len(images), unread)
@@ -164,7 +164,7 @@ def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
         question = raw.get(source.question)
         try:
             values = [raw.get(name) for name in source.image]
-            images = tuple(image for item in values for image in source.pictures(item, file))
+            images: Any = tuple(image for item in values for image in source.pictures(item, file))
         except BadRow as why:
             images = why
         yield question if isinstance(question, str) else "", images

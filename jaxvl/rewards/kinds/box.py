@@ -141,12 +141,16 @@ def convert(
     `original` and `processed` are (width, height), needed where such a frame is.
     """
     sides = {"unit": (1, 1), "thousand": (1000, 1000), "processed": processed, "original": original}
-    for frame in (source, target):
+
+    def side(frame: str) -> tuple[int, int]:
         if frame not in sides:
             raise UserError(f"box frame is {frame!r}; expected one of {', '.join(FRAMES)}")
-        if sides[frame] is None:
+        found = sides[frame]
+        if found is None:
             raise UserError(f"a box in the frame {frame!r} needs the size of that picture")
-    (from_x, from_y), (to_x, to_y) = sides[source], sides[target]
+        return found
+
+    (from_x, from_y), (to_x, to_y) = side(source), side(target)
     if source == target:
         return box
     x, y = to_x / from_x, to_y / from_y

@@ -53,8 +53,8 @@ def judge(answer: str, gold: str, choices: list[str], firm: bool = False) -> tup
     if not right:
         return 0.0, "", BAD_GOLD
     if not isinstance(right, frozenset):  # a gold that is text, without choices to find it in
-        found, known = fold(answer), fold(right)
-        return float(found == known), found, MATCH if found == known else MISMATCH
+        text, known = fold(answer), fold(right)
+        return float(text == known), text, MATCH if text == known else MISMATCH
     labels = string.digits if right <= set(string.digits) else _labels(choices)
     found = read(answer, labels, choices, firm)
     if isinstance(found, str):

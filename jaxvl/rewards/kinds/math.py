@@ -63,10 +63,10 @@ def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
         return 0.0, canonical, MISMATCH
     if "°" in (gold_unit, found_unit):
         gold_latex, found_latex = gold_latex + gold_unit, found_latex + found_unit
-    pairs = ((gold_latex, found_latex), (found_latex, gold_latex))
-    shapes = [structure.parse(latex.degrees(text, other)) for text, other in pairs]
+    right_tree = structure.parse(latex.degrees(gold_latex, found_latex))
+    found_tree = structure.parse(latex.degrees(found_latex, gold_latex))
     try:
-        equal = structure.equal(*shapes, _same)
+        equal = structure.equal(right_tree, found_tree, _same)
     except _NoAnswer as reason:
         return 0.0, canonical, reason.args[0]
     return float(equal), canonical, MATCH if equal else MISMATCH
@@ -75,7 +75,9 @@ def judge(answer: str, gold: str, choices: list[str]) -> tuple[float, str, str]:
 def _of(text: str) -> tuple[frozenset[str], str]:
     """The words of what a value is of, and the value: "Surface area $= 5$ cm" is 5 cm."""
     found = _VALUE_OF.fullmatch(text.strip())
-    words = found[1].lower().replace(".", "").split() if found else []
+    if not found:
+        return frozenset(), text
+    words = found[1].lower().replace(".", "").split()
     if not any(_WORD.fullmatch(word) for word in words):
         return frozenset(), text
     return frozenset(words), found[2].replace("$", "")

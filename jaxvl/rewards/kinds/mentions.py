@@ -51,7 +51,9 @@ _PRAISED = re.compile(rf"\s+(?:{said.NOUN}|one)\b")
 def head(plain: str, labels: str) -> tuple[str, int] | None:
     """The letter that begins an answer and where it ends."""
     found = _MENTION.match(plain) or _HEAD.match(plain)
-    label = found[found.lastgroup].upper() if found and found.lastgroup else ""
+    if not found or not found.lastgroup:
+        return None
+    label = found[found.lastgroup].upper()
     return (label, found.end()) if label and label in labels else None
 
 
@@ -66,8 +68,9 @@ def marked(plain: str, labels: str, choices: list[str]) -> str:
         for start, stop in _places(texts[index], lower):
             _mark(marks, start, stop, TEXTS + index)
     for found in (_HEAD.match(plain), *_MENTION.finditer(plain)):
-        named = found[found.lastgroup].upper() if found and found.lastgroup else " "
-        index = labels.find(named)
+        if not found or not found.lastgroup:
+            continue
+        index = labels.find(found[found.lastgroup].upper())
         if index >= 0 and _is_letter(found, lower, texts, index):
             kind = LETTERS if found.lastgroup in ("standing", "head") else KEYED
             stop = found.end(1) if found.lastgroup == "head" else found.end()
@@ -88,7 +91,7 @@ def _mark(marks: dict[int, tuple[int, int]], start: int, stop: int, mark: int) -
 
 def _is_letter(found: re.Match, lower: str, texts: list[str], index: int) -> bool:
     """Whether what looks like the letter of an option is one: no article, no pronoun."""
-    kind, rest = found.lastgroup, found.string[found.end() :]
+    kind, rest = found.lastgroup or "", found.string[found.end() :]
     letter = found[kind]
     if kind == "standing" and _COMPARED.search(lower, max(0, found.start() - 6), found.start()):
         return False  # "A is closer than B"
@@ -117,7 +120,8 @@ def _places(text: str, lower: str) -> list[tuple[int, int]]:
     if not text or (len(text) == 1 and text.isalpha() and text.isascii()):
         return []
     weak = text == "yes" or bool(said.NEGATIVE.fullmatch(text))
-    found, start = [], lower.find(text)
+    found: list[tuple[int, int]] = []
+    start = lower.find(text)
     while start >= 0 and len(found) < 20:
         stop = start + len(text)
         if not _glued(lower, start, stop) and not (weak and not _apart(lower, start, stop)):

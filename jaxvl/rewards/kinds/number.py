@@ -260,13 +260,14 @@ def _is_part(number: Number) -> bool:
 
 def _spoken(items: list[str | Number], glossed: bool) -> Number | str:
     """The number that a sentence says, or why it says none. `glossed`: it has brackets."""
-    places = [at for at, item in enumerate(items) if isinstance(item, Number)]
+    numbers = {at: item for at, item in enumerate(items) if isinstance(item, Number)}
+    places = list(numbers)
     if not places:
         return UNREAD
     if len(items) == 1:
         return items[0]
     twice = glossed and len(places) == 2 and places[1] == places[0] + 1
-    if twice and items[places[0]].value == items[places[1]].value:  # 3 (three)
+    if twice and numbers[places[0]].value == numbers[places[1]].value:  # 3 (three)
         del items[places.pop()]
     words = [_ITEM if isinstance(item, Number) else item for item in items]
     text = " ".join(words)
@@ -280,14 +281,14 @@ def _spoken(items: list[str | Number], glossed: bool) -> Number | str:
             return SEVERAL
     if said.negated(text, " ".join(words[: max(stop, 0)])):
         return UNREAD
-    number = items[first]
+    number = numbers[first]
     before, after = words[stop + 1 : first], words[first + 1 :]
     if before and before[-1] in _SIGNS:
         number, before = dataclasses.replace(number, value=-number.value), before[:-1]
     if before and before[-1] == "+":
         before = before[:-1]
     problem = _before(before, number) or _after(after, exists)
-    return problem or _with_unit(number, after, items[first])
+    return problem or _with_unit(number, after, numbers[first])
 
 
 def _last_copula(words: list[str], last: int) -> int:

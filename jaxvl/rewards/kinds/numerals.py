@@ -84,13 +84,15 @@ def value(phrase: str) -> Fraction | None:
     mixed = _MIXED.fullmatch(phrase)
     if mixed:
         whole, rest = value(mixed["whole"]), _fraction(mixed["rest"])
-        proper = whole is not None and whole.denominator == 1 and rest is not None and rest < 1
-        return whole + rest if proper else None
+        if whole is None or rest is None:
+            return None
+        return whole + rest if whole.denominator == 1 and rest < 1 else None
     scaled = _SCALED.fullmatch(phrase)
     if scaled:  # half a million, two dozen, two and a half thousand
         some = value(scaled["some"])
-        small = some is not None and (some.denominator > 1 or scaled["scale"] == "dozen")
-        return some * SCALES[scaled["scale"]] if small else None
+        if some is None or (some.denominator == 1 and scaled["scale"] != "dozen"):
+            return None
+        return some * SCALES[scaled["scale"]]
     return None
 
 

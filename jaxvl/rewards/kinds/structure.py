@@ -86,12 +86,11 @@ def _both(text: str) -> Node | None:
     halves = _split(text, re.compile(r"\band\b|\\(?:wedge|land)(?![a-zA-Z])"))
     if len(halves) != 2 or not all(_RELATION.search(half) for half in halves):
         return None
-    bounds = [_interval(half) for half in halves]
-    if None in bounds or bounds[0].variable != bounds[1].variable:
+    low, high = (_interval(half) for half in halves)
+    if low is None or high is None or low.variable != high.variable:
         return None
-    if bounds[0].parts[0].text == "-\\infty":
-        bounds.reverse()
-    low, high = bounds
+    if low.parts[0].text == "-\\infty":
+        low, high = high, low
     if high.parts[0].text != "-\\infty" or low.parts[1].text != "\\infty":
         return None
     parts, brackets = (low.parts[0], high.parts[1]), low.brackets[0] + high.brackets[1]
