@@ -131,7 +131,8 @@ class Watch:
     def __init__(self):
         self.seen: deque[Mapping[str, float]] = deque(maxlen=2 * WINDOW)
         self.quiet_until = 0
-        self.silent = dict.fromkeys(_NEVER, 0)  # steps in a row in which a metric was 0
+        # steps in a row in which a metric was 0
+        self.silent: dict[str, float] = dict.fromkeys(_NEVER, 0)
 
     def see(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """Warnings after a step; after one that compares windows there is none for WINDOW steps."""

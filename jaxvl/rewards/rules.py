@@ -118,11 +118,12 @@ def log_in_frame(
     if log_metric is None:
         return
     for verdict, row in zip(verdicts, rows, strict=True):
-        if verdict.canonical:
+        found = box.read(verdict.canonical) if verdict.canonical else ""
+        if not isinstance(found, str):
             frame = frames.of_row(row).model
             sizes = row.get("image_sizes" if frame == "original" else "processed_sizes")
             size = tuple(sizes[0]) if sizes else None
-            inside = box.within(box.read(verdict.canonical), frame, size)
+            inside = box.within(found, frame, size)
             log_metric("boxes/in_frame", float(inside))
 
 

@@ -56,7 +56,7 @@ class SAT(RowSource):
             try:
                 if isinstance(raw, BadRow):
                     raise raw
-                row = self._example(raw, id, number - 1, file)
+                row: Example | BadRow = self._example(raw, id, number - 1, file)
                 usable += 1
             except BadRow as why:
                 row = why
