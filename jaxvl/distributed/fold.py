@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ def fold(x: jax.Array, pattern: str, **sizes: int) -> jax.Array:
     """
     before, after = (re.findall(r"\([^)]*\)|\S+", side) for side in pattern.split("->"))
     lead = x.ndim - len(before) + 1  # axes that "..." stands for
-    shards, start = {}, 0
+    shards: dict[str, tuple[Any, ...]] = {}
+    start = 0
     for group in before:
         stop = start + (lead if group == "..." else 1)
         own = tuple(jax.typeof(x).sharding.spec[start:stop])

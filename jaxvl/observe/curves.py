@@ -180,7 +180,9 @@ def _tiles(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     tenth = max(1, len(lines) // 10)
     for label, pattern in _TILES if "reward" in names else _SFT_TILES:
         name = next((name for name in names if fnmatchcase(name, pattern)), None)
-        values = [_number(line.get(name)) for line in lines] if name else []
+        if name is None:
+            continue
+        values = [_number(line.get(name)) for line in lines]
         known = [value for value in values if value is not None]
         if known:
             first, last = (sum(part) / len(part) for part in (known[:tenth], known[-tenth:]))

@@ -21,7 +21,8 @@ class LiveChart:
     def __init__(self, metrics: Sequence[str] = ("reward", "completions/mean_length", "loss")):
         if not self.possible():
             raise UserError("a live chart needs ipykernel and matplotlib: install jaxvl[notebook]")
-        self.metrics, self.seen = tuple(metrics), {}
+        self.metrics = tuple(metrics)
+        self.seen: dict[str, list[Any]] = {}
         self._display, self._drawn = None, -SECONDS
 
     @staticmethod
