@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -264,7 +265,7 @@ class VLM:
             ((rows, _, encoded),) = batching.batches(self, self._pairs([prompt], [images]))
             length = len(encoded[0].tokens)
             weights = fetch(run(self.params, rows, jnp.int32(layer % layers)))[0]
-        return weights.reshape(-1, *weights.shape[-2:])[:, :length, :length]
+        return rearrange(weights, "K G Q S -> (K G) Q S")[:, :length, :length]
 
     def save(self, path: str | Path) -> None:
         """A Hugging Face checkpoint directory: config, safetensors, tokenizer, processor files.

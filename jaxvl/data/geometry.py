@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange
 
 from jaxvl.errors import UserError
 
@@ -54,10 +55,12 @@ def patch_coords(grid: Grid, merge_size: int) -> np.ndarray:
     """(h, w) of every patch of an image, [P, 2] int32, in merge order: block by block of merge_size
     x merge_size, as `get_vision_position_ids` of transformers has them."""
     _, h, w = grid
-    blocks = np.indices((h, w), np.int32).reshape(
-        2, h // merge_size, merge_size, w // merge_size, merge_size
+    return rearrange(
+        np.indices((h, w), np.int32),
+        "hw (hb hm) (wb wm) -> (hb wb hm wm) hw",
+        hm=merge_size,
+        wm=merge_size,
     )
-    return blocks.transpose(1, 3, 2, 4, 0).reshape(h * w, 2)
 
 
 class Layout(NamedTuple):
@@ -80,7 +83,8 @@ def lay_out(grids: Sequence[Grid], merge_size: int, window: int) -> Layout:
     orders, numbers = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     patches = windows = 0
     for _, h, w in grids:
-        rows, columns = np.indices((h // merge_size, w // merge_size), np.int32).reshape(2, -1)
+        merged = np.indices((h // merge_size, w // merge_size), np.int32)
+        rows, columns = rearrange(merged, "hw h w -> hw (h w)")
         across = -(-w // (merge_size * window)) if window else 1
         number_M = rows // window * across + columns // window if window else np.zeros_like(rows)
         order_M = np.argsort(number_M, kind="stable").astype(np.int32)
@@ -89,7 +93,7 @@ def lay_out(grids: Sequence[Grid], merge_size: int, window: int) -> Layout:
         patches += len(order_M)
         windows += number_M.max() + 1
     order_M, block = np.concatenate(orders), np.arange(merge_size**2, dtype=np.int32)
-    order_P = (order_M[:, None] * len(block) + block).reshape(-1)
+    order_P = rearrange(order_M[:, None] * len(block) + block, "M m -> (M m)")
     coords = [np.zeros((0, 2), np.int32)] + [patch_coords(grid, merge_size) for grid in grids]
     images = np.arange(1, len(grids) + 1, dtype=np.int32)
     return Layout(

@@ -15,6 +15,7 @@ import os
 import urllib.parse
 
 import numpy as np
+from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxvl.data.example import BadRow
@@ -197,13 +198,18 @@ def pixel_patches(
     pixels_HWC = np.asarray(image.resize((width, height), resample=settings.resample))
     h, w = height // size, width // size
 
-    blocks = pixels_HWC.reshape(h // merge, merge, size, w // merge, merge, size, 3)
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
-    bytes_PCS = np.ascontiguousarray(blocks).reshape(h * w, 3, size * size)
+    bytes_PCS = rearrange(
+        pixels_HWC,
+        "(hb hm y) (wb wm x) C -> (hb wb hm wm) C (y x)",
+        hm=merge,
+        wm=merge,
+        y=size,
+        x=size,
+    )
     patches = np.empty((h * w, 3, settings.temporal_patch_size, size * size), np.float32)
     for channel, values in enumerate(_pixel_values(settings)):
         patches[:, channel] = values.take(bytes_PCS[:, channel])[:, None]
-    return patches.reshape(h * w, settings.patch_values), (1, h, w)
+    return rearrange(patches, "P C t S -> P (C t S)"), (1, h, w)
 
 
 def _pixel_values(settings: ImageSettings) -> np.ndarray:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from einops import rearrange
 
 from jaxvl.data.example import Example
 from jaxvl.data.mixture import Mixed
@@ -85,7 +86,8 @@ def share(prompts: int, index: int, count: int, blocks: int = 1) -> np.ndarray:
     where it does not divide them, fewer blocks are made.
     """
     blocks = math.gcd(blocks, prompts // count)
-    return np.arange(prompts).reshape(blocks, count, -1)[:, index].reshape(-1)
+    shares = rearrange(np.arange(prompts), "(b n p) -> b n p", b=blocks, n=count)
+    return rearrange(shares[:, index], "b p -> (b p)")
 
 
 def _candidates(part: Sequence[Example], row: int, seed: list[int]) -> Iterator[Example]:

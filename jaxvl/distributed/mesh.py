@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from einops import rearrange
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -117,11 +118,12 @@ class DataShard:
 def data_shard(mesh: Mesh) -> DataShard:
     """Which of a batch's rows this process holds."""
     rows: dict[int, list[int]] = {}
-    for number, devices in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+    by_shard = rearrange(mesh.devices, "data fsdp tensor -> (data fsdp) tensor")
+    for number, devices in enumerate(by_shard):
         for process in {device.process_index for device in devices}:
             rows.setdefault(process, []).append(number)
     shares = sorted({tuple(held) for held in rows.values()})
-    if sum(map(len, shares)) > len(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+    if sum(map(len, shares)) > len(by_shard):
         raise UserError(
             f"mesh {dict(mesh.shape)}: processes hold rows in part together; choose a mesh.tensor "
             "that divides the number of a process's devices, or is a multiple of it"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -189,7 +190,7 @@ def rollout_metrics(
     lengths_N = np.asarray(lengths_N, np.float64)
     finished_N = np.asarray(finished_N, bool)
     ended = lengths_N[finished_N] if finished_N.any() else np.zeros(1)
-    total_PG = np.asarray(scores.total_N, np.float64).reshape(-1, group)
+    total_PG = rearrange(np.asarray(scores.total_N, np.float64), "(P G) -> P G", G=group)
     total_N = total_PG[~np.isnan(total_PG)]
     out = {}
     for prefix, values in (("", lengths_N), ("terminated_", ended)):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from einops import rearrange
 
 from jaxvl.config import Config
 from jaxvl.data.prompts import Encoded
@@ -53,7 +54,7 @@ class Meter:
         updates, each with its completions of `lengths_N` tokens.
         """
         m, grpo = self.cfg.model, self.cfg.grpo
-        lengths_PG = lengths_N.reshape(len(prompts), -1)
+        lengths_PG = rearrange(lengths_N, "(P G) -> P G", P=len(prompts))
         sampled = work_of(prompts, lengths_PG)
         learnt = work_of([prompts[p] for p in learnt_P], lengths_PG[learnt_P])
         adapted = m.lora.parts if m.lora else ()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from jaxvl.data import gold
 from jaxvl.rewards import completion_text, extract
@@ -91,7 +92,8 @@ def metrics(
     """
     right_N = columns["right"]
     judged = ~np.isnan(right_N)
-    groups_PG = right_N[judged].reshape(-1, group)  # a rule judges all of a prompt's or none
+    # A rule judges all of a prompt's completions or none.
+    groups_PG = rearrange(right_N[judged], "(P G) -> P G", G=group)
     values = {
         "accuracy": right_N[judged],
         "format": columns["valid"],

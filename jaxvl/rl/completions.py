@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from einops import rearrange
 
 from jaxvl.data.prompts import Processor
 from jaxvl.rl.batch import Rollout
@@ -26,7 +27,7 @@ class Completions:
 
 def read_completions(rollout: Rollout, processor: Processor) -> Completions:
     """Texts of a rollout whose arrays are on the host; rows of a prompt are consecutive."""
-    C = rollout.tokens.shape[-1]
-    tokens_NC, mask_NC = rollout.tokens.reshape(-1, C), rollout.mask.reshape(-1, C)
+    tokens_NC, mask_NC = (rearrange(x, "R g C -> (R g) C") for x in (rollout.tokens, rollout.mask))
     ids = [row[mask].tolist() for row, mask in zip(tokens_NC, mask_NC, strict=True)]
-    return Completions([processor.decode(row) for row in ids], ids, rollout.finished.reshape(-1))
+    finished_N = rearrange(rollout.finished, "R g -> (R g)")
+    return Completions([processor.decode(row) for row in ids], ids, finished_N)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange, reduce
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -132,10 +133,11 @@ def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
     """
     rows = len(batch.tokens)
     unit = rows // cfg.pieces if isinstance(cfg.loss, Bnpo) else 1
-    live = live_rows(batch, cfg.beta).reshape(cfg.mini_batches, -1, unit).any(-1)
-    places = np.arange(rows).reshape(*live.shape, unit)
+    cut = {"M": cfg.mini_batches, "u": unit}
+    live = reduce(live_rows(batch, cfg.beta), "(M n u) -> M n", "any", **cut)
+    places = rearrange(np.arange(rows), "(M n u) -> M n u", **cut)
     order = np.argsort(~live, axis=1, kind="stable")[..., None]
-    order_R = np.take_along_axis(places, order, axis=1).reshape(-1)
+    order_R = rearrange(np.take_along_axis(places, order, axis=1), "M n u -> (M n u)")
     if (order_R == np.arange(rows)).all():  # always with a reference; pictures are gigabytes
         return batch
     return jax.tree.map(lambda x: x[order_R], batch)

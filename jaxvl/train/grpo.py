@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from einops import rearrange, reduce
 
 from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Whole
@@ -247,7 +248,7 @@ class Loop:
         lengths_N = sampled.got.lengths_N
         compiled = (self.sample, self.update, *self.logprobs.values())
         metrics |= clock.metrics(sum(share.all_gather_object(int(lengths_N.sum()))), *compiled)
-        live = chosen[live_R.reshape(len(chosen), -1).any(1)]
+        live = chosen[reduce(live_R, "(P r) -> P", "any", P=len(chosen))]
         encoded = [item.encoded for item in sampled.items]
         return state, metrics | self.meter.metrics(encoded, lengths_N, live, metrics)
 
@@ -305,8 +306,10 @@ class Loop:
         if lost := [name for part in self.stream.share.all_gather_object(lost) for name in part]:
             which = f"{len(lost)} prompts ({', '.join(lost[:4])})"
             self.warnings.append(f"warning, step {step}: NaN where {which} were sampled")
-        shape = rollout.logps.shape
-        logps = {name: local_rows(x, axis=1).reshape(shape) for name, x in logps.items()}
+        logps = {
+            name: rearrange(local_rows(x, axis=1), "M R g C -> (M R) g C")
+            for name, x in logps.items()
+        }
         clock.lap("logprob")
         return rollouts.ScoredRollout(items, arrays, rollout, logps, got, scores)
 
@@ -341,7 +344,7 @@ class Loop:
         arrays = sampled.arrays or self.ahead.collate([sampled.items[p] for p in chosen])
         return TrainBatch(
             prompt=Prompt.from_arrays(arrays),
-            advantages=advantages_PG.reshape(-1, self.per_row),
+            advantages=rearrange(advantages_PG, "P (r g) -> (P r) g", g=self.per_row),
             **sampled.learnt(chosen, self.cfg.grpo.mask_truncated_completions),
         )
 

@@ -16,6 +16,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from einops import rearrange
 
 from jaxvl.config import GRPO, Optim, Reward
 from jaxvl.data import pipeline
@@ -99,7 +100,7 @@ def train(path: str, steps: int, seed: int = 0) -> Iterator[dict[str, float]]:
                 completion_ids=completions.ids,
                 columns={"answer": [x.answer for _, x, *_ in items for _ in range(GROUP)]},
             )
-            total_PG = scores.total_N.reshape(PROMPTS, GROUP)
+            total_PG = rearrange(scores.total_N, "(P G) -> P G", G=GROUP)
             advantages_PG = group_advantages(total_PG, scale=CFG.scale_rewards)
 
             # Learn: one jitted update of prompt and group as one sequence.

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from einops import rearrange
 
 from jaxvl.config import GRPO, SFT, Config, SFTConfig
 from jaxvl.data import buckets, pipeline, templates, test_sets
@@ -351,4 +352,4 @@ class Prefetcher:
 
 def micro(batch: Any, count: int) -> Any:
     """[R, ..] -> [count, R/count, ..] on the host, for every leaf."""
-    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    return jax.tree.map(lambda x: rearrange(x, "(M R) ... -> M R ...", M=count), batch)

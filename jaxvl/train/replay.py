@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import reduce
 from flax import traverse_util
 
 from jaxvl.checkpoints.start import start_model
@@ -167,5 +168,5 @@ def _place(batch: TrainBatch, name: str) -> str:
 
 def _rows(batch: TrainBatch, bad: np.ndarray) -> str:
     """ "prompts 3, 7" of an array [M, R, ..] of what is bad."""
-    rows = bad.reshape(*bad.shape[:2], -1).any(-1)
+    rows = reduce(bad, "M R ... -> M R", "any")
     return f"of prompts {', '.join(map(str, np.unique(batch.prompt.prompt_id[rows])))}"

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from einops import rearrange
 
 from jaxvl.data.image import load_image
 from jaxvl.distributed.mesh import DataShard
@@ -71,15 +72,16 @@ class ScoredRollout:
     @property
     def total_PG(self) -> np.ndarray:
         """Rewards, NaN where a completion is masked."""
-        return self.scores.total_N.reshape(len(self.items), -1)
+        return rearrange(self.scores.total_N, "(P G) -> P G", P=len(self.items))
 
     def learnt(self, chosen: np.ndarray, masks_truncated: bool) -> dict[str, np.ndarray]:
         """The fields of a train batch that tell of the prompts `chosen`, rows in their order."""
-        mask = self.rollout.mask & ~self.scores.masked_N.reshape(*self.rollout.finished.shape, 1)
+        g = self.rollout.finished.shape[1]
+        mask = self.rollout.mask & ~rearrange(self.scores.masked_N, "(R g) -> R g 1", g=g)
         if masks_truncated:
             mask = mask & self.rollout.finished[..., None]
-        R, P = len(mask), len(self.items)
-        rows = np.arange(R).reshape(P, R // P)[chosen].reshape(-1)
+        rows_Pr = rearrange(np.arange(len(mask)), "(P r) -> P r", P=len(self.items))
+        rows = rearrange(rows_Pr[chosen], "P r -> (P r)")
         arrays = {"tokens": self.rollout.tokens, "mask": mask, "old_logps": self.rollout.logps}
         arrays = {"ref_logps": np.zeros_like(self.rollout.logps)} | arrays | self.logps
         return {name: x[rows] for name, x in arrays.items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from jaxvl.distributed.mesh import fetch
 
@@ -124,7 +125,7 @@ def read_part(tensor: Any, kind: str, shape: Sequence[int], at: Sequence[slice])
         return tensor[(outputs, *at[:-1])].T
     if kind == "conv":
         kernels = tensor[at[1]]
-        return kernels.reshape(len(kernels), -1)[:, at[0]].T
+        return rearrange(kernels, "D ... -> D (...)")[:, at[0]].T
     return tensor[at[::-1]].T if kind == "T" else tensor[at]
 
 
