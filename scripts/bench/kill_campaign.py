@@ -50,6 +50,8 @@ class Launch:
         settings = [*SMALL.split(), f"run.steps={steps}", f"model.dtype={dtype}"]
         command = [sys.executable, "-m", "jaxvl", "grpo", "configs/quickstart.py", *settings]
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        env["JAX_COMPILATION_CACHE_DIR"] = str(run_dir.with_name("compiled"))
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # starts are what a campaign costs
         self.log, self.start = run_dir.with_suffix(".log"), time.monotonic()
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
