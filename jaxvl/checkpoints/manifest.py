@@ -28,16 +28,23 @@ class Damaged(UserError):
     """A checkpoint that is not what was saved; the message says what of it."""
 
 
-def make(step: int, state: Any, data_state: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of a checkpoint. All processes call it."""
-    found = named(jax.device_get(digests(state)))
-    shapes = named(state)
+def begin(step: int, state: Any, data_state: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a checkpoint, its digests under way on the devices: nobody waits for them
+    here, and what changes `state` afterwards comes after them. All processes call it."""
+    found, shapes = named(digests(state)), named(state)
     leaves = {
-        name: [list(shapes[name].shape), str(shapes[name].dtype), _hex(found[name])]
-        for name in shapes
+        name: [list(shapes[name].shape), str(shapes[name].dtype), found[name]] for name in shapes
     }
-    said = {"step": step, "data": checksum(data_state), "leaves": leaves}
-    return {**said, "sha256": checksum(said)}
+    return {"step": step, "data": checksum(data_state), "leaves": leaves}
+
+
+def write(folder: Path, begun: Mapping[str, Any]) -> None:
+    """What was begun, in the folder of its checkpoint, once the digests are there."""
+    found = jax.device_get({name: leaf[2] for name, leaf in begun["leaves"].items()})
+    leaves = {name: [*leaf[:2], _hex(found[name])] for name, leaf in begun["leaves"].items()}
+    said = {**begun, "leaves": leaves}
+    text = json.dumps({**said, "sha256": checksum(said)})
+    (folder / ITEM / "metadata").write_text(text, encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxvl.checkpoints import manifest
+from jaxvl.checkpoints.deadline import Deadline
 from jaxvl.checkpoints.manifest import Damaged
 from jaxvl.distributed import multihost
 from jaxvl.errors import TrainingFailed, UserError
@@ -76,16 +77,18 @@ class Checkpoints:
     that a run needs to go on.
     """
 
-    def __init__(self, run_dir: Path, keep: int, on_failure: str = "stop"):
-        """Where a save fails it is a SaveFailed, or with `on_failure` "warn" a warning."""
+    def __init__(self, run_dir: Path, keep: int, on_failure: str = "stop", seconds: float = 1800.0):
+        """Where a save fails it is a SaveFailed, or with `on_failure` "warn" a warning. One that
+        takes longer than `seconds` ends the process, or is a warning, after which none is begun
+        until that one has ended."""
         for name in ("absl", "concurrent.futures"):  # orbax raises what they tell
             logging.getLogger(name).setLevel(logging.CRITICAL)
         committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
-        listed = ocp.AsyncOptions(post_finalization_callback=self._list_files)
+        listed = ocp.AsyncOptions(post_finalization_callback=self._complete)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, atomicity_options=committed, async_options=listed
         )
-        self.path, self._saving = (run_dir / "checkpoints").absolute(), 0
+        self.path, self._saving = (run_dir / "checkpoints").absolute(), None
         self.saved = 0  # the newest step of this run: others may see less of a shared file system
         self._warn = on_failure == "warn"
         try:
@@ -96,6 +99,7 @@ class Checkpoints:
                 f"{self.path} cannot be a folder of checkpoints ({error}); move what is there "
                 "away, or choose another run.dir"
             ) from None
+        self._deadline = Deadline(seconds, self.manager.is_saving_in_progress, self._late)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -110,8 +114,11 @@ class Checkpoints:
             raise TrainingFailed(
                 f"after step {step} parameter {wrong[0]} holds NaN or infinity: nothing was saved"
             )
+        if self._warn and any(multihost.all_gather_object(self._deadline.passed)):
+            return  # what hangs has been told of
         self.saved = step
-        self._try(lambda: self._save(step, state, data_state))
+        with self._deadline.held():
+            self._try(lambda: self._save(step, state, data_state))
 
     def check(self) -> None:
         """SaveFailed where the save under way has failed already. Costs nothing."""
@@ -133,30 +140,57 @@ class Checkpoints:
                 ) from None
             print(f"warning: {text}; the run goes on", file=sys.stderr, flush=True)
 
+    def _late(self, waited_for: bool) -> None:
+        """The save under way takes too long."""
+        text = f"a save in {self.path} has taken more than {self._deadline.seconds:.0f} s"
+        if self._warn and not waited_for:
+            print(
+                f"warning: {text}; the run goes on, and saves again when that one has ended",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
+        text += (
+            ": does the volume hang? The run ends; started again, it goes on from the newest "
+            "checkpoint that is whole. run.save_timeout gives a slow volume more time"
+        )
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        multihost.leave(1, text)
+
     def _save(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         self._probe()
-        said = manifest.make(step, state, data_state)
+        begun = manifest.begin(step, state, data_state)
         items = {
             "state": ocp.args.StandardSave(state),
             "data": ocp.args.JsonSave(data_state),
-            manifest.ITEM: ocp.args.JsonSave(said),
+            manifest.ITEM: ocp.args.JsonSave({}),  # see `_complete`
         }
         self.manager.wait_until_finished()
-        self._saving = step
+        self._deadline.renew()
+        self._saving = begun
         self.manager.save(step, args=ocp.args.Composite(**items))
 
     def _probe(self) -> None:
-        """OSError where nothing can be written: orbax would leave threads behind that wait for each
-        other, and the process could not end."""
+        """OSError, in all processes, where nothing can be written: orbax would leave threads behind
+        that wait for each other, and the process could not end."""
+        why = ""
         if jax.process_index() == 0:
-            probe = self.path / ".probe"
-            probe.write_bytes(b"x" * 4096)
-            probe.unlink()
+            try:
+                probe = self.path / ".probe"
+                probe.write_bytes(b"x" * 4096)
+                probe.unlink()
+            except OSError as error:
+                why = str(error)
+        if why := multihost.all_gather_object(why)[0]:
+            raise OSError(why)
 
-    def _list_files(self) -> None:
-        """Called in the background, before a checkpoint is declared whole."""
+    def _complete(self) -> None:
+        """Called in the background, before a checkpoint is declared whole: its manifest, whose
+        digests no step has waited for, and the list of its files."""
         if jax.process_index() == 0:
-            manifest.list_files(self.path / str(self._saving))
+            folder = self.path / str(self._saving["step"])
+            manifest.write(folder, self._saving)
+            manifest.list_files(folder)
 
     def keep(self, whole: Whole) -> None:
         """`save`, if there is something new."""
@@ -280,8 +314,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for writes under way."""
-        self._try(self.manager.wait_until_finished)
-        self._try(self.manager.close)
+        with self._deadline.held():
+            self._try(self.manager.wait_until_finished)
+            self._try(self.manager.close)
 
 
 def _folders(path: Path) -> list[Path]:

@@ -136,6 +136,8 @@ class Run:
     """Settings that may differ from those that the run was begun with."""
     on_save_failure: Literal["stop", "warn"] = "stop"
     """Where a save fails the run stops, or warns and goes on."""
+    save_timeout: Annotated[float, Gt(0)] = 1800.0
+    """Seconds after which a save is taken for one that never ends."""
     export: bool = True
     """Writes the trained model to hf/ at the end."""
     trial: bool = False

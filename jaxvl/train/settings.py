@@ -20,10 +20,10 @@ FILE, HISTORY = "config.json", "config_history.jsonl"
 # what is below it.
 FREE = (
     "run.dir run.steps run.save_every run.keep run.rollout_images run.export run.peak_tflops "
-    "run.on_save_failure eval benchmarks profile verify data.workers data.max_bad mesh "
-    "model.remat grpo.micro_batches grpo.group_per_row grpo.logprob_chunk sft.micro_batches "
-    "sft.logprob_chunk sft.pack sampling.slots run.max_skipped run.compile_ahead "
-    "optim.grad_norm_warn"
+    "run.on_save_failure run.save_timeout eval benchmarks profile verify data.workers "
+    "data.max_bad mesh model.remat grpo.micro_batches grpo.group_per_row grpo.logprob_chunk "
+    "sft.micro_batches sft.logprob_chunk sft.pack sampling.slots run.max_skipped "
+    "run.compile_ahead optim.grad_norm_warn"
 ).split()
 _HOW = ("run.resume", "run.allow", "run.restore_step")  # of this start alone: not worth a word
 

@@ -94,7 +94,8 @@ def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:
         run_dir.mkdir(parents=True, exist_ok=True)
         test_sets.mark(run_dir, test_sets.marks(locate(cfg.model.path).folder))
     check_shared(run_dir)
-    return start_model(cfg.model, mesh), Checkpoints(run_dir, cfg.run.keep, cfg.run.on_save_failure)
+    how = cfg.run.keep, cfg.run.on_save_failure, cfg.run.save_timeout
+    return start_model(cfg.model, mesh), Checkpoints(run_dir, *how)
 
 
 def _fields(cfg: Config | SFTConfig) -> dict[str, str]:
