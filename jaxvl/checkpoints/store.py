@@ -88,7 +88,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, atomicity_options=committed, async_options=listed
         )
-        self.path, self._saving = (run_dir / "checkpoints").absolute(), None
+        self.path = (run_dir / "checkpoints").absolute()
+        self._saving: dict[str, Any] = {}  # what the save under way will say of itself
         self.saved = 0  # the newest step of this run: others may see less of a shared file system
         self._warn = on_failure == "warn"
         try:

@@ -105,7 +105,7 @@ def _in_cluster() -> bool:
     if "SLURM_PROCID" in os.environ and tasks.isdecimal() and int(tasks) > 1:
         return True
     # jax sets it on a Cloud TPU VM
-    return (jax.config.read("jax_platforms") or "").startswith("tpu")
+    return (getattr(jax.config, "jax_platforms", None) or "").startswith("tpu")
 
 
 def all_gather_object(value: Any) -> list[Any]:
