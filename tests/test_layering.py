@@ -28,12 +28,13 @@ LAYERS = (
     "eval",
     "train",
     "curate",
+    "migrate",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # they lead to any layer
 HOST_ONLY = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 # Reading benchmarks and marking replies needs no device either, though engines do.
-NO_DEVICE = ("data", "config", "rewards", "curate", "eval/benchmarks", "eval/scoring")
+NO_DEVICE = ("data", "config", "rewards", "curate", "migrate", "eval/benchmarks", "eval/scoring")
 # The part of NNX that means the same whether or not modules are graphs; jax does the rest.
 NNX = {"Module", "Param", "Rngs", "split", "merge", "to_pure_dict", "GraphDef"}
 

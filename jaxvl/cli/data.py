@@ -104,7 +104,7 @@ def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared set.")],
     template: Annotated[
         str,
-        typer.Option(help="chat, visualthinker-base, visualthinker-instruct, vlaa or as-given."),
+        typer.Option(help="As data.template: chat, as-given, vlaa, visualthinker-base, .."),
     ] = "chat",
     model: Annotated[
         str, typer.Option(help="A checkpoint whose chat template renders the prompts.")
@@ -178,15 +178,8 @@ def _make(name: str, path: str, settings: list[str] | None) -> Any:
 def _renderer(template: str, model: str) -> Callable[[Any], str]:
     """What makes the text of a prompt: through a checkpoint's chat template, where one is given."""
     from jaxvl.data import templates
-    from jaxvl.data.tasks.conversations import as_given
 
-    known = {
-        "chat": templates.chat_question,
-        "visualthinker-base": templates.VisualThinker(base=True),
-        "visualthinker-instruct": templates.VisualThinker(base=False),
-        "vlaa": templates.vlaa,
-        "as-given": as_given,
-    }
+    known = templates.FUNCTIONS
     if template not in known:
         raise UserError(f"no template `{template}`; expected one of {', '.join(known)}")
     make = known[template]

@@ -12,15 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxvl.cli import curate, data, eval, rewards
+from jaxvl import __version__
+from jaxvl.cli import configs, curate, data, eval, rewards
 from jaxvl.cli.runtime import prepare_jax
 from jaxvl.errors import TrainingFailed, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Reinforcement learning for vision-language models in JAX.",
 )
 
 app.add_typer(data.app, name="data")
@@ -28,7 +27,29 @@ app.add_typer(eval.app, name="eval")
 app.add_typer(curate.app, name="curate")
 app.add_typer(rewards.app, name="rewards")
 
-ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A Python file with config().")]
+app.command("config")(configs.show)
+app.command()(configs.convert_config)
+app.command()(configs.init)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jaxvl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")
+    ] = False,
+) -> None:
+    """Reinforcement learning for vision-language models in JAX."""
+
+
+ConfigFile = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A Python file with config(), or YAML.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
 ]
@@ -181,7 +202,7 @@ def replay(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
 @app.command()
 def doctor(
     config_file: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="A Python file with config().")
+        str | None, typer.Argument(metavar="[CONFIG]", help="A Python file with config(), or YAML.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:

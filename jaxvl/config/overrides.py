@@ -75,7 +75,7 @@ class _Override:
             return ()
         parts: list[Any] = [arg for arg in kinds_of(kind) if dataclasses.is_dataclass(arg)]
         if len(parts) == 1:
-            return _blank(parts[0])
+            return blank(parts[0])
         raise UserError(
             f"{self.path}: there is nothing yet of which a field could be set, and it "
             f"takes {type_name(kind)}"
@@ -107,7 +107,7 @@ class _Override:
         number = int(key)
         if not rest and extends and number < len(items):
             raise UserError(f"{self.path}: an item cannot be set here; set a field of it")
-        old = items[number] if number < len(items) else _blank(item)
+        old = items[number] if number < len(items) else blank(item)
         new = self.put(old, item, list(rest)) if rest else _parse(self.text, item, self.path)
         return (*items[:number], new, *items[number + 1 :])
 
@@ -145,7 +145,7 @@ def keywords(fn: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _blank(kind: type) -> Any:
+def blank(kind: type) -> Any:
     """A `kind` with its defaults, MISSING where it has none."""
     without = {f.name: MISSING for f in dataclasses.fields(kind) if f.init and _required(f)}
     return kind(**without)
@@ -268,7 +268,7 @@ def _named(word: str, module: str, path: str) -> Any:
             f"{path}: expected one of {', '.join(home.FUNCTIONS)}, found `{word}`; a function of "
             "your own stands in the config file"
         )
-    found = getattr(home, name)
+    found = home.FUNCTIONS[name] if isinstance(home.FUNCTIONS, dict) else getattr(home, name)
     return found() if isinstance(found, type) else found
 
 

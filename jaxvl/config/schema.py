@@ -37,8 +37,8 @@ class Data:
 
     source: Source
     """The dataset."""
-    template: Callable[..., Any]
-    """Makes an example's prompt: text or chat messages."""
+    template: Callable[..., Any] = dataclasses.field(metadata={"named": "jaxvl.data.templates"})
+    """Makes an example's prompt: text or chat messages. One of jaxvl's by name."""
     prompt_buckets: tuple[Annotated[int, Ge(1)], ...] | Literal["auto"] = (256, 512, 1024)
     """Lengths of prompts, in tokens."""
     patch_buckets: tuple[Annotated[int, Ge(4)], ...] | Literal["auto"] = (256, 1024, 2048)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _SPLITS = (
     {"validation", "valid", "val", "dev"},
     {"test", "testing", "eval"},
 )
+_BARE = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _ID = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/(.+?))?/?")
 
 
@@ -35,6 +37,9 @@ def find(where: str | Path, split: str = "", subset: str = "") -> list[Path]:
     header (README.md) lists the files of each split. A folder whose files name no split at all is
     taken whole. `subset` is the name of a configuration in the card, or of a folder.
     """
+    given, where = where, address(where)
+    if where != given:
+        print(f"data: there is no {given} here; {where} is looked for on the hub", file=sys.stderr)
     if str(where).startswith(PREFIX):
         path = _fetch(str(where), split, subset)
     else:
@@ -51,9 +56,19 @@ def find(where: str | Path, split: str = "", subset: str = "") -> list[Path]:
     return [path / name for name in choose(names, text, split, subset, str(where))]
 
 
+def address(where: str | Path) -> str | Path:
+    """`where`, but of what is no path here and has the form of a hub id (OWNER/NAME) the hub's
+    dataset of that name."""
+    text = str(where)
+    if Path(where).exists() or Path(where).suffix in SUFFIXES or not _BARE.fullmatch(text):
+        return where
+    return f"{PREFIX}datasets/{text}"
+
+
 def root(where: str | Path, file: Path) -> Path:
     """The folder that the rows of a file may name files of: `where`, if it is one, else that of the
     file; of a hub dataset its copy in the cache."""
+    where = address(where)
     if str(where).startswith(PREFIX):
         copies = [folder for folder in file.parents if folder.parent.name == "snapshots"]
         return copies[0] if copies else file.parent

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from jaxvl.data import places
 from jaxvl.data.example import Example
+from jaxvl.data.tasks.conversations import as_given
 from jaxvl.errors import UserError
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -165,3 +166,14 @@ def _user_turn(example: Example, text: str) -> dict[str, Any]:
 
 def _part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text.replace(_WORD, LITERAL_IMAGE)}
+
+
+# The templates by the names that configs, the command line and the docs have for them.
+FUNCTIONS: dict[str, Callable[[Example], Any]] = {
+    "chat": chat_question,
+    "as-given": as_given,
+    "vlaa": vlaa,
+    "visualthinker": VisualThinker(),
+    "visualthinker-base": VisualThinker(base=True),
+    "visualthinker-instruct": VisualThinker(base=False),
+}

@@ -166,9 +166,9 @@ def test_a_file_that_is_no_config_is_refused(path, tmp_path):
     path.write_text("def config(): return 3")
     with pytest.raises(UserError, match="returned a int"):
         C.load(path)
-    (tmp_path / "a.yaml").write_text("")
+    (tmp_path / "a.toml").write_text("")
     with pytest.raises(UserError, match="is not a Python file"):
-        C.load(tmp_path / "a.yaml")
+        C.load(tmp_path / "a.toml")
 
 
 def test_to_json_holds_every_field_and_names_code(path):

@@ -194,7 +194,7 @@ def test_a_wrong_setting_of_the_mixed_reward(override, words):
         ("run.resume=maybe", "expected one of auto, never, true, false, found `maybe`"),
         ("optim.schedule=cubic", "expected one of constant, linear, cosine"),
         ("data.prompt_buckets=1,x", "data.prompt_buckets: expected int"),
-        ("data.template=print", "data.template holds a function and cannot be set"),
+        ("data.template=print", "data.template: expected one of chat, as-given, vlaa"),
         ("rewards.0.fn=print", "rewards.0.fn: expected one of accuracy, think_format, length"),
         (
             "rewards.0.fn=os.system",

@@ -17,6 +17,8 @@ Turn = dict[str, Any]
 
 def as_given(example: Example) -> list[Turn]:
     """The template for such data: the turns up to the answer, as they are in the file."""
+    if "messages" not in example.columns:
+        raise BadRow("no conversation", "there are no turns to take; set data.template=chat")
     return list(example.columns["messages"])
 
 

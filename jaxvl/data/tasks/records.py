@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,21 @@ from typing import Any
 from jaxvl.data import files, gold, hub, places
 from jaxvl.data.example import BadRow, Example, Row, RowSource
 from jaxvl.data.tasks import conversations, fields
+
+# Of TRL's datasets: what a column is, and what is said of it.
+_TRL = {"prompt": "conversation", "messages": "conversation", "problem": "question"}
+_MEANS = {
+    "conversation": "holds turns, which the template as-given takes as they are",
+    "question": "is the question",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """A source, and what of it was recognised rather than set, in words."""
+
+    source: Records
+    told: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +52,9 @@ class Records(RowSource):
     "prompt"), the question is the last user's turn and the answer, where there is no field of that
     name, what the assistant replies in it or in `completion`; the turns become the column
     `messages` and the template is `jaxvl.data.tasks.conversations.as_given`.
+
+    Where these names are left as they are and the first row has no `question`, columns as in TRL's
+    datasets are recognised, which is printed: `prompt` (turns or text) or `problem`, `solution`.
 
     `limit` takes only the first so many rows (0: all).
     """
@@ -71,7 +90,33 @@ class Records(RowSource):
         root = Path(self.images) if self.images else hub.root(self.path, file)
         return fields.pictures(value, self.folders(file), None if self.allow_outside else root)
 
+    def recognised(self) -> Recognised:
+        """This source with the fields that its first row has, where their names are left to jaxvl
+        and the row has them as TRL's datasets do: `prompt` or `problem`, and `solution`."""
+        named = (self.question, self.answer, self.conversation)
+        if named != ("question", "answer", ""):
+            return Recognised(self)
+        first = next((raw for _, _, raw in files.read(self.files()) if isinstance(raw, dict)), {})
+        found, told = {}, []
+        if "question" not in first:
+            for name, field in _TRL.items():
+                if name in first:
+                    found[field] = name
+                    told.append(f"`{name}` {_MEANS[field]}")
+                    break
+        if "answer" not in first and found and "solution" in first:
+            found["answer"] = "solution"
+            told.append("`solution` is the answer")
+        return Recognised(dataclasses.replace(self, **found), tuple(told))
+
     def rows(self, start: int = 0) -> Iterator[Row]:
+        seen = self.recognised()
+        if seen.told and start == 0:
+            text = f"data: {self.path} has the form of TRL's datasets: {', '.join(seen.told)}"
+            print(text, file=sys.stderr, flush=True)
+        yield from seen.source._rows(start)
+
+    def _rows(self, start: int) -> Iterator[Row]:
         task = self.task or Path(self.path).stem
         for number, file, raw in files.read(self.files(), start + 1):
             if self.limit and number > self.limit:
@@ -133,16 +178,16 @@ class Records(RowSource):
             reply = "".join(conversations.said(turn) for turn in said)
         columns["messages"] = prompt
         if self.answer in raw:
-            right = fields.answer(raw, self.answer)
+            right = self._gold(raw)
         else:
             right = fields.text({"answer": reply}, "answer").strip()
         return conversations.said(prompt[-1]).strip(), right, inside
 
     def _gold(self, raw: Mapping[str, Any]) -> str:
         """The answer; of a row without the field `answer` what `solution` has in answer tags."""
-        tagged = "<answer>" in str(raw.get("solution"))
-        if self.answer == "answer" and "answer" not in raw and tagged:
-            return gold.tagged(fields.answer(raw, "solution"), "solution")
+        name = "solution" if self.answer == "answer" and "answer" not in raw else self.answer
+        if name == "solution" and "<answer>" in str(raw.get(name)):
+            return gold.tagged(fields.answer(raw, name), name)
         return fields.answer(raw, self.answer)
 
     def _choices(self, raw: Mapping[str, Any]) -> tuple[str, ...]:

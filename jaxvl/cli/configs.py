@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs on the command line: shown whole, begun, made of another trainer's."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxvl.errors import UserError
+
+CONFIG = typer.Argument(metavar="CONFIG", help="A Python file with config(), or a YAML file.")
+OVERRIDES = typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
+
+
+def show(
+    config_file: Annotated[str, CONFIG],
+    overrides: Annotated[list[str] | None, OVERRIDES] = None,
+) -> None:
+    """Show the whole config by group: every field with its value, its range and what it is for.
+    What differs from the default is marked with a star."""
+    from jaxvl import config
+    from jaxvl.config.fields import MISSING, describe
+
+    cfg = config.load(config_file, overrides or [], config.Config, config.SFTConfig)
+    group = ""
+    for field in describe(type(cfg)):
+        values = _at(cfg, field.path.split("."), field.of)
+        for path, value in values:
+            head = path.partition(".")[0]
+            if head != group:
+                group = head
+                typer.echo(f"\n{group}")
+            star = "*" if field.default is MISSING or value != field.default else " "
+            told = f"{field.type}{', ' if field.range else ''}{field.range}"
+            typer.echo(f"  {star} {path} = {_shown(value)}\n        {told}. {field.doc}")
+
+
+def _at(node: Any, keys: list[str], kind: str, path: str = "") -> list[tuple[str, Any]]:
+    """The values at a path of `describe`, where N is any item: (path, value); none where a part is
+    not there, or is another of those that may stand there."""
+    key, *rest = keys
+    prefix = f"{path}." if path else ""
+    if key == "N":
+        items = enumerate(node) if isinstance(node, tuple) else ()
+        return [pair for n, item in items for pair in _at(item, rest, kind, f"{prefix}{n}")]
+    if not hasattr(node, key) or (not rest and type(node).__name__ != kind):
+        return []
+    value = getattr(node, key)
+    return _at(value, rest, kind, prefix + key) if rest else [(prefix + key, value)]
+
+
+def _shown(value: Any) -> str:
+    from jaxvl.config.overrides import function_name
+
+    if isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
+        return f"{len(value)} of them"
+    if dataclasses.is_dataclass(value):
+        return repr(value)
+    if callable(value):
+        return function_name(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "()"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def convert_config(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="Arguments as YAML, EasyR1's, or trainer_state.json."
+        ),
+    ] = None,
+    from_args: Annotated[
+        str, typer.Option(help="The arguments of a command, or the whole command.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="The config file to write.")] = Path("converted.py"),
+    devices: Annotated[
+        int, typer.Option(help="That share a batch.", min=0, show_default="as the arguments say")
+    ] = 0,
+    rows: Annotated[
+        int, typer.Option(help="Of the dataset, to turn epochs into steps.", min=0)
+    ] = 0,
+) -> None:
+    """Make a config of a TRL script's arguments, of VLM-R1's or of EasyR1's YAML, and say line by
+    line what became of each."""
+    from jaxvl.migrate import convert
+
+    _new(out)
+    found = convert(file, from_args, devices, rows)
+    for line in found.report():
+        typer.echo(line)
+    out.write_text(found.text(), encoding="utf-8")
+    typer.echo(f"\nwritten: {out}; look at it, then: jaxvl grpo {out}")
+
+
+def init(
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="The file to write.")] = Path(
+        "run.py"
+    ),
+    data: Annotated[str, typer.Option(help="File, folder or hub dataset.", prompt=True)] = "",
+    model: Annotated[
+        str, typer.Option(help="Checkpoint or hub id.", prompt=True)
+    ] = "Qwen/Qwen2-VL-2B-Instruct",
+    memory: Annotated[
+        int, typer.Option(help="Of one device, in GB.", prompt="GB of memory a device", min=1)
+    ] = 80,
+    devices: Annotated[int, typer.Option(help="How many.", prompt=True, min=1)] = 1,
+) -> None:
+    """Write a commented config for one's data and hardware; what is no option is asked."""
+    from jaxvl.cli.begin import begin
+
+    _new(out)
+    text, told = begin(data, model, memory, devices)
+    out.write_text(text, encoding="utf-8")
+    for line in told:
+        typer.echo(line)
+    typer.echo(f"written: {out}; next: jaxvl doctor {out}, then jaxvl grpo {out}")
+
+
+def _new(out: Path) -> None:
+    if out.suffix != ".py":
+        raise UserError(f"{out}: a config is a Python file; give it a name that ends in .py")
+    if out.exists():
+        raise UserError(f"{out} is there already; choose another name")
+    if not out.absolute().parent.is_dir():
+        print(f"making {out.parent}", file=sys.stderr)
+        out.parent.mkdir(parents=True)

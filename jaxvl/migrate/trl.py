@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of TRL's GRPO scripts (GRPOConfig, ModelConfig, ScriptArguments), and of VLM-R1, whose
+scripts have TRL's and some of their own.
+
+Where an argument is not given, TRL's default (of 1.x) counts, which often is another than ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jaxvl.config import grpo, schema
+from jaxvl.data.tasks.conversations import as_given
+from jaxvl.data.tasks.records import Records
+from jaxvl.data.templates import chat_question
+from jaxvl.errors import UserError
+from jaxvl.migrate import rows
+from jaxvl.migrate.words import Given, Line
+from jaxvl.rewards import accuracy, think_format
+
+_NOTHING = {
+    "every step is written to metrics.jsonl and rollouts/": (
+        "logging_steps logging_first_step logging_strategy log_completions log_on_each_node "
+        "num_completions_to_print log_unique_prompts wandb_log_unique_prompts logging_dir "
+        "log_level disable_tqdm debug logging_nan_inf_filter log_multimodal"
+    ),
+    "attention is chosen by the device": "attn_implementation use_flash_attention_2",
+    "programs are compiled as they are": (
+        "use_liger_kernel use_liger_loss torch_compile torch_compile_backend torch_compile_mode"
+    ),
+    "columns always reach the rewards": "remove_unused_columns",
+    "no code of a checkpoint is ever run": "trust_remote_code",
+    "a run that is there goes on by itself": (
+        "resume_from_checkpoint overwrite_output_dir do_train ignore_data_skip "
+        "save_only_model save_safetensors load_best_model_at_end"
+    ),
+    "weights are loaded onto the mesh": "low_cpu_mem_usage use_cache model_revision device_map",
+    "the run has no name but run.dir": "run_name project trackio_space_id",
+    "the seed of the run deals out its data": "data_seed full_determinism",
+    "sharding follows mesh.fsdp": (
+        "deepspeed fsdp fsdp_config accelerator_config ddp_find_unused_parameters ddp_timeout "
+        "ds3_gather_for_generation local_rank config_file master_addr master_port node_rank "
+        "use_deepspeed main_process_port mixed_precision rdzv_backend rdzv_endpoint"
+    ),
+    "`jaxvl push` puts the export on the hub": "push_to_hub hub_model_id hub_strategy hub_token "
+    "hub_private_repo",
+    "reading threads hold what the device needs": "dataloader_pin_memory dataloader_drop_last "
+    "dataloader_prefetch_factor dataloader_persistent_workers",
+    "prompts are never cut: buckets are read off the data, data.too_long says what is dropped": (
+        "max_prompt_length"
+    ),
+    "the sampler is the learner's model, in the same process": "use_vllm use_transformers_paged "
+    "cache_implementation shuffle_dataset_buffer async_generate",
+    "nothing is cached on the host": "torch_empty_cache_steps",
+    "the loss needs no dropout but the adapters'": "disable_dropout lora_task_type",
+    "not of this trainer": "dataset_train_name dataset_streaming gradient_checkpointing_kwargs "
+    "this_is_not_used log_path",
+}
+_ABSENT = {  # what changes a run and is not here: the value that changes nothing, and why
+    "repetition_penalty": (1.0, "no penalty: a completion is drawn from the policy itself"),
+    "min_p": (None, "only top_p and top_k narrow a draw"),
+    "top_entropy_quantile": (1.0, "every token is learnt from"),
+    "sync_ref_model": (False, "the reference is what the run starts from"),
+    "ref_model_mixup_alpha": (0.6, "the reference is what the run starts from"),
+    "ref_model_sync_steps": (512, "the reference is what the run starts from"),
+    "load_in_4bit": (False, "weights are not quantized: adapters stand beside bfloat16 ones"),
+    "load_in_8bit": (False, "weights are not quantized: adapters stand beside bfloat16 ones"),
+    "use_dora": (False, "adapters are plain LoRA"),
+    "use_rslora": (False, "adapters are scaled by alpha / rank"),
+    "lora_modules_to_save": (None, "model.train names whole parts"),
+    "chat_template_path": (None, "put a chat_template.jinja into the checkpoint"),
+    "tools": (None, "no tools are called"),
+    "max_tool_calling_iterations": (None, "no tools are called"),
+    "generation_kwargs": (None, "the draw is set by `sampling`"),
+    "off_policy_mask_threshold": (None, "sampler and learner agree, no sequence is masked for it"),
+    "use_bias_correction_kl": (False, "the KL is not weighted by the ratio"),
+    "group_by_length": (False, "buckets hold prompts of like length"),
+    "label_names": (None, "columns reach the rewards by their names"),
+    "reward_method": (None, "give the reward in the config"),
+    "max_anyres_num": (None, "of InternVL; Qwen2-VL takes model.max_pixels"),
+}
+_TARGETS = {
+    "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "gate_proj": "gate",
+    "up_proj": "up", "down_proj": "down", "fc1": "fc1", "fc2": "fc2",
+}  # fmt: skip
+_SCHEDULES = {
+    "linear": "linear", "cosine": "cosine", "cosine_with_min_lr": "cosine", "constant": "constant",
+    "constant_with_warmup": "constant",
+}  # fmt: skip
+
+
+def config(given: Given, devices: int, data_rows: int) -> schema.Config:
+    """The config that says the same; what became of each argument are the lines of `given`."""
+    processes = _processes(given, devices)
+    given.drop(_NOTHING)
+    for prefix, why in (
+        ("vllm_", "the sampler is the learner's model, in the same process"),
+        ("hub_", "`jaxvl push` puts the export on the hub"),
+        ("fsdp_", "sharding follows mesh.fsdp"),
+        ("trackio_", "run.track names the trackers"),
+    ):
+        given.drop_below(prefix, why)
+    for name, (neutral, why) in _ABSENT.items():
+        if given.has(name):
+            same = given.left[name] == neutral
+            given.take(name, note="as here" if same else f"NOT THERE: {why}")
+    algorithm, per_step = _grpo(given, processes)
+    cfg = schema.Config(
+        model=_model(given),
+        data=_data(given),
+        rewards=_rewards(given),
+        sampling=_sampling(given),
+        grpo=algorithm,
+        optim=_optim(given),
+        mesh=schema.Mesh(fsdp=-1) if processes > 1 else schema.Mesh(),
+        run=_run(given, algorithm, per_step, data_rows),
+    )
+    return cfg
+
+
+def _processes(given: Given, devices: int) -> int:
+    why = "how many devices share the batch"
+    each = given.number("nproc_per_node num_processes num_gpus world_size", None, "mesh.fsdp", why)
+    nodes = given.number("nnodes num_machines", 1, note="times these")
+    if devices:
+        return devices
+    if each is None:
+        note = "the arguments do not say how many devices there are: --devices does"
+        given.lines.append(Line("devices (default: 1)", "mesh.fsdp", note))
+    return rows.whole((each or 1) * nodes, "the number of devices")
+
+
+def _model(given: Given) -> schema.Model:
+    path = given.take("model_name_or_path model model_id", None, "model.path")
+    if not path:
+        raise UserError("model_name_or_path is missing: expected it among the arguments")
+    dtype = given.take("dtype torch_dtype", None, "model.dtype")
+    half = [given.take(name, None, "model.dtype") for name in ("bf16", "fp16") if given.has(name)]
+    narrow = dtype in ("bfloat16", "float16", "auto") or any(half) or dtype is None and not half
+    if dtype == "float16" or given.lines[-1].given.startswith("fp16"):
+        given.lines.append(
+            Line("fp16", "model.dtype", "bfloat16 instead: no loss scaling is needed")
+        )
+    remat = given.take("gradient_checkpointing", True, "model.remat", "true: block")
+    pixels = {
+        name: given.number(name, None, f"model.{name}")
+        for name in ("min_pixels", "max_pixels")
+        if given.has(name)
+    }
+    frozen = given.take("freeze_vision_modules freeze_vision_tower", False, "model.train")
+    lora = _lora(given)
+    train: tuple[Any, ...] = () if lora else ("tower", "merger", "text")
+    return schema.Model(
+        path=str(path),
+        dtype="bfloat16" if narrow else "float32",
+        remat="block" if remat else "products",
+        train=("text",) if frozen and not lora else train,
+        lora=lora,
+        **{name: int(value) for name, value in pixels.items()},
+    )
+
+
+def _lora(given: Given) -> schema.LoRA | None:
+    wanted = given.take(
+        "use_peft", False, "model.lora, model.train=()" if given.has("use_peft") else ""
+    )
+    names = "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"
+    if not wanted:
+        for name in names:
+            if given.has(name):
+                given.take(name, note="without use_peft there are no adapters")
+        return None
+    rank = int(given.number("lora_r", 16, "model.lora.rank"))
+    alpha = float(given.number("lora_alpha", 32, "model.lora.alpha"))
+    dropout = float(given.number("lora_dropout", 0.05, "model.lora.dropout"))
+    asked = given.take("lora_target_modules", "all-linear", "model.lora.targets")
+    asked = asked if isinstance(asked, list) else [asked]
+    wrong = [str(one) for one in asked if one not in _TARGETS and one != "all-linear"]
+    if wrong:
+        note = f"NOT THERE: {', '.join(wrong)}; adapters stand beside {', '.join(_TARGETS)}"
+        given.lines.append(Line("lora_target_modules", "model.lora.targets", note))
+    targets = tuple(_TARGETS[one] for one in asked if one in _TARGETS)
+    kinds = {"targets": targets} if targets else {}
+    return schema.LoRA(rank=rank, alpha=alpha, dropout=dropout, **kinds)
+
+
+def _data(given: Given) -> schema.Data:
+    if given.has("data_file_paths"):
+        given.drop({"data_file_paths names the files": "dataset_name"})
+    where = given.take(
+        "data_file_paths train_file dataset_name dataset", "questions.jsonl", "data.source.path"
+    )
+    given.drop({"a held-out set is eval.source": "dataset_test_split val_split_ratio"})
+    where = str(where[0] if isinstance(where, list) else where)
+    if ":" in where and "://" not in where:
+        first, *others = where.split(":")
+        note = f"NOT THERE: {len(others)} more files; one source holds one: see data.md, mixtures"
+        given.lines.append(Line("data_file_paths", "data.source.path", note))
+        where = first
+    images = given.take("image_folders image_root", None, "data.source.images")
+    images = str(images).split(":")[0] if images else ""
+    source = Records(
+        path=where,
+        split=str(given.take("dataset_train_split dataset_split", "train", "data.source.split")),
+        subset=str(
+            given.take("dataset_config dataset_config_name", "", "data.source.subset") or ""
+        ),
+        images=images,
+    )
+    template = as_given
+    if Path(where).exists():
+        template = as_given if source.recognised().source.conversation else chat_question
+    else:
+        note = "as-given takes `prompt` as it is; a dataset with `problem` takes data.template=chat"
+        given.lines.append(Line("the form of the data", "data.template", note))
+    workers = given.number("dataloader_num_workers", None, "data.workers")
+    return schema.Data(
+        source=source,
+        template=template,
+        prompt_buckets="auto",
+        patch_buckets="auto",
+        shuffle=bool(given.take("shuffle_dataset", True, "data.shuffle")),
+        **({} if workers is None else {"workers": int(workers)}),
+    )
+
+
+def _rewards(given: Given) -> tuple[schema.Reward, ...]:
+    names = given.take("reward_funcs", None, "rewards")
+    own = "rewards have TRL's signature: import yours in the file and put it into Reward(..)"
+    given.take("reward_model_name_or_path", note="NOT THERE: a judge is jaxvl.rewards.judged")
+    given.drop({own: "is_reward_customized_from_vlm_module task_type"})
+    weights = given.take("reward_weights custom_reward_weights", None, "rewards.N.weight")
+    if names is None:
+        given.lines.append(Line("reward_funcs (not given)", "rewards", own))
+        names = ["accuracy", "format"]
+    names = names if isinstance(names, list) else [names]
+    known = {"acc": accuracy, "format": think_format}
+    found = []
+    for name in map(str, names):
+        fn = next((fn for word, fn in known.items() if word in name.lower()), None)
+        if fn is None:
+            given.lines.append(Line(f"reward {name}", "", f"NOT THERE: {own}"))
+        elif fn not in found:
+            found.append(fn)
+    words = weights.split(",") if isinstance(weights, str) else weights
+    each = (
+        [] if words is None else [float(x) for x in (words if isinstance(words, list) else [words])]
+    )
+    if len(each) != len(found):
+        if each:
+            note = f"NOT THERE: {len(each)} weights for {len(found)} rewards; set them in the file"
+            given.lines.append(Line("reward_weights", "rewards.N.weight", note))
+        each = [1.0] * max(len(found), 1)
+    pairs = zip(found or [accuracy], each, strict=True)
+    return tuple(schema.Reward(fn, weight) for fn, weight in pairs)
+
+
+def _sampling(given: Given) -> schema.Sampling:
+    top_k = given.number("top_k", None, "sampling.top_k", "0: all")
+    return schema.Sampling(
+        max_new_tokens=int(
+            given.number(
+                "max_completion_length max_new_tokens max_output_token_length", 256,
+                "sampling.max_new_tokens", "the end token counts",
+            )
+        ),
+        temperature=float(given.number("temperature", 1.0, "sampling.temperature")),
+        top_p=float(given.number("top_p", 1.0, "sampling.top_p")),
+        top_k=max(int(top_k or 0), 0),
+    )  # fmt: skip
+
+
+def _grpo(given: Given, processes: int) -> tuple[grpo.GRPO, float]:
+    """The algorithm, and how many optimizer updates of TRL are a step."""
+    group = rows.whole(given.number("num_generations", 8, "grpo.group"), "num_generations")
+    each = given.number(
+        "per_device_train_batch_size train_batch_size", 8, "grpo.prompts", "completions a device"
+    )
+    accumulate = given.number("gradient_accumulation_steps", 1, "grpo.micro_batches")
+    steps = given.number("steps_per_generation", None, "grpo.mini_batches")
+    batch = given.number("generation_batch_size", None, "grpo.prompts, grpo.mini_batches")
+    if batch is None:
+        batch = each * processes * (steps or accumulate)
+    steps = batch / (each * processes)
+    prompts = batch / group
+    note = f"{batch:g} completions a generation / {group} = {prompts:g} prompts"
+    if prompts != int(prompts) or prompts < 1:
+        raise UserError(
+            f"{note}: no whole number. TRL takes per_device_train_batch_size ({each:g}) * devices "
+            f"({processes}) * gradient_accumulation_steps ({accumulate:g}) as a multiple of "
+            f"num_generations ({group}); say how many devices there are: --devices 8"
+        )
+    given.lines.append(
+        Line(f"{each:g} a device * {processes} * {steps:g}", f"grpo.prompts={prompts:g}", note)
+    )
+    mini = rows.whole(steps / accumulate, "steps_per_generation / gradient_accumulation_steps")
+    per_row, micro = rows.cut(int(prompts), group, mini, int(accumulate), processes)
+    if micro != accumulate:
+        why = f"{micro}: rows hold whole prompts; it is a matter of memory alone"
+        given.lines.append(Line("gradient_accumulation_steps", "grpo.micro_batches", why))
+    iterations = rows.whole(
+        given.number("num_iterations", 1, "grpo.num_iterations"), "num_iterations"
+    )
+    scale = given.take("scale_rewards", "group", "grpo.scale_rewards")
+    scale = {True: "group", False: "none"}.get(scale, scale)
+    algorithm = grpo.GRPO(
+        prompts=int(prompts),
+        group=group,
+        group_per_row=per_row,
+        mini_batches=mini,
+        micro_batches=micro,
+        num_iterations=iterations,
+        loss=_loss(given),
+        beta=float(given.number("beta", 0.0, "grpo.beta", "0: no reference is held")),
+        scale_rewards=scale,
+        mask_truncated_completions=bool(
+            given.take("mask_truncated_completions", False, "grpo.mask_truncated_completions")
+        ),
+    )
+    return algorithm, mini * iterations
+
+
+def _loss(given: Given) -> grpo.Loss:
+    known = {"grpo": grpo.Grpo, "dr_grpo": grpo.DrGrpo, "dapo": grpo.Dapo, "bnpo": grpo.Bnpo,
+             "cispo": grpo.Cispo}  # fmt: skip
+    name = given.take(
+        "loss_type", "dapo", "grpo.loss", "TRL's default since 0.22; before it grpo, bnpo"
+    )
+    level = given.take("importance_sampling_level", "token", "grpo.loss")
+    epsilon = float(given.number("epsilon", 0.2, "grpo.loss.epsilon"))
+    high = given.number("epsilon_high", None, "grpo.loss.epsilon_high")
+    delta = given.number("delta", None, "grpo.loss.delta")
+    if level in ("sequence", "sequence_token"):
+        if level == "sequence_token":
+            given.lines.append(
+                Line(f"importance_sampling_level = {level}", "grpo.loss", "NOT THERE: gspo instead")
+            )
+        return grpo.Gspo(epsilon=epsilon, epsilon_high=high)
+    if name not in known:
+        given.lines.append(Line(f"loss_type = {name}", "grpo.loss", "NOT THERE: dapo instead"))
+    kind = known.get(name, grpo.Dapo)
+    kinds = {"epsilon": epsilon, "delta": delta}
+    return kind(**kinds) if high is None else kind(epsilon_high=float(high), **kinds)
+
+
+def _optim(given: Given) -> schema.Optim:
+    name = given.take("lr_scheduler_type", "linear", "optim.schedule")
+    more = given.take("lr_scheduler_kwargs", None, "optim.min_lr")
+    schedule = _SCHEDULES.get(str(name))
+    if schedule is None:
+        given.lines.append(
+            Line(f"lr_scheduler_type = {name}", "optim.schedule", "NOT THERE: linear instead")
+        )
+    optimizer = given.take("optim", None, note="AdamW in float32")
+    if optimizer is not None and "adamw" not in str(optimizer):
+        given.lines.append(Line(f"optim = {optimizer}", "optim", "NOT THERE: AdamW instead"))
+    lr = float(given.number("learning_rate", 1e-6, "optim.lr"))
+    ratio = given.number(
+        "warmup_ratio", None, "optim.warmup_steps", "below 1: a share of all updates"
+    )
+    steps = given.number("warmup_steps", None, "optim.warmup_steps")
+    least = more.get("min_lr", 0.0) if isinstance(more, dict) else 0.0
+    return schema.Optim(
+        lr=lr,
+        schedule=schedule or "linear",
+        min_lr=float(least),
+        warmup_steps=float(steps or ratio or 0),
+        weight_decay=float(given.number("weight_decay", 0.0, "optim.weight_decay")),
+        b1=float(given.number("adam_beta1", 0.9, "optim.b1")),
+        b2=float(given.number("adam_beta2", 0.999, "optim.b2")),
+        eps=float(given.number("adam_epsilon", 1e-8, "optim.eps")),
+        clip_norm=float(given.number("max_grad_norm", 1.0, "optim.clip_norm")),
+    )
+
+
+def _run(given: Given, algorithm: grpo.GRPO, per_step: float, data_rows: int) -> schema.Run:
+    most = given.number("max_steps", -1, "run.steps")
+    epochs = given.number("num_train_epochs", 3.0, "run.steps")
+    if most > 0:
+        steps = max(1, round(most / per_step))
+        note = f"{per_step:g} updates are a step"
+    elif data_rows:
+        steps = max(1, int(epochs * data_rows / algorithm.prompts))
+        note = f"{epochs:g} epochs of {data_rows} rows, {algorithm.prompts} prompts a step"
+    else:
+        steps, note = 500, "set it to epochs * rows / grpo.prompts, or give --rows"
+    given.lines.append(Line("steps", f"run.steps={steps}", note))
+    given.drop(
+        {
+            "a held-out set is eval.source, asked every eval.every steps": (
+                "eval_strategy evaluation_strategy eval_steps per_device_eval_batch_size do_eval "
+                "eval_on_start num_generations_eval eval_accumulation_steps"
+            )
+        }
+    )
+    given.take("report_to", note="metrics.jsonl and the page of the run are always written")
+    strategy = given.take("save_strategy", None, "run.save_every")
+    every = given.number("save_steps", 500, "run.save_every")
+    keep = given.number("save_total_limit", None, "run.keep")
+    never = strategy in ("no", "epoch")
+    return schema.Run(
+        dir=str(given.take("output_dir", "runs/converted", "run.dir")),
+        steps=steps,
+        seed=int(given.number("seed", 42, "run.seed")),
+        save_every=max(1, steps if never or every < 1 else int(every / per_step)),
+        keep=int(keep or 2),
+    )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of another trainer: read from text, and taken one by one, so that none is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from jaxvl.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What became of an argument: fields of jaxvl ("" where none), and what differs and why."""
+
+    given: str
+    becomes: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        told = f"{self.given:<44} -> {self.becomes or '(nothing)'}"
+        return f"{told}   # {self.note}" if self.note else told
+
+
+class Given:
+    """Arguments by name. What is not taken is listed by `unknown`."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.left = dict(values)
+        self.lines: list[Line] = []
+
+    def has(self, *names: str) -> bool:
+        return any(name in self.left for name in names)
+
+    def take(self, names: str, default: Any = None, becomes: str = "", note: str = "") -> Any:
+        """The value of the first of `names` (one or several, by spaces) that is given, as a line;
+        else `default`, as a line where that says something of a field."""
+        for name in names.split():
+            if name in self.left:
+                value = self.left.pop(name)
+                self.lines.append(Line(f"{name} = {shown(value)}", becomes, note))
+                return value
+        if becomes and default is not None:
+            first = names.split()[0]
+            self.lines.append(Line(f"{first} (default: {shown(default)})", becomes, note))
+        return default
+
+    def number(self, names: str, default: Any = None, becomes: str = "", note: str = "") -> Any:
+        """`take`, where the value has to be a number (or the default)."""
+        value = self.take(names, default, becomes, note)
+        if value is None or value is default:
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"{names.split()[0]}: expected a number, found {shown(value)}")
+        if not math.isfinite(value):
+            raise UserError(f"{names.split()[0]}: expected a finite number, found {value}")
+        return value
+
+    def drop(self, reasons: Mapping[str, str]) -> None:
+        """Takes what stands for nothing here: names by the reason."""
+        for reason, names in reasons.items():
+            for name in names.split():
+                if name in self.left:
+                    self.take(name, note=reason)
+
+    def drop_below(self, prefix: str, reason: str) -> None:
+        for name in [name for name in self.left if name.startswith(prefix)]:
+            self.take(name, note=reason)
+
+    def unknown(self) -> dict[str, Any]:
+        return self.left
+
+
+def shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def scalar(text: str) -> Any:
+    """A word of a command line or of YAML: true, none, a number (1e-5 too), or text."""
+    word = text.strip()
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if word.lower() in ("none", "null", "~", ""):
+        return None
+    for kind in (int, float):
+        try:
+            return kind(word) if re.match(r"[-+.\d]", word) else word
+        except ValueError:
+            continue
+    return word
+
+
+def command_line(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`--name value ..`, `--name=value` and `--name` alone (true) of a command, whatever starts it;
+    and its words `a.b=value`. A name with several values has a list."""
+    try:
+        words = shlex.split(text.replace("\\\n", " "), comments=True)
+    except ValueError as error:
+        raise UserError(f"the arguments cannot be read ({error}): `{text:.80}`") from None
+    named: dict[str, list[str]] = {}
+    dotted: dict[str, Any] = {}
+    name = ""
+    for word in words:
+        if re.match(r"--[A-Za-z]", word):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            named[name] = [value] if equals else []
+        elif re.match(r"[a-z_]+(\.[a-z_0-9]+)+=", word):
+            path, _, value = word.partition("=")
+            dotted[path], name = scalar(value), ""
+        elif name and not word.endswith(".py"):
+            named[name].append(word.rstrip(","))
+    found = {}
+    for key, values in named.items():
+        items = [scalar(value) for value in values if value]
+        found[key] = True if not values else items[0] if len(items) == 1 else items
+    return found, dotted
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted names; texts that YAML left as such are read as `scalar` does."""
+    if isinstance(value, dict) and value:
+        return {k: x for key, item in value.items() for k, x in flat(item, f"{path}{key}.").items()}
+    return {path[:-1]: scalar(value) if isinstance(value, str) else value}

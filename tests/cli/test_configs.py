@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jaxvl config`, `init`, `convert-config`, --version: what they print and write."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import jaxvl
+from jaxvl import config
+from jaxvl.cli.main import app
+from jaxvl.config.fields import describe
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*args, code=0, answers=None):
+    done = CliRunner().invoke(app, [str(arg) for arg in args], input=answers)
+    assert done.exit_code == code, done.output + repr(done.exception)
+    return done.output
+
+
+def test_version_and_completion():
+    assert run("--version") == f"jaxvl {jaxvl.__version__}\n"
+    assert "--install-completion" in run("--help")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_sft", "vlaa"])
+def test_the_whole_config_is_shown(name):
+    said = run("config", ROOT / f"configs/{name}.py", "run.steps=7")
+    cfg = config.load(ROOT / f"configs/{name}.py", [], config.Config, config.SFTConfig)
+    assert "* run.steps = 7\n" in said and "at least 1" in said
+    assert ("* optim.b2 = 0.99\n" if name == "quickstart" else "  optim.b2 = 0.999\n") in said
+    for field in describe(type(cfg)):
+        always = field.path.count(".") == 1 and not field.path.startswith(("eval.", "benchmarks."))
+        if always:
+            assert f" {field.path} = " in said, field.path
+
+
+def test_a_config_is_begun_for_ones_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my.jsonl").write_text(json.dumps({"question": "2 + 2?", "answer": "4"}) + "\n")
+    said = run("init", "a.py", "--data=my.jsonl", "--memory=80", "--devices=8", "--model=x/A-3B")
+    assert "the first question is '2 + 2?'" in said and "train whole" in said
+    cfg = config.load("a.py")
+    assert cfg.model.lora is None and cfg.mesh.fsdp == -1 and cfg.grpo.prompts == 64
+    assert (
+        "# Where a run writes" in Path("a.py").read_text() or "    # " in Path("a.py").read_text()
+    )
+    row = {"prompt": [{"role": "user", "content": "2 + 2?"}], "solution": "4"}
+    Path("trl.jsonl").write_text(json.dumps(row) + "\n")
+    said = run("init", "b.py", answers="trl.jsonl\nx/A-7B\n24\n1\n")  # what is no option is asked
+    assert "adapters beside a frozen model" in said
+    cfg = config.load("b.py")
+    assert cfg.model.lora and cfg.data.source.conversation == "prompt"
+    assert "is there already" in str(
+        CliRunner().invoke(app, ["init", "b.py", "--data=x"], input="\n\n\n").exception
+    )
+
+
+def test_arguments_are_converted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "--model_name_or_path m --num_generations 4 --mine 3"
+    said = run("convert-config", "--from-args", words, "--out", "new/c.py")
+    assert "grpo.group=4" in said and "left out:\nmine = 3" in said
+    assert config.load("new/c.py").grpo.group == 4
