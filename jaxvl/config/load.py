@@ -25,19 +25,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     kinds = kinds or (Config,)
     path = Path(path)
     if not path.is_file():
-<<<<<<< HEAD
-        raise UserError(f"no config file at {path}; give the path of a Python file")
-    # Registered in sys.modules because dataclasses resolve their annotations through it.
-    name = f"jaxvl_config_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    _told_where(path, functools.partial(spec.loader.exec_module, module))
-    if not callable(getattr(module, "config", None)):
-        raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
-    cfg = _told_where(path, module.config)
-=======
         raise UserError(f"no config file at {path}; give the path of a Python file, or of YAML")
     if path.suffix in (".yaml", ".yml"):
         from jaxvl.config import plain  # its sources load numpy
@@ -45,7 +32,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
         cfg = plain.config(path)
     else:
         cfg = _of_python(path)
->>>>>>> 92dd790 (From a TRL script: jaxvl convert-config reads TRL's, VLM-R1's and EasyR1's settings; YAML configs; TRL's datasets are recognised; jaxvl config, init, --version and shell completion; templates by one name everywhere)
     if not isinstance(cfg, kinds):
         found = f"config() in {path} returned a {type(cfg).__name__}"
         raise UserError(f"{found}, expected a {' or a '.join(kind.__name__ for kind in kinds)}")
@@ -81,10 +67,10 @@ def _of_python(path: Path) -> Any:
     # Registered in sys.modules because dataclasses resolve their annotations through it.
     name = f"jaxvl_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config is a .py that defines config()")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    _told_where(path, lambda: spec.loader.exec_module(module))
+    _told_where(path, functools.partial(spec.loader.exec_module, module))
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
     cfg = _told_where(path, module.config)
