@@ -36,7 +36,8 @@ def python(cfg: Any, head: str, notes: Mapping[str, str] | None = None) -> str:
 
 class _Writer:
     def __init__(self, notes: dict[str, str]):
-        self.notes, self.imports = notes, {}
+        self.notes = notes
+        self.imports: dict[str, set[str]] = {}
 
     def value(self, value: Any, path: str, depth: int) -> str:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -18,7 +18,7 @@ from jaxvl.migrate import rows
 from jaxvl.migrate.words import Given, Line
 from jaxvl.rewards import accuracy, think_format
 
-_KL = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
+_KL: dict[str, Any] = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 _NOTHING = {
     "sharding follows mesh.fsdp": "worker.actor.padding_free worker.actor.dynamic_batching",
     "no code of a checkpoint is ever run": "worker.actor.model.trust_remote_code "
@@ -57,7 +57,7 @@ def config(given: Given, devices: int, data_rows: int) -> schema.Config:
     processes = devices or rows.whole(a_node * given.number("trainer.nnodes", 1), "devices")
     algorithm = _grpo(given, processes)
     run = _run(given, algorithm, data_rows)
-    pixels = {
+    pixels: dict[str, Any] = {
         name: int(given.number(f"data.{name}", None, f"model.{name}"))
         for name in ("min_pixels", "max_pixels")
         if given.has(f"data.{name}")

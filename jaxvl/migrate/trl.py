@@ -84,7 +84,7 @@ _TARGETS = {
     "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "gate_proj": "gate",
     "up_proj": "up", "down_proj": "down", "fc1": "fc1", "fc2": "fc2",
 }  # fmt: skip
-_SCHEDULES = {
+_SCHEDULES: dict[str, Any] = {
     "linear": "linear", "cosine": "cosine", "cosine_with_min_lr": "cosine", "constant": "constant",
     "constant_with_warmup": "constant",
 }  # fmt: skip
@@ -143,7 +143,7 @@ def _model(given: Given) -> schema.Model:
             Line("fp16", "model.dtype", "bfloat16 instead: no loss scaling is needed")
         )
     remat = given.take("gradient_checkpointing", True, "model.remat", "true: block")
-    pixels = {
+    pixels: dict[str, Any] = {
         name: given.number(name, None, f"model.{name}")
         for name in ("min_pixels", "max_pixels")
         if given.has(name)
@@ -181,7 +181,7 @@ def _lora(given: Given) -> schema.LoRA | None:
         note = f"NOT THERE: {', '.join(wrong)}; adapters stand beside {', '.join(_TARGETS)}"
         given.lines.append(Line("lora_target_modules", "model.lora.targets", note))
     targets = tuple(_TARGETS[one] for one in asked if one in _TARGETS)
-    kinds = {"targets": targets} if targets else {}
+    kinds: dict[str, Any] = {"targets": targets} if targets else {}
     return schema.LoRA(rank=rank, alpha=alpha, dropout=dropout, **kinds)
 
 
@@ -215,13 +215,14 @@ def _data(given: Given) -> schema.Data:
         note = "as-given takes `prompt` as it is; a dataset with `problem` takes data.template=chat"
         given.lines.append(Line("the form of the data", "data.template", note))
     workers = given.number("dataloader_num_workers", None, "data.workers")
+    more: dict[str, Any] = {} if workers is None else {"workers": int(workers)}
     return schema.Data(
         source=source,
         template=template,
         prompt_buckets="auto",
         patch_buckets="auto",
         shuffle=bool(given.take("shuffle_dataset", True, "data.shuffle")),
-        **({} if workers is None else {"workers": int(workers)}),
+        **more,
     )
 
 

@@ -97,7 +97,8 @@ class Records(RowSource):
         if named != ("question", "answer", ""):
             return Recognised(self)
         first = next((raw for _, _, raw in files.read(self.files()) if isinstance(raw, dict)), {})
-        found, told = {}, []
+        told: list[str] = []
+        found: dict[str, Any] = {}
         if "question" not in first:
             for name, field in _TRL.items():
                 if name in first:
