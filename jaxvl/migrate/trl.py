@@ -144,7 +144,7 @@ def _model(given: Given) -> schema.Model:
         )
     remat = given.take("gradient_checkpointing", True, "model.remat", "true: block")
     pixels: dict[str, Any] = {
-        name: given.number(name, None, f"model.{name}")
+        name: int(given.number(name, None, f"model.{name}"))
         for name in ("min_pixels", "max_pixels")
         if given.has(name)
     }
@@ -157,7 +157,7 @@ def _model(given: Given) -> schema.Model:
         remat="block" if remat else "products",
         train=("text",) if frozen and not lora else train,
         lora=lora,
-        **{name: int(value) for name, value in pixels.items()},
+        **pixels,
     )
 
 
