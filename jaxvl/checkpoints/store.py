@@ -77,16 +77,27 @@ class Checkpoints:
     that a run needs to go on.
     """
 
-    def __init__(self, run_dir: Path, keep: int, on_failure: str = "stop", seconds: float = 1800.0):
-        """Where a save fails it is a SaveFailed, or with `on_failure` "warn" a warning. One that
-        takes longer than `seconds` ends the process, or is a warning, after which none is begun
-        until that one has ended."""
+    def __init__(
+        self,
+        run_dir: Path,
+        keep: int,
+        on_failure: str = "stop",
+        seconds: float = 1800.0,
+        keep_every: int | None = None,
+    ):
+        """The newest `keep` stay, and those of every `keep_every` steps. Where a save fails it is a
+        SaveFailed, or with `on_failure` "warn" a warning. One that takes longer than `seconds` ends
+        the process, or is a warning, after which none is begun until that one has ended."""
         for name in ("absl", "concurrent.futures"):  # orbax raises what they tell
             logging.getLogger(name).setLevel(logging.CRITICAL)
         committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
         listed = ocp.AsyncOptions(post_finalization_callback=self._complete)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, atomicity_options=committed, async_options=listed
+            max_to_keep=keep,
+            keep_period=keep_every,
+            create=True,
+            atomicity_options=committed,
+            async_options=listed,
         )
         self.path = (run_dir / "checkpoints").absolute()
         self._saving: dict[str, Any] = {}  # what the save under way will say of itself

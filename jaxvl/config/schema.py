@@ -118,14 +118,18 @@ class Run:
 
     dir: str
     """The run's directory."""
-    steps: Annotated[int, Ge(1)]
-    """Steps of the whole run."""
+    steps: Annotated[int, Ge(0)] = 0
+    """Steps of the whole run (0: as many as run.epochs take)."""
+    epochs: Annotated[float, Gt(0)] | None = None
+    """How often the data is gone through, in place of run.steps: rounded up to whole steps."""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     """Of the order of examples, of draws, of adapters and of their dropout."""
     save_every: Annotated[int, Ge(1)] = 100
     """Steps between checkpoints; one is written after the last step too."""
     keep: Annotated[int, Ge(1)] = 2
     """Newest checkpoints that are kept."""
+    keep_every: Annotated[int, Ge(1)] | None = None
+    """Those of every so many steps are kept as well, for curves; a multiple of run.save_every."""
     rollout_images: Annotated[int, Ge(0)] = 4
     """Prompts of a step whose images are kept, for people."""
     resume: Literal["auto", "never", True, False] = "auto"
@@ -218,7 +222,7 @@ class Benchmarks:
     """Steps between answers."""
     best: str = ""
     """A metric of any kind: the model for which it was highest is kept in best/, beside the
-    checkpoints ("": none is)."""
+    checkpoints ("": none is); for which it was lowest where a minus stands before the name."""
     max_new_tokens: Annotated[int, Ge(0)] = 0
     """Tokens that an answer may have (0: each benchmark's own)."""
     batch: Annotated[int, Ge(1)] = 32
@@ -266,6 +270,9 @@ class SFT:
     loss: Literal["answer", "turn", "all"] = "answer"
     """What counts: the target and its end; the whole turn of the assistant, as the chat template
     writes it; or every token of prompt and target but images' and padding's."""
+    spike_warn: Annotated[float, Gt(1)] | None = 2.0
+    """A loss above so many times its running median is told on the console, with the prompts that
+    it is of (none: never)."""
     pack: bool = False
     """Short examples share rows, which are as long as the largest prompt bucket and a target. It
     changes speed and, but for the order of sums, no loss."""
@@ -287,3 +294,12 @@ class SFTConfig:
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
     profile: Profile = Profile()
+    eval: Eval | None = None
+    """A held-out set."""
+    benchmarks: Benchmarks | None = None
+    """Benchmarks on the way."""
+    rewards: tuple[Reward, ...] = ()
+    """Reward functions that answers to `eval` are scored by; nothing is learnt from them."""
+    sampling: Sampling = Sampling()
+    """sampling.max_new_tokens is that of the answers to `eval`; the rest is not read."""
+    verify: Verify = Verify()

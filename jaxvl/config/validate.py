@@ -26,6 +26,7 @@ def validate(cfg: Config | SFTConfig) -> None:
             f"optim.min_lr = {cfg.optim.min_lr} is above optim.lr = {cfg.optim.lr}, where the "
             "schedule starts"
         )
+    _check_run(cfg)
     _check_profile(cfg)
     if isinstance(cfg, Config):
         _check_grpo(cfg)
@@ -38,7 +39,10 @@ def validate(cfg: Config | SFTConfig) -> None:
 
 def notes(cfg: Config | SFTConfig) -> list[str]:
     """What is done otherwise than a config may seem to say, in words."""
-    optim, found = cfg.optim, []
+    optim = cfg.optim
+    found: list[str] = []
+    if not cfg.run.steps:  # how many epochs are is not known before the data is read
+        return found
     updates = cfg.run.steps * (cfg.grpo.updates if isinstance(cfg, Config) else 1)
     warmup, horizon = optim.span(updates)
     if optim.warmup_steps > horizon:
@@ -78,10 +82,27 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
             raise UserError(f"{name}.min_pixels = {low} is above {name}.max_pixels = {high}")
 
 
+def _check_run(cfg: Config | SFTConfig) -> None:
+    run = cfg.run
+    if run.steps < 1 and run.epochs is None:
+        raise UserError(f"run.steps = {run.steps}: expected a number at least 1, or run.epochs")
+    if run.keep_every and run.keep_every % run.save_every:
+        raise UserError(
+            f"run.keep_every = {run.keep_every} is no multiple of run.save_every = "
+            f"{run.save_every}: there would be nothing to keep after most of these steps"
+        )
+    if cfg.eval and not cfg.rewards:
+        raise UserError(
+            "eval needs rewards that score its answers, as "
+            "rewards=(Reward(accuracy),) of jaxvl.rewards"
+        )
+
+
 def _check_profile(cfg: Config | SFTConfig) -> None:
     try:
         span = cfg.profile.span()
-        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= cfg.run.steps
+        last = cfg.run.steps or math.inf  # of so many epochs it is not known yet
+        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= last
     except (ValueError, IndexError):
         fits = False
     if not fits:

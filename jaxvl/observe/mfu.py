@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import jax
 import numpy as np
 from einops import rearrange
 
-from jaxvl.config import Config
+from jaxvl.config import Config, SFTConfig
 from jaxvl.data.prompts import Encoded
 from jaxvl.models.arch import Arch
 from jaxvl.observe import flops
@@ -33,7 +34,9 @@ class Meter:
     """Counts the FLOPs of a share of a run's rows, one of `shares` of the same size, by the devices
     that work on it, of however many processes. All are taken to be of one kind."""
 
-    def __init__(self, cfg: Config, arch: Arch, devices: Sequence[jax.Device], shares: int = 1):
+    def __init__(
+        self, cfg: Config | SFTConfig, arch: Arch, devices: Sequence[jax.Device], shares: int = 1
+    ):
         self.cfg, self.arch = cfg, arch
         mine = [device for device in devices if device.process_index == jax.process_index()]
         self.devices = len(devices) // shares
@@ -53,7 +56,7 @@ class Meter:
         All prompts went through the sampler and the reference, those in `learnt_P` through the
         updates, each with its completions of `lengths_N` tokens.
         """
-        m, grpo = self.cfg.model, self.cfg.grpo
+        m, grpo = self.cfg.model, cast(Config, self.cfg).grpo
         lengths_PG = rearrange(lengths_N, "(P G) -> P G", P=len(prompts))
         sampled = work_of(prompts, lengths_PG)
         learnt = work_of([prompts[p] for p in learnt_P], lengths_PG[learnt_P])
@@ -61,7 +64,20 @@ class Meter:
         update = grpo.num_iterations * flops.update(self.arch, learnt, m.train, adapted)
         recomputed = grpo.importance_sampling_cap is not None and grpo.updates > 1
         passes = 1 + bool(grpo.beta) + recomputed
-        step = update + passes * flops.forward(self.arch, sampled)
+        return self._rates(update, update + passes * flops.forward(self.arch, sampled), seconds)
+
+    def learning(
+        self, prompts: Sequence[Encoded], lengths_N: np.ndarray, seconds: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The same of a step of fine-tuning: each prompt has one target, and all that is done is to
+        learn from it."""
+        m = self.cfg.model
+        learnt = work_of(prompts, rearrange(lengths_N, "P -> P 1"))
+        adapted = m.lora.parts if m.lora else ()
+        update = flops.update(self.arch, learnt, m.train, adapted)
+        return self._rates(update, update, seconds)
+
+    def _rates(self, update: float, step: float, seconds: Mapping[str, float]) -> dict[str, float]:
         rate = step / seconds["time/total"] / self.devices
         found = {"perf/tflops": rate / 1e12}
         if self.peak:

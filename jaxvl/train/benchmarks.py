@@ -71,17 +71,17 @@ class During:
 
     def _keep(self, step: int, vlm: VLM, metrics: Mapping[str, float]) -> None:
         """Exports the model if it is the best so far; the mark of test data goes with it."""
-        if self.cfg.best not in metrics:
+        name, sign = self.cfg.best.removeprefix("-"), -1 if self.cfg.best[0] == "-" else 1
+        if name not in metrics:
             raise UserError(
                 f"benchmarks.best = {self.cfg.best!r} is no metric of step {step}; expected one of "
                 f"{', '.join(sorted(metrics))}"
             )
-        value, folder = metrics[self.cfg.best], self.run_dir / BEST
+        value, folder = metrics[name], self.run_dir / BEST
         note = folder / "best.json"
-        before = json.loads(note.read_bytes())["value"] if note.is_file() else -math.inf
-        if not multihost.all_gather_object(value > before)[
-            0
-        ]:  # a clock may have made figures differ
+        before = json.loads(note.read_bytes())["value"] if note.is_file() else -sign * math.inf
+        better = multihost.all_gather_object(sign * value > sign * before)
+        if not better[0]:  # a clock may have made figures differ
             return
         part = self.run_dir / f"{BEST}.part"
         if jax.process_index() == 0:
@@ -89,7 +89,7 @@ class During:
         vlm.save(part)
         if jax.process_index() == 0:
             test_sets.mark(part, test_sets.marks(self.run_dir))
-            line = {"step": step, "metric": self.cfg.best, "value": value}
+            line = {"step": step, "metric": name, "value": value}
             (part / note.name).write_text(json.dumps(line) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from jaxvl.config import Config
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import local_rows, own_mesh, put_rows
 from jaxvl.distributed.preemption import PreemptionHandler, Stopped
-from jaxvl.eval.reporting import tables
 from jaxvl.models import partition
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import to_compute_dtype
@@ -47,7 +45,7 @@ from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
-from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
+from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable, with_steps
 from jaxvl.vlm import VLM, load
 
 
@@ -62,6 +60,7 @@ def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
     told = Callbacks(callbacks, Path(cfg.run.dir))
     pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()
+    cfg = with_steps(cfg)
     with owned(cfg) as stop:
         return of_run(Path(cfg.run.dir)) if resume.finished(cfg) else _train(cfg, stop, told)
 
@@ -210,7 +209,7 @@ class Loop:
             after = self.evaluate(trained, "after training", cfg.run.steps)
         if lead:
             if after:
-                self._write_eval(before, after)
+                heldout.write(self.run_dir, self.held_out, before, after)
             resume.finish(cfg)
         return trained
 
@@ -402,9 +401,3 @@ class Loop:
             cfg.rewards,
             TrainerState(step, cfg.run.steps),
         )
-
-    def _write_eval(self, before: heldout.Evaluation, after: heldout.Evaluation) -> None:
-        table = heldout.table(self.held_out, before, after)
-        found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **table}
-        (self.run_dir / "eval.json").write_text(json.dumps(found, indent=2) + "\n")
-        tables.show(table)

@@ -24,13 +24,15 @@ class Event:
 
 class Guard:
     """Sees every update of a run, in order. `max_skipped` in a row are the last; a gradient norm
-    above `norm_warn` times the running median is told (None: none is)."""
+    above `norm_warn` times the running median is told (None: none is), and so is a loss above
+    `loss_warn` times its own."""
 
-    def __init__(self, max_skipped: int, norm_warn: float | None):
-        self.max_skipped, self.norm_warn = max_skipped, norm_warn
+    def __init__(self, max_skipped: int, norm_warn: float | None, loss_warn: float | None = None):
+        self.max_skipped = max_skipped
+        self.warn = {"gradient norm": norm_warn, "loss": loss_warn}
         self.skipped = 0  # in the whole run
         self.row = 0  # up to now, one after the other
-        self.norms: deque[float] = deque(maxlen=WINDOW)
+        self.seen: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in self.warn}
 
     def see(self, stats: Sequence[Mapping[str, Any]]) -> list[Event]:
         """What there is to tell of a step's updates, from their stats."""
@@ -45,20 +47,27 @@ class Guard:
                 events.append(Event(number, text, self.row == self.max_skipped))
                 continue
             self.row = 0
-            usual = statistics.median(self.norms) if len(self.norms) >= FEWEST else None
-            if self.norm_warn and usual and norm > self.norm_warn * usual:
-                text = f"gradient norm {norm:.4g} is {norm / usual:.3g} times its running median"
-                events.append(Event(number, f"{text} {usual:.4g}"))
-            if norm > 0:  # 0: there was nothing to learn
-                self.norms.append(norm)
+            for name, value in (("gradient norm", norm), ("loss", float(of["loss"]))):
+                seen, limit = self.seen[name], self.warn[name]
+                usual = statistics.median(seen) if len(seen) >= FEWEST else None
+                if limit and usual and value > limit * usual:
+                    text = f"{name} {value:.4g} is {value / usual:.3g} times its running median"
+                    events.append(Event(number, f"{text} {usual:.4g}"))
+                if value > 0:  # 0: there was nothing to learn
+                    seen.append(value)
         return events
 
     def get_state(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "row": self.row, "norms": list(self.norms)}
+        counts = {"skipped": self.skipped, "row": self.row}
+        return counts | {
+            "norms": list(self.seen["gradient norm"]),
+            "losses": list(self.seen["loss"]),
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.skipped, self.row = state.get("skipped", 0), state.get("row", 0)
-        self.norms = deque(state.get("norms", ()), maxlen=WINDOW)
+        for name, kept in (("gradient norm", "norms"), ("loss", "losses")):
+            self.seen[name] = deque(state.get(kept, ()), maxlen=WINDOW)
 
 
 def _nth(number: int) -> str:

@@ -5,8 +5,10 @@ each of the run's rewards, and what guessing gives."""
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,7 +19,7 @@ from jaxvl.data.example import Example
 from jaxvl.data.image import load_image, smart_resize
 from jaxvl.data.prompts import Processor
 from jaxvl.distributed import multihost
-from jaxvl.eval.reporting import stats
+from jaxvl.eval.reporting import stats, tables
 from jaxvl.eval.reporting.stats import Estimate
 from jaxvl.rewards.columns import Asked, inputs
 from jaxvl.rewards.mix import TrainerState, score
@@ -169,6 +171,21 @@ def _asked(example: Example, prompt: Any, processor: Processor) -> Asked:
     seen = [smart_resize(height, width, step, *limits) for width, height in sizes]
     shown = tuple((width, height) for height, width in seen)
     return Asked(example, prompt, sizes, shown, processor.box_frame)
+
+
+def write(
+    run_dir: Path,
+    examples: Sequence[Example],
+    before: Evaluation,
+    after: Evaluation,
+    **more: Any,
+) -> None:
+    """eval.json, with what else there is to say, and the table on the console."""
+    shown = table(examples, before, after)
+    found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **shown}
+    text = json.dumps(found | more, indent=2)
+    (run_dir / "eval.json").write_text(text + "\n", encoding="utf-8")
+    tables.show(shown)
 
 
 def table(

@@ -185,12 +185,12 @@ class PromptStream:
                 "text or a list of messages"
             )
         encoded = self.processor.encode(prompt, list(example.images))
-        target = self._target(example, prompt)
+        target = self.target(example, prompt)
         item = Item(position, example, prompt, encoded, target)
         sizes = len(encoded.tokens), len(encoded.segments), len(target)
         return item, buckets.Need(example.id, *sizes)
 
-    def _target(self, example: Example, prompt: Any) -> tuple[int, ...]:
+    def target(self, example: Example, prompt: Any) -> tuple[int, ...]:
         """The tokens to learn, the end token among them, and where more than the answer counts what
         the chat template writes behind it; () where the run is no fine-tuning."""
         if isinstance(self.cfg, Config):

@@ -19,7 +19,8 @@ FILE, HISTORY = "config.json", "config_history.jsonl"
 # What changes nothing that is computed, or only in which order floats are summed. A name covers
 # what is below it.
 FREE = (
-    "run.dir run.steps run.save_every run.keep run.rollout_images run.export run.peak_tflops "
+    "run.dir run.steps run.epochs run.save_every run.keep run.keep_every "
+    "run.rollout_images run.export run.peak_tflops "
     "run.on_save_failure run.save_timeout eval benchmarks profile verify data.workers "
     "data.max_bad mesh model.remat grpo.micro_batches grpo.group_per_row grpo.logprob_chunk "
     "sft.micro_batches sft.logprob_chunk sft.pack sampling.slots run.max_skipped "

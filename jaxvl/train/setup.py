@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 import secrets
 import shutil
@@ -64,6 +65,19 @@ def owned(cfg: Config | SFTConfig) -> Iterator[PreemptionHandler]:
             page()
 
 
+def with_steps(cfg: Any) -> Any:
+    """The config with the number of steps that its epochs take, where it counts in epochs."""
+    if cfg.run.epochs is None:
+        return cfg
+    prompts = getattr(batch_of(cfg), "prompts", None) or batch_of(cfg).rows
+    examples = len(cfg.data.source.load())
+    steps = math.ceil(cfg.run.epochs * examples / prompts)
+    if jax.process_index() == 0:
+        text = f"{cfg.run.epochs:g} epochs of {examples} examples, {prompts} a step"
+        print(f"run: {steps} steps: {text}", flush=True)
+    return dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, steps=steps))
+
+
 def _write_page(run_dir: Path) -> None:
     """As far as it can be: what ends the run is worth more than why there is no page."""
     if jax.process_index() or not (run_dir / FILE).is_file():
@@ -94,7 +108,8 @@ def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:
         run_dir.mkdir(parents=True, exist_ok=True)
         test_sets.mark(run_dir, test_sets.marks(locate(cfg.model.path).folder))
     check_shared(run_dir)
-    how = cfg.run.keep, cfg.run.on_save_failure, cfg.run.save_timeout
+    run = cfg.run
+    how = run.keep, run.on_save_failure, run.save_timeout, run.keep_every
     return start_model(cfg.model, mesh), Checkpoints(run_dir, *how)
 
 

@@ -30,14 +30,18 @@ from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
+from jaxvl.observe.mfu import Meter
 from jaxvl.observe.timing import Clock, traced
+from jaxvl.rewards import pool
+from jaxvl.rewards.mix import TrainerState
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.train import Runnable, failed, resume
+from jaxvl.train import Runnable, failed, heldout, resume
+from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Item, PromptStream, micro
-from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable
+from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable, with_steps
 from jaxvl.vlm import VLM
 
 
@@ -113,6 +117,17 @@ def row_batch(
     ), rows
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a model makes of the held-out set."""
+
+    answers: heldout.Evaluation
+    loss: float | None
+
+    def metrics(self) -> dict[str, float]:
+        return self.answers.metrics() | ({} if self.loss is None else {"eval_loss": self.loss})
+
+
 @multihost.abort_all_on_error()
 def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     """Runs the whole of `cfg` and returns the trained model. The run directory is `cfg.run.dir`.
@@ -122,15 +137,20 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     """
     expect(cfg, SFTConfig, "jaxvl.sft")
     told = Callbacks(callbacks, Path(cfg.run.dir))
+    if cfg.eval or cfg.benchmarks:
+        pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()
+    cfg = with_steps(cfg)
     with owned(cfg) as stop:
         if resume.finished(cfg):
             return of_run(Path(cfg.run.dir))
         base, checkpoints = init_run(cfg)
         with jax.set_mesh(base.mesh):
             loop = Loop(cfg, base)
+            # A resumed run answers again, with the base.
+            before = loop.evaluate(base, "before training", 0) if cfg.eval else None
             del base  # its memory is the steps'
-            return loop.run(loop.begin(checkpoints), checkpoints, stop, told)
+            return loop.run(loop.begin(checkpoints), checkpoints, before, stop, told)
 
 
 class Loop:
@@ -147,8 +167,13 @@ class Loop:
             self.vlm = dataclasses.replace(self.vlm, processor=processor)
         how = Learning.of(cfg, self.vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
-        self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
+        warn = cfg.optim.grad_norm_warn, cfg.sft.spike_warn
+        self.guard = Guard(cfg.run.max_skipped, *warn)
         self.num_tokens, self.warnings = 0, []
+        devices, shares = list(self.vlm.mesh.devices.flat), self.stream.share.count
+        self.meter = Meter(cfg, self.vlm.config, devices, shares)
+        self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
+        self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
     def begin(self, checkpoints: Checkpoints) -> learner.TrainState:
         """The state that the run goes on from, or begins with. The weights that it starts from are
@@ -176,11 +201,12 @@ class Loop:
         self,
         state: learner.TrainState,
         checkpoints: Checkpoints,
+        before: Held | None,
         stop: PreemptionHandler,
         told: Callbacks,
     ) -> VLM:
-        """The steps after `state` to the last."""
-        cfg, start = self.cfg, self.whole.step
+        """The steps after `state` to the last. `before` is what the base answered."""
+        cfg, start, after = self.cfg, self.whole.step, None
         writer, lead = MetricsWriter(self.run_dir), jax.process_index() == 0
         steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
         with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
@@ -192,6 +218,12 @@ class Loop:
                 with failed.saved(step, self.whole, checkpoints, self.run_dir):
                     state, metrics = self.step(step, state)
                     stop.stepping = True  # there is something to save
+                    after = None
+                    if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
+                        after = self.evaluate(self.with_state(state), f"after step {step}", step)
+                        metrics |= after.metrics()
+                    if self.during and self.during.due(step, cfg.run.steps):
+                        metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                     if lead:
                         writer.write(step, metrics)
                         progress.update(step, metrics)
@@ -202,9 +234,14 @@ class Loop:
                         checkpoints.keep(self.whole)
         checkpoints.close()
         stop.stepping = False  # what follows is made again, whenever it is cut short
-        trained = dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
+        trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
+        if cfg.eval and after is None:
+            after = self.evaluate(trained, "after training", cfg.run.steps)
+        if lead and before and after:
+            losses = {"loss_before": before.loss, "loss_after": after.loss}
+            heldout.write(self.run_dir, self.held_out, before.answers, after.answers, **losses)
         if lead:
             resume.finish(cfg)
         return trained
@@ -245,7 +282,43 @@ class Loop:
         self.warnings = failed.told(step, events, [batch], names, stream.share, self.run_dir)
         metrics = over_updates([stats]) | {"skipped_steps": self.guard.skipped} | found
         metrics |= {"num_tokens": self.num_tokens} | stream.metrics(items)
-        return state, metrics | clock.metrics(answered, self.update)
+        metrics |= clock.metrics(answered, self.update)
+        lengths_N = np.array([len(item.target) for item in items])
+        encoded = [item.encoded for item in items]
+        return state, metrics | self.meter.learning(encoded, lengths_N, metrics)
+
+    def with_state(self, state: learner.TrainState) -> VLM:
+        """The model as far as it is trained, what is frozen included."""
+        return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
+
+    def evaluate(self, vlm: VLM, when: str, step: int) -> Held:
+        """The held-out set, answered by `vlm` and scored by the run's rewards, and the loss of its
+        targets."""
+        cfg, examples = self.cfg, self.held_out
+        if jax.process_index() == 0:
+            print(f"answering {len(examples)} held-out questions {when}", flush=True)
+        vlm = dataclasses.replace(vlm, processor=self.vlm.processor)
+        how = self.stream.template, cfg.sampling.max_new_tokens, cfg.rewards
+        where = TrainerState(step, cfg.run.steps)
+        answers = heldout.evaluate(vlm, examples, cfg.eval, *how, where)
+        return Held(answers, self.held_out_loss(vlm))
+
+    def held_out_loss(self, vlm: VLM) -> float | None:
+        """The mean over the tokens of the held-out set's targets; None, which is said, where its
+        examples have none."""
+        limits = self.cfg.eval.min_pixels, self.cfg.eval.max_pixels
+        vlm = dataclasses.replace(vlm, processor=vlm.processor.with_pixels(*limits))
+        prompts = [self.stream.template(example) for example in self.held_out]
+        pairs = zip(self.held_out, prompts, strict=True)
+        try:
+            targets = [[self.stream.target(example, prompt)] for example, prompt in pairs]
+        except UserError as why:
+            if jax.process_index() == 0:
+                print(f"no held-out loss: {why}", flush=True)
+            return None
+        images = [list(example.images) for example in self.held_out]
+        rows = vlm.logprobs(prompts, images, targets)
+        return -float(np.concatenate([row[0] for row in rows]).mean())
 
 
 def fit(

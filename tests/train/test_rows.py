@@ -2,6 +2,7 @@
 """Fine-tuning on whole rows: what counts, several examples in a row, and transformers' own loss."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxvl import config
-from jaxvl.config import SFT
+from jaxvl.config import SFT, Benchmarks, Eval, Reward
 from jaxvl.data import packing
 from jaxvl.data.packing import Room
 from jaxvl.data.prompts import Processor
@@ -17,8 +18,10 @@ from jaxvl.data.turns import Turn
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import read_metrics
+from jaxvl.rewards import accuracy
 from jaxvl.rl import learner
 from jaxvl.train import sft
+from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Item, micro
 
 ROOT = Path(__file__).parents[2]
@@ -141,12 +144,61 @@ def test_packed_is_unpacked_and_both_are_transformers(loss, vlm, pictures, tiny_
     )
 
 
-def test_a_run_packs_its_rows_and_its_export_ends_replies_as_the_template_does(tmp_path):
-    words = ["run.steps=2", "sft.rows=4", "optim.warmup_steps=0", "data.source.size=8"]
-    words += ["data.patch_buckets=256", "data.prompt_buckets=160", "data.workers=0"]
-    words += [f"run.dir={tmp_path}", "sft.pack=true", "sft.loss=turn"]
-    sft.train(config.load(ROOT / "configs/quickstart_sft.py", words, config.SFTConfig))
+@pytest.mark.slow
+def test_a_run_that_packs_and_is_evaluated(tmp_path, capsys):
+    """One epoch: fewer rows than examples, answers and held-out loss at every step, the best model
+    and every checkpoint kept, and an export that ends replies as the template does."""
+    words = ["run.steps=0", "run.epochs=1", "sft.rows=4", "optim.warmup_steps=0"]
+    words += [
+        "data.patch_buckets=256",
+        "data.prompt_buckets=160",
+        "data.workers=0",
+        "sft.pack=true",
+    ]
+    words += [
+        "data.source.size=7",
+        "sft.loss=turn",
+        "sampling.max_new_tokens=4",
+        "run.save_every=1",
+    ]
+    words += [f"run.dir={tmp_path}", "run.keep=1", "run.keep_every=1"]
+    cfg = config.load(ROOT / "configs/quickstart_sft.py", words, config.SFTConfig)
+    held_out = Eval(dataclasses.replace(cfg.data.source, split="test", size=2), samples=1, every=1)
+    best = Benchmarks((), every=1, best="-eval_loss")
+    scored = (Reward(accuracy),)
+    sft.train(dataclasses.replace(cfg, eval=held_out, rewards=scored, benchmarks=best))
+    assert "2 steps: 1 epochs of 7 examples, 4 a step" in capsys.readouterr().out
     first, last = read_metrics(tmp_path)
     assert 1 <= first["rows"] < 4 and last["loss"] < first["loss"]
+    assert {"eval_accuracy/greedy", "eval_loss", "perf/tflops"} <= last.keys()
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert found["loss_after"] == last["eval_loss"] < first["eval_loss"] < found["loss_before"]
+    assert json.loads((tmp_path / "best/best.json").read_text())["step"] == 2
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
     processor = Processor.from_pretrained(tmp_path / "hf")
     assert Turn.of(processor).end in processor.stop_ids
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run.steps=0"], "run.steps = 0: expected a number at least 1, or run.epochs"),
+        (["run.keep_every=150"], "no multiple of run.save_every = 100"),
+    ],
+)
+def test_steps_that_cannot_be(words, message):
+    with pytest.raises(UserError, match=message):
+        config.load(ROOT / "configs/quickstart_sft.py", words, config.SFTConfig)
+
+
+def test_a_loss_that_jumps_is_told():
+    guard = Guard(3, None, 2.0)
+    told = [
+        guard.see([{"loss": loss, "grad_norm": 1.0, "skipped": False}])
+        for loss in (1.0, 1.1, 0.9, 1.9, 2.3)
+    ]
+    assert [len(events) for events in told] == [0, 0, 0, 0, 1]
+    assert "loss 2.3 is 2.19 times its running median 1.05" in told[-1][0].text
+    again = Guard(3, None, 2.0)
+    again.set_state(guard.get_state())
+    assert again.get_state() == guard.get_state()
