@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,23 +135,3 @@ def _endpoint(asked: Asked, step: str, cache: str) -> Endpoint:
         cache=cache,
         prices=(asked.price_in, asked.price_out),
     )
-
-
-def text_of(reply: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(text, finish reason) of a chat reply; None where it is none.
-
-    Servers that split the reasoning off put it beside the text; it is part of what was said.
-    """
-    try:
-        choice = reply["choices"][0]
-        message = choice["message"]
-        text, thought = message["content"], message.get("reasoning_content")
-        reason = choice.get("finish_reason")
-    except (TypeError, KeyError, IndexError, AttributeError):
-        return None
-    if not isinstance(text, str) or not (thought is None or isinstance(thought, str)):
-        return None
-    text = f"<think>\n{thought.strip()}\n</think>\n\n{text}" if thought else text
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # can be written nowhere
-        return None
-    return text, "length" if reason == "length" else "stop"

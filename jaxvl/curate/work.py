@@ -22,9 +22,10 @@ from jaxvl.curate import manifest, rows
 from jaxvl.curate.manifest import Manifest, Place
 from jaxvl.curate.rows import Row
 from jaxvl.curate.steps import Step
-from jaxvl.curate.teachers import Body, Teacher, text_of
+from jaxvl.curate.teachers import Body, Teacher
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
+from jaxvl.rewards.endpoint import chat_reply
 
 Failed = Literal["stop", "drop"]
 ROUNDS = 2  # a request is handed over so often: what a server garbles once it may say right then
@@ -135,9 +136,11 @@ def _ask(
     for _ in range(ROUNDS):
         if missing:
             assert teacher is not None
-            replies = teacher.post([bodies[i] for i in missing], lambda r: text_of(r) is not None)
+            replies = teacher.post(
+                [bodies[i] for i in missing], lambda r: chat_reply(r) is not None
+            )
             for i, reply in zip(missing, replies, strict=True):
-                texts[i] = None if reply is None else text_of(reply)
+                texts[i] = None if reply is None else chat_reply(reply)
             missing = [i for i in missing if texts[i] is None]
     if missing and failed == "stop":
         why = (teacher.failure if teacher else "") or "its replies are no chat replies"

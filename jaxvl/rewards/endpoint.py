@@ -166,6 +166,29 @@ class Endpoint:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def chat_reply(reply: Any) -> tuple[str, str] | None:
+    """(text, finish reason) of what OpenAI's chat interface answered; None where it is no reply.
+
+    The reason is "length" or "stop". Servers that split the reasoning off put it beside the text;
+    it is part of what was said. A null content alone is no reply.
+    """
+    try:
+        choice = reply["choices"][0]
+        message = choice["message"]
+        text, thought = message["content"], message.get("reasoning_content")
+        reason = choice.get("finish_reason")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        return None
+    if text is None and thought:  # it ended while it thought
+        text = ""
+    if not isinstance(text, str) or not (thought is None or isinstance(thought, str)):
+        return None
+    text = f"<think>\n{thought.strip()}\n</think>\n\n{text}" if thought else text
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # can be written nowhere
+        return None
+    return text, "length" if reason == "length" else "stop"
+
+
 def retry_after(text: str) -> float:
     """The seconds that a Retry-After header asks for, as a number or as a date; 0 for neither."""
     if text.isdecimal() and len(text) < 10:

@@ -17,8 +17,9 @@ import pytest
 from jaxvl.curate import stub, work
 from jaxvl.curate.rows import read
 from jaxvl.curate.steps import Step, prompt
-from jaxvl.curate.teachers import Asked, open_teacher, text_of
+from jaxvl.curate.teachers import Asked, open_teacher
 from jaxvl.errors import UserError
+from jaxvl.rewards.endpoint import chat_reply
 from tests.curate.sets import chat, jsonl, teaching, write_sets
 
 ROWS = [
@@ -156,7 +157,7 @@ def test_no_more_requests_are_under_way_than_is_said(tmp_path, concurrency):
 def test_reasoning_that_a_server_splits_off_is_part_of_the_reply():
     message = {"content": "4", "reasoning_content": "2 + 2"}
     reply = {"choices": [{"message": message, "finish_reason": "length"}]}
-    assert text_of(reply) == ("<think>\n2 + 2\n</think>\n\n4", "length")
+    assert chat_reply(reply) == ("<think>\n2 + 2\n</think>\n\n4", "length")
 
 
 def test_a_key_is_named_and_never_written(tmp_path, monkeypatch):

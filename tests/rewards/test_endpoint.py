@@ -15,7 +15,7 @@ import pytest
 
 from jaxvl.errors import UserError
 from jaxvl.rewards import ChatJudge, RewardEndpoint
-from jaxvl.rewards.endpoint import Endpoint, retry_after
+from jaxvl.rewards.endpoint import Endpoint, chat_reply, retry_after
 
 
 @contextmanager
@@ -187,3 +187,25 @@ def test_a_cache_that_is_none_is_named(tmp_path, content):
     cache.write_bytes(content)
     with server(writes(reply(GOOD))) as url, pytest.raises(UserError, match=r"cache\.sqlite"):
         Endpoint(url, cache=str(cache)).post([{}])
+
+
+THOUGHT = "<think>\n2\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "said"),
+    [
+        ({"content": "4"}, "stop", ("4", "stop")),
+        ({"content": "4", "reasoning_content": " 2 "}, "length", (f"{THOUGHT}4", "length")),
+        ({"content": None, "reasoning_content": "2"}, "length", (THOUGHT, "length")),
+        ({"content": None}, "content_filter", None),
+        ({"content": ["4"]}, "stop", None),
+        ({"content": "4", "reasoning_content": 4}, "stop", None),
+        ({"content": "\ud800"}, "stop", None),
+        ("4", "stop", None),
+    ],
+)
+def test_what_a_chat_reply_says(message, reason, said):
+    """What is no text is no reply, but for a model that was cut off while it thought."""
+    assert chat_reply({"choices": [{"message": message, "finish_reason": reason}]}) == said
+    assert chat_reply(None) is chat_reply({}) is chat_reply({"choices": []}) is None

@@ -14,7 +14,7 @@ from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines.replies import Reply, Sampling, number_of
-from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.rewards.endpoint import Endpoint, chat_reply
 
 
 class Remote:
@@ -101,16 +101,12 @@ def _url(image: Any, max_pixels: int | None) -> str:
 def _reply(
     item: Item, sample: int, answer: Mapping[str, Any] | None, seconds: float
 ) -> Reply | None:
-    try:
-        choice = answer["choices"][0]
-        text = choice["message"]["content"] or ""
-        # Servers that split the reasoning off put it here; it is part of what the model said.
-        thought = choice["message"].get("reasoning_content")
-        text = f"<think>{thought}</think>{text}" if thought else str(text)
-        reason = "length" if choice.get("finish_reason") == "length" else "stop"
-        tokens = (answer.get("usage") or {}).get("completion_tokens")
-    except (TypeError, KeyError, IndexError, AttributeError):
+    said = chat_reply(answer)
+    if answer is None or said is None:
         return None
+    text, reason = said
+    usage = answer.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     asked = [
         turn["content"]
         if isinstance(turn["content"], str)
@@ -123,7 +119,7 @@ def _reply(
         text=text,
         raw=text,
         finish_reason=reason,
-        tokens=tokens,
+        tokens=tokens if isinstance(tokens, int) else None,
         thinking=None,
         prompt="\n\n".join(asked),
         image_sizes=tuple(load_image(image).size for image in item.images),
