@@ -210,6 +210,8 @@ def run(
         for done in flow.run(paths, out, steps, open_, chosen, sizes, _failed(failed), tell):
             manifests[done["step"]] = done
             _say(done, out)
+            if nothing := _nothing(done, out):
+                raise UserError(f"{nothing}; there is nothing to go on with")
             for step in steps:
                 if step.name == done["step"]:
                     _say_asked(step, opened[step.name])
@@ -354,6 +356,18 @@ def _say(done: Manifest, out: Path) -> None:
         typer.echo(f"{done['step']}: {found['rows']:,} rows in {folder / found['file']}")
     for reason, count in done["dropped"].items():
         typer.echo(f"  left out: {count:,} {reason}")
+    if nothing := _nothing(done, folder):
+        typer.echo(f"warning: {nothing}", err=True)
+
+
+def _nothing(done: Manifest, folder: Path) -> str:
+    """What to tell of a step through which no row came; "" of another."""
+    if any(found["rows"] for found in done["out"].values()):
+        return ""
+    return (
+        f"{done['step']}: none of {done['rows_in']:,} rows came through; *.dropped.jsonl in "
+        f"{folder} has each with its reason"
+    )
 
 
 def _say_asked(step: Step, opened: Sequence[Any]) -> None:

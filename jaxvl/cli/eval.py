@@ -89,6 +89,11 @@ def run(
 
     if replies and url:
         raise UserError("--replies and --url: expected one; what is there is not asked for")
+    if replies and not replies.is_file():
+        raise UserError(
+            f"--replies {replies}: no such file; expected a file of replies that are made already "
+            "(replies.jsonl of another `eval run`, or another toolkit's)"
+        )
     how, part = Sampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
     opened = _open(tasks, source or [], protocol, system_prompt)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -127,8 +132,6 @@ def _recorded(file: Path, model: str, pixels: Pixels) -> EngineSpec:
     from jaxvl.eval.engines.recorded import Recorded
     from jaxvl.eval.engines.run import EngineSpec
 
-    if not file.is_file():
-        raise UserError(f"--replies {file}: no such file; expected one of replies")
     decides = {"model": model, "replies": sha256(file), **pixels}
     return EngineSpec(lambda how, batch: Recorded(file), decides, {"device": "none"})
 

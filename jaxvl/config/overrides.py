@@ -84,10 +84,9 @@ class _Override:
     def _put_field(self, node: Any, key: str, *rest: str) -> Any:
         found = {field.name: field for field in dataclasses.fields(node) if field.init}
         if key not in found:
-            raise UserError(
-                f"{self.path}: no field `{key}` in {type(node).__name__}"
-                f"{_suggest(key, list(found), self.root)}"
-            )
+            in_source = self.path.rpartition(f".{key}")[0].endswith("source")
+            hint = _suggest(key, list(found), None if in_source else self.root)
+            raise UserError(f"{self.path}: no field `{key}` in {type(node).__name__}{hint}")
         kind = typing.get_type_hints(type(node))[key]
         old, named = getattr(node, key), found[key].metadata.get("named", "")
         changes = {key: self.put(old, kind, list(rest), named)}
@@ -157,8 +156,12 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def _suggest(key: str, names: list[str], root: Any) -> str:
-    """A hint from the names beside a wrong one, else from the whole config."""
+    """A hint from the names beside a wrong one, else from the whole config `root` (None: the field
+    is a source's, of which each has its own)."""
     near = difflib.get_close_matches(key, names, n=1)
+    if root is None and not near:
+        fields = f"; its fields are {', '.join(names)}"
+        return f"{fields}; a source of another kind is set in the config file"
     near = near or [path for path in _paths(root) if path.endswith(f".{key}")]
     if near:
         return f"; did you mean `{near[0]}`?"

@@ -118,7 +118,8 @@ def _check_parts(m: Model) -> None:
     for part in set(m.train) & set(m.lora.parts if m.lora else ()):
         raise UserError(
             f"{part} is in model.train and in model.lora.parts: either its own weights train or "
-            "adapters beside them; take it out of one"
+            "adapters beside them; take it out of one (model.train=() trains adapters alone, "
+            "model.lora=none the weights)"
         )
 
 

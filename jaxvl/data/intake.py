@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -108,6 +109,7 @@ class DropLog:
             row = {field.name: line[field.name] for field in dataclasses.fields(Dropped)}
             self._note(Dropped(**row))
         dropped = getattr(examples, "dropped", ())
+        self.shared = _shared_ids(examples)
         self.wanted = [row for row in dropped if row.setting]
         self.rows = len(examples) + len(dropped) - len(self.wanted)
         if not lines:
@@ -140,4 +142,19 @@ class DropLog:
             notes.append(f"{len(self.wanted)} left out by settings: {summary(self.wanted, 0)}")
         if self.bad:
             notes.append(f"{len(self.bad)} cannot be used: {summary(list(self.bad))}")
+        if self.shared:
+            id, count = self.shared.most_common(1)[0]
+            notes.append(
+                f"{len(self.shared)} ids stand for several examples ({id!r:.60} for {count}): "
+                "messages and rollouts name an example by its id"
+            )
         return notes
+
+
+def _shared_ids(examples: Sequence[Example]) -> Counter[str]:
+    """How many examples have an id, of those ids that several have; of examples in memory alone."""
+    base = getattr(examples, "base", examples)
+    ids = Counter[str]()
+    if isinstance(base, list):
+        ids.update(one.id for one in {id(one): one for one in base}.values())
+    return Counter({id: count for id, count in ids.items() if count > 1})

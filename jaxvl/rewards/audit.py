@@ -30,6 +30,11 @@ _SHARES = {
 # Metrics that are above 0 where a reward can pay: in how many steps in a row they are 0 before it
 # is told, and what that means.
 _NEVER = {
+    "frac_live_rows": (
+        5,
+        "nothing could be learnt so far: all completions are masked (cut off ones are, by "
+        "grpo.mask_truncated_completions), or the rewards of every group are equal",
+    ),
     "boxes/in_frame": (
         1,
         "no box of the step lies in the frame that the reward reads boxes in; set its frames.model",

@@ -10,6 +10,8 @@ import inspect
 import itertools
 import math
 import numbers
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,8 +27,8 @@ from jaxvl.config.overrides import SERVICES
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, completion_text
 
-# What a function may raise and a run tells of. An exit in a reward would end the run in silence.
-_FAULTS = (Exception, asyncio.CancelledError, SystemExit)
+# What a function may raise and a run tells of: an exit or an interrupt would end it in silence.
+_FAULTS = (BaseException,)
 _NO_LISTS = (str, bytes, bytearray, Mapping, AbstractSet)
 
 
@@ -57,6 +59,8 @@ def call_all(
         try:
             results.append(_call(reward, inputs, services))
         except _FAULTS as error:
+            if _by_hand(error):
+                raise
             for begun in filter(inspect.iscoroutine, results):
                 begun.close()
             raise _raised(reward, error, inputs, services) from error
@@ -78,6 +82,14 @@ def call_all(
 def _call(reward: Reward, inputs: Mapping[str, Any], services: Mapping[str, Any]) -> Any:
     given, kept = {**inputs, **services}, settings(reward.fn)
     return reward.fn(**{name: value for name, value in given.items() if name not in kept})
+
+
+def _by_hand(error: BaseException) -> bool:
+    """Whether an interrupt may be a person's: a run hears Ctrl-C itself, and only a main thread is
+    ever interrupted."""
+    unheard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and unheard and main
 
 
 def _listed(result: Any, count: int) -> Any:

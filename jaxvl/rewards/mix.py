@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,11 +154,28 @@ class _Log:
         self.columns: dict[str, list[Any]] = {}
 
     def metric(self, name: str, value: float) -> None:
-        self.numbers.setdefault(name, []).append(float(value))
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(
+                f"log_metric(`{name}`) got {value!r:.60} ({type(value).__name__}); expected a "
+                "number; log_extra takes a value of any kind for each completion"
+            ) from None
+        if not isinstance(name, str) or not name:
+            raise UserError(f"log_metric got the name {name!r:.60}; expected a text")
+        self.numbers.setdefault(name, []).append(number)
 
     def column(self, column: str, values: Sequence[Any]) -> None:
-        if len(values) != self.count:
+        if not isinstance(column, str) or not column:
+            raise UserError(f"log_extra got the name {column!r:.60}; expected a text")
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
             raise UserError(
-                f"log_extra(`{column}`) got {len(values)} values for {self.count} completions"
+                f"log_extra(`{column}`) got {values!r:.60} ({type(values).__name__}); expected a "
+                f"list of {self.count} values, one for each completion"
             )
-        self.columns[column] = list(values)
+        found = list(values)
+        if len(found) != self.count:
+            raise UserError(
+                f"log_extra(`{column}`) got {len(found)} values for {self.count} completions"
+            )
+        self.columns[column] = found

@@ -200,6 +200,8 @@ class Loop:
                         told(step, metrics)
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:
                         checkpoints.keep(self.whole)
+            if lead and (verdict := self.guard.verdict()):
+                progress.console.print(verdict, style="yellow")
         checkpoints.close()
         stop.stepping = False  # what follows is made again, whenever it is cut short
         trained = self.with_state(state)

@@ -33,6 +33,7 @@ class Guard:
         self.skipped = 0  # in the whole run
         self.row = 0  # up to now, one after the other
         self.seen: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in self.warn}
+        self.made = self.learnt = 0  # updates, and those among them that had something to learn
 
     def see(self, stats: Sequence[Mapping[str, Any]]) -> list[Event]:
         """What there is to tell of a step's updates, from their stats."""
@@ -47,6 +48,8 @@ class Guard:
                 events.append(Event(number, text, self.row == self.max_skipped))
                 continue
             self.row = 0
+            self.made += 1
+            self.learnt += norm > 0
             for name, value in (("gradient norm", norm), ("loss", float(of["loss"]))):
                 seen, limit = self.seen[name], self.warn[name]
                 usual = statistics.median(seen) if len(seen) >= FEWEST else None
@@ -57,15 +60,29 @@ class Guard:
                     seen.append(value)
         return events
 
+    def verdict(self) -> str:
+        """What a person has to know of the whole run when it ends; "" if nothing."""
+        if not self.made or self.learnt:
+            return ""
+        return (
+            f"warning: none of the run's {self.made} updates had anything to learn from (each "
+            "gradient was 0), so the model is what it was: all completions were masked (cut off "
+            "ones are, by grpo.mask_truncated_completions: raise sampling.max_new_tokens), or the "
+            "rewards of every group were equal"
+        )
+
     def get_state(self) -> dict[str, Any]:
         counts = {"skipped": self.skipped, "row": self.row}
         return counts | {
+            "made": self.made,
+            "learnt": self.learnt,
             "norms": list(self.seen["gradient norm"]),
             "losses": list(self.seen["loss"]),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.skipped, self.row = state.get("skipped", 0), state.get("row", 0)
+        self.made, self.learnt = state.get("made", 0), state.get("learnt", 0)
         for name, kept in (("gradient norm", "norms"), ("loss", "losses")):
             self.seen[name] = deque(state.get(kept, ()), maxlen=WINDOW)
 

@@ -201,6 +201,8 @@ class PromptStream:
             raise UserError(
                 f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
             )
+        if not text.strip():
+            raise BadRow("no target", f"sft.target gave {text!r:.60}; expected an answer to learn")
         tokens, turn = self.processor.tokenize(text), self.turn_of(prompt)
         self.ends.add(turn.end)
         return (*tokens, turn.end, *(turn.tail if self.cfg.sft.loss != "answer" else ()))

@@ -140,6 +140,14 @@ def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int)
             file.unlink()
     drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
     MetricsWriter(run_dir).truncate_after(start)
+    lines = read_metrics(run_dir) if (run_dir / FILE).is_file() else []
+    lost = start - len({line["step"] for line in lines if 1 <= line["step"] <= start})
+    if lost:
+        print(
+            f"run: {run_dir / FILE} lacks the lines of {lost} of the {start} steps that are done: "
+            "the page will lack them; bring the file back from a copy before more is written",
+            flush=True,
+        )
 
 
 def later_rollouts(run_dir: Path, step: int) -> list[Path]:

@@ -248,3 +248,11 @@ def test_values_are_never_evaluated(path, tmp_path):
         with pytest.raises(UserError):
             C.load(path, [f"{field}={trap}"])
     assert not (tmp_path / "hit").exists()
+
+
+def test_a_field_that_the_configs_source_lacks():
+    """No field of another part is named for it."""
+    for override in ("data.source.path=x", "eval.source.path=x"):
+        with pytest.raises(UserError, match="no field `path` in Scenes; its fields are s") as told:
+            C.load(CONFIGS / "quickstart.py", [override])
+        assert "model.path" not in str(told.value) and "is set in the config f" in str(told.value)

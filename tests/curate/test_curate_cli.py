@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jaxvl.cli.main import app
+from jaxvl.curate import stub
 from jaxvl.curate.rows import read
 from jaxvl.errors import UserError
 from tests.curate.sets import write_sets
@@ -113,3 +114,13 @@ def test_a_model_of_one_s_own_teaches_and_scores(sets, tmp_path, tiny_path):
     scoring = ["--scorer", tiny_path, "--sizes", "1,2", "--dtype", "float32"]
     curate("select", few, "--out", tmp_path / "few", *scoring)
     assert len(list(read(tmp_path / "few" / "sft-2.jsonl"))) == 2
+
+
+def test_a_step_that_leaves_nothing_is_a_message(sets, tmp_path, monkeypatch):
+    """Each time it is asked for, and the steps after it are not begun."""
+    monkeypatch.setattr(stub, "answers", lambda step: lambda bodies: [("No", "stop")] * len(bodies))
+    words = [*sources(sets, "vizwiz"), "--out", tmp_path, "--teacher", "stub"]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"none of .* rows came .*dropped.jsonl in .* to go on"):
+            curate("run", *words)
+    assert not list(tmp_path.glob("4-*"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may be drawn, and the account of what may not."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -192,3 +193,11 @@ def test_a_resumed_account_goes_on(tmp_path):
 def test_too_many_bad_rows_stop_a_run_before_its_first_step():
     with pytest.raises(UserError, match="2 of 4 rows cannot be used"):
         DropLog(rows(2, dropped("a", "b")), 0.05, lambda *line: None)
+
+
+def test_ids_that_several_examples_have_are_told():
+    one = example()
+    several = [dataclasses.replace(one, id=id) for id in ("a", "b", "a", "a", "c", "c")]
+    (_, note) = DropLog(Examples(several), 0.0, lambda *line: None).notes()
+    assert "2 ids stand for several examples ('a' for 3)" in note
+    assert len(DropLog(Examples(several[:2]), 0.0, lambda *line: None).notes()) == 1

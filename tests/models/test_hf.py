@@ -376,3 +376,14 @@ def test_no_checkpoint_there(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "field"), [({"num_hidden_layers": 3}, "num_hidden_layers"), ({"depth": 3}, "depth")]
+)
+def test_more_layers_than_the_config_says_are_another_model(tmp_path, shape, field):
+    path = make_checkpoint(tmp_path / "three", weights="old", **shape)
+    other = make_checkpoint(tmp_path / "two", weights="old")
+    (path / "config.json").write_bytes((other / "config.json").read_bytes())
+    with pytest.raises(UserError, match=rf"config.json leaves out, .*\.2\..*{field} says"):
+        load(path, "float32")

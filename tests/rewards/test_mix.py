@@ -8,7 +8,7 @@ import pytest
 
 from jaxvl.config import Reward
 from jaxvl.errors import UserError
-from jaxvl.rewards import MASKED
+from jaxvl.rewards import MASKED, call
 from jaxvl.rewards.mix import Scores, TrainerState, join_scores, score
 
 TEXTS = ["a", "bb", "ccc"]
@@ -184,3 +184,64 @@ def test_scores_of_two_batches_are_one():
     np.testing.assert_array_equal(both.total_N, values[:, 0])
     assert both.metrics == {"x": 2.0, "y": 4.0}
     assert both.extra == {"note": ["p", "q", None]} and both.names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda log, extra: log("mine", "abc"),
+            "log_metric.`mine`. got 'abc' .str.; expected a",
+        ),
+        (lambda log, extra: log("mine", [1.0, 2.0]), r"log_metric.`mine`. got \[1.0, 2.0\] .list"),
+        (lambda log, extra: log("mine", None), "got None"),
+        (lambda log, extra: log("mine", 1j), "got 1j"),
+        (lambda log, extra: log("mine", 10**400), "log_metric.`mine`. got "),
+        (lambda log, extra: log(3, 1.0), "log_metric got the name 3; expected a text"),
+        (lambda log, extra: log("", 1.0), "log_metric got the name ''"),
+        (
+            lambda log, extra: extra("mine", 3),
+            "log_extra.`mine`. got 3 .int.; expected a list",
+        ),
+        (lambda log, extra: extra("mine", "abc"), "got 'abc' .str.; expected a list of 3 values"),
+        (lambda log, extra: extra("mine", [1]), "got 1 values for 3"),
+        (lambda log, extra: extra(None, [1, 2, 3]), "log_extra got the name None"),
+    ],
+)
+def test_what_cannot_be_logged_is_told(call, message):
+    def logs(prompts, completions, completion_ids, log_metric, log_extra, **columns):
+        call(log_metric, log_extra)
+        return [1.0] * len(completions)
+
+    with pytest.raises(UserError, match=message):
+        run(Reward(logs))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(3), GeneratorExit, BaseException])
+@pytest.mark.parametrize("form", ["plain", "async", "iterator"])
+def test_an_exit_in_a_reward_is_a_fault_of_the_reward(monkeypatch, error, form):
+    """A run hears Ctrl-C itself, with a handler of its own."""
+    monkeypatch.setattr(call.signal, "getsignal", lambda number: lambda number, frame: None)
+
+    def plain(prompts, completions, completion_ids, **columns):
+        raise error
+
+    async def late(prompts, completions, completion_ids, **columns):
+        raise error
+
+    def lazy(prompts, completions, completion_ids, **columns):
+        yield 1.0
+        raise error
+
+    fn = {"plain": plain, "async": late, "iterator": lazy}[form]
+    name = getattr(error, "__name__", type(error).__name__)
+    with pytest.raises(UserError, match=f"reward `{fn.__name__}` raised {name}"):
+        run(Reward(fn))
+
+
+def test_an_interrupt_that_may_be_a_persons_is_one():
+    def plain(prompts, completions, completion_ids, **columns):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Reward(plain))

@@ -67,3 +67,16 @@ def test_a_resumed_guard_goes_on(after):
     second.set_state(json.loads(json.dumps(first.get_state())))
     assert found + [second.see([u]) for u in updates[after:]] == expected
     assert second.skipped == whole.skipped == 4
+
+
+def test_a_run_in_which_nothing_was_learnt_says_so():
+    guard = Guard(3, None)
+    assert guard.verdict() == ""
+    guard.see([stats(0.0), stats(0.0)])
+    assert "none of the run's 2 updates had anything to learn from" in guard.verdict()
+    again = Guard(3, None)
+    again.set_state(guard.get_state())
+    again.see([stats(0.0)])
+    assert "3 updates" in again.verdict()
+    again.see([stats(1.0)])
+    assert again.verdict() == ""

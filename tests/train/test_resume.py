@@ -351,3 +351,14 @@ def test_the_state_that_goes_on_is_the_one_that_was_saved(run_dir):
     found = go_on(make(run_dir))
     assert found.data == {"position": 4}
     jax.tree.map(np.testing.assert_array_equal, found.state, STATE)
+
+
+def test_lines_of_metrics_that_are_gone_are_told(run_dir, capsys):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_text("".join(lines[:1]))
+    go_on(make(run_dir))
+    said = capsys.readouterr().out
+    assert "metrics.jsonl lacks the lines of 3 of the 4 steps that are done" in said
+    (run_dir / "metrics.jsonl").unlink()
+    go_on(make(run_dir))
+    assert "lacks the lines of 4 of the 4 steps" in capsys.readouterr().out

@@ -69,3 +69,16 @@ def test_names_of_the_run_are_its_own(name):
 @pytest.mark.parametrize("name", ["mine", "losses", "steps", "judge/cost", "verify/refused", "klm"])
 def test_other_names_are_free(name):
     assert not OWN.match(name)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u3000"])
+def test_a_target_without_a_word_is_a_bad_row(vlm, tmp_path, text):
+    """It would teach the model to say nothing."""
+    cfg = config.load(
+        CONFIGS / "quickstart_sft.py",
+        [f"run.dir={tmp_path}", "data.source.size=8", "data.workers=0"],
+        config.SFTConfig,
+    )
+    sft = dataclasses.replace(cfg.sft, target=lambda example: text)
+    with pytest.raises(UserError, match="none of the first 8 examples can be used: 8 no target"):
+        PromptStream(dataclasses.replace(cfg, sft=sft), vlm, cfg.sft.rows)

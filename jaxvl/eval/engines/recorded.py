@@ -34,8 +34,16 @@ class Recorded:
             if id is None or text is None:
                 found = f"its fields are {', '.join(row)}"
                 self.dropped.append(Dropped(str(number), "no id or no reply", found))
+                continue
+            sample = str(row.get("sample") or 0)
+            if not sample.isdecimal():
+                found = f"its sample is {sample!r:.60}, expected a number from 0"
+                self.dropped.append(Dropped(id, "sample of a wrong type", found))
+            elif (id, int(sample)) in self.found:
+                found = f"a reply to sample {sample} of {id} stood before; the first counts"
+                self.dropped.append(Dropped(id, "reply that stands twice", found))
             else:
-                self.found[id, int(row.get("sample") or 0)] = str(text)
+                self.found[id, int(sample)] = str(text)
 
     def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
         """Those of (item, sample) pairs that are there, in one batch. Lengths are unknown."""

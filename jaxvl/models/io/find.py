@@ -47,7 +47,10 @@ def is_run(path: Path) -> bool:
     """Whether a directory is that of a run, rather than a Hugging Face checkpoint."""
     if not path.is_dir():
         return False
-    config = read_json(path / "config.json")
+    try:
+        config = read_json(path / "config.json")
+    except UserError:  # it is told by who reads it
+        return False
     if "model_type" in config:
         return False
     return (path / "checkpoints").is_dir() or {"model", "run"} <= config.keys()

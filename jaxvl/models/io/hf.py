@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -159,9 +160,24 @@ def _check(tensors: Mapping[str, Stored], wanted: dict[str, Any], path: Path) ->
     if "lm_head.weight" in unused:
         _check_tied(tensors, path)
         unused.remove("lm_head.weight")
+    _check_layers(unused, wanted, path)
     if unused:
         shown = ", ".join(sorted(unused))
         warnings.warn(f"{path}: {len(unused)} tensors are not used: {shown}", stacklevel=4)
+
+
+def _check_layers(unused: set[str], wanted: dict[str, Any], path: Path) -> None:
+    """UserError where there are more layers than config.json says: a model without its last ones
+    answers, and is another model."""
+    known = {theirs for _, theirs, _, _ in entries(wanted) if is_stacked(theirs)}
+    beyond = {name for name in unused if re.sub(r"\.\d+\.", ".{}.", name, count=1) in known}
+    if beyond:
+        field = {"visual": "vision_config.depth"}.get(min(beyond).split(".")[0])
+        raise UserError(
+            f"{path}: the weights have layers that config.json leaves out, among {len(beyond)} "
+            f"tensors {min(beyond)}; expected as many as {field or 'num_hidden_layers'} says: take "
+            "both from one checkpoint"
+        )
 
 
 def _check_tied(tensors: Mapping[str, Stored], path: Path) -> None:
