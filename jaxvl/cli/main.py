@@ -32,6 +32,20 @@ app.command()(configs.convert_config)
 app.command()(configs.init)
 
 
+@app.command()
+def quickstart(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
+    ] = None,
+) -> None:
+    """Train the small model that comes with jaxvl, in runs/ of this folder: minutes on a CPU."""
+    folder = Path("runs/quickstart")
+    number = 2
+    while folder.exists():
+        folder, number = Path(f"runs/quickstart-{number}"), number + 1
+    grpo(str(configs.folder() / "quickstart.py"), [f"run.dir={folder}", *(overrides or [])])
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"jaxvl {__version__}")
