@@ -21,6 +21,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -58,12 +59,16 @@ class Launch:
                 [*command, f"run.dir={run_dir}"], cwd=ROOT, env=env, stdout=log, stderr=log
             )
 
-    def wait_for_step(self) -> float:
-        """Seconds until the run has written down a step more than there was at the start, or has
-        ended."""
-        while self.process.poll() is None and lines(self.run_dir) <= self.done:
-            time.sleep(0.02)
+    def wait_for(self, step: int) -> float:
+        """Seconds until the run has written down a step, or has ended."""
+        while self.process.poll() is None and lines(self.run_dir) < step:
+            time.sleep(0.01)
         return time.monotonic() - self.start
+
+    def wait_for_any(self, steps: int, seconds: float, rng: random.Random) -> None:
+        """Until a random moment of the steps to come, each of about so many seconds."""
+        self.wait_for(rng.randint(min(self.done + 1, steps - 1), steps - 1))
+        time.sleep(rng.uniform(0, 1.5 * seconds))
 
     def end(self) -> int:
         """The exit code, when it comes."""
@@ -95,16 +100,17 @@ class Campaign:
         self.alone = folder / f"alone-{dtype}"
 
     def make_alone(self) -> None:
-        """The run that nothing happens to, and how long it takes to its first step and its end."""
+        """The run that nothing happens to, and how long it takes to its first step, and for a step."""
         timing = self.alone.with_suffix(".json")
         if not timing.is_file():
             shutil.rmtree(self.alone, ignore_errors=True)
             launch = Launch(self.alone, self.steps, self.dtype)
-            first = launch.wait_for_step()
+            first = launch.wait_for(1)
             if launch.end():
                 raise SystemExit(launch.log.read_text()[-4000:])
-            timing.write_text(json.dumps([first, time.monotonic() - launch.start]))
-        self.first, self.whole = json.loads(timing.read_text())
+            seconds = statistics.median(line["step_time"] for line in read_metrics(self.alone))
+            timing.write_text(json.dumps([first, seconds]))
+        self.first, self.seconds = json.loads(timing.read_text())
         self.expected = outcome(self.alone)
 
     def written(self, kind: str) -> list[dict[str, Any]]:
@@ -127,9 +133,7 @@ class Campaign:
             if rng.random() < EARLY:
                 time.sleep(rng.uniform(0, self.first))
             else:
-                launch.wait_for_step()
-                left = (self.whole - self.first) * (1 - launch.done / self.steps)
-                time.sleep(rng.uniform(0, left))
+                launch.wait_for_any(self.steps, self.seconds, rng)
             launch.process.kill()
             if launch.end() != -signal.SIGKILL:
                 break  # it was done before
@@ -141,8 +145,7 @@ class Campaign:
         """A run that is asked to stop while it does its steps, and goes on."""
         run_dir = self._begin("stop", number)
         launch = Launch(run_dir, self.steps, self.dtype)
-        launch.wait_for_step()
-        time.sleep(rng.uniform(0, self.whole - self.first))
+        launch.wait_for_any(self.steps, self.seconds, rng)
         launch.process.send_signal(what)
         code, (whole, torn) = launch.end(), steps_at(run_dir / "checkpoints")
         lost = lines(run_dir) - max(whole, default=0)
