@@ -100,7 +100,7 @@ class Campaign:
         self.alone = folder / f"alone-{dtype}"
 
     def make_alone(self) -> None:
-        """The run that nothing happens to, and how long it takes to its first step, and for a step."""
+        """The run that nothing happens to; seconds to its first step, and of a step."""
         timing = self.alone.with_suffix(".json")
         if not timing.is_file():
             shutil.rmtree(self.alone, ignore_errors=True)
