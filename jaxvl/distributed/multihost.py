@@ -21,10 +21,11 @@ import numpy as np
 from jax._src import distributed, xla_bridge  # jax has no public door to its store and state
 from jax.experimental import multihost_utils
 
+from jaxvl.distributed.beats import EVERY_SECONDS, SILENT_SECONDS, Beats
 from jaxvl.errors import TrainingFailed, UserError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-HEARTBEAT_SECONDS = 30  # without a sign of life after which jax ends all other processes
+HEARTBEAT_SECONDS = 100  # after which jax itself ends the others of a silent one, with a stack dump
 START_SECONDS = 600  # for all processes to come: machines of a pod start at different times
 _LOOK_SECONDS = 1.0  # between two looks at whether another process has failed
 _LAST_SECONDS = 5.0  # that a failing process stays, so that all others can read why
@@ -70,7 +71,10 @@ def start() -> None:
             f"(host:port of process 0), {COUNT} and {INDEX}; for one process alone localhost:1234, "
             "1 and 0"
         ) from error
-    threading.Thread(target=_watch, daemon=True).start()
+    state = distributed.global_state
+    beats = Beats(state.client, state.process_id, state.num_processes)
+    threading.Thread(target=_watch, args=(beats,), daemon=True).start()
+    threading.Thread(target=_miss, args=(beats,), daemon=True).start()
 
 
 def _explicit() -> dict[str, Any]:
@@ -159,7 +163,8 @@ def abort_all_on_error() -> Iterator[None]:
 
     An error of this process is printed, told to the others, and ends the process at once: jax's
     own farewell would wait for the others, who wait for this one. A process that is killed says
-    nothing: the others end when a connection to it breaks or its heartbeats stop.
+    nothing: the others end when a connection to it breaks, and of one that is stopped they miss
+    the signs of life (`jaxvl.distributed.beats`).
     """
     try:
         yield
@@ -171,11 +176,32 @@ def abort_all_on_error() -> Iterator[None]:
         raise
 
 
-def _watch() -> None:
-    """Ends this process when another has said that it failed."""
+def _watch(beats: Beats) -> None:
+    """Gives signs of life, and ends this process when another has said that it failed."""
+    due = 0.0
     while jax.distributed.is_initialized():
         if told := _reason():
             _exit(*told)
+        if time.monotonic() >= due:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                beats.exchange()
+            due = time.monotonic() + EVERY_SECONDS
+        time.sleep(_LOOK_SECONDS)
+
+
+def _miss(beats: Beats) -> None:
+    """Ends this process, and with it the run, when another gives no sign of life."""
+    count = distributed.global_state.num_processes
+    while jax.distributed.is_initialized():
+        if (silent := beats.silent()) is not None:
+            why = (
+                f"process {silent} of {count} has given no sign of life for {SILENT_SECONDS:.0f} s"
+            )
+            why += ": it was stopped, or its machine or network hangs; start all of the run again"
+            print(f"error: {why}", file=sys.stderr, flush=True)
+            if silent:
+                leave(1, why)
+            os._exit(1)  # nobody can be told: process 0 keeps the store
         time.sleep(_LOOK_SECONDS)
 
 
