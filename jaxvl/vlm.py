@@ -395,7 +395,7 @@ def load(
             param_shardings(shapes, mesh),
         )
         params = hf.load_params(path, wanted)
-    return VLM(arch, params, processor, mesh, dtype, config)
+    return VLM(arch, params, processor.with_dtype(dtype), mesh, dtype, config)
 
 
 def check_settings(dtype: Any, mesh: Any, float32_head: Any, **pixels: Any) -> None:

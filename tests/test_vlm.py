@@ -260,7 +260,8 @@ def test_prompts_are_encoded_a_few_batches_ahead_and_no_more(vlm, monkeypatch):
         for taken, (prompt, numbers, _) in enumerate(batching.batches(vlm, pairs), start=1):
             assert len(numbers) == len(prompt.tokens) == 2
             assert len(begun) <= 2 * taken + 2 * 2 + 1
-    assert begun == [prompt for prompt, _ in pairs] and taken == 30
+    # Threads begin with them side by side, so neighbours may change places.
+    assert sorted(begun) == sorted(prompt for prompt, _ in pairs) and taken == 30
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,12 @@ def start_model(model: Model, mesh: Mesh) -> VLM:
         finite.check(vlm.params, f"model.path {model.path}", cure)
     frozen = partition.partition(vlm.params, model.train)[1]
     frozen = to_compute_dtype(frozen, model.dtype, vlm.config.text)
-    return dataclasses.replace(vlm, params=partition.combine(vlm.params, frozen), dtype=model.dtype)
+    return dataclasses.replace(
+        vlm,
+        params=partition.combine(vlm.params, frozen),
+        processor=vlm.processor.with_dtype(model.dtype),
+        dtype=model.dtype,
+    )
 
 
 def of_run(run_dir: Path, mesh: Mesh | None = None, step: int | None = None) -> VLM:

@@ -14,6 +14,7 @@ import math
 import os
 import urllib.parse
 
+import ml_dtypes  # noqa: F401  numpy knows "bfloat16" by it
 import numpy as np
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -185,7 +186,7 @@ def check_shape(height: int, width: int) -> None:
 def pixel_patches(
     image: Image.Image | bytes | str | os.PathLike, settings: ImageSettings
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """`pixel_values` [P, E] float32 of one picture and its grid (1, h, w), P = h * w patches.
+    """`pixel_values` [P, E] of one picture, in `settings.dtype`, and its grid (1, h, w), P = h * w.
 
     Patches come in merge order (block by block of merge_size x merge_size), the values of a patch
     in the order channel, time, row, column; a still picture is repeated along time.
@@ -206,8 +207,9 @@ def pixel_patches(
         y=size,
         x=size,
     )
-    patches = np.empty((h * w, 3, settings.temporal_patch_size, size * size), np.float32)
-    for channel, values in enumerate(_pixel_values(settings)):
+    values_3B = _pixel_values(settings)
+    patches = np.empty((h * w, 3, settings.temporal_patch_size, size * size), values_3B.dtype)
+    for channel, values in enumerate(values_3B):
         patches[:, channel] = values.take(bytes_PCS[:, channel])[:, None]
     return rearrange(patches, "P C t S -> P (C t S)"), (1, h, w)
 
@@ -218,4 +220,4 @@ def _pixel_values(settings: ImageSettings) -> np.ndarray:
     mean, std = (
         np.array(x, np.float32)[:, None] for x in (settings.image_mean, settings.image_std)
     )
-    return (rescaled - mean) / std
+    return ((rescaled - mean) / std).astype(settings.dtype)

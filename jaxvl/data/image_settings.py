@@ -36,6 +36,7 @@ class ImageSettings:
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     rescale_factor: float = 1 / 255
     resample: int = Image.Resampling.BICUBIC
+    dtype: str = "float32"  # of patches: "bfloat16" where the tower's products would round them so
 
     def __post_init__(self):
         self._check_sizes()

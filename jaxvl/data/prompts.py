@@ -48,7 +48,7 @@ class Encoded:
     positions_3T: np.ndarray  # int32, (t, h, w) of M-RoPE
     next_position: int  # of the first completion token
     slots: np.ndarray  # int32 [T], index among the merged patches; -1: a text token
-    patches_PE: np.ndarray  # float32, those of an attention window side by side
+    patches_PE: np.ndarray  # in `ImageSettings.dtype`, those of an attention window side by side
     coords_P2: np.ndarray  # int32, (h, w) of each patch in its image
     segments: np.ndarray  # int32 [P], 1, 2, .. the image of a patch
     windows: np.ndarray  # int32 [P], 1, 2, .. its window; the image where there are no windows
@@ -137,6 +137,11 @@ class Processor:
         generation = {**self.generation_config, "eos_token_id": list(stop_ids)}
         return dataclasses.replace(self, stop_ids=stop_ids, generation_config=generation)
 
+    def with_dtype(self, dtype: str) -> Processor:
+        """This processor for a model whose products take `dtype`: what the tower's first product
+        would round is rounded before it is sent to a device."""
+        return dataclasses.replace(self, image=dataclasses.replace(self.image, dtype=dtype))
+
     def render(self, prompt: str | Messages) -> str:
         """The text of a prompt: a string as it is, messages through the chat template."""
         if isinstance(prompt, str):
@@ -195,7 +200,7 @@ class Processor:
         tokens, is_image = np.repeat(tokens, repeats), np.repeat(is_image, repeats)
         positions_3T, next_position = mrope_positions(tokens, grids, self.image_token_id, merge)
         layout = lay_out(grids, merge, self.window)
-        none_PE = np.zeros((0, self.image.patch_values), np.float32)
+        none_PE = np.zeros((0, self.image.patch_values), self.image.dtype)
         patches_PE = _packed([patches_PE for patches_PE, _ in pairs], none_PE)
         slots = np.full(len(tokens), -1, np.int32)
         slots[is_image] = layout.slots_M
@@ -270,7 +275,7 @@ def collate(
         tokens [R, T], length [R], positions [R, 3, T], next_position [R], slots [R, T],
         prompt_id [R], completion [R], coords [R, P, 2],                    int32
         segments [R, P], windows [R, P]
-        patches [R, P, E]                                                   float32
+        patches [R, P, E]                                        as those of `encoded`
 
     Padding is on the right: pad_id in tokens, -1 in slots, 0 elsewhere.
     """
@@ -292,7 +297,7 @@ def collate(
         "completion": np.tile(
             np.arange(rows_per_prompt, dtype=np.int32) * completions_per_row, len(encoded)
         ),
-        "patches": np.zeros((R, P, encoded[0].patches_PE.shape[1]), np.float32),
+        "patches": np.zeros((R, P, encoded[0].patches_PE.shape[1]), encoded[0].patches_PE.dtype),
         "coords": np.zeros((R, P, 2), np.int32),
         "segments": np.zeros((R, P), np.int32),
         "windows": np.zeros((R, P), np.int32),

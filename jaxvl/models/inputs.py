@@ -19,7 +19,7 @@ import numpy as np
 class Vision:
     """The pictures of each row, their patches one after the other."""
 
-    patches: jax.Array  # [R, P, E] float32, zeros on padding
+    patches: jax.Array  # [R, P, E] float32 or as products take them, zeros on padding
     coords: jax.Array  # [R, P, 2] int32, (h, w) of a patch in its picture
     segments: jax.Array  # [R, P] int32, 1, 2, .. the picture of a patch; 0 on padding
     windows: jax.Array  # [R, P] int32, 1, 2, .. its attention window, in order; 0 on padding

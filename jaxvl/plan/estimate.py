@@ -75,9 +75,8 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
         slots = program.args["completions"].slots
         return logits * slots / (rows * sizes.completions)
     made = 0.0
-    if name == "prefill":  # all rows' patches as products take them, and a share of each weight
-        made = float(width * rows * sizes.patches * vision.patch_values) if width < 4 else 0.0
-        made += _cast(program.args["parameters"], cfg.model.dtype)
+    if name == "prefill":  # a share of each weight as products take it
+        made = _cast(program.args["parameters"], cfg.model.dtype)
         rows = rows_at_a_time(rows, tokens + sizes.patches, TOKENS)
     else:
         rows, tokens, logits = (

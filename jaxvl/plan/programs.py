@@ -338,7 +338,9 @@ def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
 
 def largest_prompt(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> Prompt:
     """A step's prompts, in the largest buckets."""
-    return list(shapes.prompts(cfg.data, sizes.rows, arch.vision.patch_values, mesh))[-1]
+    return list(
+        shapes.prompts(cfg.data, sizes.rows, arch.vision.patch_values, mesh, cfg.model.dtype)
+    )[-1]
 
 
 def train_batch(

@@ -28,8 +28,11 @@ def buckets(data: Data) -> list[tuple[int, int]]:
     return [(T, patches) for T, patches in pairs if T > smaller.get(patches, 0) // 4]
 
 
-def prompts(data: Data, rows: int, patch_values: int, mesh: Mesh) -> Iterator[Prompt]:
-    """The shapes of a batch of `rows` rows for every pair of buckets, as they lie on the mesh."""
+def prompts(
+    data: Data, rows: int, patch_values: int, mesh: Mesh, dtype: str = "float32"
+) -> Iterator[Prompt]:
+    """The shapes of a batch of `rows` rows for every pair of buckets, as they lie on the mesh.
+    `dtype` is that of the model's products."""
 
     def shape(*sizes: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, P(ROWS, *(None,) * len(sizes)))
@@ -45,7 +48,7 @@ def prompts(data: Data, rows: int, patch_values: int, mesh: Mesh) -> Iterator[Pr
             prompt_id=shape(),
             completion=shape(),
             vision=Vision(
-                patches=shape(patches, patch_values, dtype=jnp.float32),
+                patches=shape(patches, patch_values, dtype=jnp.dtype(dtype)),
                 coords=shape(patches, 2),
                 segments=shape(patches),
                 windows=shape(patches),

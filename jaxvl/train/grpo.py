@@ -144,7 +144,7 @@ class Loop:
         cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
         params, key = self.with_state(state).params, jax.random.fold_in(self.key, 0)
         values = self.vlm.config.vision.patch_values
-        for prompt in shapes.prompts(self.stream.data, grpo.rows, values, mesh):
+        for prompt in shapes.prompts(self.stream.data, grpo.rows, values, mesh, cfg.model.dtype):
             T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
             print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
             self.sample.compile(params, prompt, key)

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -287,3 +288,11 @@ def test_other_arguments_are_refused(tmp_path):
         pixel_patches(Image.fromarray(noise(201, 1)), ImageSettings())
     with pytest.raises(UserError, match="preprocessor_config.json"):
         read_config(tmp_path)
+
+
+def test_patches_in_16_bits_are_what_a_device_would_round():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (56, 84, 3), np.uint8))
+    wide = pixel_patches(image, ImageSettings())[0]
+    half = pixel_patches(image, ImageSettings(dtype="bfloat16"))[0]
+    assert half.nbytes * 2 == wide.nbytes
+    np.testing.assert_array_equal(half, wide.astype(ml_dtypes.bfloat16))

@@ -164,8 +164,9 @@ def test_sampling(spread, images, one_device, temperature, monkeypatch):
     np.testing.assert_array_equal(rollout.tokens, expected.tokens)
     np.testing.assert_array_equal(rollout.mask, expected.mask)
     np.testing.assert_array_equal(rollout.finished, expected.finished)
-    # Twice: products of one row are added up in another order than those of all.
-    np.testing.assert_allclose(rollout.logps, expected.logps, atol=2 * LOGPS)
+    # Thrice: products of one row are added up in another order than those of all, tower's included
+    # (2.1e-5 with jax 0.12, on the mesh that cuts all three axes).
+    np.testing.assert_allclose(rollout.logps, expected.logps, atol=3 * LOGPS)
 
 
 def assert_where_the_rules_say(tree, mesh):

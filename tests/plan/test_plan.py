@@ -169,7 +169,9 @@ def test_what_gpus_hold_is_what_arrays_take(model):
     assert update.memory["moments"] == 2 * here + 8  # and two counters
     assert update.memory["reference"] == here / 2  # in bfloat16
     assert set(update.held) <= set(update.memory)
-    batch = 2 * (256 * 1176 * 4 + 256 * 4 * 4)  # two rows of patches, their places and numbers
+    batch = 2 * (
+        256 * 1176 * 2 + 256 * 4 * 4
+    )  # two rows of patches in bfloat16, their places and numbers
     tokens = 2 * (128 * (1 + 3 + 1) * 4 + 4 * 4)
     completions = 2 * (4 * 128 * (4 + 1 + 4 + 4) + 4 * 4)
     assert update.memory["batch"] == batch + tokens + completions
