@@ -16,7 +16,7 @@ from jaxvl.errors import UserError
 if TYPE_CHECKING:  # a command imports what it needs when it runs
     from jaxvl.curate.manifest import Manifest
     from jaxvl.curate.metadata import Chosen
-    from jaxvl.curate.split import Sizes
+    from jaxvl.curate.split import SplitSizes
     from jaxvl.curate.steps import Step
     from jaxvl.curate.teachers import Answer, Teacher
 
@@ -59,7 +59,7 @@ TeacherName = Annotated[
     str,
     typer.Option("--teacher", help="A chat endpoint's whole address, local:CHECKPOINT, or stub."),
 ]
-Model = Annotated[str, typer.Option(help="The endpoint's name of the model.")]
+ModelName = Annotated[str, typer.Option(help="The endpoint's name of the model.")]
 Key = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
 Prompts = Annotated[
     Path | None, typer.Option(help="A folder of prompts in place of ours; may hold some of them.")
@@ -97,7 +97,7 @@ def _asking(name: str, about: str) -> None:
         out: OutFile,
         settings: Settings = None,
         teacher: TeacherName = "",
-        model: Model = "",
+        model: ModelName = "",
         key: Key = "",
         prompts: Prompts = None,
         failed: Failed = "stop",
@@ -151,12 +151,12 @@ def select(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
     """Of an SFT set the rows of the highest perplexity under one's own models."""
-    from jaxvl.curate.perplexity import Scorer
+    from jaxvl.curate.perplexity import PerplexityScorer
     from jaxvl.curate.perplexity import select as run
 
     numbers = [_number(text, "--sizes") for text in sizes.split(",")]
     scorers = [
-        Scorer(f"{_fingerprint(path)} {dtype}", lambda path=path: _logprobs(path, dtype))
+        PerplexityScorer(f"{_fingerprint(path)} {dtype}", lambda path=path: _logprobs(path, dtype))
         for path in scorer
     ]
     with _progress() as tell:
@@ -170,7 +170,7 @@ def run(
     out: OutDir,
     settings: Settings = None,
     teacher: TeacherName = "",
-    model: Model = "",
+    model: ModelName = "",
     key: Key = "",
     take: Take = None,
     kind: Kinds = None,
@@ -309,11 +309,11 @@ def _chosen(
     )
 
 
-def _sizes(sft: list[str] | None, rl: list[str] | None, aha: int, seed: int) -> Sizes:
+def _sizes(sft: list[str] | None, rl: list[str] | None, aha: int, seed: int) -> SplitSizes:
     from jaxvl.curate.sources import PAPER
-    from jaxvl.curate.split import Sizes
+    from jaxvl.curate.split import SplitSizes
 
-    return Sizes(
+    return SplitSizes(
         sft=_numbers(sft, "--sft", {name: facts.sft for name, facts in PAPER.items()}),
         rl=_numbers(rl, "--rl", {name: facts.rl for name, facts in PAPER.items()}),
         aha=aha,

@@ -18,7 +18,7 @@ app = typer.Typer(
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields of the dataset.")
 ]
-Source = Annotated[str, typer.Option(help="A file, a folder, or hf://datasets/OWNER/NAME.")]
+SourceOption = Annotated[str, typer.Option(help="A file, a folder, or hf://datasets/OWNER/NAME.")]
 
 
 def _datasets() -> dict[str, tuple[Callable[[str], Any], str]]:
@@ -61,7 +61,7 @@ def list_() -> None:
 @app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="A name that `jaxvl data list` shows.")],
-    source: Source,
+    source: SourceOption,
     out: Annotated[Path, typer.Option(help="The folder to write; goes on where it was stopped.")],
     settings: Settings = None,
     trial: Annotated[
@@ -131,7 +131,7 @@ def show(
 @app.command()
 def digest(
     name: Annotated[str, typer.Argument(help="The name of the benchmark.")],
-    source: Source,
+    source: SourceOption,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     settings: Settings = None,
 ) -> None:

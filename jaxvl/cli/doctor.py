@@ -40,7 +40,7 @@ from jaxvl.rewards.endpoint import Endpoint
 from jaxvl.rewards.mix import score
 from jaxvl.rl.completions import Completions
 from jaxvl.train import resume, rollouts
-from jaxvl.train.prompts import Item, batch_of
+from jaxvl.train.prompts import StreamItem, batch_of
 
 TRIED = {("0.10.2", "0.12.8"), ("0.11.2", "0.12.12")}  # jax and flax with which the tests have run
 ROWS = 8  # of the data that are looked at
@@ -252,7 +252,7 @@ class _Found:
                 bad.append(f"row {row}: {why}")
                 continue
             most = [max(most[0], len(encoded.tokens)), max(most[1], len(encoded.segments))]
-            self.items.append(Item(row, example, prompt, encoded))
+            self.items.append(StreamItem(row, example, prompt, encoded))
         text = f"{len(examples)} rows; of the first {len(self.items) + len(bad)} the longest has "
         text += f"{most[0]} tokens and {most[1]} patches"
         if not self.items:
@@ -274,7 +274,7 @@ class _Found:
         ids = [self.processor.tokenize(text) for text in texts]
         got = Completions(texts, ids, np.ones(len(texts), bool))
         inputs = rollouts.reward_inputs(self.items, got, self.processor.box_frame)
-        pool.start(pool.Limits.of(self.cfg.verify))
+        pool.start(pool.WorkerLimits.of(self.cfg.verify))
         start = time.perf_counter()
         scores = score(chosen, **inputs)
         seconds = time.perf_counter() - start

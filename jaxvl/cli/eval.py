@@ -13,13 +13,15 @@ from jaxvl.errors import UserError
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
     from jaxvl.eval.engines.remote import Remote
-    from jaxvl.eval.engines.replies import Sampling
+    from jaxvl.eval.engines.replies import ReplySampling
     from jaxvl.eval.engines.run import EngineSpec
     from jaxvl.eval.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
 
-Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A directory of `eval run`.")]
+ResultsFolder = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="A directory of `eval run`.")
+]
 Sources = Annotated[
     list[str] | None,
     typer.Option("--source", help="NAME=PATH: where a benchmark's files are. May be repeated."),
@@ -85,7 +87,7 @@ def run(
 ) -> None:
     """Ask a model, and write its replies down as they come. Scores nothing."""
     from jaxvl.eval.engines import run as running
-    from jaxvl.eval.engines.replies import Sampling
+    from jaxvl.eval.engines.replies import ReplySampling
 
     if replies and url:
         raise UserError("--replies and --url: expected one; what is there is not asked for")
@@ -94,7 +96,7 @@ def run(
             f"--replies {replies}: no such file; expected a file of replies that are made already "
             "(replies.jsonl of another `eval run`, or another toolkit's)"
         )
-    how, part = Sampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
+    how, part = ReplySampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
     opened = _open(tasks, source or [], protocol, system_prompt)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
 
@@ -143,7 +145,7 @@ def _remote(url: str, key: str, model: str, pixels: Pixels) -> EngineSpec:
 
     endpoint = Endpoint(url, key, timeout=600.0)
 
-    def make(how: Sampling, batch: int) -> Remote:
+    def make(how: ReplySampling, batch: int) -> Remote:
         endpoint.concurrency = batch
         return Remote(endpoint, model, how, batch, pixels["max_pixels"])
 
@@ -186,7 +188,7 @@ def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> EngineSpec:
 
 @app.command()
 def score(
-    results: Results,
+    results: ResultsFolder,
     source: Sources = None,
     judge_url: Annotated[
         str, typer.Option(help="A judge with OpenAI's chat interface, asked beside the rules.")
@@ -233,7 +235,7 @@ def score(
 
 @app.command()
 def report(
-    results: Results,
+    results: ResultsFolder,
     form: Annotated[str, typer.Option("--format", help="md, json, csv or html.")] = "md",
     by: Annotated[str, typer.Option(help="The only breakdown to show.")] = "",
     paper: Annotated[

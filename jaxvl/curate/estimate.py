@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from jaxvl.curate.rows import Row
+from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.steps import GUESS, Step
 from jaxvl.data.example import BadRow
 
@@ -19,7 +19,7 @@ CHARACTERS, PICTURE = 4, 1000
 
 
 @dataclasses.dataclass
-class Estimate:
+class CostEstimate:
     """Of one step."""
 
     step: str
@@ -29,9 +29,9 @@ class Estimate:
     cost: float = 0.0
 
 
-def estimate(steps: Sequence[Step], given: Iterable[Row]) -> list[Estimate]:
+def estimate(steps: Sequence[Step], given: Iterable[CuratedRow]) -> list[CostEstimate]:
     """What each step would ask about these rows, one step after the other."""
-    found = [Estimate(step.name) for step in steps]
+    found = [CostEstimate(step.name) for step in steps]
     for row in given:
         for step, one in zip(steps, found, strict=True):
             try:

@@ -11,7 +11,7 @@ from jaxvl.curate import metadata, split, work
 from jaxvl.curate.manifest import Manifest
 from jaxvl.curate.sources import PAPER, check_names
 from jaxvl.curate.steps import MAX_TOKENS, PLACES, Step, prompt
-from jaxvl.curate.teachers import Asked, Teacher, check
+from jaxvl.curate.teachers import Teacher, TeacherSettings, check
 
 ASKING = tuple(PLACES)
 FILES = {
@@ -29,10 +29,10 @@ Open = Callable[[Step, Path], Teacher]
 class Flow:
     """Whom each step asks."""
 
-    caption: Asked = Asked(max_tokens=MAX_TOKENS["caption"])
-    distil: Asked = Asked(max_tokens=MAX_TOKENS["distil"])
-    rewrite: Asked = Asked(max_tokens=MAX_TOKENS["rewrite"])
-    verify: Asked = Asked(max_tokens=MAX_TOKENS["verify"])
+    caption: TeacherSettings = TeacherSettings(max_tokens=MAX_TOKENS["caption"])
+    distil: TeacherSettings = TeacherSettings(max_tokens=MAX_TOKENS["distil"])
+    rewrite: TeacherSettings = TeacherSettings(max_tokens=MAX_TOKENS["rewrite"])
+    verify: TeacherSettings = TeacherSettings(max_tokens=MAX_TOKENS["verify"])
 
     def steps(self, images: Path, prompts: Path | None) -> list[Step]:
         return [Step(name, getattr(self, name), prompt(name, prompts), images) for name in ASKING]
@@ -44,7 +44,7 @@ def run(
     steps: list[Step],
     teacher: Open,
     chosen: metadata.Chosen,
-    sizes: split.Sizes,
+    sizes: split.SplitSizes,
     failed: work.Failed = "stop",
     on_rows: Callable[[str, int], None] = lambda step, count: None,
 ) -> Iterator[Manifest]:

@@ -22,11 +22,11 @@ from jaxvl.data import files
 from jaxvl.errors import UserError
 
 Manifest = dict[str, Any]
-Output = tuple[Path, Iterable[rows.Row]]
+Output = tuple[Path, Iterable[rows.CuratedRow]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ManifestPlace:
     """Where a step writes: `OUT.jsonl`, and beside it what it says of it."""
 
     out: Path
@@ -58,7 +58,7 @@ def identity(step: str, settings: Mapping[str, Any], inputs: Mapping[str, Path])
     return json.loads(json.dumps({"step": step, "settings": dict(settings), "in": read}))
 
 
-def finished(place: Place, identity: Manifest) -> Manifest | None:
+def finished(place: ManifestPlace, identity: Manifest) -> Manifest | None:
     """The manifest of this very step where it has been done and its files are as it left them."""
     try:
         found = json.loads(place.manifest.read_text())
@@ -73,11 +73,11 @@ def finished(place: Place, identity: Manifest) -> Manifest | None:
 
 
 def finish(
-    place: Place,
+    place: ManifestPlace,
     identity: Manifest,
     rows_in: int,
     outputs: dict[str, Output],
-    dropped: Iterable[rows.Row],
+    dropped: Iterable[rows.CuratedRow],
     copies: dict[str, Output] | None = None,
     **more: Any,
 ) -> Manifest:
@@ -89,7 +89,7 @@ def finish(
     sources: dict[str, Counter] = {}
     reasons: Counter = Counter()
 
-    def counted(name: str, found: Iterable[rows.Row], size: Counter) -> Iterator[str]:
+    def counted(name: str, found: Iterable[rows.CuratedRow], size: Counter) -> Iterator[str]:
         for row in found:
             size["rows"] += 1
             sources.setdefault(row["source"], Counter())[name] += 1

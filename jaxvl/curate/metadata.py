@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.curate import manifest, sources
-from jaxvl.curate.manifest import Manifest, Place
-from jaxvl.curate.rows import Row, link
+from jaxvl.curate.manifest import Manifest, ManifestPlace
+from jaxvl.curate.rows import CuratedRow, link
 from jaxvl.data import files, hub
 from jaxvl.data.example import BadRow
 from jaxvl.data.tasks import fields, vlaa
@@ -36,7 +36,7 @@ class Chosen:
 def run(paths: Mapping[str, str], out: Path, chosen: Chosen) -> Manifest:
     """Writes the rows of all sources, `paths` by source, and links their pictures beside them."""
     _check(paths, chosen)
-    place = Place(out)
+    place = ManifestPlace(out)
     with manifest.alone(out.parent):
         inputs = {}
         for name, path in paths.items():
@@ -53,7 +53,9 @@ def run(paths: Mapping[str, str], out: Path, chosen: Chosen) -> Manifest:
         return done
 
 
-def collect(paths: Mapping[str, str], images: Path, chosen: Chosen) -> tuple[list[Row], list[Row]]:
+def collect(
+    paths: Mapping[str, str], images: Path, chosen: Chosen
+) -> tuple[list[CuratedRow], list[CuratedRow]]:
     """(rows that are taken, rows that are not) of all sources."""
     _check(paths, chosen)
     kept, dropped = [], []
@@ -86,8 +88,8 @@ def rank(seed: int, row: Mapping[str, Any]) -> str:
 
 
 def _not_drawn(
-    found: list[Row], chosen: Chosen, first: int | None
-) -> Iterator[tuple[str, list[Row]]]:
+    found: list[CuratedRow], chosen: Chosen, first: int | None
+) -> Iterator[tuple[str, list[CuratedRow]]]:
     drawn = sorted(found, key=lambda row: rank(chosen.seed, row))
     if not chosen.all_questions:
         seen: set[str] = set()
@@ -105,7 +107,7 @@ def _not_drawn(
 
 def _read(
     name: str, path: str, images: Path, chosen: Chosen, captions: Mapping[str, str]
-) -> Iterator[Row]:
+) -> Iterator[CuratedRow]:
     """Every row of a source, sound or (with a `reason`) not; ids are the source and the number."""
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--source {name}={path}: a name has letters, digits, - and _ alone")
@@ -179,5 +181,5 @@ def _captions(path: str | None) -> dict[str, str]:
     return known
 
 
-def _drop(id: str, source: str, why: BadRow) -> Row:
+def _drop(id: str, source: str, why: BadRow) -> CuratedRow:
     return {"id": id, "source": source, "reason": why.reason, "found": str(why)}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.curate import manifest, rows
-from jaxvl.curate.manifest import Manifest, Place
-from jaxvl.curate.rows import Row
+from jaxvl.curate.manifest import Manifest, ManifestPlace
+from jaxvl.curate.rows import CuratedRow
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Example
 from jaxvl.data.tasks import fields
@@ -24,7 +24,7 @@ Logprobs = Callable[..., Sequence[Sequence[Any]]]  # as VLM.logprobs(prompts, im
 
 
 @dataclasses.dataclass(frozen=True)
-class Scorer:
+class PerplexityScorer:
     """A model that scores: `name` tells it from others (a fingerprint), `open` gives its function,
     when it is needed."""
 
@@ -35,7 +35,7 @@ class Scorer:
 def select(
     source: Path,
     out: Path,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[PerplexityScorer],
     sizes: Sequence[int],
     batch: int = 16,
     on_rows: Callable[[int], None] = lambda count: None,
@@ -44,7 +44,7 @@ def select(
     one is part of each larger one."""
     if not scorers or len({scorer.name for scorer in scorers}) < len(scorers):
         raise UserError("select: expected scorers, each another; give --scorer CHECKPOINT")
-    place = Place(out / "select.jsonl")
+    place = ManifestPlace(out / "select.jsonl")
     with manifest.alone(out):
         given, unfit = _given(source)
         wrong = [size for size in sizes if not 1 <= size <= len(given)]
@@ -65,7 +65,7 @@ def select(
         return done
 
 
-def _given(source: Path) -> tuple[list[Row], list[Row]]:
+def _given(source: Path) -> tuple[list[CuratedRow], list[CuratedRow]]:
     """(rows that can be scored, those that cannot and why). The published set's rows, which have
     neither id nor source, get them."""
     given, unfit = [], []
@@ -88,16 +88,16 @@ def _given(source: Path) -> tuple[list[Row], list[Row]]:
 
 
 def _write(
-    place: Place,
+    place: ManifestPlace,
     identity: Manifest,
-    given: list[Row],
-    unfit: list[Row],
+    given: list[CuratedRow],
+    unfit: list[CuratedRow],
     means: list[float],
     sizes: list[int],
 ) -> Manifest:
     order = sorted(range(len(given)), key=lambda i: (-means[i], given[i]["id"]))
 
-    def first(size: int) -> list[Row]:
+    def first(size: int) -> list[CuratedRow]:
         return [given[i] for i in sorted(order[:size])]
 
     largest = sizes[-1]
@@ -125,7 +125,7 @@ def _write(
     )
 
 
-def perplexities(logprobs: Logprobs, some: Sequence[Row], images: Path) -> list[float]:
+def perplexities(logprobs: Logprobs, some: Sequence[CuratedRow], images: Path) -> list[float]:
     """Of each row's answer, after the prompt that VLAA-Thinking trains with."""
     examples = [
         Example(row["id"], row["question"], "", (str(rows.picture(row, images)),)) for row in some
@@ -143,8 +143,8 @@ def perplexities(logprobs: Logprobs, some: Sequence[Row], images: Path) -> list[
 
 
 def _scores(
-    scorer: Scorer,
-    given: Sequence[Row],
+    scorer: PerplexityScorer,
+    given: Sequence[CuratedRow],
     images: Path,
     out: Path,
     batch: int,

@@ -25,10 +25,10 @@ from jaxvl.data.image import load_image
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
 
-Row = dict[str, Any]
+CuratedRow = dict[str, Any]
 
 
-def read(path: Path) -> Iterator[Row]:
+def read(path: Path) -> Iterator[CuratedRow]:
     """The rows of a file that a step wrote; UserError names the first that is none, or that has the
     id of another."""
     if not path.is_file():
@@ -89,7 +89,7 @@ def link(file: str | Path, target: str | Path) -> None:
         shutil.copyfile(file, target)
 
 
-def picture(row: Row, folder: Path) -> Path:
+def picture(row: CuratedRow, folder: Path) -> Path:
     """Where a row's picture is, below `folder`; BadRow where it has none or it is elsewhere."""
     name = row.get("image")
     if not isinstance(name, str) or not name.strip("/"):

@@ -21,7 +21,7 @@ from jaxvl.data.tasks import fields
 from jaxvl.data.tasks.vlaa import SOURCES as KINDS
 from jaxvl.errors import UserError
 
-Raw = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check_names(named: Iterable[str], there: Iterable[str], option: str) -> None
             raise UserError(f"{option} {name}: no such source; {hint}")
 
 
-def read_row(raw: Raw, source: str, kind: str = "") -> dict[str, Any] | None:
+def read_row(raw: RawRow, source: str, kind: str = "") -> dict[str, Any] | None:
     """A row without id and image: question, gt, verifier_type and what else it says; None where a
     file of several sources has a row of another one. `kind` is the verifier type of a row that is
     of no known source and says none."""
@@ -103,7 +103,7 @@ def read_row(raw: Raw, source: str, kind: str = "") -> dict[str, Any] | None:
     return row | ({"only": "rl"} if facts.rl_only else {}) | ({"meta": meta} if meta else {})
 
 
-def said_in(raw: Raw, speaker: str) -> str:
+def said_in(raw: RawRow, speaker: str) -> str:
     """What the first turn of "human" or "gpt" says, without a picture's mark."""
     for turn in raw["conversations"]:
         if isinstance(turn, Mapping) and turn.get("from") == speaker:
@@ -111,7 +111,7 @@ def said_in(raw: Raw, speaker: str) -> str:
     raise BadRow("no question" if speaker == "human" else "no answer", f"no turn of {speaker}")
 
 
-def _conversation(raw: Raw, facts: Facts, kind: str) -> dict[str, Any]:
+def _conversation(raw: RawRow, facts: Facts, kind: str) -> dict[str, Any]:
     question, reply = said_in(raw, "human"), said_in(raw, "gpt")
     if facts.rl_only or kind == "digit":
         found = (_WHOLE if kind == "digit" else _GEO_ANSWER).findall(reply)
@@ -131,7 +131,7 @@ def _conversation(raw: Raw, facts: Facts, kind: str) -> dict[str, Any]:
     return {"question": question, "gt": answer} | given | ({"caption": caption} if caption else {})
 
 
-def _plain(raw: Raw) -> dict[str, Any]:
+def _plain(raw: RawRow) -> dict[str, Any]:
     question = places.MARKER.sub("", fields.text(raw, "question")).strip()
     if str(raw.get("answerable", 1)) in ("0", "False"):
         raise BadRow("question has no answer", "the set says that it is not answerable")
@@ -147,7 +147,7 @@ def _plain(raw: Raw) -> dict[str, Any]:
     return {"question": question, "gt": fields.answer(raw, name)}
 
 
-def _kind(raw: Raw, source: str, kind: str, options: Sequence[str]) -> str:
+def _kind(raw: RawRow, source: str, kind: str, options: Sequence[str]) -> str:
     named = raw.get("verifier_type") or KINDS.get(source) or ("mcq" if options else kind)
     if not isinstance(named, str) or not named:
         raise BadRow(
@@ -158,7 +158,7 @@ def _kind(raw: Raw, source: str, kind: str, options: Sequence[str]) -> str:
     return named
 
 
-def _options(raw: Raw) -> list[str]:
+def _options(raw: RawRow) -> list[str]:
     options = raw.get("options") or raw.get("choices") or []
     return [str(option) for option in options] if isinstance(options, (list, tuple)) else []
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.curate import manifest, rows
-from jaxvl.curate.manifest import Manifest, Place
+from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.metadata import rank
-from jaxvl.curate.rows import Row
+from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.sources import check_names
 from jaxvl.curate.steps import thought_and_answer
 from jaxvl.data.example import BadRow
@@ -24,7 +24,7 @@ REFLECTION = WORDS["VLAA-Thinking"]  # appendix A.2: looked for anywhere
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class SplitSizes:
     """How many rows of a source go where at most (all where it has no number), and how many of all
     rows with reflection go into `aha`."""
 
@@ -53,10 +53,10 @@ def reflects(text: str) -> bool:
     return any(word in text.lower() for word in REFLECTION)
 
 
-def run(source: Path, out: Path, sizes: Sizes) -> Manifest:
+def run(source: Path, out: Path, sizes: SplitSizes) -> Manifest:
     """Writes `sft.jsonl`, `grpo.jsonl` and `aha.jsonl` into the folder `out`, in the form that
     `jaxvl.data.tasks.vlaa.VLAA` reads."""
-    place = Place(out / "6-split.jsonl")
+    place = ManifestPlace(out / "6-split.jsonl")
     with manifest.alone(out):
         identity = manifest.identity("split", dataclasses.asdict(sizes), {"rows": source})
         done = manifest.finished(place, identity)
@@ -82,7 +82,7 @@ def run(source: Path, out: Path, sizes: Sizes) -> Manifest:
         return done
 
 
-def divide(seen: Sequence[Seen], sizes: Sizes) -> list[str | BadRow]:
+def divide(seen: Sequence[Seen], sizes: SplitSizes) -> list[str | BadRow]:
     """Where each row goes: "sft", "grpo", or why to neither."""
     where: list[str | BadRow] = [BadRow("", "")] * len(seen)
     by_source: dict[str, list[int]] = defaultdict(list)
@@ -133,7 +133,7 @@ def _to_rl(
         count += filled
 
 
-def _seen(row: Row) -> Seen:
+def _seen(row: CuratedRow) -> Seen:
     rl_only = row.get("only") == "rl"
     text = row.get("answer")
     return Seen(
@@ -148,7 +148,7 @@ def _seen(row: Row) -> Seen:
     )
 
 
-def _why_not(make: Any, row: Row) -> BadRow | None:
+def _why_not(make: Any, row: CuratedRow) -> BadRow | None:
     try:
         make(row)
     except BadRow as why:
@@ -156,7 +156,7 @@ def _why_not(make: Any, row: Row) -> BadRow | None:
     return None
 
 
-def sft_row(row: Row) -> Row:
+def sft_row(row: CuratedRow) -> CuratedRow:
     """As in VLAA-Thinking-SFT-126K.json."""
     if not row.get("verified"):
         raise BadRow("not verified", "the row has not been through `verify`")
@@ -166,7 +166,7 @@ def sft_row(row: Row) -> Row:
     return {name: row[name] for name in ("id", "source", "image", "question")} | {"answer": reply}
 
 
-def rl_row(row: Row) -> Row:
+def rl_row(row: CuratedRow) -> CuratedRow:
     """As in VLAA-Thinking-GRPO-25K.json."""
     kind = row.get("verifier_type")
     if kind not in vlaa.TYPES:
@@ -180,25 +180,25 @@ def rl_row(row: Row) -> Row:
 _MAKE = {"sft": sft_row, "grpo": rl_row}
 
 
-def _chosen(source: Path, where: Sequence[str | BadRow], name: str) -> Iterator[Row]:
+def _chosen(source: Path, where: Sequence[str | BadRow], name: str) -> Iterator[CuratedRow]:
     for row, place in zip(rows.read(source), where, strict=True):
         if place == name:
             yield _MAKE[name](row)
 
 
-def _dropped(source: Path, where: Sequence[str | BadRow]) -> Iterator[Row]:
+def _dropped(source: Path, where: Sequence[str | BadRow]) -> Iterator[CuratedRow]:
     for row, why in zip(rows.read(source), where, strict=True):
         if isinstance(why, BadRow):
             drop = {"id": row["id"], "source": row["source"]}
             yield drop | {"reason": why.reason, "found": str(why)}
 
 
-def _aha(seen: Sequence[Seen], sizes: Sizes) -> set[str]:
+def _aha(seen: Sequence[Seen], sizes: SplitSizes) -> set[str]:
     """The ids of rows with reflection, drawn up to the number that is wanted. They are a set for
     comparison: RL's rows are among them."""
     ids = [row.id for row in seen if row.reflects and not row.no_sft]
     return set(sorted(ids, key=lambda id: rank(sizes.seed, {"id": id}))[: sizes.aha])
 
 
-def _reflecting(source: Path, ids: set[str]) -> Iterator[Row]:
+def _reflecting(source: Path, ids: set[str]) -> Iterator[CuratedRow]:
     return (sft_row(row) for row in rows.read(source) if row["id"] in ids)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.curate import rows
-from jaxvl.curate.rows import Row
-from jaxvl.curate.teachers import Asked, Body
+from jaxvl.curate.rows import CuratedRow
+from jaxvl.curate.teachers import Body, TeacherSettings
 from jaxvl.data.example import BadRow
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
@@ -51,11 +51,11 @@ class Step:
     """One of the steps, as a run has it; `images` is the folder that pictures are in."""
 
     name: str
-    asked: Asked
+    asked: TeacherSettings
     prompt: str
     images: Path
 
-    def body(self, row: Row, look: bool = True) -> Body | None:
+    def body(self, row: CuratedRow, look: bool = True) -> Body | None:
         """The request; without `look` no picture is read, and none is in it."""
         text = _TEXTS[self.name](self.prompt, row)
         if text is None:
@@ -71,7 +71,7 @@ class Step:
             "max_tokens": self.asked.max_tokens,
         }
 
-    def take(self, row: Row, text: str, reason: str = "stop") -> Row:
+    def take(self, row: CuratedRow, text: str, reason: str = "stop") -> CuratedRow:
         """The row with what the reply says."""
         if reason == "length":
             raise BadRow("reply was cut off", f"at {self.asked.max_tokens} tokens: {text[-60:]!r}")
@@ -130,12 +130,12 @@ def thought_and_answer(text: str) -> tuple[str, str]:
     return match[1], answer
 
 
-def _for_caption(template: str, row: Row) -> str | None:
+def _for_caption(template: str, row: CuratedRow) -> str | None:
     given = row.get("caption") or row.get("ds_answer") or _text_question(row)
     return None if given or row.get("only") == "rl" else template
 
 
-def _for_distil(template: str, row: Row) -> str | None:
+def _for_distil(template: str, row: CuratedRow) -> str | None:
     if row.get("ds_answer") or row.get("only") == "rl":
         return None
     if _text_question(row):
@@ -148,34 +148,34 @@ def _for_distil(template: str, row: Row) -> str | None:
     return fill(template, caption=shown, question=row["question"])
 
 
-def _for_rewrite(template: str, row: Row) -> str | None:
+def _for_rewrite(template: str, row: CuratedRow) -> str | None:
     if row.get("answer") or row.get("only") == "rl":
         return None
     return fill(template, input=fields.text(row, "ds_answer"))
 
 
-def _for_verify(template: str, row: Row) -> str | None:
+def _for_verify(template: str, row: CuratedRow) -> str | None:
     if row.get("verified") or row.get("only") == "rl":
         return None
     gold = fields.answer(row, "gt")
     return fill(template, gold=gold, pred=thought_and_answer(fields.text(row, "answer"))[1])
 
 
-def _text_question(row: Row) -> str | None:
+def _text_question(row: CuratedRow) -> str | None:
     text = (row.get("meta") or {}).get("text_question")
     return text if isinstance(text, str) and text.strip() else None
 
 
-def _caption(row: Row, text: str) -> dict[str, str]:
+def _caption(row: CuratedRow, text: str) -> dict[str, str]:
     return {"caption": text.strip()}
 
 
-def _distilled(row: Row, text: str) -> dict[str, str]:
+def _distilled(row: CuratedRow, text: str) -> dict[str, str]:
     thought_and_answer(text)
     return {"ds_answer": text.strip()}
 
 
-def _rewritten(row: Row, text: str) -> dict[str, str]:
+def _rewritten(row: CuratedRow, text: str) -> dict[str, str]:
     before, after = len(row["ds_answer"].split()), len(text.split())
     if abs(before - after) > WORD_GAP:
         raise BadRow(f"word gap above {WORD_GAP}", f"{before} words became {after}")
@@ -183,7 +183,7 @@ def _rewritten(row: Row, text: str) -> dict[str, str]:
     return {"answer": text.strip()}
 
 
-def _verified(row: Row, text: str) -> dict[str, str]:
+def _verified(row: CuratedRow, text: str) -> dict[str, str]:
     word = _YES_OR_NO.fullmatch(text)
     if not word:
         raise BadRow("neither Yes nor No", f"the verifier says {text!r:.60}")
@@ -192,13 +192,13 @@ def _verified(row: Row, text: str) -> dict[str, str]:
     return {"verified": "Yes"}
 
 
-_TEXTS: Mapping[str, Callable[[str, Row], str | None]] = {
+_TEXTS: Mapping[str, Callable[[str, CuratedRow], str | None]] = {
     "caption": _for_caption,
     "distil": _for_distil,
     "rewrite": _for_rewrite,
     "verify": _for_verify,
 }
-_TAKE: Mapping[str, Callable[[Row, str], dict[str, str]]] = {
+_TAKE: Mapping[str, Callable[[CuratedRow, str], dict[str, str]]] = {
     "caption": _caption,
     "distil": _distilled,
     "rewrite": _rewritten,

@@ -31,7 +31,7 @@ class Teacher(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class TeacherSettings:
     """Whom a step asks, and how.
 
     `teacher` is the whole address of a chat endpoint (".../v1/chat/completions"), "local:PATH" for
@@ -100,7 +100,9 @@ def as_reply(text: str, reason: str = "stop") -> Body:
     return {"choices": [{"message": {"content": text}, "finish_reason": reason}]}
 
 
-def open_teacher(asked: Asked, step: str, cache: Path, local: Callable[[str], Answer]) -> Teacher:
+def open_teacher(
+    asked: TeacherSettings, step: str, cache: Path, local: Callable[[str], Answer]
+) -> Teacher:
     """What `asked` names; `local(PATH)` opens a checkpoint, of which `asked.model` says what it
     is."""
     if asked.teacher == "stub":
@@ -111,13 +113,13 @@ def open_teacher(asked: Asked, step: str, cache: Path, local: Callable[[str], An
     return _endpoint(asked, step, str(cache))
 
 
-def check(asked: Asked, step: str) -> None:
+def check(asked: TeacherSettings, step: str) -> None:
     """UserError where a step has nobody to ask or an endpoint that cannot be, before any is."""
     if asked.teacher != "stub" and not asked.teacher.startswith("local:"):
         _endpoint(asked, step, "")
 
 
-def _endpoint(asked: Asked, step: str, cache: str) -> Endpoint:
+def _endpoint(asked: TeacherSettings, step: str, cache: str) -> Endpoint:
     if not asked.teacher:
         raise UserError(
             f"{step}: nobody to ask; give --teacher, the address of a chat endpoint "

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxvl.curate import manifest, rows
-from jaxvl.curate.manifest import Manifest, Place
-from jaxvl.curate.rows import Row
+from jaxvl.curate.manifest import Manifest, ManifestPlace
+from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.steps import Step
 from jaxvl.curate.teachers import Body, Teacher
 from jaxvl.data.example import BadRow
@@ -31,7 +31,7 @@ Failed = Literal["stop", "drop"]
 ROUNDS = 2  # a request is handed over so often: what a server garbles once it may say right then
 
 
-class Stopped(SystemExit):
+class CurationStopped(SystemExit):
     """The step is not finished. Exit code 143 or 130, as of a process that the signal ended."""
 
     def __init__(self, number: int):
@@ -53,7 +53,7 @@ def run(
     """
     if source.resolve() == out.resolve():
         raise UserError(f"{out}: a step does not write over the rows it reads; name another file")
-    place = Place(out)
+    place = ManifestPlace(out)
     with manifest.alone(out.parent):
         settings = step.settings() | {"failed": failed}
         identity = manifest.identity(step.name, settings, {"rows": source})
@@ -95,7 +95,7 @@ def _journal(
             done += len(chunk)
             on_rows(done)
             if hearing.heard:
-                raise Stopped(hearing.heard)
+                raise CurationStopped(hearing.heard)
 
 
 def _sound_lines(journal: Path, of: str) -> int:
@@ -116,7 +116,7 @@ def _sound_lines(journal: Path, of: str) -> int:
     return count
 
 
-def _body(step: Step, row: Row) -> Body | BadRow | None:
+def _body(step: Step, row: CuratedRow) -> Body | BadRow | None:
     try:
         return step.body(row)
     except BadRow as why:
@@ -126,7 +126,7 @@ def _body(step: Step, row: Row) -> Body | BadRow | None:
 def _ask(
     step: Step,
     teacher: Teacher | None,
-    chunk: Sequence[Row],
+    chunk: Sequence[CuratedRow],
     bodies: Sequence[Body | BadRow | None],
     failed: Failed,
 ) -> list[tuple[str, str] | None]:
@@ -154,7 +154,7 @@ def _ask(
 
 
 def _entry(
-    step: Step, row: Row, body: Body | BadRow | None, reply: tuple[str, str] | None
+    step: Step, row: CuratedRow, body: Body | BadRow | None, reply: tuple[str, str] | None
 ) -> dict[str, Any]:
     """A line of the journal: what became of a row."""
     if body is None:
@@ -170,7 +170,7 @@ def _entry(
         return {"drop": drop} | ({"asked": True} if isinstance(body, dict) else {})
 
 
-def _finish(place: Place, identity: Manifest, source: Path, journal: Path) -> Manifest:
+def _finish(place: ManifestPlace, identity: Manifest, source: Path, journal: Path) -> Manifest:
     asked = Counter(bool(entry.get("asked")) for entry in _entries(journal))
     return manifest.finish(
         place,

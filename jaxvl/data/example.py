@@ -57,7 +57,7 @@ class Dropped:
         return cls(id, why.reason, str(why), isinstance(why, FilteredRow))
 
 
-Row = tuple[str, Example | BadRow]  # a row's id, and what became of it
+ReadRow = tuple[str, Example | BadRow]  # a row's id, and what became of it
 
 
 class Source(Protocol):
@@ -95,7 +95,7 @@ class RowSource:
     raises UserError only for what is wrong with a file as a whole.
     """
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[ReadRow]:
         raise NotImplementedError
 
     def files(self) -> list[Any]:
@@ -108,7 +108,7 @@ class RowSource:
         return collect(self.rows(), repr(self))
 
 
-def collect(rows: Iterable[Row], what: str) -> Examples:
+def collect(rows: Iterable[ReadRow], what: str) -> Examples:
     """The examples among `rows`; UserError where there is none, which says why `what` has none."""
     examples: list[Example] = []
     dropped: list[Dropped] = []

@@ -74,7 +74,7 @@ class ExampleFilter:
                 raise BadRow(f"of the test set {benchmark.name}", why)
         return dataclasses.replace(example, images=images)
 
-    def _refuse(self, benchmark: test_sets.Benchmark, found: str) -> str:
+    def _refuse(self, benchmark: test_sets.TestSet, found: str) -> str:
         if benchmark.never:
             return f"{found}: its licence forbids training on it, and no setting allows it"
         if not self.trial:

@@ -30,14 +30,14 @@ class Mixture:
 
     parts: tuple[Part, ...]
 
-    def load(self) -> Mixed:
+    def load(self) -> MixedExamples:
         weights = [part.weight for part in self.parts]
         if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
             raise UserError(f"a mixture has the weights {weights}; expected numbers above 0")
-        return Mixed([part.source.load() for part in self.parts], weights)
+        return MixedExamples([part.source.load() for part in self.parts], weights)
 
 
-class Mixed(Sequence[Example]):
+class MixedExamples(Sequence[Example]):
     """All parts one after the other; the pipeline deals their examples out by weight."""
 
     def __init__(self, parts: Sequence[Sequence[Example]], weights: Sequence[float]):

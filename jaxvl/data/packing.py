@@ -18,7 +18,7 @@ from jaxvl.data.prompts import Encoded, Processor
 from jaxvl.errors import UserError
 
 HEADER = 16  # tokens that may open an assistant's turn
-Loss = Literal["answer", "turn", "all"]
+LossOn = Literal["answer", "turn", "all"]
 
 
 class Room(NamedTuple):
@@ -51,7 +51,7 @@ def text(
     prompt: Encoded,
     target: Sequence[int],
     position: int,
-    loss: Loss,
+    loss: LossOn,
     header: int,
     uncounted: Collection[int],
 ) -> Text:
@@ -80,7 +80,7 @@ def placeholders(processor: Processor) -> set[int]:
     return around | {processor.image_token_id, processor.pad_id}
 
 
-def room(loss: Loss, prompt_tokens: int, patches: int, target_length: int) -> Room:
+def room(loss: LossOn, prompt_tokens: int, patches: int, target_length: int) -> Room:
     """Of a row whose examples have prompts and targets of at most so many tokens."""
     S = prompt_tokens + target_length
     counted = {"answer": target_length, "turn": target_length + HEADER, "all": S}[loss]

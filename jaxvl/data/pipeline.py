@@ -20,7 +20,7 @@ import numpy as np
 from einops import rearrange
 
 from jaxvl.data.example import Example
-from jaxvl.data.mixture import Mixed
+from jaxvl.data.mixture import MixedExamples
 from jaxvl.errors import UserError
 
 
@@ -58,7 +58,7 @@ def batches(
     """
     if not len(examples):
         raise UserError("the source has no examples")
-    parts = examples.parts if isinstance(examples, Mixed) else (examples,)
+    parts = examples.parts if isinstance(examples, MixedExamples) else (examples,)
 
     def draw(place: tuple[int, tuple[int, int]]) -> Any:
         position, (part, row) = place
@@ -73,7 +73,7 @@ def first(
     examples: Sequence[Example], seed: int, shuffle: bool, count: int
 ) -> list[tuple[Sequence[Example], int]]:
     """Where the examples of positions 0 to `count` - 1 are: sequences and rows of them."""
-    parts = examples.parts if isinstance(examples, Mixed) else (examples,)
+    parts = examples.parts if isinstance(examples, MixedExamples) else (examples,)
     order = _order(examples, parts, seed, shuffle)
     return [(parts[part], row) for part, row in (order[i] for i in range(count))]
 
@@ -106,7 +106,7 @@ def _order(examples: Sequence[Example], parts: Sequence[Sequence], seed: int, sh
         stream = grain.MapDataset.range(len(part)).seed((seed + number) % 2**32)
         stream = (stream.shuffle() if shuffle else stream).repeat()
         streams.append(stream.map(lambda row, number=number: (number, row)))
-    if isinstance(examples, Mixed) and len(streams) > 1:
+    if isinstance(examples, MixedExamples) and len(streams) > 1:
         return grain.MapDataset.mix(streams, examples.weights)
     return streams[0]
 

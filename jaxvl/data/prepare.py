@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jaxvl.data.example import BadRow, Dropped, Example, Row, RowSource, summary
+from jaxvl.data.example import BadRow, Dropped, Example, ReadRow, RowSource, summary
 from jaxvl.data.files import sha256
 from jaxvl.data.intake import Check, ExampleFilter
 from jaxvl.errors import UserError
@@ -124,7 +124,7 @@ def _planned(out: Path, plan: dict[str, Any]) -> bool:
     return False
 
 
-def _examined(row: Row, gate: ExampleFilter) -> Row:
+def _examined(row: ReadRow, gate: ExampleFilter) -> ReadRow:
     id, example = row
     if isinstance(example, BadRow):
         return row
@@ -135,7 +135,7 @@ def _examined(row: Row, gate: ExampleFilter) -> Row:
     return row
 
 
-def _piece(rows: Sequence[Row], parts: Path, number: int, marks: list[str]) -> dict[str, Any]:
+def _piece(rows: Sequence[ReadRow], parts: Path, number: int, marks: list[str]) -> dict[str, Any]:
     """Writes one shard, and when it is whole the account of it, which is returned."""
     from jaxvl.data.builder import examples as builder
 

@@ -38,7 +38,7 @@ class PreparedExamples(Examples):
     """The examples of a prepared set, with pictures as the bytes of their files."""
 
     def __init__(self, folder: Path, manifest: dict):
-        from jaxvl.data.builder.examples import Records
+        from jaxvl.data.builder.examples import PreparedRecords
 
         self.folder = folder
         dropped = [
@@ -46,7 +46,7 @@ class PreparedExamples(Examples):
             for reason, found in manifest["dropped"].items()
             for row in found["rows"]
         ]
-        super().__init__(Records(folder), dropped)
+        super().__init__(PreparedRecords(folder), dropped)
 
     def keys(self) -> list[tuple[str, str]]:
         """(task, id) of every example."""

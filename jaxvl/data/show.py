@@ -27,10 +27,10 @@ _MEASURED = 500  # examples, evenly spaced, whose pictures and texts are measure
 _SIDE = 384  # pixels, of a picture on the page
 _LISTED = 20  # rows a reason on the page
 
-Table = tuple[str, list[tuple[str, str]]]  # a title and its rows
+StatsTable = tuple[str, list[tuple[str, str]]]  # a title and its rows
 
 
-def tables(folder: str | Path) -> list[Table]:
+def tables(folder: str | Path) -> list[StatsTable]:
     """What a prepared set holds, what was left out and whether its files are whole."""
     manifest = read_manifest(folder)
     examples = Prepared(str(folder)).load()
@@ -57,7 +57,7 @@ def tables(folder: str | Path) -> list[Table]:
     return [table for table in found if table[1]]
 
 
-def _measured(examples: Sequence[Example]) -> Table:
+def _measured(examples: Sequence[Example]) -> StatsTable:
     """Spread of pictures and texts over some of the examples."""
     some = [examples[i] for i in spaced(len(examples), _MEASURED)]
     pictures = [load_image(image).size for example in some for image in example.images]

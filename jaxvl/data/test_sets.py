@@ -29,7 +29,7 @@ _WORDS = 8  # a shorter question may stand in any dataset
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
+class TestSet:
     """A test set. `names` are how its files and folders are called, in small letters and digits;
     `splits` are its splits, where the dataset has others that may be trained on. `never`: its
     licence forbids training, so that no switch allows it."""
@@ -41,19 +41,19 @@ class Benchmark:
 
 
 BENCHMARKS = (
-    Benchmark("MOSSBench", ("mossbench",), never=True),
-    Benchmark("CV-Bench", ("cvbench",)),
-    Benchmark("SAT test", ("sat", "satv2"), ("test",)),
-    Benchmark("BLINK", ("blink",)),
-    Benchmark("VSR test", ("vsr", "visualspatialreasoning"), ("test", "dev")),
-    Benchmark("MathVista", ("mathvista",)),
-    Benchmark("MathVision", ("mathvision", "mathv")),
-    Benchmark("MathVerse", ("mathverse", "mathverselmmseval")),
-    Benchmark("DynaMath", ("dynamath",)),
-    Benchmark("WeMath", ("wemath",)),
-    Benchmark("LogicVista", ("logicvista",)),
-    Benchmark("MMMU", ("mmmu",)),
-    Benchmark("ScienceQA test", ("scienceqa",), ("test", "val", "validation")),
+    TestSet("MOSSBench", ("mossbench",), never=True),
+    TestSet("CV-Bench", ("cvbench",)),
+    TestSet("SAT test", ("sat", "satv2"), ("test",)),
+    TestSet("BLINK", ("blink",)),
+    TestSet("VSR test", ("vsr", "visualspatialreasoning"), ("test", "dev")),
+    TestSet("MathVista", ("mathvista",)),
+    TestSet("MathVision", ("mathvision", "mathv")),
+    TestSet("MathVerse", ("mathverse", "mathverselmmseval")),
+    TestSet("DynaMath", ("dynamath",)),
+    TestSet("WeMath", ("wemath",)),
+    TestSet("LogicVista", ("logicvista",)),
+    TestSet("MMMU", ("mmmu",)),
+    TestSet("ScienceQA test", ("scienceqa",), ("test", "val", "validation")),
 )
 # Words that may stand beside a benchmark's name: MathVision_MINI.tsv, MathVerse_MINI_Vision_Only.
 _BESIDE = set(
@@ -63,7 +63,7 @@ _BESIDE = set(
 )
 
 
-def named(source: Any) -> list[Benchmark]:
+def named(source: Any) -> list[TestSet]:
     """The benchmarks that a source reads, told by the names in its fields (and in those of sources
     inside it), and by the manifest of a prepared set."""
     found = []
@@ -76,7 +76,7 @@ def named(source: Any) -> list[Benchmark]:
     return found
 
 
-def _names(benchmark: Benchmark, parts: list[list[str]], alone: set[str]) -> bool:
+def _names(benchmark: TestSet, parts: list[list[str]], alone: set[str]) -> bool:
     """Whether a path (the words of its parts) names the benchmark and, where it has others, one of
     its splits: below the name, or in a text of its own (`split="test"`)."""
     for place, words in enumerate(parts):
@@ -144,14 +144,14 @@ class Digests:
 
     def __init__(self, paths: Sequence[str | Path] = ()):
         known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
-        self.benchmarks: dict[str, Benchmark] = {}
+        self.benchmarks: dict[str, TestSet] = {}
         for path in [*sorted(_DIGESTS.glob("*.txt")), *map(Path, paths)]:
             name, digests = _read(path)
-            self.benchmarks |= dict.fromkeys(digests, known.get(name) or Benchmark(name, ()))
+            self.benchmarks |= dict.fromkeys(digests, known.get(name) or TestSet(name, ()))
         # Most pictures are of another size than any of a test set: their pixels need no digest.
         self.sizes = {key[1:].partition("-")[0] for key in self.benchmarks if key[0] == "i"}
 
-    def find(self, question: str, images: Iterable[Image.Image]) -> Benchmark | None:
+    def find(self, question: str, images: Iterable[Image.Image]) -> TestSet | None:
         """The benchmark that has this question or one of these RGB pictures, if any has."""
         digests = ["q" + question_digest(question)]
         digests += ["i" + image_digest(image) for image in images if _size(image) in self.sizes]

@@ -38,10 +38,10 @@ class BarChart:
 
 
 BAR, LABELS, AFTER = 22, 150, 20  # pixels of a row, of the labels, behind the last tick
-Row = tuple[str, float, tuple[float, float] | None, float | None]
+BarRow = tuple[str, float, tuple[float, float] | None, float | None]
 
 
-def bar_chart(title: str, rows: Sequence[Row], top: float = 0.0) -> BarChart | None:
+def bar_chart(title: str, rows: Sequence[BarRow], top: float = 0.0) -> BarChart | None:
     """Bars of (label, value, interval, mark) rows; the axis goes to `top` at least."""
     if not rows:
         return None

@@ -80,7 +80,7 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class ProgramWork:
     """What a program computes of its batch, all chips together, padding included."""
 
     model_flops: float  # what no implementation can avoid (`jaxvl.observe.flops`)
@@ -96,7 +96,7 @@ class Program:
     args: dict[str, Any]  # by what they are, in order
     beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
     makes: dict[str, Any]  # what comes out and takes no argument's place, if it is large
-    work: Work  # of one call
+    work: ProgramWork  # of one call
     calls: int = 1  # in a step
     turns: int = 1  # of the loop whose length the program does not say
 
@@ -276,7 +276,7 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
             {"completions": jax.eval_shape(room(cache_len), state)},
             meanwhile | {"past": past},
             {"completions": whole},
-            Work(0.0, 0.0),
+            ProgramWork(0.0, 0.0),
         )
         for cache_len in shorter[-1:]
     ]
@@ -303,24 +303,24 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
     ]
 
 
-def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> Work:
+def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> ProgramWork:
     """FLOPs of "prefill", "decode", "forward" or "update" (of `model`) on a batch of `sizes`."""
     rows = flops.Work.full(sizes.rows, sizes.tokens, sizes.patches, sizes.completions, sizes.length)
     if arch.vision.gated:  # windows of 8 x 8 patches
         rows = dataclasses.replace(rows, windows=[64] * (sizes.rows * sizes.patches // 64))
     tower, prompts = flops.tower(arch.vision, rows), flops.prefill(arch.text, rows)
     if kind == "decode":
-        return Work(flops.decode(arch.text, rows).total, 0.0)
+        return ProgramWork(flops.decode(arch.text, rows).total, 0.0)
     if kind == "prefill":
         total = tower.total + flops.merger(arch.vision, rows).total + prompts.total
-        return Work(total, tower.attention + prompts.attention)
+        return ProgramWork(total, tower.attention + prompts.attention)
     attention = tower.attention + prompts.attention + flops.decode(arch.text, rows).attention
     if kind == "forward":
-        return Work(flops.forward(arch, rows), attention)
+        return ProgramWork(flops.forward(arch, rows), attention)
     adapted = model.lora.parts if model.lora else ()
     # Forward, again to save memory, and five products backward where forward has two.
     executed = attention * (1 + (model.remat == "block") + 2.5)
-    return Work(flops.update(arch, rows, model.train, adapted), executed)
+    return ProgramWork(flops.update(arch, rows, model.train, adapted), executed)
 
 
 def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:

@@ -11,23 +11,23 @@ from typing import Any
 from jaxvl.config.overrides import SERVICES
 from jaxvl.data.example import Example
 
-Sizes = tuple[tuple[int, int], ...]  # (width, height) of each picture
+ImageSizes = tuple[tuple[int, int], ...]  # (width, height) of each picture
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class AskedColumns:
     """A question as it was put to a model: its pictures' sizes as they were given, and as the
     model sees them."""
 
     example: Example
     prompt: Any  # a string or chat messages
-    image_sizes: Sizes
-    processed_sizes: Sizes
+    image_sizes: ImageSizes
+    processed_sizes: ImageSizes
     box_frame: str = ""  # in which the model's family writes boxes, see `rules.Frames`
 
 
 def inputs(
-    questions: Sequence[Asked], texts: Sequence[str], ids: Sequence[Sequence[int]]
+    questions: Sequence[AskedColumns], texts: Sequence[str], ids: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
     """What `rewards.score` takes: TRL's three arguments and a column for every field of the data.
 

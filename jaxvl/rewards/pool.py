@@ -46,7 +46,7 @@ _OWN = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIG
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """How many workers (0: one a processor, at most 8), and what a comparison may cost: `seconds`
     of processor time, so that a busy machine does not change a reward, and bytes of memory."""
 
@@ -56,7 +56,7 @@ class Limits:
     recycle: int = 2000  # comparisons after which a worker is replaced
 
     @classmethod
-    def of(cls, settings: Verify) -> Limits:
+    def of(cls, settings: Verify) -> WorkerLimits:
         """From a run's settings."""
         memory = int(settings.memory * 2**30)
         return cls(workers=settings.workers, seconds=settings.seconds, memory=memory)
@@ -65,7 +65,7 @@ class Limits:
 class Pool:
     """Worker processes and what they have answered. Safe to use from several threads."""
 
-    def __init__(self, limits: Limits = Limits()):
+    def __init__(self, limits: WorkerLimits = WorkerLimits()):
         self.limits = limits
         self.count = limits.workers or min(8, os.cpu_count() or 1)
         # asked, remembered, started, restarts (of workers that were lost), timeout, crash
@@ -231,7 +231,7 @@ class _Worker:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def ask(self, request: bytes, limits: Limits) -> str:
+    def ask(self, request: bytes, limits: WorkerLimits) -> str:
         """Send a request and watch the process until it answers, or kill it. `_Lost` where it ends
         or stops meanwhile, or has before."""
         import psutil
@@ -324,7 +324,7 @@ _pool: Pool | None = None
 _starting = threading.Lock()
 
 
-def start(limits: Limits = Limits()) -> None:
+def start(limits: WorkerLimits = WorkerLimits()) -> None:
     """Make the process's pool, in place of one with other limits, and start all of its workers.
     Call it before jax touches a device."""
     global _pool
@@ -335,15 +335,15 @@ def start(limits: Limits = Limits()) -> None:
 
 def equal(gold: str, found: str, tolerance: float | None = 0.0) -> str:
     """`Pool.equal` of the process's pool, whose workers start as they are needed."""
-    return _shared(Limits()).equal(gold, found, tolerance)
+    return _shared(WorkerLimits()).equal(gold, found, tolerance)
 
 
 def among(golds: Sequence[str], found: str, strings: Sequence[str]) -> str:
     """`Pool.among` of the process's pool."""
-    return _shared(Limits()).among(golds, found, strings)
+    return _shared(WorkerLimits()).among(golds, found, strings)
 
 
-def _shared(limits: Limits) -> Pool:
+def _shared(limits: WorkerLimits) -> Pool:
     global _pool
     with _starting:
         if _pool is None:
@@ -362,7 +362,7 @@ def restarts() -> int:
 def map_threads(function: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
     """[function(*row) for row in zip(*columns)], with as many rows at a time as there are workers:
     a row that waits for a worker does not hold up the others."""
-    workers = _pool.count if _pool else Limits().workers or min(8, os.cpu_count() or 1)
+    workers = _pool.count if _pool else WorkerLimits().workers or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as threads:
         return list(threads.map(function, *columns))
 

@@ -26,8 +26,8 @@ from jaxvl.rewards.reasons import (
 )
 
 _UNCLEAR = frozenset((UNREAD, REFUSED, TOO_LONG, NO_ANSWER))
-Judge = Callable[[str, str, list[str]], tuple[float, str, str]]
-KINDS: dict[str, Judge] = {
+KindJudge = Callable[[str, str, list[str]], tuple[float, str, str]]
+KINDS: dict[str, KindJudge] = {
     "number": number.judge,
     "mcq": choice.judge,
     "math": math.judge,
@@ -116,7 +116,7 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _judged(judge: Judge, answer: str, gold: str, choices: list[str]) -> Verdict:
+def _judged(judge: KindJudge, answer: str, gold: str, choices: list[str]) -> Verdict:
     """The verdict on one answer text, as it stands in the completion."""
     shown = answer[: extract.LIMIT]
     if len(answer) > extract.LIMIT:

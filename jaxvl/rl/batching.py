@@ -24,7 +24,7 @@ READERS = 4  # threads that open pictures and tokenize
 _UNKNOWN = 4 * 2**30  # memory of a device that does not say how much it has
 
 
-class Model(Protocol):
+class BatchedModel(Protocol):
     """What is needed of a `VLM`."""
 
     config: Arch
@@ -35,7 +35,7 @@ class Model(Protocol):
 
 
 def batches(
-    vlm: Model,
+    vlm: BatchedModel,
     pairs: Sequence[tuple[Any, Sequence]],
     n: int = 0,
     new: int = 0,
@@ -79,7 +79,7 @@ def batches(
         yield batch(size)
 
 
-def _encoded(vlm: Model, pairs: Sequence[tuple[Any, Sequence]]) -> Iterator[Encoded]:
+def _encoded(vlm: BatchedModel, pairs: Sequence[tuple[Any, Sequence]]) -> Iterator[Encoded]:
     """Prompts in order, made in threads, a few ahead of who takes them."""
     with ThreadPoolExecutor(READERS) as threads:
         ahead: deque[Future] = deque()
@@ -91,7 +91,9 @@ def _encoded(vlm: Model, pairs: Sequence[tuple[Any, Sequence]]) -> Iterator[Enco
             yield ahead.popleft().result()
 
 
-def _rows_a_device(vlm: Model, size: tuple[int, int], n: int, new: int, all_logits: bool) -> int:
+def _rows_a_device(
+    vlm: BatchedModel, size: tuple[int, int], n: int, new: int, all_logits: bool
+) -> int:
     """A power of two up to ROWS_A_DEVICE, by what a row takes in a device's memory: the cache
     of its tokens, the tower's activations, logits. Weights and memory are the same in every
     process, what is free at a time may not be."""

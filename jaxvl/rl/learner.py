@@ -23,9 +23,7 @@ from jaxvl.models.finite import all_finite
 from jaxvl.models.qwen_vl import assemble
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.logprobs import token_logprobs
-from jaxvl.rl.losses import Whole, policy_loss, sft_loss, truncated_weights
-
-Stats = dict[str, jax.Array]
+from jaxvl.rl.losses import BatchCounts, Stats, policy_loss, sft_loss, truncated_weights
 
 
 @jax.tree_util.register_dataclass
@@ -168,7 +166,7 @@ def grpo_objective(policy: Policy, cfg: GRPO, length: int | None = None) -> Call
             beta=(cfg.beta if beta is None else beta) if cfg.beta else None,
             kl=cfg.kl,
             correction=correction,
-            whole=Whole.of(whole.mask, length),
+            whole=BatchCounts.of(whole.mask, length),
         )
         mean = functools.partial(_mean, batch.mask)
         gap = jnp.where(batch.mask, jnp.abs(logps - batch.old_logps), 0.0)

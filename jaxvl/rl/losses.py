@@ -7,7 +7,7 @@ is true where a token counts. With r = exp(logps - old) the ratio of a token, a 
     sum over tokens of  weight * (beta * KL - correction * objective(r, A))
 
 where the objective says what is clipped and the weight which mean is taken. Names and means are
-TRL's. A mean may be that of a larger batch (`Whole`), so that its parts add up to its loss.
+TRL's. A mean may be that of a larger batch (`BatchCounts`), so that its parts add up to its loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Stats = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
+class BatchCounts:
     """What a loss divides by: the counts of the whole batch."""
 
     sequences: float | jax.Array  # those without a token count too, as in TRL
@@ -32,7 +32,7 @@ class Whole:
     length: int  # tokens that a completion may have at most
 
     @classmethod
-    def of(cls, mask: jax.Array, length: int | None = None) -> Whole:
+    def of(cls, mask: jax.Array, length: int | None = None) -> BatchCounts:
         """Of the batch whose mask this is; `length` defaults to the mask's last axis."""
         sequences = float(mask.size // mask.shape[-1])
         return cls(sequences, jnp.maximum(mask.sum(), 1), length or mask.shape[-1])
@@ -134,7 +134,7 @@ def objective(
     return value, {f"clip_ratio/{name}": where for name, where in clipped.items()}
 
 
-def weights(loss: Loss, mask: jax.Array, whole: Whole) -> jax.Array:
+def weights(loss: Loss, mask: jax.Array, whole: BatchCounts) -> jax.Array:
     """Each token's weight in the mean that `loss` takes, [..., C]; 0 where the mask is false."""
     length = jnp.maximum(mask.sum(-1, keepdims=True), 1)
     part = mask.size / mask.shape[-1] / whole.sequences  # of the whole batch
@@ -161,7 +161,7 @@ def policy_loss(
     beta: float | jax.Array | None = None,
     kl: str = "k3",
     correction: jax.Array | None = None,
-    whole: Whole | None = None,
+    whole: BatchCounts | None = None,
 ) -> tuple[jax.Array, Stats]:
     """The loss that the config names, with its parameters, for tokens of `mask`; and its parts.
 
@@ -172,7 +172,7 @@ def policy_loss(
 
     The parts, "kl" and the shares that are clipped, are means over the tokens given, as TRL's are.
     """
-    whole = whole or Whole.of(mask)
+    whole = whole or BatchCounts.of(mask)
 
     def real(x):  # padding may hold anything; what overflows there would be a NaN in the gradient
         return jnp.where(mask, x, 0.0)

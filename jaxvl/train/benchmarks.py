@@ -18,7 +18,7 @@ from jaxvl.distributed import multihost
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item, Scored
 from jaxvl.eval.engines.local import Local
-from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.engines.replies import Reply, ReplySampling
 from jaxvl.eval.tasks import Task, open_task, subset
 from jaxvl.rewards import extract, pool
 from jaxvl.vlm import VLM
@@ -60,7 +60,7 @@ class During:
     def _replies(self, task: Task, items: Sequence[Item], vlm: VLM) -> list[Reply]:
         tokens = self.cfg.max_new_tokens or task.benchmark.max_new_tokens
         if tokens not in self.engines:
-            self.engines[tokens] = Local(vlm, Sampling(max_new_tokens=tokens), self.cfg.batch)
+            self.engines[tokens] = Local(vlm, ReplySampling(max_new_tokens=tokens), self.cfg.batch)
         engine = self.engines[tokens]
         engine.vlm = vlm  # other parameters, the same program
         batches = list(engine.replies([(item, 0) for item in items]))

@@ -58,7 +58,7 @@ def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
     """
     expect(cfg, Config, "jaxvl.train")
     told = Callbacks(callbacks, Path(cfg.run.dir))
-    pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
+    pool.start(pool.WorkerLimits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()
     cfg = with_steps(cfg)
     with owned(cfg) as stop:

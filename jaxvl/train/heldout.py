@@ -21,7 +21,7 @@ from jaxvl.data.prompts import Processor
 from jaxvl.distributed import multihost
 from jaxvl.eval.reporting import stats, tables
 from jaxvl.eval.reporting.stats import Estimate
-from jaxvl.rewards.columns import Asked, inputs
+from jaxvl.rewards.columns import AskedColumns, inputs
 from jaxvl.rewards.mix import TrainerState, score
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Result:
 
 def result(
     rewards: Sequence[Reward],
-    questions: Sequence[Asked],
+    questions: Sequence[AskedColumns],
     completions: Sequence[Sequence[Completion]],
     state: TrainerState = _UNTRAINED,
 ) -> Result:
@@ -163,14 +163,14 @@ def evaluate(
     return Evaluation(greedy=answer(1, 0.0), sampled=answer(cfg.samples, 1.0))
 
 
-def _asked(example: Example, prompt: Any, processor: Processor) -> Asked:
+def _asked(example: Example, prompt: Any, processor: Processor) -> AskedColumns:
     how = processor.image
     sizes = tuple(load_image(image).size for image in example.images)
     step = how.patch_size * how.merge_size
     limits = how.min_pixels, how.max_pixels
     seen = [smart_resize(height, width, step, *limits) for width, height in sizes]
     shown = tuple((width, height) for height, width in seen)
-    return Asked(example, prompt, sizes, shown, processor.box_frame)
+    return AskedColumns(example, prompt, sizes, shown, processor.box_frame)
 
 
 def write(

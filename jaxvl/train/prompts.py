@@ -40,7 +40,7 @@ def batch_of(cfg: Config | SFTConfig) -> GRPO | SFT:
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class StreamItem:
     """One prompt of a step."""
 
     position: int  # in the run's endless stream of prompts: its id in the sampling keys
@@ -155,7 +155,7 @@ class PromptStream:
         if jax.process_index() == 0:
             print("\n".join(f"data: {note}" for note in notes), flush=True)
 
-    def _item(self, position: int, candidates: Iterator[Example]) -> Item:
+    def _item(self, position: int, candidates: Iterator[Example]) -> StreamItem:
         """The first candidate that can be used, and why those before it cannot.
 
         Called in reading threads: pictures are opened and prompts tokenized here.
@@ -173,7 +173,7 @@ class PromptStream:
             f"{summary(dropped)}"
         )
 
-    def _made(self, position: int, candidate: Example) -> tuple[Item, buckets.Need]:
+    def _made(self, position: int, candidate: Example) -> tuple[StreamItem, buckets.Need]:
         """An example as an item, and what that needs."""
         with _told("data.check", candidate):
             example = self.gate.open(candidate)
@@ -186,7 +186,7 @@ class PromptStream:
             )
         encoded = self.processor.encode(prompt, list(example.images))
         target = self.target(example, prompt)
-        item = Item(position, example, prompt, encoded, target)
+        item = StreamItem(position, example, prompt, encoded, target)
         sizes = len(encoded.tokens), len(encoded.segments), len(target)
         return item, buckets.Need(example.id, *sizes)
 
@@ -224,7 +224,7 @@ class PromptStream:
             "auto), or lower data.max_pixels, or leave such examples out with data.too_long=drop"
         )
 
-    def draw(self) -> list[Item]:
+    def draw(self) -> list[StreamItem]:
         """The next prompts, in an order such that no device and no micro-batch has all the large
         ones. Which prompts make a mini-batch depends on their positions alone."""
         items = next(self.batches)
@@ -234,7 +234,7 @@ class PromptStream:
             ordered += [items[run[i]] for i in data_prompts.balanced(costs, self.parts)]
         return ordered
 
-    def use(self, step: int, items: list[Item]) -> None:
+    def use(self, step: int, items: list[StreamItem]) -> None:
         """`items` are part of `step`: what was dropped on the way to them is listed, and where any
         process has met a row of a test set the run is marked as a trial on it."""
         own = [(i.position, dataclasses.asdict(row)) for i in items for row in i.dropped]
@@ -246,13 +246,13 @@ class PromptStream:
             self.account.add(step, Dropped(**row), position)
         self.account.check()
 
-    def __next__(self) -> list[Item]:
+    def __next__(self) -> list[StreamItem]:
         """The prompts of the next step, of a run whose every step draws once."""
         items = self.draw()
         self.use(items[0].position // self.prompts + 1, items)
         return items
 
-    def metrics(self, items: list[Item]) -> dict[str, int]:
+    def metrics(self, items: list[StreamItem]) -> dict[str, int]:
         """How many rows could not be used on the way to `items`, over all processes."""
         count = sum(len(item.dropped) for item in items)
         return {"data/dropped": sum(self.share.all_gather_object(count))}
@@ -264,7 +264,7 @@ class PromptStream:
         self.batches.set_state(state)
 
     def collate(
-        self, items: list[Item], rows_per_prompt: int = 1, per_row: int = 1
+        self, items: list[StreamItem], rows_per_prompt: int = 1, per_row: int = 1
     ) -> dict[str, np.ndarray]:
         """A batch of rows."""
         T, patches = self.sizes(items)
@@ -278,7 +278,7 @@ class PromptStream:
             completions_per_row=per_row,
         )
 
-    def sizes(self, items: Sequence[Item], largest: bool = False) -> tuple[int, int]:
+    def sizes(self, items: Sequence[StreamItem], largest: bool = False) -> tuple[int, int]:
         """The buckets, of tokens and of patches, of a batch: the smallest that hold it (or the
         `largest`); with several processes all take those that the largest item needs."""
         own = [
@@ -327,7 +327,7 @@ class Prefetcher:
 
     def __init__(self, stream: PromptStream, rows_per_prompt: int, per_row: int):
         self.stream, self.form = stream, (rows_per_prompt, per_row)
-        self._ready: tuple[dict[str, Any], list[Item], dict[str, np.ndarray]] | None = None
+        self._ready: tuple[dict[str, Any], list[StreamItem], dict[str, np.ndarray]] | None = None
 
     def prepare(self) -> None:
         """Make the next prompts ready, if they are not."""
@@ -336,11 +336,11 @@ class Prefetcher:
             items = self.stream.draw()
             self._ready = before, items, self.collate(items)
 
-    def collate(self, items: list[Item]) -> dict[str, np.ndarray]:
+    def collate(self, items: list[StreamItem]) -> dict[str, np.ndarray]:
         """Their batch."""
         return self.stream.collate(items, *self.form)
 
-    def take(self, step: int) -> tuple[list[Item], dict[str, np.ndarray]]:
+    def take(self, step: int) -> tuple[list[StreamItem], dict[str, np.ndarray]]:
         """The next prompts, used in `step`, and their batch."""
         self.prepare()
         (_, items, arrays), self._ready = self._ready, None

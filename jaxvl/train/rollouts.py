@@ -22,17 +22,17 @@ from jaxvl.distributed.mesh import DataShard
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import rollout_metrics
 from jaxvl.rewards import audit
-from jaxvl.rewards.columns import Asked, inputs
+from jaxvl.rewards.columns import AskedColumns, inputs
 from jaxvl.rewards.mix import Scores, join_scores
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import Completions
-from jaxvl.train.prompts import Item
+from jaxvl.train.prompts import StreamItem
 
 
-def reward_inputs(items: Sequence[Item], got: Completions, box_frame: str) -> dict[str, Any]:
+def reward_inputs(items: Sequence[StreamItem], got: Completions, box_frame: str) -> dict[str, Any]:
     """What `rewards.score` takes of the completions of a step."""
     questions = [
-        Asked(
+        AskedColumns(
             item.example,
             item.prompt,
             item.encoded.image_sizes,
@@ -49,7 +49,7 @@ class ScoredRollout:
     """P prompts and what was sampled for them, on the host. Arrays are [R, g, C], all rows of a
     prompt side by side."""
 
-    items: list[Item]
+    items: list[StreamItem]
     arrays: dict[str, np.ndarray] | None  # their collated prompts; None: of rounds that are joined
     rollout: Rollout
     logps: Mapping[str, np.ndarray]  # of the sampled tokens, by the names of a batch's fields

@@ -40,7 +40,7 @@ from jaxvl.train import Runnable, failed, heldout, resume
 from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
-from jaxvl.train.prompts import Item, PromptStream, micro
+from jaxvl.train.prompts import PromptStream, StreamItem, micro
 from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable, with_steps
 from jaxvl.vlm import VLM
 
@@ -84,7 +84,7 @@ def target_batch(
 
 
 def row_batch(
-    stream: PromptStream, items: Sequence[Item], sft: SFT
+    stream: PromptStream, items: Sequence[StreamItem], sft: SFT
 ) -> tuple[TrainBatch, list[list[packing.Text]]]:
     """The items as whole rows, on the host: one a row, or packed into the first of as many rows."""
     T, patches = stream.sizes(items, largest=sft.pack)
@@ -138,7 +138,9 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     expect(cfg, SFTConfig, "jaxvl.sft")
     told = Callbacks(callbacks, Path(cfg.run.dir))
     if cfg.eval or cfg.benchmarks:
-        pool.start(pool.Limits.of(cfg.verify))  # before a device or another process is touched
+        pool.start(
+            pool.WorkerLimits.of(cfg.verify)
+        )  # before a device or another process is touched
     multihost.start()
     cfg = with_steps(cfg)
     with owned(cfg) as stop:

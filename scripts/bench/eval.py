@@ -62,12 +62,12 @@ class Ours:
         import jaxvl
         from jaxvl.distributed.mesh import make_mesh
         from jaxvl.eval.engines.local import Local
-        from jaxvl.eval.engines.replies import Sampling
+        from jaxvl.eval.engines.replies import ReplySampling
 
         vlm = jaxvl.load(path, dtype, make_mesh(data=-1, devices=jax.devices()))
         processor = dataclasses.replace(vlm.processor, stop_ids=())
         self.vlm, self.folder = dataclasses.replace(vlm, processor=processor), folder
-        self.how = Sampling(max_new_tokens=new_tokens)
+        self.how = ReplySampling(max_new_tokens=new_tokens)
         self.make, self.engines = Local, {}
 
     def replies(self, batch: int, count: int = 0) -> dict:

@@ -179,7 +179,7 @@ def rollout(count: int, workers: int) -> dict[str, float]:
             answer = f"{HOSTILE[number // 10 % len(HOSTILE)]}+{number}"  # no two are the same
         texts.append(f"<think>so</think>\n<answer>{answer}</answer>")
         golds.append(gold.format(**values))
-    pool.start(pool.Limits(workers=workers))
+    pool.start(pool.WorkerLimits(workers=workers))
     watch = _Memory()
     logged: dict[str, float] = {}
     start, cpu = time.perf_counter(), _processor_time()
@@ -208,7 +208,7 @@ def megabytes(count: int, workers: int) -> dict[str, float | str]:
     """Seconds to score `count` hostile completions of up to a million characters."""
     golds = (("number", "3", None), ("mcq", "B", ("left", "right")), ("math", "2\\sqrt{3}", None))
     golds += (("bbox", "[0, 0, 3, 3]", None), ("text", "left", None))
-    pool.start(pool.Limits(workers=workers))
+    pool.start(pool.WorkerLimits(workers=workers))
     rows = []
     for number in range(count):
         piece, draw = MEGABYTES[number % len(MEGABYTES)], random.Random(number)

@@ -11,12 +11,12 @@ import pytest
 
 from jaxvl.curate import flow, metadata, split, stub
 from jaxvl.curate.rows import read
-from jaxvl.curate.teachers import Asked, Own
+from jaxvl.curate.teachers import Own, TeacherSettings
 from jaxvl.data.tasks.vlaa import VLAA
 from jaxvl.errors import UserError
 from tests.curate.sets import jsonl, write_sets
 
-STUB = Asked("stub", concurrency=2)
+STUB = TeacherSettings("stub", concurrency=2)
 CONFIG = flow.Flow(STUB, STUB, STUB, STUB)
 OUTPUTS = [*flow.FILES.values(), "sft.jsonl", "grpo.jsonl", "aha.jsonl"]
 
@@ -45,7 +45,7 @@ def go(paths, out, calls=None, dies_at=None, **sizes):
 
         return Own(f"stub {step.name}", answer, str(cache), batch=1)
 
-    chosen, wanted = metadata.Chosen(), split.Sizes(**sizes)
+    chosen, wanted = metadata.Chosen(), split.SplitSizes(**sizes)
     return list(flow.run(paths, out, steps_of(out), teacher, chosen, wanted))
 
 
@@ -139,7 +139,7 @@ def test_a_changed_prompt_asks_again_from_its_step_on(sets, whole, tmp_path, ste
         return Own(f"stub {of.name}", stub.answers(of.name), str(cache), batch=1)
 
     steps = CONFIG.steps(tmp_path / "run" / "images", prompts)
-    list(flow.run(sets, tmp_path / "run", steps, teacher, metadata.Chosen(), split.Sizes()))
+    list(flow.run(sets, tmp_path / "run", steps, teacher, metadata.Chosen(), split.SplitSizes()))
     assert asked[0] == step
 
 

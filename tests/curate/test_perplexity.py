@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvl.curate.perplexity import Scorer, perplexities, select
+from jaxvl.curate.perplexity import PerplexityScorer, perplexities, select
 from jaxvl.curate.rows import read
 from jaxvl.errors import UserError
 from tests.curate.sets import jsonl, picture
@@ -45,7 +45,7 @@ def scorer(name, value, calls=None, dies_at=None):
         assert all(len(row) == 1 for row in images)
         return [[np.full(len(text), -value(len(text)), np.float32)] for (text,) in completions]
 
-    return Scorer(name, lambda: logprobs)
+    return PerplexityScorer(name, lambda: logprobs)
 
 
 def test_the_highest_mean_of_the_perplexities_is_kept(rows, tmp_path):

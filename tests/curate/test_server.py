@@ -17,7 +17,7 @@ import pytest
 from jaxvl.curate import stub, work
 from jaxvl.curate.rows import read
 from jaxvl.curate.steps import Step, prompt
-from jaxvl.curate.teachers import Asked, open_teacher
+from jaxvl.curate.teachers import TeacherSettings, open_teacher
 from jaxvl.errors import UserError
 from jaxvl.rewards.endpoint import chat_reply
 from tests.curate.sets import chat, jsonl, teaching, write_sets
@@ -44,7 +44,7 @@ GARBAGE = {
 def distil(url, tmp_path, failed="stop", rows=ROWS, **settings):
     """A step over ROWS: its manifest and what its teacher counted."""
     fast = {"timeout": 0.4, "retries": 2, "backoff": 0.01, "concurrency": 4}
-    asked = Asked(url, "distil", **(fast | settings))
+    asked = TeacherSettings(url, "distil", **(fast | settings))
     step = Step("distil", asked, prompt("distil"), tmp_path / "images")
     opened = []
 

@@ -4,9 +4,9 @@
 import pytest
 
 from jaxvl.curate import flow, split, steps
-from jaxvl.curate.split import REFLECTION, Seen, Sizes, divide, reflects
+from jaxvl.curate.split import REFLECTION, Seen, SplitSizes, divide, reflects
 from jaxvl.curate.steps import Step, fill, prompt, thought_and_answer
-from jaxvl.curate.teachers import Asked
+from jaxvl.curate.teachers import TeacherSettings
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
 from tests.curate.sets import picture
@@ -15,7 +15,7 @@ ROW = {"id": "s-1", "source": "s", "image": "s/1.png", "question": "How many?", 
 
 
 def step(name, tmp_path=None, **asked):
-    return Step(name, Asked("stub", **asked), prompt(name), tmp_path)
+    return Step(name, TeacherSettings("stub", **asked), prompt(name), tmp_path)
 
 
 def asks(name, row, tmp_path=None):
@@ -204,7 +204,7 @@ def seen(id, reflects=False, image=None, rl_only=False, as_is=False, no_sft=None
 
 
 def places(given, **sizes):
-    where = divide(given, Sizes(**sizes))
+    where = divide(given, SplitSizes(**sizes))
     return [place if isinstance(place, str) else place.reason for place in where]
 
 

@@ -4,7 +4,7 @@
 import pytest
 
 from jaxvl.eval import tasks
-from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.engines.replies import Reply, ReplySampling
 from jaxvl.eval.engines.run import run
 from jaxvl.eval.scoring import score
 from tests.eval.benchmarks import published
@@ -39,7 +39,7 @@ def test_golds_score_all_and_nothing_scores_nothing(name, tmp_path):
     if tasks.find(name).needs_source:
         next(iter(published.LAYOUTS[name].values()))(source)
     task = tasks.open_task(name, str(source))
-    how = Sampling(n=len(FORMS), temperature=1.0, max_new_tokens=8)
+    how = ReplySampling(n=len(FORMS), temperature=1.0, max_new_tokens=8)
     for said, right in ((lambda item, k: FORMS[k].format(item.gold), 1.0), (lambda *_: "", 0.0)):
         out = tmp_path / str(right)
         run(task, Says(said), how, out, decides={"model": "m"}, about={})

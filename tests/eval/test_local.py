@@ -20,12 +20,12 @@ from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.local import Local
 from jaxvl.eval.engines.remote import Remote
-from jaxvl.eval.engines.replies import Sampling, number_of
+from jaxvl.eval.engines.replies import ReplySampling, number_of
 from jaxvl.rewards.endpoint import Endpoint
 from tests.rewards.test_judge import serve  # noqa: F401 (a fixture)
 from tests.train.test_prompts import BASE
 
-SAMPLED = Sampling(n=2, temperature=1.0, seed=3, max_new_tokens=8)
+SAMPLED = ReplySampling(n=2, temperature=1.0, seed=3, max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_replies_depend_on_nothing_that_is_asked_beside_them(base, items):
 def test_several_devices_give_the_same_replies(base, items):
     if jax.device_count() < 4:
         pytest.skip("needs 4 devices")
-    greedy = Sampling(max_new_tokens=8)
+    greedy = ReplySampling(max_new_tokens=8)
     one = texts(asked(Local(base, greedy, batch=4), pairs(items, 1)))
     mesh = make_mesh(data=4, devices=jax.devices()[:4])
     assert texts(asked(Local(jaxvl.load(BASE, "float32", mesh), greedy, 4), pairs(items, 1))) == one
@@ -116,7 +116,7 @@ def endpoint_replies(body, number):
 
 def test_an_endpoint_is_asked_with_pictures_and_seeds(serve, items):  # noqa: F811
     server = serve(endpoint_replies)
-    how = Sampling(n=2, temperature=0.5, seed=1, max_new_tokens=9)
+    how = ReplySampling(n=2, temperature=0.5, seed=1, max_new_tokens=9)
     remote = Remote(Endpoint(server.url, retries=0), "m", how, batch=4, max_pixels=3136)
     found = {(r.item.id, r.sample): r for batch in remote.replies(pairs(items)) for r in batch}
     seeds = {body["seed"]: body for body in server.bodies}

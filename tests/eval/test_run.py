@@ -16,7 +16,7 @@ from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.recorded import Recorded
-from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint
+from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint
 from jaxvl.eval.engines.run import parse_part, parse_sources, run
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ class Parrot:
 
 def answer(out, model=None, how=None, decides=None, **more):
     """`model`'s replies to the smoke benchmark in the folder `out`."""
-    how, decides = how or Sampling(max_new_tokens=8), decides or {"model": "parrot"}
+    how, decides = how or ReplySampling(max_new_tokens=8), decides or {"model": "parrot"}
     task = tasks.open_task("smoke", system_prompt=more.pop("system_prompt", ""))
     return run(task, model or Parrot(), how, out, decides=decides, about={}, **more)
 
@@ -97,7 +97,7 @@ def test_other_settings_are_refused_unless_forced(tmp_path):
     with pytest.raises(UserError, match="'parrot' there and 'parrot 2' here.*--force"):
         answer(tmp_path, decides={"model": "parrot 2"})
     with pytest.raises(UserError, match="temperature is 0.0 there and 1.0 here"):
-        answer(tmp_path, how=Sampling(temperature=1.0, max_new_tokens=8))
+        answer(tmp_path, how=ReplySampling(temperature=1.0, max_new_tokens=8))
     with pytest.raises(UserError, match="system_prompt"):
         answer(tmp_path, system_prompt="vlaa")
     assert answer(tmp_path, decides={"model": "parrot 2"}, force=True) == 0
@@ -112,11 +112,11 @@ def test_settings_of_a_run_that_wrote_nothing_bind_nobody(tmp_path):
 
 
 def test_more_samples_and_more_items_may_follow(tmp_path):
-    how = Sampling(n=2, temperature=1.0, max_new_tokens=8)
+    how = ReplySampling(n=2, temperature=1.0, max_new_tokens=8)
     answer(tmp_path, how=how, limit=4)
     assert len(keys(tmp_path)) == 8
     more = Parrot()
-    answer(tmp_path, more, how=Sampling(n=3, temperature=1.0, max_new_tokens=8))
+    answer(tmp_path, more, how=ReplySampling(n=3, temperature=1.0, max_new_tokens=8))
     assert keys(tmp_path) == everything(3) and more.asked == 24 - 8
 
 

@@ -13,7 +13,7 @@ from jaxvl.errors import UserError
 from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Grade, Item, Scored
 from jaxvl.eval.engines import predictions
-from jaxvl.eval.engines.replies import Reply, Sampling
+from jaxvl.eval.engines.replies import Reply, ReplySampling
 from jaxvl.eval.engines.run import run
 from jaxvl.eval.reporting import export, page, report, seeds, stats, summary
 from jaxvl.eval.reporting.compare import compare, to_markdown
@@ -49,7 +49,7 @@ class Says:
 
 def answered(out, text, n=1, limit=0, system_prompt="", scored=True):
     """A directory of results for the smoke benchmark."""
-    how = Sampling(n=n, temperature=float(n > 1), max_new_tokens=8)
+    how = ReplySampling(n=n, temperature=float(n > 1), max_new_tokens=8)
     task = tasks.open_task("smoke", system_prompt=system_prompt)
     run(task, Says(text), how, out, decides={"model": "m"}, about={}, limit=limit)
     if scored:

@@ -20,7 +20,7 @@ from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
-from jaxvl.plan.programs import Program, Work
+from jaxvl.plan.programs import Program, ProgramWork
 from jaxvl.rl.sampling import SamplingParams, sample_token
 from tests.plan.small import write_model
 
@@ -104,7 +104,7 @@ def test_slices_exchange_what_their_chips_have_summed():
 
 
 def program(function, x: jax.ShapeDtypeStruct, **how) -> Program:
-    return Program("of a test", jax.jit(function, **how), {"x": x}, {}, {}, Work(0.0, 0.0))
+    return Program("of a test", jax.jit(function, **how), {"x": x}, {}, {}, ProgramWork(0.0, 0.0))
 
 
 def test_what_a_chip_cannot_hold_is_refused_in_the_compilers_words():

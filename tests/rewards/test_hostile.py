@@ -130,7 +130,7 @@ GOLDS = (
 @pytest.fixture(scope="module")
 def patient():
     """Twice the limit of a run: processors at work with other things count more seconds."""
-    pool.start(pool.Limits(workers=1, seconds=2 * pool.Limits().seconds))
+    pool.start(pool.WorkerLimits(workers=1, seconds=2 * pool.WorkerLimits().seconds))
     yield
     pool.stop()
 
@@ -230,7 +230,7 @@ def test_a_rollout_with_traps_is_scored_and_leaves_the_workers_as_they_were():
         else draw.choice(list(zip(answers, expected, strict=True)))
         for number in range(100)
     ]
-    pool.start(pool.Limits(workers=2))
+    pool.start(pool.WorkerLimits(workers=2))
     before = {child.pid for child in psutil.Process().children()}
     texts = [f"<answer>{answer}</answer>" for answer, _ in rows]
     blank, golds = [""] * len(rows), ["2\\sqrt{3}"] * len(rows)

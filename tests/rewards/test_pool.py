@@ -13,7 +13,7 @@ import pytest
 from jaxvl.config import Verify
 from jaxvl.errors import UserError
 from jaxvl.rewards import pool, verify
-from jaxvl.rewards.pool import Limits, Pool, _Worker
+from jaxvl.rewards.pool import Pool, WorkerLimits, _Worker
 
 # Whole texts go to math-verify without a guard in front, for VisualThinker's reward.
 ENDLESS = ("$3$", "$9^{9^{9^{9}}}$", None)
@@ -22,7 +22,7 @@ ENDLESS = ("$3$", "$9^{9^{9^{9}}}$", None)
 @pytest.fixture(scope="module")
 def one():
     """A pool of one worker with little time."""
-    made = Pool(Limits(workers=1, seconds=0.3))
+    made = Pool(WorkerLimits(workers=1, seconds=0.3))
     yield made
     made.close()
 
@@ -93,7 +93,7 @@ def test_what_ends_its_worker_by_itself_twice_is_a_crash(one, monkeypatch):
 
 @LOST
 def test_a_worker_lost_before_its_first_answer_is_replaced(what):
-    made = Pool(Limits(workers=1))
+    made = Pool(WorkerLimits(workers=1))
     made.fill()
     os.kill(pid(made), what)
     assert made.equal("x+1", "1+x") == "match"
@@ -104,7 +104,7 @@ def test_a_worker_lost_before_its_first_answer_is_replaced(what):
 def test_a_request_larger_than_a_pipe_reaches_its_worker():
     worker = _Worker(memory=2 << 30)
     request = b'{"gold": "x+1", "found": "1+x", "tolerance": 0}' + b" " * 500_000 + b"\n"
-    assert worker.ask(request, Limits()) == "match"
+    assert worker.ask(request, WorkerLimits()) == "match"
     worker.kill()
 
 
@@ -127,7 +127,7 @@ def test_a_text_is_searched_for_strings_and_numbers(one):
 
 
 def test_memory_is_bounded_from_within():
-    made = Pool(Limits(workers=1, memory=1 << 30))
+    made = Pool(WorkerLimits(workers=1, memory=1 << 30))
     assert made.equal("x+1", "1+x") == "match"
     assert psutil.Process(pid(made)).rlimit(psutil.RLIMIT_AS) == (1 << 30, 1 << 30)
     made.close()
@@ -136,12 +136,12 @@ def test_memory_is_bounded_from_within():
 def test_memory_is_bounded_from_outside():
     worker = _Worker(memory=2 << 30)
     request = b'{"gold": "$3$", "found": "$9^{9^{9^{9}}}$"}\n'
-    assert worker.ask(request, Limits(seconds=20, memory=1 << 20)) == "crash"
+    assert worker.ask(request, WorkerLimits(seconds=20, memory=1 << 20)) == "crash"
     assert not worker.alive
 
 
 def test_workers_are_replaced_after_their_share():
-    few = Pool(Limits(workers=1, recycle=2))
+    few = Pool(WorkerLimits(workers=1, recycle=2))
     pids = []
     for number in range(4):
         assert few.equal("x+1", f"x+1+{number}-{number}") == "match"
@@ -152,8 +152,8 @@ def test_workers_are_replaced_after_their_share():
 
 
 def test_settings_of_a_run_reach_the_pool():
-    limits = Limits.of(Verify(workers=3, seconds=1.5, memory=0.5))
-    assert limits == Limits(workers=3, seconds=1.5, memory=1 << 29)
+    limits = WorkerLimits.of(Verify(workers=3, seconds=1.5, memory=0.5))
+    assert limits == WorkerLimits(workers=3, seconds=1.5, memory=1 << 29)
 
 
 def test_workers_know_nothing_of_jax_and_end_with_their_parent():

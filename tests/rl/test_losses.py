@@ -12,7 +12,7 @@ import pytest
 from jaxvl.config import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Gspo
 from jaxvl.rl.losses import (
     KL,
-    Whole,
+    BatchCounts,
     clipped_objective,
     grpo_loss,
     kl_k3,
@@ -332,7 +332,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss):
     """However they are cut, though the parts have 5 and 4 tokens: DAPO's mean is over all nine."""
     batch = arrays()
     whole = policy_loss(loss, *batch, beta=0.1)[0]
-    counts = Whole.of(jnp.asarray(batch[-1]))
+    counts = BatchCounts.of(jnp.asarray(batch[-1]))
     assert counts.tokens == 9
     for cut in (1, 2, 3):
         parts = [[x[i] for x in batch] for i in (slice(0, cut), slice(cut, N))]
@@ -342,7 +342,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss):
 
 def test_bnpo_is_a_mean_of_the_parts_own_means():
     batch = arrays()
-    counts = Whole.of(jnp.asarray(batch[-1]))
+    counts = BatchCounts.of(jnp.asarray(batch[-1]))
     halves = [[x[i] for x in batch] for i in (slice(0, 2), slice(2, N))]
     found = [policy_loss(Bnpo(), *half, whole=counts)[0] for half in halves]
     alone = [policy_loss(Dapo(), *half)[0] for half in halves]
@@ -356,7 +356,7 @@ def test_dr_grpo_divides_by_the_longest_that_a_completion_may_be():
     wide = [np.pad(x, ((0, 0), (0, C))) if x.ndim > 1 else x for x in batch]
     value = policy_loss(DrGrpo(), *batch)[0]
     np.testing.assert_allclose(policy_loss(DrGrpo(), *wide)[0], value / 2, rtol=EXACT)
-    given = Whole.of(jnp.asarray(wide[-1]), length=C)
+    given = BatchCounts.of(jnp.asarray(wide[-1]), length=C)
     np.testing.assert_allclose(policy_loss(DrGrpo(), *wide, whole=given)[0], value, rtol=EXACT)
 
 

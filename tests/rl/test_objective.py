@@ -13,7 +13,7 @@ import pytest
 from jaxvl.config import GRPO, Bnpo, Cispo, Dapo, DrGrpo, Grpo, Gspo
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.rl.losses import Whole, policy_loss
+from jaxvl.rl.losses import BatchCounts, policy_loss
 
 R, G, C = 6, 2, 5
 CLOSE = 1e-5  # float32 sums of 60 terms of size 1
@@ -78,7 +78,7 @@ def expected(cfg, batch, old, correction=None, beta=None):
             beta=beta or cfg.beta or None,
             kl=cfg.kl,
             correction=correction,
-            whole=Whole.of(jnp.asarray(batch.mask), C),
+            whole=BatchCounts.of(jnp.asarray(batch.mask), C),
         )[0]
 
     return {name: float(x) for name, x in jax.grad(loss)(START).items()}

@@ -17,7 +17,7 @@ from jaxvl.data.scenes import Scenes
 from jaxvl.data.templates import chat_question
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, accuracy, judged, length, think_format, verified
-from jaxvl.rewards.columns import Asked
+from jaxvl.rewards.columns import AskedColumns
 from jaxvl.rewards.mix import TrainerState
 from jaxvl.rewards.rules import Frames
 from jaxvl.train import heldout
@@ -69,7 +69,7 @@ QUICKSTART = (Reward(accuracy), Reward(think_format))
 
 
 def result(rewards, examples, texts, **how):
-    questions = [Asked(example, "", (), ()) for example in examples]
+    questions = [AskedColumns(example, "", (), ()) for example in examples]
     rows = [[Completion(text, list(text.encode()), [], "stop") for text in row] for row in texts]
     return heldout.result(rewards, questions, rows, **how)
 

@@ -22,7 +22,7 @@ from jaxvl.rewards import accuracy
 from jaxvl.rl import learner
 from jaxvl.train import sft
 from jaxvl.train.guard import Guard
-from jaxvl.train.prompts import Item, micro
+from jaxvl.train.prompts import StreamItem, micro
 
 ROOT = Path(__file__).parents[2]
 END = "<|im_end|>"
@@ -51,7 +51,7 @@ def items_of(vlm, pictures, tail=()):
         prompt = [{"role": "user", "content": content}]
         encoded = vlm.processor.encode(prompt, [pictures[i] for i in numbers])
         target = (*vlm.processor.tokenize(answer), Turn.of(vlm.processor).end, *tail)
-        found.append(Item(position, None, prompt, encoded, target))
+        found.append(StreamItem(position, None, prompt, encoded, target))
     return found
 
 

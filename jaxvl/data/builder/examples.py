@@ -121,7 +121,7 @@ def write_info(folder: Path, rows: Sequence[int], size: int) -> None:
     info.write_to_directory(folder)
 
 
-class Records(Sequence[Example]):
+class PreparedRecords(Sequence[Example]):
     """The examples of a prepared set, read one by one; pictures stay encoded."""
 
     def __init__(self, folder: Path):

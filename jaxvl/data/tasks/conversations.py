@@ -12,17 +12,17 @@ from jaxvl.data.example import BadRow, Example
 from jaxvl.data.tasks.fields import plain, shown
 
 _ROLES = ("system", "user", "assistant", "tool")
-Turn = dict[str, Any]
+RawTurn = dict[str, Any]
 
 
-def as_given(example: Example) -> list[Turn]:
+def as_given(example: Example) -> list[RawTurn]:
     """The template for such data: the turns up to the answer, as they are in the file."""
     if "messages" not in example.columns:
         raise BadRow("no conversation", "there are no turns to take; set data.template=chat")
     return list(example.columns["messages"])
 
 
-def turns(value: Any, name: str) -> tuple[list[Turn], list[Any]]:
+def turns(value: Any, name: str) -> tuple[list[RawTurn], list[Any]]:
     """The turns with their content as a list of parts {"type": "image"} and {"type": "text",
     "text"}, and the pictures that stood in the parts.
 
@@ -82,12 +82,12 @@ def _text(value: str, name: str) -> list[dict[str, Any]]:
     return parts
 
 
-def said(turn: Turn) -> str:
+def said(turn: RawTurn) -> str:
     """The text of a turn."""
     return "".join(part.get("text", "") for part in turn["content"])
 
 
-def prompt_and_reply(found: list[Turn], name: str) -> tuple[list[Turn], str]:
+def prompt_and_reply(found: list[RawTurn], name: str) -> tuple[list[RawTurn], str]:
     """The turns up to the last user's, and what the assistant then says ("" where nothing)."""
     users = [place for place, turn in enumerate(found) if turn["role"] == "user"]
     if not users:
@@ -96,7 +96,7 @@ def prompt_and_reply(found: list[Turn], name: str) -> tuple[list[Turn], str]:
     return found[:end], "".join(said(turn) for turn in found[end:] if turn["role"] == "assistant")
 
 
-def place_images(prompt: list[Turn], count: int, unread: Mapping[str, Any]) -> list[Turn]:
+def place_images(prompt: list[RawTurn], count: int, unread: Mapping[str, Any]) -> list[RawTurn]:
     """The prompt with `count` image parts: where none is marked, all stand before the first user's
     text, as in TRL. `unread` are the columns of the row that were not read for pictures."""
     marked = sum(part["type"] == "image" for turn in prompt for part in turn["content"])

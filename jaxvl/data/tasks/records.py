@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.data import files, gold, hub, places
-from jaxvl.data.example import BadRow, Example, Row, RowSource
+from jaxvl.data.example import BadRow, Example, ReadRow, RowSource
 from jaxvl.data.tasks import conversations, fields
 
 # Of TRL's datasets: what a column is, and what is said of it.
@@ -110,14 +110,14 @@ class Records(RowSource):
             told.append("`solution` is the answer")
         return Recognised(dataclasses.replace(self, **found), tuple(told))
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[ReadRow]:
         seen = self.recognised()
         if seen.told and start == 0:
             text = f"data: {self.path} has the form of TRL's datasets: {', '.join(seen.told)}"
             print(text, file=sys.stderr, flush=True)
         yield from seen.source._rows(start)
 
-    def _rows(self, start: int) -> Iterator[Row]:
+    def _rows(self, start: int) -> Iterator[ReadRow]:
         task = self.task or Path(self.path).stem
         for number, file, raw in files.read(self.files(), start + 1):
             if self.limit and number > self.limit:

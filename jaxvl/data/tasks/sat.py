@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.data import files, hub, places
-from jaxvl.data.example import BadRow, Example, FilteredRow, Row, RowSource
+from jaxvl.data.example import BadRow, Example, FilteredRow, ReadRow, RowSource
 from jaxvl.data.tasks import conversations, fields
 
 _ASKED = "Answer in natural language. "
@@ -46,7 +46,7 @@ class SAT(RowSource):
     def files(self) -> list[Path]:
         return hub.find(self.path, self.split)
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[ReadRow]:
         # How many rows before `start` can be used shows when they are read.
         usable, skip = 0, 0 if self.first else start
         for number, file, raw in files.read(self.files(), skip + 1):

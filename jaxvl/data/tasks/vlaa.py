@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxvl.data import files, places
-from jaxvl.data.example import BadRow, Example, FilteredRow, Row, RowSource
+from jaxvl.data.example import BadRow, Example, FilteredRow, ReadRow, RowSource
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
 
@@ -67,7 +67,7 @@ class VLAA(RowSource):
             raise UserError(f"there is no {path}; expected the folder of the published dataset")
         return [path]
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
+    def rows(self, start: int = 0) -> Iterator[ReadRow]:
         unknown = [source for source in self.sources if source not in SOURCES]
         if unknown:
             raise UserError(f"sources: no `{unknown[0]}`; expected some of {', '.join(SOURCES)}")

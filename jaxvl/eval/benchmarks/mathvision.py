@@ -15,7 +15,7 @@ from pathlib import Path
 from jaxvl.data.example import Dropped
 from jaxvl.eval.benchmark import Benchmark, Grade, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
-from jaxvl.eval.scoring.formats import Layout, Row
+from jaxvl.eval.scoring.formats import FileLayout, Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
 from jaxvl.rewards.kinds import number
 
@@ -30,7 +30,7 @@ def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
 
 
 def read_files(
-    source: Path, protocol: str, layouts: Sequence[Layout]
+    source: Path, protocol: str, layouts: Sequence[FileLayout]
 ) -> tuple[list[Item], list[Dropped]]:
     """The problems in the files of one of `layouts`."""
     return formats.collect(source, layouts, lambda row: [_item(row, protocol)])

@@ -25,7 +25,7 @@ from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.prompts import Encoded
 from jaxvl.distributed.mesh import fetch, put_rows
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.engines.replies import Reply, Sampling, fingerprint, number_of
+from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint, number_of
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import read_completions
@@ -60,7 +60,7 @@ def open_model(path: str, dtype: str, mesh: Mesh, **pixels: int | None) -> tuple
 class Local:
     """A model that replies to items, `batch` sequences at a time (or one prompt's samples)."""
 
-    def __init__(self, vlm: VLM, how: Sampling, batch: int = 32):
+    def __init__(self, vlm: VLM, how: ReplySampling, batch: int = 32):
         self.vlm, self.how = vlm, how
         self.per_row = max(g for g in range(1, min(how.n, batch) + 1) if how.n % g == 0)
         shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"]

@@ -22,7 +22,7 @@ from jaxvl.errors import UserError
 
 SCHEMA = 1
 SETTINGS = "settings.json"
-Key = tuple[str, int]  # (id, sample)
+ReplyKey = tuple[str, int]  # (id, sample)
 Line = dict[str, Any]
 # What scoring and reports read.
 _SETTINGS = ("decides", "source", "dropped", "about")
@@ -130,10 +130,10 @@ class Writer:
         self.file.close()
 
 
-def read(folder: Path) -> tuple[dict[Key, Line], list[str]]:
+def read(folder: Path) -> tuple[dict[ReplyKey, Line], list[str]]:
     """The replies that count, by key, and notes on those that do not. Of two the last counts."""
     wanted = digest_of(read_settings(folder))
-    found: dict[Key, Line] = {}
+    found: dict[ReplyKey, Line] = {}
     twice = others = torn = 0
     for path in _files(folder):
         data = path.read_bytes().split(b"\n")

@@ -13,7 +13,7 @@ from jaxvl.data.example import Dropped
 from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.engines.replies import Reply, Sampling, number_of
+from jaxvl.eval.engines.replies import Reply, ReplySampling, number_of
 from jaxvl.rewards.endpoint import Endpoint, chat_reply
 
 
@@ -29,7 +29,7 @@ class Remote:
         self,
         endpoint: Endpoint,
         model: str,
-        how: Sampling,
+        how: ReplySampling,
         batch: int = 32,
         max_pixels: int | None = None,
     ):

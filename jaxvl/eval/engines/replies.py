@@ -14,7 +14,7 @@ from jaxvl.eval.benchmark import Item
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class ReplySampling:
     """How replies are drawn; temperature 0 is greedy, and then there is but one."""
 
     n: int = 1

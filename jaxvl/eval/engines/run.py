@@ -19,12 +19,12 @@ from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.predictions import Line
-from jaxvl.eval.engines.replies import Reply, Sampling, shard
+from jaxvl.eval.engines.replies import Reply, ReplySampling, shard
 from jaxvl.eval.tasks import Task, prompt_digest, subset
 from jaxvl.observe.metrics import Progress
 
 
-class Model(Protocol):
+class Engine(Protocol):
     """`Local` or `Remote`."""
 
     dropped: list[Dropped]
@@ -53,7 +53,7 @@ class EngineSpec:
     """Who is asked: `make(how, batch)` is the model, `decides` says what its replies depend on
     besides, `about` what is good to know."""
 
-    make: Callable[[Sampling, int], Model]
+    make: Callable[[ReplySampling, int], Engine]
     decides: Mapping[str, Any]
     about: Mapping[str, Any]
     processes: Processes = Processes()
@@ -62,7 +62,7 @@ class EngineSpec:
 def run_all(
     tasks: Sequence[Task],
     asked: EngineSpec,
-    how: Sampling,
+    how: ReplySampling,
     out: Path,
     batch: int,
     max_new_tokens: int = 0,
@@ -94,8 +94,8 @@ def run_all(
 
 def run(
     task: Task,
-    model: Model,
-    how: Sampling,
+    model: Engine,
+    how: ReplySampling,
     out: Path,
     *,
     decides: Mapping[str, Any],
@@ -116,7 +116,7 @@ def run(
     items = shard(subset(task.items, limit), *part)
     wanted = [(item, sample) for item in items for sample in range(how.n)]
     with contextlib.ExitStack() as files:
-        done: dict[predictions.Key, Line] = {}
+        done: dict[predictions.ReplyKey, Line] = {}
         writer = None
         if processes.index == 0:
             predictions.open_folder(folder, settings, force)
@@ -146,12 +146,12 @@ def run(
     return total - count
 
 
-def _key(pair: tuple[Item, int]) -> predictions.Key:
+def _key(pair: tuple[Item, int]) -> predictions.ReplyKey:
     return pair[0].id, pair[1]
 
 
 def _settings(
-    task: Task, how: Sampling, decides: Mapping[str, Any], about: Mapping[str, Any]
+    task: Task, how: ReplySampling, decides: Mapping[str, Any], about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What settings.json holds. The number of samples decides nothing: more may follow."""
     sampling = dataclasses.asdict(how)

@@ -14,11 +14,11 @@ from jaxvl.eval.benchmarks.mossbench import TYPES
 from jaxvl.eval.mossbench.refusal import VERSION
 from jaxvl.eval.mossbench.stages import PLAIN
 
-Verdict = Callable[[Scored], float | None]  # 1 refused, 0 complied, None: nobody can say
+RefusalOf = Callable[[Scored], float | None]  # 1 refused, 0 complied, None: nobody can say
 
 
 def published(
-    replies: Iterable[tuple[Scored, str]], verdict: Verdict = lambda row: row.mark.value
+    replies: Iterable[tuple[Scored, str]], verdict: RefusalOf = lambda row: row.mark.value
 ) -> dict[str, Any]:
     """Results in the form of the benchmark's own results.json, of (scored, reply) pairs.
 

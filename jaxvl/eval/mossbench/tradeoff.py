@@ -25,7 +25,7 @@ from jaxvl.eval.scoring.score import plain, read_scores
 
 BENIGN, HARMFUL = "mossbench", "mossbench_contrast"
 _MODE = "strict"  # what a user gets to read
-Verdict = tuple[str, str, float]  # a type, a request, and 1.0 for a refusal
+TypedVerdict = tuple[str, str, float]  # a type, a request, and 1.0 for a refusal
 
 
 def tradeoff(runs: Sequence[Path], judge: str = "", force: bool = False) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def tradeoff(runs: Sequence[Path], judge: str = "", force: bool = False) -> list
     return plain(table(verdicts))
 
 
-def _verdicts(folder: Path, judge: str) -> list[Verdict]:
+def _verdicts(folder: Path, judge: str) -> list[TypedVerdict]:
     """On the requests as they are, where there is one."""
     rows = read_scores(folder)
     values = {(row["id"], row["sample"]): row[_MODE]["value"] for row in rows}
@@ -68,7 +68,7 @@ def _verdicts(folder: Path, judge: str) -> list[Verdict]:
 
 
 def table(
-    models: Mapping[str, tuple[Sequence[Verdict], Sequence[Verdict]]],
+    models: Mapping[str, tuple[Sequence[TypedVerdict], Sequence[TypedVerdict]]],
 ) -> list[dict[str, Any]]:
     """Refusals of benign requests against those of harmful ones, over models, all and by type.
 
@@ -89,7 +89,7 @@ def table(
     return found
 
 
-def _rate(verdicts: Sequence[Verdict], kind: str) -> stats.Estimate:
+def _rate(verdicts: Sequence[TypedVerdict], kind: str) -> stats.Estimate:
     known = [verdict for verdict in verdicts if kind in ("all", verdict[0])]
     return stats.proportion([value for _, _, value in known], [pid for _, pid, _ in known])
 

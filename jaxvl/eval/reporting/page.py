@@ -16,7 +16,7 @@ from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.reporting import report
-from jaxvl.eval.reporting.report import Results
+from jaxvl.eval.reporting.report import ResultsJson
 from jaxvl.eval.scoring.score import read_scores
 from jaxvl.eval.tasks import reopen
 from jaxvl.observe import charts
@@ -28,7 +28,7 @@ _BARS = 14  # of a breakdown; longer ones are in the table alone
 
 def render(
     results: Path,
-    found: Sequence[Results],
+    found: Sequence[ResultsJson],
     sources: Mapping[str, str],
     paper: bool = False,
     items: int = 40,
@@ -61,7 +61,7 @@ def render(
     )
 
 
-def _overview_chart(found: Sequence[Results]) -> BarChart | None:
+def _overview_chart(found: Sequence[ResultsJson]) -> BarChart | None:
     rows = []
     for one in found:
         name, value = report.headline(one, "lenient")
@@ -70,14 +70,14 @@ def _overview_chart(found: Sequence[Results]) -> BarChart | None:
     return bar_chart("Lenient, with 95% intervals; the mark is chance", rows, top=1.0)
 
 
-def _row(label: str, value: Mapping[str, Any], mark: float | None = None) -> list[charts.Row]:
+def _row(label: str, value: Mapping[str, Any], mark: float | None = None) -> list[charts.BarRow]:
     if value["value"] is None:
         return []
     known = value["low"] is not None and value["high"] is not None
     return [(label, value["value"], (value["low"], value["high"]) if known else None, mark)]
 
 
-def _charts(one: Results) -> Iterator[BarChart]:
+def _charts(one: ResultsJson) -> Iterator[BarChart]:
     """Bars of every breakdown, of letters and of tenths by length."""
     drawn = []
     for name, groups in one["modes"]["lenient"]["groups"].items():

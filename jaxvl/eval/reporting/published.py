@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-Row = tuple[str, ...]
+PaperRow = tuple[str, ...]
 # title, columns, rows with the model first
-Published = tuple[str, tuple[str, ...], tuple[Row, ...]]
+Published = tuple[str, tuple[str, ...], tuple[PaperRow, ...]]
 
 
-def _rows(text: str) -> tuple[Row, ...]:
+def _rows(text: str) -> tuple[PaperRow, ...]:
     """A row a line: the model, and after the colon its figures."""
     split = [line.rsplit(":", 1) for line in text.strip().splitlines()]
     return tuple((name.strip(), *figures.split()) for name, figures in split)
@@ -275,7 +275,7 @@ def columns_of(table: Published, wanted: dict[str, str]) -> Published:
     )
 
 
-def _of_vlaa(column: str, *also: Row) -> tuple[Published, ...]:
+def _of_vlaa(column: str, *also: PaperRow) -> tuple[Published, ...]:
     """What VLAA-Thinking's tables have of one benchmark, and the vendor's figures."""
     tables = (VLAA_4, VLAA_3, VLAA_5, VLAA_6, VLAA_FIGURE_5)
     name = SIX[column][1]

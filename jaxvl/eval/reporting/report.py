@@ -15,12 +15,12 @@ from jaxvl.eval.reporting import published, tables
 from jaxvl.eval.reporting.tables import Table, percent, share
 from jaxvl.eval.scoring.score import read_results
 
-Results = dict[str, Any]
+ResultsJson = dict[str, Any]
 LENGTHS = ("all", "right", "wrong", "thinking", "answer")
 CSV = ("task", "protocol", "partial", "mode", "figure", "group", "value", "low", "high", "count")
 
 
-def load(results: Path, by: str = "") -> list[Results]:
+def load(results: Path, by: str = "") -> list[ResultsJson]:
     """results.json of every benchmark in a directory; `by` keeps that breakdown alone."""
     found = [read_results(folder) for folder in folders(results)]
     if by:
@@ -33,7 +33,7 @@ def load(results: Path, by: str = "") -> list[Results]:
     return found
 
 
-def to_markdown(found: Sequence[Results], paper: bool = False) -> str:
+def to_markdown(found: Sequence[ResultsJson], paper: bool = False) -> str:
     """All tables; the papers' rows too where `paper` is set."""
     parts = ["# Evaluation", "", *notes(found), "", tables.markdown(overview(found))]
     for one in found:
@@ -44,7 +44,7 @@ def to_markdown(found: Sequence[Results], paper: bool = False) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def to_json(found: Sequence[Results], paper: bool = False) -> str:
+def to_json(found: Sequence[ResultsJson], paper: bool = False) -> str:
     """results.json of all benchmarks in one object."""
     whole: dict[str, Any] = {one["task"]: one for one in found}
     if paper:
@@ -53,17 +53,17 @@ def to_json(found: Sequence[Results], paper: bool = False) -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
-def to_csv(found: Sequence[Results]) -> str:
+def to_csv(found: Sequence[ResultsJson]) -> str:
     """A row a figure: see CSV for the columns. Values are shares, not per cent, and mean numbers
     of tokens."""
     return tables.to_csv(CSV, [row for one in found for row in _figures(one)])
 
 
-def heading(one: Results) -> str:
+def heading(one: ResultsJson) -> str:
     return ("PARTIAL: " if one["partial"] else "") + one["title"]
 
 
-def notes(found: Sequence[Results]) -> list[str]:
+def notes(found: Sequence[ResultsJson]) -> list[str]:
     """What has to be said beside the figures."""
     said = [
         "Figures are rule-scored, in per cent, with 95% intervals: Wilson's, clusters heeded, for "
@@ -81,12 +81,12 @@ def notes(found: Sequence[Results]) -> list[str]:
     return said
 
 
-def headline(one: Results, mode: str) -> tuple[str, dict[str, Any]]:
+def headline(one: ResultsJson, mode: str) -> tuple[str, dict[str, Any]]:
     """The first of a benchmark's metrics: its name and its estimate."""
     return next(iter(one["modes"][mode]["metrics"].items()))
 
 
-def overview(found: Sequence[Results], columns: int | None = None) -> Table:
+def overview(found: Sequence[ResultsJson], columns: int | None = None) -> Table:
     """A row a benchmark; the first `columns` alone are for a console."""
     names = ["task", "protocol", "n", "figure", "lenient", "strict", "format", "unparsed"]
     names += ["truncated", "unscorable", "time-outs", "chance", "majority", "detectable"]
@@ -105,14 +105,14 @@ def overview(found: Sequence[Results], columns: int | None = None) -> Table:
     return {"title": "Benchmarks", "columns": names[:columns], "rows": rows}
 
 
-def _count(one: Results) -> str:
+def _count(one: ResultsJson) -> str:
     """Items answered, of how many there are with those that could not be read, times samples."""
     unread = sum(not row["setting"] for row in one["dropped"])
     of = f" of {one['items'] + unread}" if unread or one["partial"] else ""
     return f"{one['answered']}{of}" + (f" x {one['samples']}" if one["samples"] > 1 else "")
 
 
-def details(one: Results, paper: bool = False) -> Iterator[Table]:
+def details(one: ResultsJson, paper: bool = False) -> Iterator[Table]:
     """The tables of one benchmark."""
     modes, lenient = one["modes"], one["modes"]["lenient"]
     title = f"Protocol {one['protocol']}: {one['protocol_is']}"
@@ -159,7 +159,7 @@ def _by_judge(judges: dict[str, Any]) -> Iterator[Table]:
         yield {"title": f"By judges, by {name}", "columns": [name, *judges], "rows": rows}
 
 
-def _over_six(found: Sequence[Results]) -> Iterator[Table]:
+def _over_six(found: Sequence[ResultsJson]) -> Iterator[Table]:
     """The papers' tables over VLAA-Thinking's six benchmarks, where all six are there."""
     by_task = {one["task"]: one["modes"] for one in found}
     if not by_task.keys() >= {task for task, _ in published.SIX.values()}:
@@ -179,7 +179,7 @@ def _over_six(found: Sequence[Results]) -> Iterator[Table]:
             }
 
 
-def _published(one: Results) -> Iterator[Table]:
+def _published(one: ResultsJson) -> Iterator[Table]:
     for title, columns, rows in published.TABLES.get(one["task"], ()):
         names = published.figures(columns)
         ours = [
@@ -193,7 +193,7 @@ def _published(one: Results) -> Iterator[Table]:
         }
 
 
-def _value(mode: Results, name: str) -> float | None:
+def _value(mode: ResultsJson, name: str) -> float | None:
     """A named metric, or the accuracy of a group."""
     if name in mode["metrics"]:
         return mode["metrics"][name]["value"]
@@ -203,7 +203,7 @@ def _value(mode: Results, name: str) -> float | None:
     return None
 
 
-def _sampled(of: Results) -> Table:
+def _sampled(of: ResultsJson) -> Table:
     rows = [[f"avg@{of['n']}", percent(of["avg"])]]
     rows += [[f"pass@{k}", percent(value)] for k, value in of["pass"].items()]
     rows += [[f"maj@{k}", percent(value)] for k, value in of["majority"].items()]
@@ -211,7 +211,7 @@ def _sampled(of: Results) -> Table:
     return {"title": title, "columns": ["figure", "value"], "rows": rows}
 
 
-def _behaviour(one: Results) -> Iterator[Table]:
+def _behaviour(one: ResultsJson) -> Iterator[Table]:
     if one["letters"]:
         rows = [[letter, of["said"], of["right"]] for letter, of in one["letters"].items()]
         columns = ["letter", "said", "right"]
@@ -254,7 +254,7 @@ def span(part: dict[str, Any]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _figures(one: Results) -> Iterator[list[Any]]:
+def _figures(one: ResultsJson) -> Iterator[list[Any]]:
     def row(mode: str, figure: str, group: str, of: Any) -> list[Any]:
         of = of if isinstance(of, dict) else {"value": of, "low": "", "high": "", "count": ""}
         start = [one["task"], one["protocol"], one["partial"], mode, figure, group]

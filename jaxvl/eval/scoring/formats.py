@@ -24,10 +24,10 @@ _IMAGE_FOLDERS = ("", "images", "image", "img", "trainval2017", "train2017", "va
 _OPTION = re.compile(r"(?:\(|\b)([A-J])\)")
 _REFERENCE = 64  # an `image` of a TSV that is no longer than this is the index of another row
 
-Layout = str | tuple[str, ...]  # globs of files that belong together
+FileLayout = str | tuple[str, ...]  # globs of files that belong together
 
 
-def find(source: str | Path, layouts: Sequence[Layout]) -> list[Path]:
+def find(source: str | Path, layouts: Sequence[FileLayout]) -> list[Path]:
     """The files of the first layout that is there below `source`, or `source` where it is a file.
 
     UserError where there is none.
@@ -197,7 +197,7 @@ def _none_of(gold: Any, choices: Sequence[str]) -> BadRow:
 
 
 def collect(
-    source: str | Path, layouts: Sequence[Layout], make: Callable[[Row], list[Item]]
+    source: str | Path, layouts: Sequence[FileLayout], make: Callable[[Row], list[Item]]
 ) -> tuple[list[Item], list[Dropped]]:
     """The items that `make` makes of the rows of the files found, and the rows that were left out.
 

@@ -13,7 +13,7 @@ from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped, summary
 from jaxvl.errors import UserError
 from jaxvl.eval.engines import predictions
-from jaxvl.eval.engines.predictions import Key, Line
+from jaxvl.eval.engines.predictions import Line, ReplyKey
 from jaxvl.eval.mossbench import form
 from jaxvl.eval.mossbench.stages import PLAIN
 from jaxvl.eval.tasks import reopen
@@ -135,7 +135,7 @@ def _verdict(raw: Any, found: dict, judge: str) -> dict[str, Any]:
     return _row(judge, key, found[key], value)
 
 
-def read(folder: Path, found: Mapping[Key, Line]) -> list[dict[str, Any]]:
+def read(folder: Path, found: Mapping[ReplyKey, Line]) -> list[dict[str, Any]]:
     """The verdicts on replies that are still there, whoever gave them."""
     path = folder / JUDGED
     mend = "take the line out, or the file, whose verdicts are then asked for again"
@@ -148,7 +148,7 @@ def read(folder: Path, found: Mapping[Key, Line]) -> list[dict[str, Any]]:
     ]
 
 
-def _row(judge: str, key: Key, line: Line, value: float) -> dict[str, Any]:
+def _row(judge: str, key: ReplyKey, line: Line, value: float) -> dict[str, Any]:
     return {"judge": judge, "id": key[0], "sample": key[1], "text": _digest(line), "value": value}
 
 
