@@ -8,6 +8,7 @@ without jax.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -34,6 +35,8 @@ _HOME = {
 _PACKAGES = ("config", "rewards", "rl", "data", "models", "eval", "train")  # train(cfg) is a run
 _RUNS = ("sft",)  # sft(cfg) too; its module is jaxvl.train.sft
 __all__ = [*_HOME, *_PACKAGES, *_RUNS]
+# transformers is here for tokenizers and configs, which need no torch: its advice is none to follow.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 __version__ = "0.1.0"
 
 

@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "scripts/launch"
 LAUNCHERS = ("tpu_vm", "gke", "slurm", "skypilot")
-ODD = """run.note=it's "so" $HOME \\ end"""  # a value that has to be quoted
+ODD = """data.digests=it's "so" $HOME \\ end"""  # a value that has to be quoted
 ARGS = ["configs/quickstart.py", "mesh.fsdp=-1", ODD]
 SETTINGS = {
     "NAME": "mine",
@@ -31,6 +31,8 @@ SETTINGS = {
 
 
 def launch(name, *args, path="", settings=SETTINGS, cwd=ROOT):
+    """With --yes, unless there is an option."""
+    args = args if args and args[0].startswith("--") else ("--yes", *args)
     env = {"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(cwd), **settings}
     command = ["bash", str(LAUNCH / f"{name}.sh"), *args]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
@@ -98,11 +100,32 @@ def test_a_dry_run_touches_nothing_and_says_what_it_would_do(name, tmp_path):
         ("slurm", ["fly"], SETTINGS, "no verb fly"),
         ("slurm", ["train", *ARGS], {**SETTINGS, "COMMAND": "eval"}, "expected grpo or sft"),
         ("skypilot", ["train", *ARGS], {"NAME": "x"}, "set BUCKET"),
+        ("slurm", ["train", "configs/none.py"], SETTINGS, "no config file at configs/none.py"),
+        ("slurm", ["train", ARGS[0], "grop.group=2"], SETTINGS, "did you mean `grpo`"),
+        ("slurm", ["train", *ARGS], {**SETTINGS, "COMMAND": "sft"}, "expected a SFTConfig"),
+        ("slurm", ["train", *ARGS], {**SETTINGS, "NODES": "two"}, "NODES is two"),
+        ("slurm", ["train", *ARGS], {**SETTINGS, "TIME": "soon"}, "TIME is soon"),
+        ("skypilot", ["train", *ARGS], {**SETTINGS, "GPUS": "8"}, "GPUS is 8"),
+        ("tpu_vm", ["up"], {**SETTINGS, "TYPE": "v5litepod-17"}, "TYPE is v5litepod-17"),
+        ("tpu_vm", ["up"], {**SETTINGS, "TYPE": "v5p-12"}, "a multiple of 8 cores"),
+        ("gke", ["train", *ARGS], {**SETTINGS, "HOSTS": "3"}, "4x4 has 16 chips, HOSTS=3"),
+        ("gke", ["train", *ARGS], {**SETTINGS, "TOPOLOGY": "large"}, "expected a shape"),
+        ("gke", ["train", *ARGS], {**SETTINGS, "ACCELERATOR": "H100"}, "ACCELERATOR is H100"),
     ],
 )
 def test_what_is_missing_is_named(name, args, settings, message):
     done = launch(name, "--dry-run", *args, settings=settings)
     assert done.returncode == 2 and message in done.stderr
+
+
+def test_no_cloud_is_called_unless_told_to(fakes, tmp_path):
+    """Without --yes the commands are shown, and nothing is there that they would have made."""
+    command = ["bash", str(LAUNCH / "slurm.sh"), "train", *ARGS]
+    env = {"PATH": f"{fakes}:{os.environ['PATH']}", "HOME": str(tmp_path), **SETTINGS}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "|  sbatch" in done.stdout
+    assert "nothing was done; to go on" in done.stderr and "--yes train" in done.stderr
+    assert not (tmp_path / "calls").exists() and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -157,7 +180,8 @@ def run_job(job, fakes, tmp_path, code):
 
 def test_supervised_runs_are_launched_too():
     for name in LAUNCHERS:
-        done = launch(name, "--dry-run", "train", *ARGS, settings={**SETTINGS, "COMMAND": "sft"})
+        args = ("configs/quickstart_sft.py", *ARGS[1:])
+        done = launch(name, "--dry-run", "train", *args, settings={**SETTINGS, "COMMAND": "sft"})
         assert done.returncode == 0 and "jaxvl sft" in done.stdout.replace("\\", "")
 
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # A run on a TPU node pool of GKE, as a JobSet, by kubectl.
 #
-#   bash scripts/launch/gke.sh [--dry-run] build                     the image, by docker
-#   bash scripts/launch/gke.sh [--dry-run] train CONFIG [K=V]...     start, or go on
-#   bash scripts/launch/gke.sh [--dry-run] logs | stop | collect
+#   bash scripts/launch/gke.sh [--dry-run | --yes] build                     the image, by docker
+#   bash scripts/launch/gke.sh [--dry-run | --yes] train CONFIG [K=V]...     start, or go on
+#   bash scripts/launch/gke.sh [--dry-run | --yes] logs | stop | collect
 #
 # NAME         of the run                  IMAGE      of the container, where the cluster finds it
 # BUCKET       of Cloud Storage            ACCOUNT    Kubernetes account that may use it (default: default)
+# Without --yes the commands are shown, not run.
 # ACCELERATOR  as tpu-v5-lite-podslice     TOPOLOGY   of a slice, as 4x4
 # HOSTS        machines of a slice         CHIPS      of a machine (default: 4)
 # SLICES       of such chips (default: 1)  RESTARTS   after a failure (default: 3)
@@ -115,6 +116,11 @@ train)
     need ACCELERATOR "the kind of TPU, as tpu-v5-lite-podslice"
     need TOPOLOGY "the shape of a slice, as 4x4"
     need HOSTS "the number of machines of a slice"
+    whole HOSTS CHIPS SLICES
+    [[ "$ACCELERATOR" =~ ^tpu[a-z0-9-]+$ ]] || fail "ACCELERATOR is $ACCELERATOR; expected one as tpu-v5-lite-podslice"
+    [[ "$TOPOLOGY" =~ ^[0-9]+x[0-9]+(x[0-9]+)?$ ]] || fail "TOPOLOGY is $TOPOLOGY; expected a shape, as 4x4"
+    [ $((${TOPOLOGY//x/*})) = $((HOSTS * CHIPS)) ] ||
+        fail "TOPOLOGY $TOPOLOGY has $((${TOPOLOGY//x/*})) chips, HOSTS=$HOSTS machines of CHIPS=$CHIPS have $((HOSTS * CHIPS))"
     TRAIN="$(train_command "$@")"
     TRAIN="${TRAIN//\\/\\\\}" # for a string of YAML
     TRAIN="${TRAIN//\"/\\\"}"

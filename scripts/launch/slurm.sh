@@ -2,9 +2,10 @@
 # A run on GPU nodes of a SLURM cluster, one process a node. Called on a login node, in the checkout
 # that `bash scripts/setup.sh cuda` has set up, on a file system that all nodes share.
 #
-#   bash scripts/launch/slurm.sh [--dry-run] train CONFIG [K=V]...     submit, or go on
-#   bash scripts/launch/slurm.sh [--dry-run] logs | stop
+#   bash scripts/launch/slurm.sh [--dry-run | --yes] train CONFIG [K=V]...     submit, or go on
+#   bash scripts/launch/slurm.sh [--dry-run | --yes] logs | stop
 #
+# Without --yes the commands are shown, not run.
 # NAME    of the job and the run          NODES      how many (default: 1)
 # GPUS    of a node (default: 8)          TIME       limit (default: 24:00:00)
 # RUN_DIR of the run (default: runs/NAME) PARTITION, ACCOUNT   if the cluster wants them
@@ -68,6 +69,8 @@ END
 
 case "$VERB" in
 train)
+    whole NODES GPUS RESTARTS GRACE
+    [[ "$TIME" =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] || fail "TIME is $TIME; expected one as 24:00:00 or 2-00:00:00"
     TRAIN="$(train_command "$@")"
     run mkdir -p "$(dirname "$RUN_DIR")"
     run rm -f "$RUN_DIR.stop" "$RUN_DIR.failures"

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # A run on a Cloud TPU VM or pod, by gcloud.
 #
-#   bash scripts/launch/tpu_vm.sh [--dry-run] up                        make the TPU, install jaxvl
-#   bash scripts/launch/tpu_vm.sh [--dry-run] train CONFIG [K=V]...     start, or go on, on all workers
-#   bash scripts/launch/tpu_vm.sh [--dry-run] logs | stop | collect | down
+#   bash scripts/launch/tpu_vm.sh [--dry-run | --yes] up                        make the TPU, install jaxvl
+#   bash scripts/launch/tpu_vm.sh [--dry-run | --yes] train CONFIG [K=V]...     start, or go on, on all workers
+#   bash scripts/launch/tpu_vm.sh [--dry-run | --yes] logs | stop | collect | down
 #
 # NAME      of the TPU and of the run              ZONE    as us-central1-a
 # TYPE      as v5litepod-16, v5p-8 or v6e-16       BUCKET  of Cloud Storage, seen by all workers
 # SPOT=1    a TPU that can be taken back, cheaper  VERSION of its software (default: by TYPE)
+# Without --yes the commands are shown, not run.
 # COMMAND   grpo (default) or sft                  WORKER  whose log is shown (default: 0)
 set -euo pipefail
+shopt -s extglob
 # shellcheck source=scripts/launch/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -22,6 +24,15 @@ esac
 need NAME "the name of the TPU"
 need ZONE "where the TPU is, as us-central1-a"
 need BUCKET "a bucket of Cloud Storage that holds the runs"
+# Counts that Google makes: of v5litepod and v6e chips, of the others cores.
+case "${TYPE:-}" in
+"" | v5litepod-@(1|4|8|16|32|64|128|256) | v6e-@(1|4|8|16|32|64|128|256)) ;;
+v2-@(8|32|128|256|512) | v3-@(8|32|64|128|256|512|1024|2048)) ;;
+v4-+([0-9]) | v5p-+([0-9]))
+    [ $((${TYPE#*-} % 8)) = 0 ] && [ "${TYPE#*-}" != 0 ] || fail "TYPE is $TYPE; expected a multiple of 8 cores"
+    ;;
+*) fail "TYPE is $TYPE; expected one as v5litepod-16, v5p-8, v6e-16 or v4-8" ;;
+esac
 case "${TYPE:-}" in
 v5litepod*) : "${VERSION:=v2-alpha-tpuv5-lite}" ;;
 v5p*) : "${VERSION:=v2-alpha-tpuv5}" ;;
