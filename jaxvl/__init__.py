@@ -35,7 +35,7 @@ _HOME = {
 _PACKAGES = ("config", "rewards", "rl", "data", "models", "eval", "train")  # train(cfg) is a run
 _RUNS = ("sft",)  # sft(cfg) too; its module is jaxvl.train.sft
 __all__ = [*_HOME, *_PACKAGES, *_RUNS]
-# transformers is here for tokenizers and configs, which need no torch: its advice is none to follow.
+# transformers is here for tokenizers and configs, which need no torch: no advice to install it.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 __version__ = "0.1.0"
 

@@ -170,6 +170,18 @@ def convert(
 
 
 @app.command()
+def push(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")],
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Made where it is not.")],
+    public: Annotated[bool, typer.Option("--public", help="A new repository is public.")] = False,
+) -> None:
+    """Put a run's export on the Hugging Face hub, with a card written from the run."""
+    from jaxvl.checkpoints.push import push_to_hub
+
+    typer.echo(push_to_hub(run_dir, repo_id, private=not public))
+
+
+@app.command()
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...")],
     out: Annotated[

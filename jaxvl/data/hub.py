@@ -65,12 +65,24 @@ def address(where: str | Path) -> str | Path:
     return f"{PREFIX}datasets/{text}"
 
 
+def revision(where: str | Path, files: Sequence[Path]) -> str:
+    """The commit that the files of a hub dataset are of, "" for files of this machine."""
+    if not str(address(where)).startswith(PREFIX):
+        return ""
+    above = {folder.name for file in files for folder in file.parents if _in_cache(folder)}
+    return min(above) if len(above) == 1 else ""
+
+
+def _in_cache(folder: Path) -> bool:
+    return folder.parent.name == "snapshots"
+
+
 def root(where: str | Path, file: Path) -> Path:
     """The folder that the rows of a file may name files of: `where`, if it is one, else that of the
     file; of a hub dataset its copy in the cache."""
     where = address(where)
     if str(where).startswith(PREFIX):
-        copies = [folder for folder in file.parents if folder.parent.name == "snapshots"]
+        copies = [folder for folder in file.parents if _in_cache(folder)]
         return copies[0] if copies else file.parent
     return Path(where) if Path(where).is_dir() else file.parent
 

@@ -41,23 +41,27 @@ class LiveChart:
         """Put the chart of what is known in the place of the last."""
         from IPython import display
 
-        drawn = display.SVG(self.svg())
+        drawn = display.SVG((drawing(self.seen, "svg") or b"").decode())
         if self._display is None:
             self._display = display.display(drawn, display_id=True)
         else:
             self._display.update(drawn)
         self._drawn = time.monotonic()
 
-    def svg(self) -> str:
-        """The chart as a file's text."""
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(3.2 * len(self.seen), 2.2), layout="constrained")
-        axes = figure.subplots(1, len(self.seen), squeeze=False)[0]
-        for axis, (name, points) in zip(axes, self.seen.items(), strict=True):
-            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None)
-            axis.set_title(name, fontsize=9)
-            axis.grid(alpha=0.3)
-        text = io.StringIO()
-        figure.savefig(text, format="svg")
-        return text.getvalue()
+def drawing(series: Mapping[str, Sequence[tuple[int, float]]], form: str) -> bytes | None:
+    """Points (step, value) by metric, one chart beside the other, as a file of `form` ("svg" or
+    "png"); None where there are none, or matplotlib is not installed."""
+    if not series or not importlib.util.find_spec("matplotlib"):
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(series), 2.2), layout="constrained")
+    axes = figure.subplots(1, len(series), squeeze=False)[0]
+    for axis, (name, points) in zip(axes, series.items(), strict=True):
+        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None)
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, format=form)
+    return file.getvalue()
