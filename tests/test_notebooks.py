@@ -15,10 +15,33 @@ ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "notebooks/tour.ipynb"
 
 
-def test_it_is_kept_without_outputs():
-    cells = [cell for cell in nbformat.read(TOUR, 4).cells if cell.cell_type == "code"]
-    assert len(cells) > 5
+ALL = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SAYS = {  # of notebooks that compile nothing: what their cells print, besides running
+    "04_from_laptop_to_pod": ("16 devices: a step has 8 rows", "16 devices: 1 row(s)", "sbatch"),
+    "05_from_trl": ("grpo.group=8", "NOT THERE", "mine = 7", "has the form of TRL's datasets"),
+}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_it_is_kept_without_outputs(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert len(cells) >= 5
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+
+
+def test_every_notebook_is_run():
+    assert {path.stem for path in ALL} == {*SAYS, TOUR.stem}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_notebook_runs_and_says_what_it_should(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=120, resources=place).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    told = "".join(output.get("text", "") for output in outputs)
+    assert all(words in told for words in SAYS[name]), told
 
 
 def test_the_tour(monkeypatch):

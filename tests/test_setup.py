@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripts of the README on a fresh checkout: what is installed, and who gets the arguments."""
 
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,35 @@ case "$*" in
 *) printf '%s|' "$(basename "$0")" "$@" >>"$CALLS" && echo >>"$CALLS" ;;
 esac
 """
+
+
+def test_the_container_copies_what_is_there_and_takes_an_extra_that_is_there():
+    lines = (ROOT / "scripts/launch/Dockerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    assert copied and all((ROOT / word).exists() for word in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.findall(r'"\.\[(\w+)\]"', "\n".join(lines))
+    assert named and set(named) <= project["optional-dependencies"].keys()
+
+
+def test_the_wheel_holds_every_file_that_is_no_python():
+    """What a package reads beside its modules is package data; what the quickstart reads, data."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    kept = set()
+    for package, patterns in tools["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        kept |= {path for pattern in patterns for path in folder.glob(pattern)}
+    needed = {
+        path
+        for path in (ROOT / "jaxvl").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert needed <= kept
+    data = [
+        path for patterns in tools["data-files"].values() for p in patterns for path in ROOT.glob(p)
+    ]
+    configs = {path for path in (ROOT / "configs").rglob("*") if path.is_file()}
+    assert {path for path in configs if "__pycache__" not in path.parts} <= data
 
 
 @pytest.fixture
