@@ -46,7 +46,7 @@ def test_the_wheel_holds_every_file_that_is_no_python():
         path for patterns in tools["data-files"].values() for p in patterns for path in ROOT.glob(p)
     ]
     configs = {path for path in (ROOT / "configs").rglob("*") if path.is_file()}
-    assert {path for path in configs if "__pycache__" not in path.parts} <= data
+    assert {path for path in configs if "__pycache__" not in path.parts} <= set(data)
 
 
 @pytest.fixture
