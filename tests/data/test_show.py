@@ -2,6 +2,7 @@
 """The table and the page of a prepared set; nothing that a dataset says is alive in the page."""
 
 import json
+from html.parser import HTMLParser
 
 import pytest
 
@@ -10,7 +11,33 @@ from jaxvl.data.show import spaced, tables, write_page
 from jaxvl.data.tasks import sat
 from jaxvl.data.tasks.records import Records
 from tests.data.published import picture, write_sat
-from tests.observe.test_report import EVIL, Tags
+from tests.observe.pages import EVIL
+
+
+class Tags(HTMLParser):
+    """Collects tags and text; an unclosed element shows as a leftover in `open`."""
+
+    VOID = {"meta", "img", "line", "path", "rect", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
 
 
 @pytest.fixture
