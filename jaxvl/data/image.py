@@ -139,11 +139,13 @@ def _eight_bits(image: Image.Image, clear: int | None, name: str) -> Image.Image
     values = np.asarray(image)
     low, high = values.min(), values.max()
     deep = image.mode.startswith("I;16") or high > 255
-    if not 0 <= low <= high < 2**16 or deep and image.mode == "F":
+    # Cut to whole numbers, what lies between 0 and 1 would be a black sheet.
+    parts = image.mode == "F" and bool((values % 1).any())
+    if not 0 <= low <= high < 2**16 or parts or deep and image.mode == "F":
         raise BadRow(
             "image of a wrong type",
             f"the image {name} has values from {low} to {high} (mode {image.mode}); expected 8 or "
-            "16 bits without a sign: save it as PNG",
+            "16 bits without a sign, whole numbers: save it as PNG",
         )
     grey = Image.fromarray((values.astype(np.uint16) >> 8 * deep).astype(np.uint8))
     if clear is not None:

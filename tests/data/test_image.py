@@ -296,3 +296,12 @@ def test_patches_in_16_bits_are_what_a_device_would_round():
     half = pixel_patches(image, ImageSettings(dtype="bfloat16"))[0]
     assert half.nbytes * 2 == wide.nbytes
     np.testing.assert_array_equal(half, wide.astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("top", [1.0, 0.25, 200.5])
+def test_fractions_are_no_image(tmp_path, top):
+    """Cut to whole numbers, an image from 0 to 1 would be black."""
+    values = np.linspace(0, top, 600, dtype=np.float32).reshape(20, 30)
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match="has values from 0.0 to .*expected 8 or 16 bits .*whole"):
+        load_image(tmp_path / "a.tiff")

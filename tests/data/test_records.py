@@ -248,3 +248,31 @@ def test_a_conversation_that_cannot_be_used_is_explained(write, row, reason):
     loaded = Records(write(good, {**good, **row}), conversation="prompt").load()
     assert [bad.reason for bad in loaded.dropped] == [reason]
     assert isinstance(loaded[0], Example) and len(loaded) == 1
+
+
+@pytest.mark.parametrize(
+    ("choices", "found"),
+    [
+        (["", ""], None),
+        ([" ", "\t", ""], None),
+        (["3", "", "4"], None),
+        (["3", "4", ""], ("3", "4")),
+        (["3", "4", " ", None], ("3", "4")),
+        ("A, B", None),
+        ({"A": "3"}, None),
+        ([["3"], ["4"]], None),
+    ],
+)
+def test_choices_that_are_empty_are_none(tmp_path, choices, found):
+    rows = [
+        {"question": "Q?", "answer": "3", "choices": choices},
+        {"question": "Q?", "answer": "1"},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = Records(str(path)).load()
+    if found is None:
+        (row,) = examples.dropped
+        assert row.reason == "choices of a wrong type" or "`choices` is" in row.found
+    else:
+        assert examples[0].choices == found

@@ -127,3 +127,15 @@ def test_fine_tuning_then_grpo_from_its_export(world, tmp_path):
         launch(*grpo, f"rewards.0.fn.scorer.endpoint.url={url}")
     check_run(tmp_path / "grpo", 2)
     assert {"question", "answer", "images"} <= set(asked[0])
+
+
+def test_visualthinkers_two_stages(world, tmp_path):
+    """Fine-tuned, then trained from what that has made, named by the directory of its run."""
+    sat = f"data.source.path={world('sat')}"
+    words = ["sft", "configs/visualthinker_sft.py", *given(world, "visualthinker_sft")]
+    launch(*words, "run.steps=2", f"run.dir={tmp_path / 'sft'}")
+    grpo = ["grpo", "configs/visualthinker.py", f"model.path={tmp_path / 'sft'}", sat]
+    grpo += [*LAUNCHES["visualthinker"][2], "data.template.base=true"]
+    launch(*grpo, "run.steps=2", f"run.dir={tmp_path / 'grpo'}")
+    check_run(tmp_path / "grpo", 2)
+    check_export(tmp_path / "grpo/hf")

@@ -54,6 +54,8 @@ def options(values: Any, name: str) -> tuple[str, ...]:
         found = f"`{name}` is {shown(values)}, expected a list"
         raise BadRow("choices of a wrong type", found)
     values = list(values)
+    if values and all(isinstance(value, str) and not value.strip() for value in values):
+        raise BadRow("choices of a wrong type", f"`{name}` is {shown(values)}, expected texts")
     while values and _missing(values[-1]):
         values.pop()
     if any(map(_missing, values)):
@@ -63,7 +65,7 @@ def options(values: Any, name: str) -> tuple[str, ...]:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value != value
+    return value is None or value != value or isinstance(value, str) and not value.strip()
 
 
 def _option(value: Any, name: str) -> str:
