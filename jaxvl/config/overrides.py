@@ -200,6 +200,8 @@ def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
     if is_union(kind):
         return _parse_one_of(text, kind, path)
     if origin is tuple:
+        if (word[:1] in ("(", "["), word[-1:] in (")", "]")) in ((True, False), (False, True)):
+            raise UserError(f"{path}: found `{text}`, a bracket without the other")
         items = [item for item in word.strip("()[]").split(",") if item.strip()]
         kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
         if len(items) != len(kinds):

@@ -84,6 +84,9 @@ def _check_sizes(cfg: Config | SFTConfig) -> None:
 
 def _check_run(cfg: Config | SFTConfig) -> None:
     run = cfg.run
+    for name, path in (("run.dir", run.dir), ("model.path", cfg.model.path)):
+        if not path.strip() or "\0" in path:
+            raise UserError(f"{name} = {path!r}: expected a path")
     if run.steps < 1 and run.epochs is None:
         raise UserError(f"run.steps = {run.steps}: expected a number at least 1, or run.epochs")
     if run.keep_every and run.keep_every % run.save_every:

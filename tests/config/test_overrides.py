@@ -7,6 +7,7 @@ import pytest
 
 from jaxvl import config as C
 from jaxvl.config import fields
+from jaxvl.config.validate import validate
 from jaxvl.errors import UserError
 from tests.toy import CONFIGS, write_toy
 
@@ -256,3 +257,19 @@ def test_a_field_that_the_configs_source_lacks():
         with pytest.raises(UserError, match="no field `path` in Scenes; its fields are s") as told:
             C.load(CONFIGS / "quickstart.py", [override])
         assert "model.path" not in str(told.value) and "is set in the config f" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.dir=", "run.dir = ''"),
+        ("run.dir= ", "run.dir = "),
+        ("run.dir=a\0b", "run.dir = "),
+        ("model.path=", "model.path = ''"),
+        ("data.prompt_buckets=[1,2", "a bracket without the other"),
+        ("data.prompt_buckets=1,2)", "a bracket without the other"),
+    ],
+)
+def test_what_is_left_open_or_empty_is_told(override, message):
+    with pytest.raises(UserError, match=message):
+        validate(C.load(CONFIGS / "quickstart.py", [override]))
