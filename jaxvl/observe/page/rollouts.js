@@ -242,7 +242,7 @@ function startRollouts() {
   const runs = el("select", { id: "run" }, ...DATA.runs.map((run, index) => el("option", { value: index }, run.name)));
   runs.addEventListener("change", () => openRun(Number(runs.value)));
   const number = el("input", { type: "number", id: "step", min: 0 });
-  number.addEventListener("change", () => openStep(Number(number.value), false));
+  number.addEventListener("change", () => openStep(number.value ? Number(number.value) : browser.step, false));
   const slider = el("input", { type: "range", id: "step-slider", min: 0, "aria-label": "step" });
   slider.addEventListener("input", () => openStep(DATA.runs[browser.run].rollouts[Number(slider.value)], false));
   const filter = el("select", { id: "filter" }, ...Object.entries(FILTERS).map(([value, text]) => el("option", { value }, text)));
