@@ -132,6 +132,11 @@ class Run:
     """Those of every so many steps are kept as well, for curves; a multiple of run.save_every."""
     rollout_images: Annotated[int, Ge(0)] = 4
     """Prompts of a step whose images are kept, for people."""
+    report_every: Annotated[int, Ge(0)] = 20
+    """Steps between two writings of the page report.html, and between tables of completions that
+    `track` gets (0: the page is written at the end alone, and there are no tables)."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Trackers that are told of every step, beside metrics.jsonl: see docs/metrics.md."""
     resume: Literal["auto", "never", True, False] = "auto"
     """Whether a directory that holds this run goes on."""
     restore_step: Annotated[int, Ge(1)] | None = None

@@ -20,6 +20,7 @@ from jaxvl.observe.curves import inside
 
 SIDE = 320  # pixels of an image on the page
 _STEP = re.compile(r"step_([0-9]{1,12})(\.[0-9]+)?\.jsonl")
+_ASKED = ("id", "task", "prompt", "answer")
 _FIELDS = ("text", "tokens", "reward", "advantage", "finish_reason")
 
 
@@ -54,7 +55,7 @@ class Rollouts:
     def step(self, files: Sequence[Path], images: bool = True) -> dict[str, Any]:
         """A step's prompts, and how many lines could not be read. `pictures` are data URIs by the
         digest that the images of the prompts name."""
-        lines, broken = _read(files)
+        lines, broken = read(files)
         pictures: dict[str, str] = {}
         prompts = []
         for line in lines:
@@ -64,10 +65,12 @@ class Rollouts:
                     pictures[image["digest"]] = image["uri"]
             prompts.append(
                 {
-                    **{name: _text(line.get(name)) for name in ("id", "task", "prompt", "answer")},
+                    **{
+                        name: text_of(line.get(name)) for name in ("id", "task", "prompt", "answer")
+                    },
                     "learnt": line.get("learnt", True) is not False,
                     "images": [{k: v for k, v in one.items() if k != "uri"} for one in shown],
-                    "completions": [_completion(one) for one in line.get("completions") or []],
+                    "completions": [completion(one) for one in line.get("completions") or []],
                 }
             )
         return {"prompts": prompts, "broken": broken, "pictures": pictures}
@@ -76,9 +79,9 @@ class Rollouts:
         """What there is to know of a step without opening it: `right` is the reward that judges."""
         key = (right, *state(files))
         if key not in self._outlines:
-            lines = _read(files)[0]
+            lines = read(files)[0]
             self._outlines[key] = Outline(
-                [(_text(line.get("id")), *_judged(line, right)) for line in lines],
+                [(text_of(line.get("id")), *_judged(line, right)) for line in lines],
                 sum(len(line.get("image_files") or []) for line in lines),
             )
         return self._outlines[key]
@@ -91,7 +94,7 @@ class Rollouts:
         try:
             path = inside(self.run_dir, name)
             if path is None:
-                return {"name": shown, "error": "outside of the run directory"}
+                return {"name": shown, "error": "not in the run directory"}
             with Image.open(path, formats=FORMATS) as image:
                 image.draft("RGB", (SIDE, SIDE))
                 small = image.convert("RGB")
@@ -111,7 +114,7 @@ def state(files: Sequence[Path]) -> tuple:
     return tuple((file, of.st_mtime_ns, of.st_size) for file, of in stats)
 
 
-def _read(files: Sequence[Path]) -> tuple[list[dict[str, Any]], int]:
+def read(files: Sequence[Path]) -> tuple[list[dict[str, Any]], int]:
     """The lines as a run writes them, and how many others there are."""
     lines, broken = [], 0
     for raw in (line for file in files for line in file.read_bytes().split(b"\n") if line):
@@ -136,14 +139,15 @@ def _as_written(line: Mapping[str, Any]) -> bool:
     )
 
 
-def _completion(one: Mapping[str, Any]) -> dict[str, Any]:
+def completion(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A completion of a line, its numbers finite or None and its texts texts."""
     found = {name: one.get(name) for name in _FIELDS}
     for name in ("reward", "advantage", "tokens"):
         found[name] = _number(found[name])
-    found["text"], found["finish_reason"] = _text(found["text"]), _text(found["finish_reason"])
+    found["text"], found["finish_reason"] = text_of(found["text"]), text_of(found["finish_reason"])
     found["rewards"] = {name: _number(value) for name, value in (one.get("rewards") or {}).items()}
     if one.get("extra"):
-        found["extra"] = {name: _text(value) for name, value in one["extra"].items()}
+        found["extra"] = {name: text_of(value) for name, value in one["extra"].items()}
     return found
 
 
@@ -158,7 +162,8 @@ def _number(value: Any) -> float | None:
     return float(f"{value:.6g}") if number and abs(value) < float("inf") else None
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A text as it is, and anything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)

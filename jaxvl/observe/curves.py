@@ -57,9 +57,13 @@ _TILES = (  # label, metric
 _SFT_TILES = (("loss", "loss"), ("entropy", "entropy"), *_TILES[-2:])
 
 
-def inside(run_dir: Path, name: str | Path) -> Path | None:
-    """The file `name` of a run directory; None where it leads out of it, by its name or a link."""
-    path = (run_dir / name).resolve()
+def inside(run_dir: Path, name: Any) -> Path | None:
+    """The file `name` of a run directory; None where that is no name, or leads out of it by itself
+    or by a link."""
+    try:
+        path = (run_dir / name).resolve()
+    except (TypeError, ValueError):  # a zero byte
+        return None
     return path if path.is_relative_to(run_dir.resolve()) else None
 
 

@@ -29,7 +29,7 @@ from jaxvl.distributed.preemption import PreemptionHandler, Stopped
 from jaxvl.models import partition
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import to_compute_dtype
-from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
+from jaxvl.observe.metrics import Progress, over_updates
 from jaxvl.observe.mfu import Meter
 from jaxvl.observe.timing import Clock, traced
 from jaxvl.rewards import audit, judge, pool
@@ -45,7 +45,15 @@ from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
-from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable, with_steps
+from jaxvl.train.setup import (
+    Learning,
+    export,
+    init_run,
+    journal,
+    owned,
+    partition_trainable,
+    with_steps,
+)
 from jaxvl.vlm import VLM, load
 
 
@@ -171,12 +179,13 @@ class Loop:
     ) -> VLM:
         """The steps after `state` to the last. `before` is what the base answered."""
         cfg, start = self.cfg, self.whole.step
-        writer, lead = MetricsWriter(self.run_dir), jax.process_index() == 0
+        lead = jax.process_index() == 0
         if cfg.run.compile_ahead:
             self.compile(state)
         watch, after = audit.Watch(), None
         steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
-        with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
+        notes, progress = journal(cfg, start), Progress(cfg.run.steps, start)
+        with notes, progress, contextlib.closing(steps):
             for step in steps:
                 checkpoints.check()
                 if number := stop.asked():
@@ -193,9 +202,9 @@ class Loop:
                     if self.during and self.during.due(step, cfg.run.steps):
                         metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                     if lead:
-                        writer.write(step, metrics)
+                        said = notes.write(step, metrics)
                         progress.update(step, metrics)
-                        for warning in [*self.warnings, *watch.see(step, metrics)]:
+                        for warning in [*said, *self.warnings, *watch.see(step, metrics)]:
                             progress.console.print(warning, style="yellow")
                         told(step, metrics)
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:

@@ -20,7 +20,7 @@ FILE, HISTORY = "config.json", "config_history.jsonl"
 # what is below it.
 FREE = (
     "run.dir run.steps run.epochs run.save_every run.keep run.keep_every "
-    "run.rollout_images run.export run.peak_tflops "
+    "run.rollout_images run.report_every run.track run.export run.peak_tflops "
     "run.on_save_failure run.save_timeout eval benchmarks profile verify data.workers "
     "data.max_bad mesh model.remat grpo.micro_batches grpo.group_per_row grpo.logprob_chunk "
     "sft.micro_batches sft.logprob_chunk sft.pack sampling.slots run.max_skipped "

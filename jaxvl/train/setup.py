@@ -34,11 +34,12 @@ from jaxvl.distributed.preemption import PreemptionHandler
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
 from jaxvl.models.io.find import EXPORT
-from jaxvl.observe import report
+from jaxvl.observe import report, trackers
+from jaxvl.observe.journal import Journal
 from jaxvl.observe.metrics import FILE
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.train import resume, runlock
+from jaxvl.train import resume, runlock, settings
 from jaxvl.train.prompts import batch_of
 from jaxvl.vlm import VLM
 
@@ -57,6 +58,7 @@ def owned(cfg: Config | SFTConfig) -> Iterator[PreemptionHandler]:
     page = functools.partial(_write_page, run_dir)
     with runlock.held(run_dir) if lead else contextlib.nullcontext():
         if lead:
+            trackers.check(cfg.run.track)
             resume.check(cfg)
         try:
             with PreemptionHandler(last=page) as stop:
@@ -86,6 +88,13 @@ def _write_page(run_dir: Path) -> None:
         report.write_report(run_dir)
     except Exception as error:
         print(f"report.html could not be written: {error}", file=sys.stderr, flush=True)
+
+
+def journal(cfg: Config | SFTConfig, start: int) -> Journal:
+    """What tells of the steps after `start`; trackers are told by process 0."""
+    run, lead = cfg.run, jax.process_index() == 0
+    track = run.track if lead else ()
+    return Journal(Path(run.dir), track, run.report_every, start, settings.comparable(cfg))
 
 
 def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:

@@ -29,7 +29,7 @@ from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
-from jaxvl.observe.metrics import MetricsWriter, Progress, over_updates
+from jaxvl.observe.metrics import Progress, over_updates
 from jaxvl.observe.mfu import Meter
 from jaxvl.observe.timing import Clock, traced
 from jaxvl.rewards import pool
@@ -41,7 +41,15 @@ from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import PromptStream, StreamItem, micro
-from jaxvl.train.setup import Learning, export, init_run, owned, partition_trainable, with_steps
+from jaxvl.train.setup import (
+    Learning,
+    export,
+    init_run,
+    journal,
+    owned,
+    partition_trainable,
+    with_steps,
+)
 from jaxvl.vlm import VLM
 
 
@@ -209,9 +217,10 @@ class Loop:
     ) -> VLM:
         """The steps after `state` to the last. `before` is what the base answered."""
         cfg, start, after = self.cfg, self.whole.step, None
-        writer, lead = MetricsWriter(self.run_dir), jax.process_index() == 0
+        lead = jax.process_index() == 0
         steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
-        with Progress(cfg.run.steps, start) as progress, contextlib.closing(steps):
+        notes, progress = journal(cfg, start), Progress(cfg.run.steps, start)
+        with notes, progress, contextlib.closing(steps):
             for step in steps:
                 checkpoints.check()
                 if number := stop.asked():
@@ -227,9 +236,9 @@ class Loop:
                     if self.during and self.during.due(step, cfg.run.steps):
                         metrics |= self.during.evaluate(step, self.with_state(state), metrics)
                     if lead:
-                        writer.write(step, metrics)
+                        said = notes.write(step, metrics)
                         progress.update(step, metrics)
-                        for warning in self.warnings:
+                        for warning in [*said, *self.warnings]:
                             progress.console.print(warning, style="yellow")
                         told(step, metrics)
                     if step % cfg.run.save_every == 0 or step == cfg.run.steps:

@@ -95,7 +95,7 @@ def test_nothing_outside_of_the_directory_is_read(served, tmp_path):
     assert [run["name"] for run in page.data["runs"]] == ["a"]
     assert get(server, "/step?run=0&step=6")[0] == 404
     images = json.loads(get(server, "/step?run=0&step=5")[1])["prompts"][0]["images"]
-    assert images[2]["error"] == "outside of the run directory"
+    assert images[2]["error"] == "not in the run directory"
 
 
 def test_what_cannot_be_served_is_a_message(tmp_path, served):

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trackio, in its own database on this machine (TRACKIO_DIR says where)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from jaxvl.observe.trackers import Place, Table
+
+
+def start(place: Place) -> tuple[Trackio, str]:
+    import trackio
+
+    name = place.known or place.name
+    run = trackio.init(
+        project=os.environ.get("TRACKIO_PROJECT", "jaxvl"),
+        name=name,
+        config=dict(place.settings),
+        resume="allow" if place.known else "never",
+        embed=False,
+    )
+    return Trackio(run), run.name
+
+
+class Trackio:
+    def __init__(self, run: Any):
+        self.run = run
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.run.log(dict(metrics), step=step)
+
+    def show(self, step: int, table: Table) -> None:
+        import pandas
+        import trackio
+
+        rows = [
+            [*row, [trackio.Image(str(file)) for file in images]]
+            for row, images in zip(table.rows, table.images, strict=True)
+        ]
+        frame = pandas.DataFrame(rows, columns=[*table.columns, "images"])
+        self.run.log({"completions": trackio.Table(dataframe=frame)}, step=step)
+
+    def close(self, failed: bool) -> None:
+        self.run.finish()
