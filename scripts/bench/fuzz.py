@@ -35,7 +35,8 @@ sys.path.insert(0, str(ROOT))
 
 from jaxvl.errors import UserError  # noqa: E402
 
-HANG = 20  # seconds that one input may take
+HANG = 20  # seconds of processor time that one input may take
+SLEEP = 300  # seconds on the clock, on however busy a machine
 MEMORY = 2 << 30  # bytes by which one input may raise the most that the process has had
 
 JSON = st.recursive(
@@ -79,17 +80,20 @@ def bounded() -> Iterator[None]:
     """A UserError is an answer; what takes too long or too much memory is none."""
 
     def late(number: int, frame: Any) -> None:
-        raise Hang(f"more than {HANG} s")
+        raise Hang(f"more than {HANG} s of processor time, or {SLEEP} s on the clock")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    old = signal.signal(signal.SIGALRM, late)
-    signal.alarm(HANG)
+    old = [signal.signal(number, late) for number in (signal.SIGALRM, signal.SIGPROF)]
+    signal.setitimer(signal.ITIMER_REAL, SLEEP)
+    signal.setitimer(signal.ITIMER_PROF, HANG)
     try:
         with contextlib.suppress(UserError):
             yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for number, handler in zip((signal.SIGALRM, signal.SIGPROF), old, strict=True):
+            signal.signal(number, handler)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     if grown > MEMORY:
         raise MemoryError(f"{grown >> 20} MiB more")

@@ -94,6 +94,8 @@ def main() -> None:
         run = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         found = watch(run, run_dir, args.minutes)
     lines = read_metrics(run_dir)
+    if lines[-1]["step"] < args.warm + AROUND:
+        raise SystemExit(f"{lines[-1]['step']} steps are too few to compare: see --warm, --minutes")
     before, after = near(found, args.warm), near(found, lines[-1]["step"])
     compiles = [(line["step"], line["perf/compiles"]) for line in lines]
     rises = [
