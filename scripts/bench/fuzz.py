@@ -303,9 +303,8 @@ def endpoint(folder: Path) -> Target:
     """What a server may answer: statuses, headers, broken, deep and made-up JSON."""
     import httpx2
 
-    from jaxvl.curate.teachers import text_of
     from jaxvl.rewards import judge
-    from jaxvl.rewards.endpoint import Endpoint, retry_after
+    from jaxvl.rewards.endpoint import Endpoint, chat_reply, retry_after
 
     good = {"choices": [{"message": {"content": "7"}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 3, "completion_tokens": 1}, "score": 1.5}  # fmt: skip
@@ -343,8 +342,9 @@ def endpoint(folder: Path) -> Target:
         with bounded():
             assert 0 <= retry_after(date)
         with bounded():
-            text_of({"choices": [{"message": {"content": content, "reasoning_content": content}}]})
-            text_of({"choices": content})
+            message = {"content": content, "reasoning_content": content}
+            chat_reply({"choices": [{"message": message}]})
+            chat_reply({"choices": content})
         for parse in (judge.yes_or_no, judge.grade):
             if isinstance(content, str):
                 with bounded():
