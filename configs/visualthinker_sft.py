@@ -5,11 +5,10 @@ jaxvl sft configs/visualthinker_sft.py model.path=models/Qwen2-VL-2B data.source
 
 `models/Qwen2-VL-2B` is the base checkpoint with the chat template and the tokenizer_config.json of
 Qwen2-VL-2B-Instruct copied over its own, as the original prepared it. The settings are the public
-code's: batches of 8, 2 epochs, learning rate 2e-5, everything trained. The original has the
-user's and the system's words in its loss as well; here the loss is that of the answer alone.
-
-How many of the first 15,000 rows have one picture is not published: 3,750 steps are two epochs of
-all of them. Not run.
+code's: batches of 8, 2 epochs, learning rate 2e-5, everything trained, and a loss on all text,
+the system's and the user's words too; sft.loss=answer is what one would choose today. The original
+takes the mean of each example's own mean, two on a device; here it is over all tokens of a batch.
+Figure 2 has it beside RL over 1,500 steps: configs/papers/visualthinker_sft_curve.py. Not run.
 """
 
 from jaxvl.config import SFT, Data, Mesh, Model, Optim, Run, SFTConfig
@@ -34,8 +33,8 @@ def config() -> SFTConfig:
             patch_buckets=(2048,),
             too_long="drop",
         ),
-        sft=SFT(target=answer, rows=8, micro_batches=2, target_length=64),
+        sft=SFT(target=answer, rows=8, micro_batches=2, target_length=64, loss="all"),
         optim=Optim(lr=2e-5, schedule="linear"),
         mesh=Mesh(fsdp=-1),
-        run=Run(dir="runs/visualthinker_sft", steps=3750, seed=42, save_every=300),
+        run=Run(dir="runs/visualthinker_sft", epochs=2, seed=42, save_every=300),
     )

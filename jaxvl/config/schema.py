@@ -121,7 +121,7 @@ class Run:
     steps: Annotated[int, Ge(0)] = 0
     """Steps of the whole run (0: as many as run.epochs take)."""
     epochs: Annotated[float, Gt(0)] | None = None
-    """How often the data is gone through, in place of run.steps: rounded up to whole steps."""
+    """How often the data is gone through where run.steps is 0: rounded up to whole steps."""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     """Of the order of examples, of draws, of adapters and of their dropout."""
     save_every: Annotated[int, Ge(1)] = 100

@@ -69,7 +69,7 @@ def owned(cfg: Config | SFTConfig) -> Iterator[PreemptionHandler]:
 
 def with_steps(cfg: Any) -> Any:
     """The config with the number of steps that its epochs take, where it counts in epochs."""
-    if cfg.run.epochs is None:
+    if cfg.run.steps or cfg.run.epochs is None:
         return cfg
     prompts = getattr(batch_of(cfg), "prompts", None) or batch_of(cfg).rows
     examples = len(cfg.data.source.load())

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VLAA-Thinking (arXiv 2504.11468), figure 3: SFT of Qwen2.5-VL-7B-Instruct on the 25K subset, 190
+steps.
+
+jaxvl sft configs/papers/vlaa_sft_25k_qwen2_5_7b.py
+
+Tower frozen, batches of 128, one epoch. What the paper leaves unsaid is listed in
+configs/vlaa_sft.py. The subset is that of the highest perplexity: docs/curate.md has the command
+that makes it.
+"""
+
+from pathlib import Path
+
+from jaxvl import config as jaxvl_config
+from jaxvl.config import SFTConfig
+
+BASE = Path(__file__).parents[1] / "vlaa_sft.py"
+CHANGED = [
+    "model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+    "data.source.path=data/VLAA-Thinking/sft-25K.jsonl",
+    "run.steps=190",
+    "run.dir=runs/vlaa_sft_25k_qwen2_5_7b",
+]
+
+
+def config() -> SFTConfig:
+    return jaxvl_config.load(BASE, CHANGED, SFTConfig)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VLAA-Thinking (arXiv 2504.11468), table 3, "Base, SFT then GRPO", the SFT: Qwen2-VL-7B, the base
+model.
+
+jaxvl sft configs/papers/vlaa_sft_25k_qwen2_7b_base.py
+
+`models/Qwen2-VL-7B` is the base checkpoint with the chat template and the tokenizer_config.json of
+Qwen2-VL-7B-Instruct copied over its own: how the paper prepared it is not published, nor on how
+many rows it was tuned; ours: the 25K subset. Tower frozen, batches of 128, one epoch. What the
+paper leaves unsaid is listed in configs/vlaa_sft.py.
+"""
+
+from pathlib import Path
+
+from jaxvl import config as jaxvl_config
+from jaxvl.config import SFTConfig
+
+BASE = Path(__file__).parents[1] / "vlaa_sft.py"
+CHANGED = [
+    "model.path=models/Qwen2-VL-7B",
+    "data.source.path=data/VLAA-Thinking/sft-25K.jsonl",
+    "run.steps=190",
+    "run.dir=runs/vlaa_sft_25k_qwen2_7b_base",
+]
+
+
+def config() -> SFTConfig:
+    return jaxvl_config.load(BASE, CHANGED, SFTConfig)

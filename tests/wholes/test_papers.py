@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every recipe of configs/papers is launched through the command line at toy sizes, one step of it,
+and has a line in docs/reproduction.md."""
+
+import re
+
+import pytest
+
+from jaxvl import config
+from jaxvl.observe.metrics import read_metrics
+from tests.data.published import write_sat, write_vlaa
+from tests.tiny import make_checkpoint
+from tests.wholes.launch import ROOT, command, launch, scorer
+
+PAPERS = sorted((ROOT / "configs/papers").glob("*.py"))
+PAGE = ROOT / "docs/reproduction.md"
+SIZES = ["data.prompt_buckets=768", "data.patch_buckets=64", "data.workers=0", "mesh.fsdp=1"]
+# What the recipes differ in but for their rates is what is tried here; a rate is a constant of the
+# compiled update, and with one for all of them it is compiled once.
+SIZES += ["optim.lr=1e-6", "optim.min_lr=0", "optim.warmup_steps=0", "optim.schedule=constant"]
+SIZES += ["optim.horizon=none", "run.steps=1", "run.export=false"]
+GRPO = ["grpo.prompts=2", "grpo.group=2", "grpo.micro_batches=1", "sampling.max_new_tokens=8"]
+SFT = ["sft.rows=2", "sft.micro_batches=1", "sft.target_length=256"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A checkpoint of each family, and the data of each paper, under the names that recipes use."""
+    folder = tmp_path_factory.mktemp("papers")
+    for name in ("sat", "vlaa"):
+        (folder / name).mkdir()
+    found = {"sat": write_sat(folder / "sat", copies=4), "vlaa": folder / "vlaa"}
+    write_vlaa(folder / "vlaa", "sft")
+    write_vlaa(folder / "vlaa", "grpo")
+    for family, name in (("qwen2_vl", "Qwen2-VL-2B"), ("qwen2_5_vl", "Qwen2.5-VL-3B-Instruct")):
+        found[family] = make_checkpoint(folder / name, family=family, weights="old")
+    return found
+
+
+def words_of(path, world):
+    """A recipe on what is here: a checkpoint of its model's family, data of its form, toy sizes."""
+    cfg = config.load(path, [], config.Config, config.SFTConfig)
+    base = "Qwen2.5" if "2.5" in cfg.model.path or "after_sft_" in path.stem else "Qwen2-VL"
+    family = "qwen2_5_vl" if base == "Qwen2.5" else "qwen2_vl"
+    sat = path.stem.startswith("visualthinker")
+    words = [f"model.path={world[family]}", f"data.source.path={world['sat' if sat else 'vlaa']}"]
+    if sat:
+        asked = "Instruct" in cfg.model.path or path.stem.startswith("visualthinker_sft")
+        words.append(f"data.template.base={str(not asked).lower()}")
+    if isinstance(cfg, config.SFTConfig):
+        return [*words, *SFT, *SIZES]
+    words += [*GRPO, *SIZES]
+    if cfg.grpo.mini_batches > 1:
+        words.append("grpo.mini_batches=2")
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_row_of_a_paper_starts(path, world, tmp_path):
+    words = [command(path), f"configs/papers/{path.name}", *words_of(path, world)]
+    text = path.read_text()
+    if "benchmarks" in text:  # the benchmark's files are not here
+        words.append("benchmarks=none")
+    with scorer() as (url, _):
+        if path.stem.startswith("vlaa") and command(path) == "grpo" and "scorer=none" not in text:
+            words.append(f"rewards.0.fn.scorer.endpoint.url={url}")
+        launch(*words, f"run.dir={tmp_path / 'run'}")
+    (line,) = read_metrics(tmp_path / "run")
+    assert line["step"] == 1 and line["grad_norm"] >= 0
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_row_of_a_paper_has_its_line(path):
+    """The page names the recipe; the recipe names what it is a row of, or that it is none."""
+    assert f"configs/papers/{path.name}" in PAGE.read_text()
+    doc = path.read_text().split('"""')[1]
+    assert re.search(r"table \d|figure \d|section \d|first versions|Not of the paper", doc)
