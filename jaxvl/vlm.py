@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from jaxvl import arguments
 from jaxvl.config import LoRA
+from jaxvl.data import banned
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded, Processor
 from jaxvl.distributed import multihost
@@ -33,7 +34,7 @@ from jaxvl.models.layers import cast
 from jaxvl.rl import batching, learner, streaming
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.sampler import Sampler, check_drawn
-from jaxvl.rl.sampling import SamplingParams
+from jaxvl.rl.sampling import Banned, SamplingParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,9 +294,10 @@ class VLM:
         top_p: float,
         top_k: int,
         slots: int = 0,
+        ban: Sequence[str] = (),
     ) -> SamplingParams:
-        """What a sampler for this model is made for."""
-        top_p = arguments.number("top_p", top_p, 0, 1)
+        """What a sampler for this model is made for; `ban` are texts that it never writes."""
+        top_p, vocab = arguments.number("top_p", top_p, 0, 1), self.config.text.vocab
         if not top_p:
             raise UserError("top_p=0: expected a number above 0, up to 1 (all tokens)")
         return SamplingParams(
@@ -308,6 +310,7 @@ class VLM:
             top_p=top_p,
             top_k=arguments.whole("top_k", top_k, 0),
             slots=slots,
+            banned=Banned(banned.table(self.processor.tokenizer, ban, vocab)) if ban else None,
         )
 
     def _completion(self, rollout, row: int, i: int) -> Completion:

@@ -105,6 +105,9 @@ class Sampling:
     slots: Annotated[int, Ge(0)] = 0
     """Completions, over all devices, that are decoded at a time; one that has ended makes room for
     one that waits. It bounds memory and changes no completion (0: all of a step)."""
+    ban: tuple[str, ...] = ()
+    """Texts that no completion of training has, in any case of ASCII letters, however they are cut
+    into tokens and also inside of words. As top_k, it restricts the choice and not the measure."""
 
 
 @dataclasses.dataclass(frozen=True)

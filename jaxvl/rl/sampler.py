@@ -68,6 +68,7 @@ class DecodeState:
     start_step: jax.Array  # [B, S] the step at which its first token was fed
     live: jax.Array  # [B, S] it has not ended
     last: jax.Array  # [B, S] its newest token
+    banned: jax.Array | None  # [B, S] the state of `sampling.banned` behind it
     next_request: jax.Array  # [B] the first request that no slot has taken
     step: jax.Array  # [] steps done
 
@@ -117,7 +118,8 @@ def prefill(
     seed_RgC = seeds(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
     logits_R1V = model.text.logits(hidden_RD[:, None])
     logits_RgV = jnp.broadcast_to(logits_R1V, (R, g, logits_R1V.shape[-1]))
-    token_Rg, logp_Rg = sample_token(logits_RgV, seed_RgC[..., 0], sampling)
+    start = () if sampling.banned is None else (jnp.zeros_like(seed_RgC[..., 0], jnp.int32),)
+    token_Rg, logp_Rg = sample_token(logits_RgV, seed_RgC[..., 0], sampling, *start)
 
     def requests(x_Rg):
         return fold(x_Rg, "(B r) g ... -> B (r g) ...", B=B)
@@ -136,10 +138,16 @@ def prefill(
         start_step=_filled(0, B, S, dtype=jnp.int32),
         live=~_ends(first, jnp.int32(1), sampling),
         last=first,
+        banned=_first_state(first, sampling),
         next_request=_filled(S, B, dtype=jnp.int32),
         step=jnp.int32(0),
     )
     return inputs, state, _status(state)
+
+
+def _first_state(token: jax.Array, sampling: SamplingParams) -> jax.Array | None:
+    """The state of the banned words after a completion's first token."""
+    return sampling.banned and sampling.banned.follow(jnp.zeros_like(token), token)
 
 
 def _ends(token: jax.Array, length: jax.Array, sampling: SamplingParams) -> jax.Array:
@@ -198,7 +206,9 @@ def _one_token(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParam
     seed = jax.vmap(lambda x, request, at: x.at[request, at].get(mode="clip"))(
         inputs.seed, state.request, age + 1
     )
-    token, logp = sample_token(inputs.decode_model.head.logits(hidden), seed, sampling)
+    states = () if state.banned is None else (state.banned,)
+    logits = inputs.decode_model.head.logits(hidden)
+    token, logp = sample_token(logits, seed, sampling, *states)
     at = jnp.where(state.live, age + 1, sampling.max_new_tokens)  # out of bounds: not written
 
     def write(x, request, at, value):
@@ -211,6 +221,7 @@ def _one_token(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParam
         cache=cache,
         live=state.live & ~_ends(token, age + 2, sampling),
         last=token,
+        banned=sampling.banned and sampling.banned.follow(state.banned, token),
         step=state.step + 1,
     )
 
@@ -223,12 +234,16 @@ def _admit(state: DecodeState, sampling: SamplingParams) -> DecodeState:
     taken = free & (request < n)
     request = jnp.where(taken, request, state.request)
     last = jnp.where(taken, take(state.tokens[:, :, 0], request), state.last)
+    banned = state.banned
+    if banned is not None:
+        banned = jnp.where(taken, _first_state(last, sampling), banned)
     return dataclasses.replace(
         state,
         request=request,
         start_step=jnp.where(taken, state.step, state.start_step),
         live=jnp.where(taken, ~_ends(last, jnp.int32(1), sampling), state.live),
         last=last,
+        banned=banned,
         next_request=state.next_request + taken.sum(1, dtype=jnp.int32),
     )
 
@@ -246,7 +261,8 @@ def resize(state: DecodeState, slots: int, cache_len: int) -> DecodeState:
     if slots == state.slots:
         return state
     kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]
-    names = ("request", "start_step", "live", "last")
+    names = ["request", "start_step", "live", "last"]
+    names += ["banned"] * (state.banned is not None)
     moved = {name: take(getattr(state, name), kept) for name in names}
 
     def moved_cache(x_Z):

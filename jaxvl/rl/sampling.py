@@ -24,6 +24,19 @@ NEVER = -jnp.inf
 BLOCK = 128  # tokens: a row of a TPU's registers
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Banned:
+    """Words that may not be written, as `jaxvl.data.banned.table` has them."""
+
+    table: np.ndarray  # int16 [states, V], the state that a token leads to; below 0: forbidden
+
+    def follow(self, state: jax.Array, token: jax.Array) -> jax.Array:
+        """The state of completions of any shape after their next tokens."""
+        spec = jax.typeof(token).sharding.spec
+        found = jnp.asarray(self.table).at[state, token].get(out_sharding=spec)
+        return found.astype(jnp.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
     """What one compiled sampler is made for. temperature 0 is greedy."""
@@ -37,6 +50,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     slots: int = 0  # completions decoded at a time, over all devices; 0: all
+    banned: Banned | None = None  # words that may not be written
 
 
 def seeds(
@@ -63,25 +77,34 @@ def seeds(
 
 @jax.named_scope("sampling")
 def sample_token(
-    logits_RgV: jax.Array, seed_Rg: jax.Array, sampling: SamplingParams
+    logits_RgV: jax.Array,
+    seed_Rg: jax.Array,
+    sampling: SamplingParams,
+    banned_Rg: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """A token of every completion by its seed, and its log-probability.
+    """A token of every completion by its seed, and its log-probability; `banned_Rg` is the state
+    of `sampling.banned`, where there is one.
 
     The log-probability is the model's own at the sampling temperature (1 when greedy), over the
     whole vocabulary: top_k, top_p and the forbidden tokens restrict the choice, not the measure, so
     it equals what the learner computes.
     """
     vocab, rows = P(ROWS, None, "tensor"), P(ROWS, None)
+    states = () if banned_Rg is None else (reshard(banned_Rg, rows),)
     return jax.shard_map(
         functools.partial(_sample_token, sampling=sampling),
-        in_specs=(vocab, rows),
+        in_specs=(vocab, rows, *(rows for _ in states)),
         out_specs=(rows, rows),
         check_vma=False,  # all shards come to the same, which jax cannot know of a gather
-    )(reshard(logits_RgV, vocab), reshard(seed_Rg, rows))
+    )(reshard(logits_RgV, vocab), reshard(seed_Rg, rows), *states)
 
 
 def _sample_token(
-    logits_RgV: jax.Array, seed_Rg: jax.Array, sampling: SamplingParams
+    logits_RgV: jax.Array,
+    seed_Rg: jax.Array,
+    banned_Rg: jax.Array | None = None,
+    *,
+    sampling: SamplingParams,
 ) -> tuple[jax.Array, jax.Array]:
     """`sample_token` on a shard of the vocabulary."""
     V = logits_RgV.shape[-1]
@@ -89,6 +112,9 @@ def _sample_token(
     scaled = logits_RgV / (sampling.temperature or 1.0)
     forbidden = np.isin(np.arange(V * axis_size("tensor")), np.array(sampling.never_ids, np.int32))
     score = jnp.where(jax.lax.dynamic_slice_in_dim(forbidden, first, V), NEVER, scaled)
+    if banned_Rg is not None:
+        table = jax.lax.dynamic_slice_in_dim(sampling.banned.table, first, V, axis=1)
+        score = jnp.where(table[banned_Rg] < 0, NEVER, score)
     if sampling.temperature:
         score = restrict(score, sampling.top_k, sampling.top_p)
         score += gumbel(seed_Rg, (first + jnp.arange(V)).astype(jnp.uint32))

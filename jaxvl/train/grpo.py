@@ -102,6 +102,7 @@ class Loop:
             sampling.top_p,
             sampling.top_k,
             sampling.slots,
+            sampling.ban,
         )
         how = Learning.of(cfg, vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
