@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisualThinker-R1-Zero (arXiv 2503.05132), figures 1 and 2: accuracy on CV-Bench and length of
+r"""VisualThinker-R1-Zero (arXiv 2503.05132), figures 1 and 2: accuracy on CV-Bench and length of
 responses over 1,500 steps.
 
-jaxvl grpo configs/papers/visualthinker_curve.py data.source.path=data/SAT
-
-jaxvl grpo configs/papers/visualthinker_curve.py data.source.path=data/SAT
-benchmarks.tasks.0.source=data/CV-Bench
+jaxvl grpo configs/papers/visualthinker_curve.py \
+    data.source.path=data/SAT benchmarks.tasks.0.source=data/CV-Bench
 
 The run of table 2, asked CV-Bench by its own prompt, without the limit on pixels of training, and
 marked by its own scorer (the metric eval/cv_bench/accuracy_official). A fifth of the questions

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisualThinker-R1-Zero (arXiv 2503.05132), figure 2, the SFT curve: CV-Bench over 1,500 steps of
+r"""VisualThinker-R1-Zero (arXiv 2503.05132), figure 2, the SFT curve: CV-Bench over 1,500 steps of
 fine-tuning.
 
-jaxvl sft configs/papers/visualthinker_sft_curve.py data.source.path=data/SAT
-
-jaxvl sft configs/papers/visualthinker_sft_curve.py model.path=models/Qwen2-VL-2B
-data.source.path=data/SAT benchmarks.tasks.0.source=data/CV-Bench
+jaxvl sft configs/papers/visualthinker_sft_curve.py model.path=models/Qwen2-VL-2B \
+    data.source.path=data/SAT benchmarks.tasks.0.source=data/CV-Bench
 
 configs/visualthinker_sft.py stopped after as many questions as RL has prompts (12,000). The prompt
 of the evaluation of this model is not published; ours: the question alone, as it was trained.

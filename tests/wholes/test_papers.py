@@ -1,18 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recipe of configs/papers is launched through the command line at toy sizes, one step of it,
-and has a line in docs/reproduction.md."""
+"""Every recipe of configs/papers loads, puts its data to its model and has a line in
+docs/reproduction.md; and of each kind one is launched through the command line at toy sizes."""
 
 import re
 
 import pytest
 
 from jaxvl import config
+from jaxvl.data import templates
+from jaxvl.data.prompts import Processor
+from jaxvl.data.tasks.vlaa import SOURCES
 from jaxvl.observe.metrics import read_metrics
+from jaxvl.rewards.vlaa import VERIFIERS
 from tests.data.published import write_sat, write_vlaa
 from tests.tiny import make_checkpoint
 from tests.wholes.launch import ROOT, command, launch, scorer
 
 PAPERS = sorted((ROOT / "configs/papers").glob("*.py"))
+# One of each kind: what the others change is a value, a model's size or the rows of the data.
+LAUNCHED = {
+    "visualthinker_instruct",
+    "visualthinker_instruct_vision_frozen",
+    "visualthinker_instruct_llm_frozen",
+    "visualthinker_length",
+    "visualthinker_no_reflection",
+    "visualthinker_modern",
+    "visualthinker_sft_curve",
+    "vlaa_qwen2_7b_zero",
+    "vlaa_basic",
+    "vlaa_without_mcq",
+    "vlaa_modern",
+    "vlaa_other_reward_model",
+    "vlaa_sft_aha_55k",
+}
+BASE = ROOT / "configs/quickstart_base"
 PAGE = ROOT / "docs/reproduction.md"
 SIZES = ["data.prompt_buckets=768", "data.patch_buckets=64", "data.workers=0", "mesh.fsdp=1"]
 # What the recipes differ in but for their rates is what is tried here; a rate is a constant of the
@@ -56,8 +77,9 @@ def words_of(path, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_a_row_of_a_paper_starts(path, world, tmp_path):
+@pytest.mark.parametrize("name", sorted(LAUNCHED))
+def test_a_row_of_a_paper_starts(name, world, tmp_path):
+    path = ROOT / f"configs/papers/{name}.py"
     words = [command(path), f"configs/papers/{path.name}", *words_of(path, world)]
     text = path.read_text()
     if "benchmarks" in text:  # the benchmark's files are not here
@@ -71,8 +93,39 @@ def test_a_row_of_a_paper_starts(path, world, tmp_path):
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_a_row_of_a_paper_has_its_line(path):
-    """The page names the recipe; the recipe names what it is a row of, or that it is none."""
+def test_a_row_of_a_paper_has_its_line_and_reads_its_data(path, world):
+    """Its first example becomes a prompt with its image, for fine-tuning a target too; the page
+    names the recipe, and the recipe what it is a row of, or that it is none."""
     assert f"configs/papers/{path.name}" in PAGE.read_text()
-    doc = path.read_text().split('"""')[1]
-    assert re.search(r"table \d|figure \d|section \d|first versions|Not of the paper", doc)
+    doc = " ".join(path.read_text().split('"""')[1].split())
+    cfg = config.load(path, words_of(path, world), config.Config, config.SFTConfig)
+    example = cfg.data.source.load()[0]
+    template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+    encoded = Processor.from_pretrained(BASE).encode(template(example), list(example.images))
+    assert len(encoded.segments) > 0 and example.question in encoded.text
+    if isinstance(cfg, config.SFTConfig):
+        assert example.answer in cfg.sft.target(example)
+    assert re.search(r"table \d|figures? \d|section \d|first versions|Not of the paper", doc)
+
+
+def test_rows_are_what_their_tables_say():
+    def of(name):
+        return config.load(ROOT / f"configs/papers/{name}.py", [], config.Config, config.SFTConfig)
+
+    frozen = of("visualthinker_instruct_vision_frozen"), of("visualthinker_instruct_llm_frozen")
+    assert [cfg.model.train for cfg in frozen] == [("text",), ("tower", "merger")]
+    rates = [of(f"vlaa_{name}").optim for name in ("basic", "lr1", "lr2")]
+    found = [(rate.min_lr, rate.warmup_steps) for rate in rates]
+    assert found == [(0, 0), (8e-7, 0.1), (5e-7, 0.03)]
+    kl1 = of("vlaa_kl1").grpo
+    assert (kl1.beta, kl1.adaptive_kl.target) == (1e-2, 5e-3)
+    for kind in ("digit", "mcq", "math", "iou"):
+        cfg = of(f"vlaa_without_{kind}")
+        rows = {SOURCES[source] for source in cfg.data.source.sources}
+        assert rows == set(cfg.rewards[0].fn.only) == set(VERIFIERS) - {kind, "open"}
+    names = [reward.name for reward in of("visualthinker_length").rewards]
+    assert names == ["accuracy", "think_format", "length"]
+    assert of("visualthinker_samples").data.source.first == 1000
+    assert of("vlaa_sft_25k_qwen2_7b").run.steps == 190
+    early = of("visualthinker_early")
+    assert (early.sampling.max_new_tokens, early.data.max_pixels) == (128, 156_800)
