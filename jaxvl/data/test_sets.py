@@ -46,6 +46,7 @@ BENCHMARKS = (
     TestSet("SAT test", ("sat", "satv2"), ("test",)),
     TestSet("BLINK", ("blink",)),
     TestSet("VSR test", ("vsr", "visualspatialreasoning"), ("test", "dev")),
+    TestSet("GQA test", ("gqa",), ("test", "testdev", "val")),
     TestSet("MathVista", ("mathvista",)),
     TestSet("MathVision", ("mathvision", "mathv")),
     TestSet("MathVerse", ("mathverse", "mathverselmmseval")),

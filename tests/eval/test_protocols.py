@@ -196,6 +196,12 @@ EXACT = [
         "[]Answer in natural language. Is the following statement about the image true or false? "
         "The car is behind the suitcase. Choose between the following options: true or false",
     ),
+    (
+        "gqa",
+        "gqa",
+        0,
+        "[]Is it overcast?\nAnswer the question using a single word or phrase.",
+    ),
     ("logicvista", "vlmevalkit", 0, "[]Which choice (A, B, C, or D) completes the series?"),
 ]
 

@@ -193,6 +193,41 @@ def vsr_jsonl(folder):
         file.write_text("\n".join(map(json.dumps, kept)))
 
 
+GQA = {
+    "201307251": ("n161313", "Is it overcast?", "no", "verify", "global"),
+    "201640614": ("n235859", "Who is wearing the dress?", "woman", "query", "rel"),
+    "202225914": (
+        "n161313",
+        "Is the bag on the right or on the left?",
+        "right",
+        "choose",
+        "obj",
+    ),
+}
+
+
+def gqa_rows():
+    for id, (image, question, answer, structural, semantic) in GQA.items():
+        types = {"structural": structural, "semantic": semantic, "detailed": "x"}
+        row = {"imageId": image, "question": question, "answer": answer, "types": types}
+        yield id, row | {"isBalanced": True, "fullAnswer": f"It is {answer}."}
+
+
+def gqa_json(folder):
+    for n, image in enumerate(("n161313", "n235859")):
+        file = folder / "images" / f"{image}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(n))
+    (folder / "testdev_balanced_questions.json").write_text(json.dumps(dict(gqa_rows())))
+
+
+def gqa_hf(folder):
+    rows = [{"id": id, **row} for id, row in gqa_rows()]
+    parquet(folder / "testdev_balanced_instructions" / "testdev-00000-of-00001.parquet", rows)
+    images = [{"id": id, "image": n} for n, id in enumerate(("n161313", "n235859"))]
+    parquet(folder / "testdev_balanced_images" / "testdev-00000-of-00001.parquet", images)
+
+
 def vista_row(pid, kind, answer, *, choices=None, precision=None, unit=None, skills=("geometry",)):
     return {
         "pid": str(pid),
@@ -600,6 +635,7 @@ LAYOUTS = {
     },
     "blink_spatial": {"hf": blink_hf, "tsv": blink_tsv},
     "vsr": {"jsonl": vsr_jsonl},
+    "gqa": {"json": gqa_json, "hf": gqa_hf},
     "mathvista": {"hf": vista_hf, "json": vista_json, "tsv": vista_tsv},
     "mathvision": {
         "hf": vision_hf("test"),
