@@ -78,7 +78,7 @@ class Difficulty:
         base = self.source.load()
         means = mean_rewards(self.runs, self.reward)
         rows, dropped = [], list(getattr(base, "dropped", ()))
-        for row, (task, id) in enumerate(_keys(base)):
+        for row, (task, id) in enumerate(keys(base)):
             mean = means.get((task, id))
             if mean is None and self.unseen == "keep" or mean is not None and self._fits(mean):
                 rows.append(row)
@@ -96,7 +96,7 @@ class Difficulty:
         return self.low <= mean <= self.high
 
 
-def _keys(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
+def keys(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """(task, id) of every example; a prepared set knows them without reading its rows."""
     if hasattr(examples, "keys"):
         return iter(examples.keys())
@@ -106,16 +106,33 @@ def _keys(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
 def mean_rewards(runs: Sequence[str], reward: str = "") -> dict[tuple[str, str], float]:
     """The mean reward of the completions to each (task, id) in the rollouts of run directories."""
     sums: dict[tuple[str, str], list[float]] = {}
+    for file, row in _rollouts(runs):
+        values = [_value(c, reward, file) for c in row["completions"]]
+        known = [value for value in values if value is not None]
+        sums.setdefault((row["task"], row["id"]), []).extend(known)
+    return {key: sum(values) / len(values) for key, values in sums.items() if values}
+
+
+def completions_of(
+    runs: Sequence[str], reward: str = ""
+) -> Iterator[tuple[tuple[str, str], str, int, float | None]]:
+    """((task, id), text, tokens, reward) of every completion in the rollouts of run directories
+    that ended by itself."""
+    for file, row in _rollouts(runs):
+        for one in row["completions"]:
+            if one["finish_reason"] == "stop":
+                value = _value(one, reward, file)
+                yield (row["task"], row["id"]), one["text"], one["tokens"], value
+
+
+def _rollouts(runs: Sequence[str]) -> Iterator[tuple[Path, dict]]:
+    """Every line of the rollouts of run directories, with its file."""
     for run in runs:
         files = sorted(Path(run, "rollouts").glob("step_*.jsonl"))
         if not files:
             raise UserError(f"{run} has no rollouts/step_N.jsonl; expected a run directory")
         for file in files:
-            for row in _lines(file):
-                values = [_value(c, reward, file) for c in row["completions"]]
-                known = [value for value in values if value is not None]
-                sums.setdefault((row["task"], row["id"]), []).extend(known)
-    return {key: sum(values) / len(values) for key, values in sums.items() if values}
+            yield from ((file, row) for row in _lines(file))
 
 
 def _lines(file: Path) -> Iterator[dict]:

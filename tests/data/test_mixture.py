@@ -8,6 +8,7 @@ import pytest
 
 from jaxvl.data.example import Dropped, Example, Examples
 from jaxvl.data.mixture import Difficulty, Mixture, Part, mean_rewards
+from jaxvl.data.traces import Traces
 from jaxvl.errors import UserError
 
 
@@ -121,3 +122,33 @@ def test_what_cannot_be_chosen_by_is_an_error(run, tmp_path):
         Difficulty(Named("a", 6), (run,), reward="speed").load()
     with pytest.raises(UserError, match="no example has a mean reward from 5"):
         Difficulty(Named("a", 4), (run,), low=5).load()
+
+
+def test_traces_are_the_shortest_right_ones_or_all(tmp_path):
+    """Completions that were cut off are none, equal texts are one, a question without any is out."""
+
+    def said(text, tokens, reward, end="stop"):
+        worth = {"reward": reward, "rewards": {"accuracy": reward}}
+        return {"text": text, "tokens": tokens, "finish_reason": end, **worth}
+
+    rows = [
+        ("0", [said("long and right", 9, 1.0), said("right", 3, 1.0), said("no", 1, 0.0)]),
+        ("1", [said("cut", 2, 1.0, "length"), said("wrong", 2, 0.0)]),
+        ("2", [said("yes", 4, 1.0), said("yes", 4, 1.0)]),
+    ]
+    (tmp_path / "rollouts").mkdir()
+    lines = [{"task": "a", "id": id, "completions": of} for id, of in rows]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "rollouts/step_1.jsonl").write_text(text)
+
+    def load(**settings):
+        found = Traces(Named("a", 4), (str(tmp_path),), **settings).load()
+        return [(e.id, e.columns["completion"]) for e in found], [row.id for row in found.dropped]
+
+    assert load(low=1.0) == ([("0", "right"), ("2", "yes")], ["1", "3"])
+    assert load(low=1.0, longest=3, reward="accuracy") == ([("0", "right")], ["1", "2", "3"])
+    every = [("0", "no"), ("0#1", "right"), ("0#2", "long and right")]
+    every += [("1", "wrong"), ("2", "yes")]
+    assert load(every=True) == (every, ["3"])
+    with pytest.raises(UserError, match="is worth 2 or more"):
+        load(low=2.0)
