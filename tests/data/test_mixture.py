@@ -125,7 +125,7 @@ def test_what_cannot_be_chosen_by_is_an_error(run, tmp_path):
 
 
 def test_traces_are_the_shortest_right_ones_or_all(tmp_path):
-    """Completions that were cut off are none, equal texts are one, a question without any is out."""
+    """Cut completions are none, equal texts are one, a question without any is out."""
 
     def said(text, tokens, reward, end="stop"):
         worth = {"reward": reward, "rewards": {"accuracy": reward}}
