@@ -63,7 +63,7 @@ class _Traced(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> Example:
+    def __getitem__(self, i: int) -> Example:  # type: ignore[override]  # no slices
         row, number, text = self.rows[i]
         example = self.base[row]
         columns = {**example.columns, "completion": text}
