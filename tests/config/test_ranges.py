@@ -19,7 +19,8 @@ FIELDS = {kind: fields.describe(kind) for kind in (C.Config, C.SFTConfig)}
 # Words that nobody can list beforehand. Any other field of words is a Literal.
 TEXT = (
     "model.path data.digests rewards.N.name run.dir run.allow profile.steps benchmarks.best "
-    "benchmarks.tasks.N.name benchmarks.tasks.N.source benchmarks.tasks.N.protocol"
+    "benchmarks.tasks.N.name benchmarks.tasks.N.source benchmarks.tasks.N.protocol "
+    "sampling.ban"
 ).split()
 RANGE_WORDS = ("ge", "gt", "le", "lt")
 LOSSES = (C.Grpo(), C.DrGrpo(), C.Dapo(), C.Bnpo(), C.Cispo(), C.Gspo())
