@@ -40,7 +40,7 @@ from jaxvl.rewards.endpoint import Endpoint
 from jaxvl.rewards.mix import score
 from jaxvl.rl.completions import Completions
 from jaxvl.train import resume, rollouts
-from jaxvl.train.prompts import StreamItem, batch_of
+from jaxvl.train.prompts import StreamItem
 
 TRIED = {("0.10.2", "0.12.8"), ("0.11.2", "0.12.12")}  # jax and flax with which the tests have run
 ROWS = 8  # of the data that are looked at
@@ -79,7 +79,7 @@ def examine(cfg: Config | SFTConfig | None = None, name: str = "") -> Iterator[F
             ("memory", functools.partial(_memory, cfg, name)),
             ("run.dir", functools.partial(_run_dir, cfg)),
         ]
-        if isinstance(cfg, Config):
+        if cfg.grpo is not None:
             checks += [("rewards", found.rewards), ("judge", found.judges)]
     for what, check in checks:
         try:
@@ -187,8 +187,8 @@ def _disk(folder: Path) -> tuple[str, str]:
 
 def _mesh(cfg: Config | SFTConfig) -> tuple[str, str]:
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    check_rows(batch_of(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
-    check_share(batch_of(cfg), data_shard(mesh).count)
+    check_rows(cfg.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_share(cfg.batch, data_shard(mesh).count)
     sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     left = len(jax.devices()) - mesh.size
     if left:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run is: every name that a config file uses."""
 
+from jaxvl.config.batch import BatchShape
 from jaxvl.config.grpo import GRPO, AdaptiveKL, Bnpo, Cispo, Dapo, DrGrpo, Grpo, Gspo, Loss
 from jaxvl.config.load import load
 from jaxvl.config.schema import (
@@ -34,6 +35,7 @@ __all__ = [
     "Grpo",
     "Gspo",
     "Loss",
+    "BatchShape",
     "Benchmark",
     "Benchmarks",
     "Config",

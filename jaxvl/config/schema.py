@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval
 
+from jaxvl.config.batch import BatchShape
 from jaxvl.config.grpo import GRPO
 from jaxvl.config.model import LoRA, Mesh, Model, Optim, Part, Projection  # noqa: F401 (were here)
 from jaxvl.config.overrides import function_name
@@ -256,6 +257,26 @@ class Config:
     """A held-out set."""
     benchmarks: Benchmarks | None = None
     """Benchmarks on the way."""
+    sft: ClassVar[None] = None  # fine-tuning is not a part of it
+
+    @property
+    def batch(self) -> BatchShape:
+        """What a step's batch is."""
+        grpo = self.grpo
+        return BatchShape(
+            prompts=grpo.prompts,
+            group=grpo.group,
+            per_row=grpo.group_per_row or grpo.group,
+            length=self.sampling.max_new_tokens,
+            mini_batches=grpo.mini_batches,
+            micro_batches=grpo.micro_batches,
+            updates=grpo.updates,
+            logprob_chunk=grpo.logprob_chunk,
+            whole_rows=None,
+            part="grpo",
+            prompts_field="grpo.prompts",
+            row_field="grpo.group_per_row",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,3 +332,23 @@ class SFTConfig:
     sampling: Sampling = Sampling()
     """sampling.max_new_tokens is that of the answers to `eval`; the rest is not read."""
     verify: Verify = Verify()
+    grpo: ClassVar[None] = None  # it is no run of reinforcement learning
+
+    @property
+    def batch(self) -> BatchShape:
+        """What a step's batch is: a target is the one completion of its prompt."""
+        sft = self.sft
+        return BatchShape(
+            prompts=sft.rows,
+            group=1,
+            per_row=1,
+            length=sft.target_length,
+            mini_batches=1,
+            micro_batches=sft.micro_batches,
+            updates=1,
+            logprob_chunk=sft.logprob_chunk,
+            whole_rows=sft.loss if sft.whole_rows else None,
+            part="sft",
+            prompts_field="sft.rows",
+            row_field="sft.target_length",
+        )

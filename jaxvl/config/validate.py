@@ -6,10 +6,11 @@ from __future__ import annotations
 import functools
 import math
 
+from jaxvl.config.batch import BatchShape
 from jaxvl.config.fields import MISSING, check_fields, type_name
 from jaxvl.config.grpo import GRPO
 from jaxvl.config.overrides import function_name, keywords
-from jaxvl.config.schema import SFT, Config, Model, Reward, SFTConfig
+from jaxvl.config.schema import Config, Model, Reward, SFTConfig
 from jaxvl.errors import UserError
 
 
@@ -28,13 +29,13 @@ def validate(cfg: Config | SFTConfig) -> None:
         )
     _check_run(cfg)
     _check_profile(cfg)
-    if isinstance(cfg, Config):
+    if cfg.grpo is not None:
         _check_grpo(cfg)
     mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     if mesh.count(-1) > 1:
         raise UserError(f"mesh (data, fsdp, tensor) = {mesh}: at most one is -1")
     if -1 not in mesh[:2]:
-        check_rows(cfg.grpo if isinstance(cfg, Config) else cfg.sft, mesh[0] * mesh[1])
+        check_rows(cfg.batch, mesh[0] * mesh[1])
 
 
 def notes(cfg: Config | SFTConfig) -> list[str]:
@@ -43,7 +44,7 @@ def notes(cfg: Config | SFTConfig) -> list[str]:
     found: list[str] = []
     if not cfg.run.steps:  # how many epochs are is not known before the data is read
         return found
-    updates = cfg.run.steps * (cfg.grpo.updates if isinstance(cfg, Config) else 1)
+    updates = cfg.run.steps * cfg.batch.updates
     warmup, horizon = optim.span(updates)
     if optim.warmup_steps > horizon:
         found.append(
@@ -168,45 +169,40 @@ def _check_loss(g: GRPO) -> None:
         raise UserError("grpo.adaptive_kl needs a grpo.beta above 0 to start from, as 1e-3")
 
 
-def check_rows(batch: GRPO | SFT, shards: int) -> None:
+def check_rows(batch: BatchShape, shards: int) -> None:
     """Raise UserError unless every micro-batch splits evenly over `shards` = data * fsdp devices.
 
     Called by `validate` where the mesh is written out, and again once a -1 is known.
     """
-    parts = shards * batch.micro_batches * getattr(batch, "mini_batches", 1)
+    parts = shards * batch.pieces
     if batch.rows % parts == 0:
         return
-    if isinstance(batch, SFT):
-        raise UserError(
-            f"sft.rows = {batch.rows} is not a multiple of {parts} = mesh.data * mesh.fsdp "
-            f"({shards}) * sft.micro_batches ({batch.micro_batches}); "
-            f"try sft.rows={-(-batch.rows // parts) * parts}"
-        )
-    grpo = batch
-    per_row = grpo.group_per_row or grpo.group
     fitting = [
         size
-        for size in range(1, grpo.group + 1)
-        if grpo.group % size == 0 and grpo.prompts * grpo.group // size % parts == 0
+        for size in range(1, batch.group + 1)
+        if batch.group % size == 0 and batch.prompts * batch.group // size % parts == 0
     ]
-    step = parts // math.gcd(parts, grpo.group // per_row)
-    cures = [f"grpo.prompts={-(-grpo.prompts // step) * step}"]
+    step = parts // math.gcd(parts, batch.group // batch.per_row)
+    cures = [f"{batch.prompts_field}={-(-batch.prompts // step) * step}"]
     if fitting:
-        cures.append(f"grpo.group_per_row={min(fitting, key=lambda size: abs(size - per_row))}")
+        nearest = min(fitting, key=lambda size: abs(size - batch.per_row))
+        cures.append(f"{batch.row_field}={nearest}")
+    has = f"{batch.prompts_field} = {batch.prompts} is"
+    if batch.group > 1:
+        has = f"a step has {batch.rows} rows ({batch.prompts} prompts, groups of {batch.group} in "
+        has += f"rows of {batch.per_row}),"
+    cut = f"{batch.part}.micro_batches ({batch.micro_batches})"
+    if batch.mini_batches > 1:
+        cut = f"{batch.part}.mini_batches ({batch.mini_batches}) * {cut}"
     raise UserError(
-        f"a step has {grpo.rows} rows ({grpo.prompts} prompts, groups of {grpo.group} in rows of "
-        f"{per_row}), not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * "
-        f"grpo.mini_batches ({grpo.mini_batches}) * grpo.micro_batches ({grpo.micro_batches}); "
+        f"{has} not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * {cut}; "
         f"try {' or '.join(cures)}"
     )
 
 
-def check_share(batch: GRPO | SFT, count: int) -> None:
+def check_share(batch: BatchShape, count: int) -> None:
     """Raise UserError unless the prompts of a step can be dealt out evenly to `count` processes."""
-    if isinstance(batch, SFT):
-        name, prompts = "sft.rows", batch.rows
-    else:
-        name, prompts = "grpo.prompts", batch.prompts
+    name, prompts = batch.prompts_field, batch.prompts
     if prompts % count:
         raise UserError(
             f"{name} = {prompts} is not a multiple of the {count} processes that get prompts of "

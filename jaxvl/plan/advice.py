@@ -23,18 +23,17 @@ class Of:
     program: str
 
 
-def for_kind(kind: str, sft: bool) -> str:
+def for_kind(kind: str, prompts: str) -> str:
     """By what is held, in the words of `estimate.held`; "" where nothing but fewer bytes a number
-    would help."""
-    rows = "sft.rows" if sft else "grpo.prompts"
+    would help. `prompts` is the field that says how many prompts a step has."""
     return {
         "parameters": f"{_SPLIT}; fewer parts in model.train",
         "frozen": _SPLIT,
         "moments": f"{_SPLIT}; fewer parts in model.train, or adapters (model.lora)",
         "reference": f"{_SPLIT}; there is none where grpo.beta is 0",
-        "batch": f"{rows}, data.patch_buckets or model.max_pixels",
+        "batch": f"{prompts}, data.patch_buckets or model.max_pixels",
         "weights for decoding": "mesh.tensor: they are split over nothing else",
-        "caches of prompts": f"{rows} or data.prompt_buckets",
+        "caches of prompts": f"{prompts} or data.prompt_buckets",
         "completions": "sampling.slots or sampling.max_new_tokens",
     }.get(kind, "")
 
@@ -44,7 +43,7 @@ def for_array(shape: str, of: Of) -> str:
     nothing is recognised."""
     axes = {int(size) for size in re.findall(r"\d+", shape.partition("[")[2].partition("]")[0])}
     sizes, text, vision = Sizes.of(of.cfg), of.arch.text, of.arch.vision
-    loop = "sft" if isinstance(of.cfg, SFTConfig) else "grpo"
+    batch = of.cfg.batch
     vocab = {text.vocab, text.vocab // of.mesh["tensor"]}
     own = sizes.completions * sizes.length
     patches = {sizes.patches, sizes.patches // vision.merge_size**2}
@@ -52,18 +51,18 @@ def for_array(shape: str, of: Of) -> str:
         if axes - vocab <= {text.dim, text.dim // of.mesh["fsdp"], 1}:
             return "mesh.tensor: the table of tokens is split over it"
         if of.program in ("prefill", "decode"):
-            return f"mesh.tensor or {loop}.prompts: logits"
-        return f"{loop}.logprob_chunk or mesh.tensor: logits"
+            return f"mesh.tensor or {batch.prompts_field}: logits"
+        return f"{batch.part}.logprob_chunk or mesh.tensor: logits"
     if of.program in ("grow", "decode"):
         if sizes.length in axes:
-            return for_kind("completions", loop == "sft")
+            return for_kind("completions", batch.prompts_field)
         if sizes.tokens in axes:
-            return for_kind("caches of prompts", loop == "sft")
-        return for_kind("weights for decoding", loop == "sft") if text.dim in axes else ""
-    micro = "" if of.program == "prefill" else f"{loop}.micro_batches, "
+            return for_kind("caches of prompts", batch.prompts_field)
+        weights = for_kind("weights for decoding", batch.prompts_field)
+        return weights if text.dim in axes else ""
+    micro = "" if of.program == "prefill" else f"{batch.part}.micro_batches, "
     if axes & {own, own + sizes.tokens}:
-        group = "sft.target_length" if loop == "sft" else "grpo.group_per_row"
-        return f"{micro}or {group}: activations of rows"
+        return f"{micro}or {batch.row_field}: activations of rows"
     if axes & patches:
         return f"{micro}data.patch_buckets or model.max_pixels: the tower"
     if sizes.tokens in axes:

@@ -43,8 +43,8 @@ def _is_logits(array: Array, cfg: Config | SFTConfig, arch: Arch, mesh) -> bool:
         return False  # the second: the table of tokens
     sizes = Sizes.of(cfg)
     rows = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * fsdp)
-    asked = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
-    return math.prod(rest) > rows * min(chunk_size(asked, rows), sizes.completions * sizes.length)
+    chunk = chunk_size(cfg.batch.logprob_chunk, rows)
+    return math.prod(rest) > rows * min(chunk, sizes.completions * sizes.length)
 
 
 def _is_scores(array: Array, cfg: Config | SFTConfig, arch: Arch, mesh) -> bool:

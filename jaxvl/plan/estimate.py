@@ -103,10 +103,10 @@ def update_temporaries(
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
     R = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * mesh.shape["fsdp"])
     S = sizes.tokens + sizes.completions * sizes.length
-    asked = (cfg.grpo if isinstance(cfg, Config) else cfg.sft).logprob_chunk
+    chunk = chunk_size(cfg.batch.logprob_chunk, R)
     inputs = text.layers * S * text.dim + vision.depth * sizes.patches * vision.dim
     layer = R * _layer(sizes, arch, tensor, width, kernels) + 3 * width * _weights(arch) / tensor
-    logits = 4.0 * R * min(chunk_size(asked, R), S) * text.vocab / tensor
+    logits = 4.0 * R * min(chunk, S) * text.vocab / tensor
     head = 3 * logits + 2 * width * text.vocab * text.dim / tensor
     return {
         "weights for products": _cast(held.params, cfg.model.dtype),

@@ -58,7 +58,7 @@ def plan_tpu(
         peak=chip.flops,
         source=chip.source,
         exact=True,
-        sft=isinstance(cfg, SFTConfig),
+        prompts_field=cfg.batch.prompts_field,
         sizes=dataclasses.asdict(Sizes.of(cfg)),
         programs=tuple(reports),
         row=estimate.row_bytes(cfg, arch, mesh),
@@ -83,7 +83,7 @@ def plan_gpus(cfg: Config | SFTConfig, count: int, name: str) -> Plan:
         peak=None,
         source=GPU.source,
         exact=False,
-        sft=isinstance(cfg, SFTConfig),
+        prompts_field=cfg.batch.prompts_field,
         sizes=dataclasses.asdict(Sizes.of(cfg)),
         programs=tuple(reports),
         row=estimate.row_bytes(cfg, arch, mesh),
@@ -100,8 +100,6 @@ def _notes(cfg: Config | SFTConfig, mesh: jax.sharding.Mesh, chips: int) -> tupl
     found = []
     if mesh.size < chips:
         found.append(f"the mesh leaves {chips - mesh.size} of {chips} chips out")
-    if isinstance(cfg, SFTConfig):
-        return tuple(found)
     if cfg.eval or cfg.benchmarks:
         found.append("not planned: answering held-out questions and benchmarks between steps")
     for judge in local_judges(cfg.rewards):

@@ -19,7 +19,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from jaxvl.checkpoints.start import locate
-from jaxvl.config import Config, Model, SFTConfig
+from jaxvl.config import Config, Model, Sampling, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
 from jaxvl.distributed.mesh import data_shard, param_shardings
 from jaxvl.errors import UserError
@@ -30,6 +30,7 @@ from jaxvl.models.io import hf
 from jaxvl.observe import flops
 from jaxvl.rl import learner, shapes
 from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.learning import Learning, learning
 from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize
 from jaxvl.rl.sampling import SamplingParams
 
@@ -58,15 +59,9 @@ class Sizes:
                 "data.patch_buckets=2048"
             )
         size = {"tokens": max(data.prompt_buckets), "patches": max(data.patch_buckets)}
-        if isinstance(cfg, SFTConfig):
-            sft = cfg.sft
-            return cls(
-                sft.rows, sft.micro_batches, 1, **size, completions=1, length=sft.target_length
-            )
-        grpo = cfg.grpo
-        g = grpo.group_per_row or grpo.group
-        C = cfg.sampling.max_new_tokens
-        return cls(grpo.rows, grpo.pieces, grpo.mini_batches, **size, completions=g, length=C)
+        batch = cfg.batch
+        g, C = batch.per_row, batch.length
+        return cls(batch.rows, batch.pieces, batch.mini_batches, **size, completions=g, length=C)
 
     def mini_batch(self) -> Sizes:
         """Of what one update learns from."""
@@ -120,31 +115,28 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
     UserError where model or batch cannot be cut as the mesh asks. Call it under `jax.set_mesh`.
     """
     qwen_vl.check_mesh(arch, mesh)
-    grpo = cfg.grpo if isinstance(cfg, Config) else None
-    check_rows(grpo or cfg.sft, mesh.shape["data"] * mesh.shape["fsdp"])
-    check_share(grpo or cfg.sft, data_shard(mesh).count)
+    check_rows(cfg.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_share(cfg.batch, data_shard(mesh).count)
     sizes, held = Sizes.of(cfg), Held.of(cfg, arch, mesh)
-    update = _update(cfg, arch, sizes, held, mesh)
-    if grpo is None:
-        return [update]
-    found = _sampling(cfg, arch, sizes, held, mesh)
-    if grpo.beta:
+    found = []
+    if cfg.grpo is not None:
+        found += _sampling(cfg, cfg.sampling, arch, sizes, held, mesh)
+    if held.reference:
         found.append(_logprobs(cfg, arch, sizes, held, mesh))
-    if grpo.own_logps:
+    if held.how.own_logps:
         found.append(_own_logprobs(cfg, arch, sizes, held, mesh))
-    return [*found, update]
+    return [*found, _update(cfg, arch, sizes, held, mesh)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Held:
     """What a run holds all the time, as shapes with shardings."""
 
-    graphdef: Any
+    how: Learning
     params: dict[str, Any]  # all that the policy is made of
     state: learner.TrainState
     frozen: dict[str, Any]
     reference: dict[str, Any]  # {} where there is none
-    tx: Any
 
     @classmethod
     def of(cls, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> Held:
@@ -156,14 +148,14 @@ class Held:
             params, graph = partition.combine(base, fresh), lora.graphdef(arch, model.lora)
             trains |= {partition.ADAPTERS}
         learns, frozen = partition.partition(params, trains)
-        tx = learner.optimizer(cfg.optim, cfg.run.steps)
-        state = jax.eval_shape(lambda p: learner.init_state(p, tx), learns)
+        how = learning(cfg, graph)
+        state = jax.eval_shape(lambda p: learner.init_state(p, how.tx), learns)
         reference = {}
-        if isinstance(cfg, Config) and cfg.grpo.beta:
+        if how.beta:
             reference = jax.eval_shape(
                 lambda p: qwen_vl.to_compute_dtype(p, model.dtype, arch.text), base
             )
-        return cls(graph, partition.combine(frozen, state.params), state, frozen, reference, tx)
+        return cls(how, partition.combine(frozen, state.params), state, frozen, reference)
 
     def own_reference(self) -> dict[str, Any]:
         """What of the reference is no other array: frozen parameters are shared with it."""
@@ -172,17 +164,9 @@ class Held:
         return {path: x for path, x in mine.items() if path not in flat}
 
 
-def _policy(cfg: Config | SFTConfig, held: Held) -> learner.Policy:
-    if isinstance(cfg, Config):
-        temperature, chunk = cfg.sampling.temperature, cfg.grpo.logprob_chunk
-    else:
-        temperature, chunk = 1.0, cfg.sft.logprob_chunk
-    return learner.Policy(held.graphdef, cfg.model.dtype, cfg.model.remat, temperature, chunk)
-
-
-def _logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+def _logprobs(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
     """The reference's log-probabilities of a step's completions."""
-    policy = dataclasses.replace(_policy(cfg, held), graphdef=qwen_vl.graphdef(arch))
+    policy = dataclasses.replace(held.how.policy, graphdef=qwen_vl.graphdef(arch))
     return Program(
         "logprobs",
         learner.make_logprobs(policy),
@@ -193,11 +177,13 @@ def _logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
     )
 
 
-def _own_logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
+def _own_logprobs(
+    cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh
+) -> Program:
     """Those of the policy, before its first update."""
     return Program(
         "own_logprobs",
-        learner.make_logprobs(_policy(cfg, held)),
+        learner.make_logprobs(held.how.policy),
         {"parameters": held.params, "batch": _asked_of(cfg, arch, sizes, mesh)},
         {"moments": held.state.opt_state, "reference": held.own_reference()},
         {},
@@ -205,7 +191,7 @@ def _own_logprobs(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh)
     )
 
 
-def _asked_of(cfg: Config, arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
+def _asked_of(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
     """A step's batch as far as its log-probabilities depend on it."""
     batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
     unread = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
@@ -213,35 +199,35 @@ def _asked_of(cfg: Config, arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
 
 
 def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:
-    policy, model = _policy(cfg, held), cfg.model
-    one = sizes.mini_batch()
+    how, model, one = held.how, cfg.model, sizes.mini_batch()
     dropout = lora.keys(0)[1] if model.lora and model.lora.dropout else None
-    make = functools.partial(learner.make_update, learner.sft_objective(policy))
-    calls, batch = 1, train_batch(cfg, arch, sizes, mesh, one.micro_batches)
-    if isinstance(cfg, Config) and cfg.grpo.own_logps:
+    batch = train_batch(cfg, arch, sizes, mesh, one.micro_batches)
+    if how.own_logps:
         batch = dataclasses.replace(batch, own_logps=batch.old_logps)
     args = {"state": held.state, "batch": batch, "frozen": held.frozen}
-    if isinstance(cfg, Config):
-        objective = learner.grpo_objective(policy, cfg.grpo, sizes.length)
-        live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
-        make = functools.partial(learner.make_update, objective, live=live)
-        calls = cfg.grpo.updates
+    if how.beta is not None:
         args["beta"] = jax.ShapeDtypeStruct((), jnp.float32)
-    rate = learner.schedule(cfg.optim, cfg.run.steps)
     return Program(
         "update",
-        make(tx=held.tx, lr=rate, dropout=dropout),
+        how.update(dropout),
         args,
         # A step's mini-batches are all on their way to the device before the first is learnt from.
         {"reference": held.own_reference(), "batch": [batch] * (sizes.mini_batches - 1)},
         {},
         work(arch, one, "update", model),
-        calls=calls,
+        calls=cfg.batch.updates,
         turns=one.micro_batches,
     )
 
 
-def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> list[Program]:
+def _sampling(
+    cfg: Config | SFTConfig,
+    sampling: Sampling,
+    arch: Arch,
+    sizes: Sizes,
+    held: Held,
+    mesh: Mesh,
+) -> list[Program]:
     """Prefill, the last time that caches grow, and the loop of decoding at its largest: all slots,
     room for whole completions."""
     how = SamplingParams(
@@ -250,12 +236,12 @@ def _sampling(cfg: Config, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> 
         stop_ids=STOP,
         pad_id=PAD,
         never_ids=arch.never_sampled,
-        temperature=cfg.sampling.temperature,
-        top_p=cfg.sampling.top_p,
-        top_k=cfg.sampling.top_k,
-        slots=cfg.sampling.slots,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        slots=sampling.slots,
     )
-    sampler = Sampler(held.graphdef, how, cfg.model.dtype)
+    sampler = Sampler(held.how.policy.graphdef, how, cfg.model.dtype)
     asked = largest_prompt(cfg, arch, sizes, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     past, state, _ = jax.eval_shape(sampler.start, held.params, asked, key)
@@ -348,7 +334,7 @@ def train_batch(
 ) -> TrainBatch:
     """`count` micro-batches of a step, each to be learnt from."""
     cut = (sizes.micro_batches, count)
-    if isinstance(cfg, SFTConfig) and cfg.sft.whole_rows:
-        return shapes.row_batch(cfg.data, cfg.sft, arch.vision.patch_values, *cut, mesh)
+    if cfg.batch.whole_rows:
+        return shapes.row_batch(cfg.data, cfg.batch, arch.vision.patch_values, *cut, mesh)
     asked = largest_prompt(cfg, arch, sizes, mesh)
     return shapes.batch(asked, sizes.completions, sizes.length, *cut, mesh)

@@ -80,7 +80,7 @@ class Plan:
     peak: float | None  # FLOP/s of a chip; None: no times are estimated
     source: str  # of the chip's figures
     exact: bool
-    sft: bool  # whether the config is one of supervised fine-tuning
+    prompts_field: str  # the field of the config that says how many prompts a step has
     sizes: dict[str, int]
     programs: tuple[ProgramReport, ...]
     row: float  # bytes that one row more in a micro-batch takes on a chip, by our formula

@@ -153,7 +153,7 @@ def _advice(plan: Plan) -> list[str]:
             )
         held = sorted(program.held.items(), key=lambda pair: -pair[1])[:4]
         for name, size in held if program.sized else ():
-            what = advice.for_kind(name, sft=plan.sft)
+            what = advice.for_kind(name, plan.prompts_field)
             lines.append(f"  {size / GiB:8.2f} GiB  {name}" + (f": {what}" if what else ""))
         for one in program.largest:
             lines.append(f"  {one.bytes / GiB:8.2f} GiB  {one.shape}  {one.where}")

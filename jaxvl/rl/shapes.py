@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxvl.config import SFT, Data
+from jaxvl.config import BatchShape, Data
 from jaxvl.data import packing
 from jaxvl.distributed.mesh import ROWS
 from jaxvl.models.inputs import Prompt, Vision
@@ -57,22 +57,22 @@ def prompts(
 
 
 def row_batch(
-    data: Data, sft: SFT, patch_values: int, pieces: int, count: int, mesh: Mesh
+    data: Data, step: BatchShape, patch_values: int, pieces: int, count: int, mesh: Mesh
 ) -> TrainBatch:
     """The shapes of `count` micro-batches of whole rows, in the largest buckets; the rows of a step
     are cut in `pieces`."""
-    most = max(data.prompt_buckets), max(data.patch_buckets), sft.target_length
-    room = packing.room(sft.loss, *most)
+    most = max(data.prompt_buckets), max(data.patch_buckets), step.length
+    room = packing.room(step.whole_rows or "answer", *most)
     largest = dataclasses.replace(
         data, prompt_buckets=(room.tokens,), patch_buckets=(room.patches,)
     )
-    (prompt,) = prompts(largest, sft.rows, patch_values, mesh)
+    (prompt,) = prompts(largest, step.rows, patch_values, mesh)
     found = batch(prompt, 1, room.counted, pieces, count, mesh)
 
     def places(tokens: int) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, P(None, ROWS, None))
         return jax.ShapeDtypeStruct(
-            (count, sft.rows // pieces, tokens), jnp.int32, sharding=sharding
+            (count, step.rows // pieces, tokens), jnp.int32, sharding=sharding
         )
 
     return dataclasses.replace(found, examples=places(room.tokens), at=places(room.counted))

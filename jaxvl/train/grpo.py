@@ -38,6 +38,7 @@ from jaxvl.rl import learner, shapes
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.batch import Rollout, TrainBatch
 from jaxvl.rl.completions import read_completions
+from jaxvl.rl.learning import learning
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler, lost_prompts
 from jaxvl.train import failed, heldout, resume, rollouts
@@ -46,7 +47,6 @@ from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
 from jaxvl.train.setup import (
-    Learning,
     export,
     init_run,
     journal,
@@ -104,7 +104,7 @@ class Loop:
             sampling.slots,
             sampling.ban,
         )
-        how = Learning.of(cfg, vlm.graphdef)
+        how = learning(cfg, vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
         self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
         # The reference is what the run starts from, whether or not it is resumed. What is frozen

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from einops import rearrange
 
-from jaxvl.config import GRPO, SFT, Config, SFTConfig
+from jaxvl.config import Config, SFTConfig
 from jaxvl.data import buckets, hub, pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
@@ -34,11 +34,6 @@ from jaxvl.rewards.golds import credit_check
 from jaxvl.vlm import VLM
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
-
-
-def batch_of(cfg: Config | SFTConfig) -> GRPO | SFT:
-    """The part of a config that says how large a step is."""
-    return cfg.grpo if isinstance(cfg, Config) else cfg.sft
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +62,12 @@ class PromptStream:
     def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
         self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
         self.share = data_shard(vlm.mesh)
-        self.mini_batches = cfg.grpo.mini_batches if isinstance(cfg, Config) else 1
+        self.mini_batches = cfg.batch.mini_batches
         shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
-        self.parts = shards * batch_of(cfg).micro_batches  # that work side by side or in turn
+        self.parts = shards * cfg.batch.micro_batches  # that work side by side or in turn
         self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
         self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
-        credit = credit_check(cfg.rewards) if isinstance(cfg, Config) else None
+        credit = credit_check(cfg.rewards) if cfg.grpo else None
         self.trial: list[str] = []  # test sets that this process has met: see `use`
         self.gate = ExampleFilter(
             cfg.data.check, cfg.run.trial, cfg.data.digests, self.trial.append, credit
@@ -84,10 +79,10 @@ class PromptStream:
         )
         sizes = cfg.data.prompt_buckets, cfg.data.patch_buckets
         most = [None if of == "auto" else max(of) for of in sizes]
-        length = None if isinstance(cfg, Config) else cfg.sft.target_length
+        length = cfg.sft.target_length if cfg.sft else None
         self.limits = buckets.Limits(*most, length)
         self.ends: set[int] = set()  # tokens that have ended a target
-        self.turn = None if isinstance(cfg, Config) else Turn.of(self.processor)
+        self.turn = Turn.of(self.processor) if cfg.sft else None
         self._look(examples)
         self.batches = pipeline.batches(
             examples,
@@ -206,7 +201,7 @@ class PromptStream:
     def target(self, example: Example, prompt: Any) -> tuple[int, ...]:
         """The tokens to learn, the end token among them, and where more than the answer counts what
         the chat template writes behind it; () where the run is no fine-tuning."""
-        if isinstance(self.cfg, Config):
+        if self.cfg.sft is None:
             return ()
         with _told("sft.target", example):
             text = self.cfg.sft.target(example)

@@ -26,8 +26,9 @@ from jaxvl.models import partition
 from jaxvl.models.finite import not_finite
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.learning import Learning, learning
 from jaxvl.train import failed
-from jaxvl.train.setup import Learning, partition_trainable
+from jaxvl.train.setup import partition_trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def replay(run_dir: str | Path) -> Replay:
     mesh = make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         vlm, fresh, frozen, dropout = partition_trainable(start_model(cfg.model, mesh), cfg)
-        how = Learning.of(cfg, vlm.graphdef)
+        how = learning(cfg, vlm.graphdef)
         state, start = learner.init_state(fresh, how.tx), 0
         if (run_dir / "checkpoints").is_dir():
             checkpoints = Checkpoints(run_dir, cfg.run.keep)

@@ -13,12 +13,11 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from flax import traverse_util
 
 from jaxvl import __version__
@@ -37,10 +36,7 @@ from jaxvl.models.io.find import EXPORT
 from jaxvl.observe import report, trackers
 from jaxvl.observe.journal import Journal
 from jaxvl.observe.metrics import FILE
-from jaxvl.rl import learner
-from jaxvl.rl.batch import TrainBatch
 from jaxvl.train import resume, runlock, settings
-from jaxvl.train.prompts import batch_of
 from jaxvl.vlm import VLM
 
 SHARED_SECONDS = 60  # in which what one process writes must be seen by all
@@ -71,7 +67,7 @@ def with_steps(cfg: Any) -> Any:
     """The config with the number of steps that its epochs take, where it counts in epochs."""
     if cfg.run.steps or cfg.run.epochs is None:
         return cfg
-    prompts = getattr(batch_of(cfg), "prompts", None) or batch_of(cfg).rows
+    prompts = cfg.batch.prompts
     examples = len(cfg.data.source.load())
     steps = math.ceil(cfg.run.epochs * examples / prompts)
     if jax.process_index() == 0:
@@ -106,8 +102,8 @@ def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:
     validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    check_rows(batch_of(cfg), mesh.shape["data"] * mesh.shape["fsdp"])
-    check_share(batch_of(cfg), data_shard(mesh).count)
+    check_rows(cfg.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_share(cfg.batch, data_shard(mesh).count)
     multihost.assert_equal_across_processes(
         {f"the config's {name}": value for name, value in _fields(cfg).items()}
         | {"the number of processes": jax.process_count(), "jax's version": jax.__version__}
@@ -162,38 +158,6 @@ def partition_trainable(
     vlm = base.adapted(adapters, cfg.run.seed)
     dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
     return vlm, *partition.partition(vlm.params, trains | {partition.ADAPTERS}), dropout
-
-
-@dataclasses.dataclass(frozen=True)
-class Learning:
-    """How a run of a config learns."""
-
-    policy: learner.Policy
-    objective: Callable
-    tx: optax.GradientTransformation
-    lr: optax.Schedule
-    live: Callable[[TrainBatch], jax.Array]
-
-    @classmethod
-    def of(cls, cfg: Config | SFTConfig, graphdef: Any) -> Learning:
-        model, updates = cfg.model, cfg.run.steps
-        if isinstance(cfg, SFTConfig):
-            temperature, chunk = 1.0, cfg.sft.logprob_chunk
-        else:
-            temperature, chunk = cfg.sampling.temperature, cfg.grpo.logprob_chunk
-            updates *= cfg.grpo.updates
-        policy = learner.Policy(graphdef, model.dtype, model.remat, temperature, chunk)
-        if isinstance(cfg, SFTConfig):
-            objective, live = learner.sft_objective(policy), learner.any_token
-        else:
-            objective = learner.grpo_objective(policy, cfg.grpo, cfg.sampling.max_new_tokens)
-            live = functools.partial(learner.live_sequences, beta=cfg.grpo.beta)
-        tx, lr = learner.optimizer(cfg.optim, updates), learner.schedule(cfg.optim, updates)
-        return cls(policy, objective, tx, lr, live)
-
-    def update(self, dropout: jax.Array | None) -> Callable:
-        """`learner.make_update` of it."""
-        return learner.make_update(self.objective, self.tx, self.lr, dropout, self.live)
 
 
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:

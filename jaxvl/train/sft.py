@@ -36,13 +36,13 @@ from jaxvl.rewards import pool
 from jaxvl.rewards.mix import TrainerState
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.learning import learning
 from jaxvl.train import Runnable, failed, heldout, resume
 from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import PromptStream, StreamItem, micro
 from jaxvl.train.setup import (
-    Learning,
     export,
     init_run,
     journal,
@@ -175,7 +175,7 @@ class Loop:
         for id in sorted(self.stream.ends):
             processor = self.vlm.processor.ending(id)
             self.vlm = dataclasses.replace(self.vlm, processor=processor)
-        how = Learning.of(cfg, self.vlm.graphdef)
+        how = learning(cfg, self.vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
         warn = cfg.optim.grad_norm_warn, cfg.sft.spike_warn
         self.guard = Guard(cfg.run.max_skipped, *warn)

@@ -116,12 +116,40 @@ def test_fields_that_disagree_are_refused(path, overrides, words):
     assert words in str(caught.value)
 
 
+def batch_of(grpo):
+    """The batch of a run with this algorithm."""
+    return C.Config(None, None, (), None, grpo=grpo, sampling=C.Sampling(48)).batch
+
+
+def sft_batch(**fields):
+    return C.SFTConfig(None, None, C.SFT(str, **fields), None).batch
+
+
+def test_a_batch_is_one_thing_whatever_the_run():
+    """Rows and pieces by hand: 6 prompts, groups of 8 in rows of 4, cut 2 x 3, twice over."""
+    grpo = C.GRPO(6, 8, 4, mini_batches=2, micro_batches=3, num_iterations=2, logprob_chunk=64)
+    batch = batch_of(grpo)
+    assert (batch.prompts, batch.rows, batch.per_row, batch.length) == (6, 12, 4, 48)
+    assert (batch.pieces, batch.updates, batch.logprob_chunk) == (6, 4, 64)
+    assert batch_of(C.GRPO(6, 8)).rows == 6 and batch_of(C.GRPO(6, 8)).per_row == 8
+    batch = sft_batch(rows=6, micro_batches=3, target_length=32, logprob_chunk=64)
+    assert (batch.prompts, batch.rows, batch.per_row, batch.length) == (6, 6, 1, 32)
+    assert (batch.pieces, batch.updates, batch.logprob_chunk) == (3, 1, 64)
+
+
+@pytest.mark.parametrize("batch", [batch_of(C.GRPO()), sft_batch()], ids=["grpo", "sft"])
+def test_the_fields_that_a_batch_names_are_fields(batch):
+    found = fields.describe(C.Config) + fields.describe(C.SFTConfig)
+    named = {batch.prompts_field, batch.row_field, f"{batch.part}.micro_batches"}
+    assert named <= {field.path for field in found}
+
+
 def test_prompts_are_dealt_out_to_processes_evenly():
-    check_share(C.GRPO(prompts=8), 4)
+    check_share(batch_of(C.GRPO(prompts=8)), 4)
     with pytest.raises(UserError, match="grpo.prompts = 6 is not .* 4 processes .*prompts=8"):
-        check_share(C.GRPO(prompts=6), 4)
+        check_share(batch_of(C.GRPO(prompts=6)), 4)
     with pytest.raises(UserError, match="sft.rows = 5 .* try sft.rows=6"):
-        check_share(C.SFT(target=str, rows=5), 2)
+        check_share(sft_batch(rows=5), 2)
 
 
 def test_a_profile_names_its_steps():
@@ -137,10 +165,10 @@ def test_the_cures_that_check_rows_names_are_cures():
     ]:
         grpo = C.GRPO(prompts=prompts, group=group, group_per_row=per_row, micro_batches=micro)
         with pytest.raises(UserError) as caught:
-            check_rows(grpo, shards)
+            check_rows(batch_of(grpo), shards)
         for cure in str(caught.value).split("; try ")[1].split(" or "):
             name, value = cure.removeprefix("grpo.").split("=")
-            check_rows(dataclasses.replace(grpo, **{name: int(value)}), shards)
+            check_rows(batch_of(dataclasses.replace(grpo, **{name: int(value)})), shards)
 
 
 def test_types_are_checked_in_the_file_too(path):

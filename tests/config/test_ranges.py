@@ -44,6 +44,12 @@ def whole(loss=LOSSES[0]):
     )
 
 
+def hints_of(kind):
+    """The annotations of a dataclass's fields."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
 def leaves(kind):
     """The kinds of an annotation, those of tuples' items among them."""
     for one in fields.kinds_of(kind):
@@ -58,7 +64,7 @@ def leaves(kind):
 def classes(kind):
     """A dataclass and those of its parts."""
     yield kind
-    for hint in typing.get_type_hints(kind, include_extras=True).values():
+    for hint in hints_of(kind).values():
         for leaf in leaves(hint):
             if dataclasses.is_dataclass(leaf):
                 yield from classes(leaf)
@@ -67,7 +73,7 @@ def classes(kind):
 def unmarked(kind):
     """Fields of a dataclass whose annotation does not say what numbers they take, or marks what is
     none, or by what nobody reads."""
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+    for name, hint in hints_of(kind).items():
         for leaf in leaves(hint):
             if typing.get_origin(leaf) is not Annotated:
                 if leaf in (int, float):
@@ -117,7 +123,7 @@ def test_a_description_has_every_field(kind):
     whole_parts = {
         (part.__name__, name)
         for part in parts
-        for name, hint in typing.get_type_hints(part).items()
+        for name, hint in hints_of(part).items()
         if dataclasses.is_dataclass(hint)
     }
     assert {(f.of, f.path.split(".")[-1]) for f in found} == named - whole_parts
@@ -150,8 +156,7 @@ def replaced(node, path, value):
 
 def marked(node):
     """(part, field, annotation, marker) of every range in a config."""
-    hints = typing.get_type_hints(type(node), include_extras=True)
-    for name, hint in hints.items():
+    for name, hint in hints_of(type(node)).items():
         for leaf in leaves(hint):
             if typing.get_origin(leaf) is Annotated:
                 yield from ((node, name, leaf, marker) for marker in ranges.markers(leaf))

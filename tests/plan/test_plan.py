@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from jaxvl.cli import main
-from jaxvl.config import SFTConfig
 from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
@@ -146,11 +145,11 @@ def test_settings_that_move_an_array(model):
 def test_what_is_held_has_a_setting(model):
     """Every kind of memory that a plan names, but for numbers of a few bytes."""
     for cfg in (small_config(model, fsdp=4, tensor=2), small_sft(model)):
-        arch, sft = read_arch(cfg.model), isinstance(cfg, SFTConfig)
+        arch = read_arch(cfg.model)
         with jax.set_mesh(mesh := make_mesh(1, 4, 2)):
             for program in programs(cfg, arch, mesh):
                 for kind, size in estimate.held(program).items():
-                    assert size < 100 or advice.for_kind(kind, sft), kind
+                    assert size < 100 or advice.for_kind(kind, cfg.batch.prompts_field), kind
 
 
 def test_what_gpus_hold_is_what_arrays_take(model):

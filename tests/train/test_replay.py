@@ -10,8 +10,8 @@ import pytest
 
 from jaxvl.config import Optim
 from jaxvl.rl import learner
+from jaxvl.rl.learning import Learning
 from jaxvl.train.replay import again
-from jaxvl.train.setup import Learning
 from tests.rl.test_skipping import FROZEN, START, batch, logprobs, objective
 
 
