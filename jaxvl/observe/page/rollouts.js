@@ -48,16 +48,6 @@ function marked(text) {
   return text.split(reflection).map((part, index) => (index % 2 ? el("mark", {}, part) : part));
 }
 
-// A completion's text by token: the redder, the surer was the sampler than the learner.
-function byToken(completion) {
-  const most = Math.max(...completion.gap.map(([, gap]) => Math.abs(gap ?? 0)), 1e-9);
-  return completion.gap.map(([piece, gap]) => {
-    const token = el("span", { className: "token", title: gap === null ? "not computed" : `log p, learner less sampler: ${gap.toExponential(2)}` }, piece);
-    if (gap !== null) token.style.background = shade(gap / most);
-    return token;
-  });
-}
-
 // Green above 0, red below, the stronger the nearer to 1 or -1.
 function shade(share) {
   const name = share > 0 ? "--good" : "--bad";
@@ -82,15 +72,6 @@ function completionCard(completion, number, most) {
   if (completion.advantage) head.style.background = shade(completion.advantage / most);
   const text = el("pre", {}, ...marked(completion.text));
   const card = el("article", { className: "completion", "aria-label": `completion ${number}, ${words}` }, head, text);
-  if (completion.gap) {
-    const button = el("button", { type: "button", "aria-pressed": "false" }, "gap by token");
-    button.addEventListener("click", () => {
-      const on = button.getAttribute("aria-pressed") === "false";
-      button.setAttribute("aria-pressed", String(on));
-      text.replaceChildren(...(on ? byToken(completion) : marked(completion.text)));
-    });
-    head.append(button);
-  }
   if (completion.extra) text.after(extras(completion.extra));
   return card;
 }
