@@ -32,9 +32,9 @@ class Stopped(SystemExit):
 class PreemptionHandler:
     """As a context manager, hears the signals of this process.
 
-    While steps are done (`stepping`) the first signal stops the run after the step it is in; a
-    second one ends it at once, and so does the first one where there is nothing to save, as while
-    programs are compiled. `last` is called before such an end.
+    While steps are done (from `hold` to `release`) the first signal stops the run after the step it
+    is in; a second one ends it at once, and so does the first one where there is nothing to save,
+    as while programs are compiled. `last` is called before such an end.
 
     Signals are heard in a thread: the main one may be in a compiler that does not listen. But in a
     notebook, or at Python's prompt, Ctrl-C never ends the process: it raises KeyboardInterrupt, at
@@ -42,7 +42,7 @@ class PreemptionHandler:
     """
 
     def __init__(self, last: Callable[[], None] = lambda: None):
-        self.stepping, self._last, self._asked = False, last, 0
+        self._holds, self._last, self._asked = False, last, 0
         self._session = hasattr(sys, "ps1")
         self._before: dict[int, Any] = {}
 
@@ -68,6 +68,14 @@ class PreemptionHandler:
         if self._session and isinstance(error, Stopped) and self._asked == signal.SIGINT:
             raise KeyboardInterrupt("stopped and saved: the same call goes on from here") from None
 
+    def hold(self) -> None:
+        """There is something to save: from now on the first signal waits for the end of a step."""
+        self._holds = True
+
+    def release(self) -> None:
+        """There is nothing to save: from now on the first signal ends the run at once."""
+        self._holds = False
+
     def _listen(self) -> None:
         with self._ear:
             while heard := self._ear.recv(64):
@@ -77,7 +85,7 @@ class PreemptionHandler:
 
     def _interrupt(self) -> None:
         """Ctrl-C where a person goes on with the process."""
-        if self._asked or not self.stepping:
+        if self._asked or not self._holds:
             raise KeyboardInterrupt
         self._stop_after_step(signal.SIGINT)
 
@@ -91,7 +99,7 @@ class PreemptionHandler:
         self._asked = number
 
     def _handle(self, number: int) -> None:
-        if self.stepping and not self._asked:
+        if self._holds and not self._asked:
             self._stop_after_step(number)
             return
         name = signal.Signals(number).name

@@ -194,7 +194,7 @@ class Loop:
                     raise Stopped(number)
                 with failed.saved(step, self.whole, checkpoints, self.run_dir):
                     state, metrics = self.step(step, state)
-                    stop.stepping = True  # there is something to save
+                    stop.hold()
                     after = None
                     if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
                         when = f"after step {step}"
@@ -213,7 +213,7 @@ class Loop:
             if lead and (verdict := self.guard.verdict()):
                 progress.console.print(verdict, style="yellow")
         checkpoints.close()
-        stop.stepping = False  # what follows is made again, whenever it is cut short
+        stop.release()  # what follows is made again, whenever it is cut short
         trained = self.with_state(state)
         if cfg.run.export:
             export(trained, cfg)
