@@ -25,10 +25,15 @@ if [ ! -x "$VENV/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$VENV"
 fi
 # Installing takes most of a minute: only when what is wanted has changed since the last time.
-WANTED="$(cat requirements.txt pyproject.toml)$EXTRA"
+TESTED="constraints/py$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt"
+WANTED="$(cat requirements.txt pyproject.toml "$TESTED" 2>/dev/null || true)$EXTRA"
 if [ "$(cat "$VENV/jaxvl-installed" 2>/dev/null)" != "$WANTED" ]; then
     echo "installing jaxvl into $VENV"
+    if [ ! -f "$TESTED" ]; then
+        echo "note: no $TESTED: packages are installed in versions that no test has seen together" >&2
+        TESTED=""
+    fi
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --editable ".${EXTRA:+[$EXTRA]}" &&
+        ${TESTED:+--constraint "$TESTED"} --editable ".${EXTRA:+[$EXTRA]}" &&
         printf '%s' "$WANTED" >"$VENV/jaxvl-installed"
 fi

@@ -21,7 +21,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may need the networ
 import jax  # noqa: E402  (the device count is read when jax is imported)
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
+import tests.axes  # noqa: E402, F401  (the hook finds it where it is imported)
+
+# Their annotations are assertions here: each array has the axes and the kind of number it says.
+install_import_hook(
+    [
+        "jaxvl.models.attention",
+        "jaxvl.models.rope",
+        "jaxvl.rl.logprobs",
+        "jaxvl.rl.losses",
+        "jaxvl.rl.sampling",
+    ],
+    "tests.axes.checked",
+)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

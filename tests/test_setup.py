@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # A Python that makes a folder of itself for `-m venv` and writes down what else it is asked.
-STUB = """#!/usr/bin/env bash
+STUB = r"""#!/usr/bin/env bash
 case "$*" in
+-c*version_info\[:2\]*) echo "${VERSION:-3.11}" ;;
 -c*) ;;
 "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/jaxvl" ;;
 *) printf '%s|' "$(basename "$0")" "$@" >>"$CALLS" && echo >>"$CALLS" ;;
@@ -54,15 +55,16 @@ def fresh(tmp_path):
     """A checkout without an environment, and a function that runs bash in it: the calls made."""
     for name in ("pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    for name in ("scripts", "constraints"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     stub = tmp_path / "stub"
     stub.write_text(STUB)
     stub.chmod(0o755)
     calls = tmp_path / "calls"
 
-    def run(*command, code=0):
+    def run(*command, code=0, **more):
         calls.unlink(missing_ok=True)
-        env = {"PATH": "/usr/bin:/bin", "PYTHON": str(stub), "CALLS": str(calls)}
+        env = {"PATH": "/usr/bin:/bin", "PYTHON": str(stub), "CALLS": str(calls), **more}
         done = subprocess.run(
             ["bash", *command], cwd=tmp_path, env=env, capture_output=True, text=True
         )
@@ -72,7 +74,8 @@ def fresh(tmp_path):
     return run
 
 
-INSTALL = "python|-m|pip|install|--quiet|--disable-pip-version-check|--editable|."
+PIP = "python|-m|pip|install|--quiet|--disable-pip-version-check|"
+INSTALL = PIP + "--constraint|constraints/py3.11.txt|--editable|."
 ARGUMENTS = [
     [],
     ["run.seed=1"],
@@ -126,3 +129,22 @@ def test_the_extras_are_those_of_the_project():
 @pytest.mark.parametrize("word", ["cdua", "run.seed=1", "tests/rl", "--help", "test tpu"])
 def test_a_word_that_is_no_extra_is_an_error(fresh, word):
     assert f"no extra {word}; expected one of tpu" in fresh("scripts/setup.sh", word, code=2)
+
+
+def test_a_python_without_tested_versions_is_told_so(fresh, tmp_path):
+    (tmp_path / "said").mkdir()
+    command = "scripts/setup.sh test 2>said/error"
+    assert fresh("-c", f"bash {command}", VERSION="3.14") == [PIP + "--editable|.[test]|"]
+    assert "no constraints/py3.14.txt" in (tmp_path / "said/error").read_text()
+    assert fresh("scripts/setup.sh", "test", VERSION="3.14") == ""
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "constraints").iterdir()), ids=lambda f: f.name)
+def test_constraints_name_every_requirement_once(file):
+    """By version alone: no place that it is taken from, no build of one machine's."""
+    lines = [line for line in file.read_text().split("\n") if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lines)
+    names = [re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines]
+    assert len(names) == len(set(names))
+    wanted = re.findall(r"(?m)^([\w-]+)", (ROOT / "requirements.txt").read_text())
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} <= set(names)

@@ -172,14 +172,14 @@ def _attend(
     """
     r, K = prompt.k.shape[1:3]
     q_BSKGH = fold(q_BSNH, "B S (K G) H -> B S K G H", K=K)
-    of_prompt = _part(
+    of_prompt: tuple[jax.Array, ...] = _part(
         ("BrgKGH,BrKHT->BrKgGT", "BrKgGT,BrKTH->BrKgGH"),
         slot_map.to_rows(q_BSKGH, r),
         prompt,
         mask_BrT[:, :, None, None, None],
     )
-    of_prompt = [rearrange(x, "B r K g ... -> B r g K ...") for x in of_prompt]
-    of_prompt = [merge(slot_map.to_slots(x)) for x in of_prompt]
+    of_prompt = tuple(rearrange(x, "B r K g ... -> B r g K ...") for x in of_prompt)
+    of_prompt = tuple(merge(slot_map.to_slots(x)) for x in of_prompt)
     of_own = _part(
         ("ZKGH,ZKHC->ZKGC", "ZKGC,ZKCH->ZKGH"),
         merge(q_BSKGH),
@@ -187,12 +187,13 @@ def _attend(
         merge(kv_mask_BSC)[:, None, None],
     )
     top = jnp.maximum(of_prompt[1], of_own[1])
-    out, total = 0.0, 0.0
+    out: jax.Array | float = 0.0
+    total: jax.Array | float = 0.0
     for part_out, part_top, part_total in (of_prompt, of_own):
         share = jnp.exp(part_top - top)
         out += part_out * share[..., None]
         total += part_total * share
-    out = (out / total[..., None]).astype(q_BSNH.dtype)
+    out = (out / jnp.asarray(total)[..., None]).astype(q_BSNH.dtype)
     return fold(out, "(B S) K G H -> B S (K G) H", B=len(q_BSNH))
 
 

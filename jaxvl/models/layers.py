@@ -123,7 +123,7 @@ class FusedLinear(nnx.Module):
         return [fold(y, "R S P f -> R S (P f)") for y in jnp.split(y_RSPf, ends[:-1], axis=-1)]
 
 
-def fuse(module: nnx.Module, *names: str) -> None:
+def fuse(module: Any, *names: str) -> None:
     """Puts a `FusedLinear` in the place of the named `Linear`s, unless one has an adapter."""
     linears = [getattr(module, name) for name in names]
     if any(hasattr(linear, "lora") for linear in linears):

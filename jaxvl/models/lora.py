@@ -22,7 +22,6 @@ from jaxvl.config import LoRA
 from jaxvl.distributed.mesh import ROWS, param_spec
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch
-from jaxvl.models.layers import Linear
 from jaxvl.models.partition import part
 from jaxvl.models.qwen_vl import QwenVL
 
@@ -32,6 +31,8 @@ class Adapter(nnx.Module):
 
     Dropout is on where there is a `key`, which `drop_out` puts there.
     """
+
+    key: nnx.Param
 
     def __init__(self, kind: str, a: jax.Array, b: jax.Array, cfg: LoRA):
         self.kind, self.scale, self.rate = kind, cfg.alpha / cfg.rank, cfg.dropout
@@ -101,7 +102,7 @@ def graphdef(arch: Arch, cfg: LoRA) -> nnx.GraphDef:
         model = QwenVL(arch, rngs=nnx.Rngs(0))
         params = nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
         for path in targets(params, cfg):
-            linear: Linear = functools.reduce(getattr, path.split("/"), model)
+            linear: Any = functools.reduce(getattr, path.split("/"), model)
             shape = linear.w[...].shape  # the adapters' own shapes come with the parameters
             linear.lora = Adapter(linear.kind, jnp.zeros(shape), jnp.zeros(shape), cfg)
         return model

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Array, Float, Float32, Int
 
 
 def _frequencies(size: int, theta: float) -> np.ndarray:
@@ -15,8 +15,8 @@ def _frequencies(size: int, theta: float) -> np.ndarray:
 
 
 def mrope_angles(
-    positions_R3S: jax.Array, section: tuple[int, int, int], theta: float
-) -> jax.Array:
+    positions_R3S: Int[Array, "R 3 S"], section: tuple[int, int, int], theta: float
+) -> Float32[Array, "R S half"]:
     """Angles [R, S, H/2] of M-RoPE: `section[0]` frequencies turn with t, then h, then w."""
     axis = np.repeat(np.arange(3), section)
     freqs_F1 = _frequencies(2 * sum(section), theta)[:, None]
@@ -24,22 +24,25 @@ def mrope_angles(
     return rearrange(angles_RFS, "R F S -> R S F")
 
 
-def vision_angles(coords_RP2: jax.Array, head_dim: int, theta: float) -> jax.Array:
-    """Angles [R, P, H/2] of the tower: half of the frequencies turn with h, half with w."""
+def vision_angles(
+    coords_RQ2: Int[Array, "R Q 2"], head_dim: int, theta: float
+) -> Float32[Array, "R Q half"]:
+    """Angles [R, Q, H/2] of the tower: half of the frequencies turn with h, half with w."""
     freqs = _frequencies(head_dim // 2, theta)
-    angles_RP2F = coords_RP2[..., None].astype(jnp.float32) * freqs
-    return rearrange(angles_RP2F, "R P hw F -> R P (hw F)")
+    angles_RQ2F = coords_RQ2[..., None].astype(jnp.float32) * freqs
+    return rearrange(angles_RQ2F, "R Q hw F -> R Q (hw F)")
 
 
-CosSin = tuple[jax.Array, jax.Array]  # cosine and sine of angles [R, S, H/2]
+# Cosine and sine of angles [R, S, H/2].
+CosSin = tuple[Float32[Array, "R S half"], Float32[Array, "R S half"]]
 
 
-def cos_sin(angles_RSF: jax.Array) -> CosSin:
+def cos_sin(angles_RSF: Float32[Array, "R S half"]) -> CosSin:
     """What `rotate` takes: made once for all layers."""
     return jnp.cos(angles_RSF), jnp.sin(angles_RSF)
 
 
-def rotate(x_RSNH: jax.Array, cos_sin: CosSin) -> jax.Array:
+def rotate(x_RSNH: Float[Array, "R S N H"], cos_sin: CosSin) -> Float[Array, "R S N H"]:
     """Turns the pairs (x[i], x[i + H/2]) by their angles, in float32."""
     cos, sin = (x[:, :, None] for x in cos_sin)
     low, high = jnp.split(x_RSNH.astype(jnp.float32), 2, axis=-1)

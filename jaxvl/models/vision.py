@@ -42,10 +42,10 @@ class PatchEmbed(nnx.Module):
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
         self.w = normal(rngs, arch.patch_values, arch.dim, fan_in=arch.patch_values)
 
-    def __call__(self, patches_RPE: jax.Array) -> jax.Array:
+    def __call__(self, patches_RQE: jax.Array) -> jax.Array:
         w = reshard(self.w[...], P(None, None))
         return jnp.einsum(
-            "RPE,ED->RPD", patches_RPE.astype(w.dtype), w, out_sharding=P(ROWS, None, None)
+            "RQE,ED->RQD", patches_RQE.astype(w.dtype), w, out_sharding=P(ROWS, None, None)
         )
 
 
@@ -57,10 +57,10 @@ class VisionAttention(nnx.Module):
         self.v = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
         self.o = Linear("row", arch.dim, arch.dim, bias=True, rngs=rngs)
 
-    def __call__(self, x_RPD: jax.Array, cos_sin: rope.CosSin, segments_RP: jax.Array) -> jax.Array:
-        q, k, v = (split_heads(part(x_RPD), self.heads) for part in (self.q, self.k, self.v))
+    def __call__(self, x_RQD: jax.Array, cos_sin: rope.CosSin, segments_RQ: jax.Array) -> jax.Array:
+        q, k, v = (split_heads(part(x_RQD), self.heads) for part in (self.q, self.k, self.v))
         q, k = rope.rotate(q, cos_sin), rope.rotate(k, cos_sin)
-        return self.o(join_heads(attention.segment_attention(q, k, v, segments_RP)))
+        return self.o(join_heads(attention.segment_attention(q, k, v, segments_RQ)))
 
 
 class VisionBlock(nnx.Module):
@@ -68,16 +68,17 @@ class VisionBlock(nnx.Module):
         self.norm1 = _norm(arch)
         self.attn = VisionAttention(arch, rngs=rngs)
         self.norm2 = _norm(arch)
+        self.mlp: SwiGLU | MLP
         if arch.gated:
             self.mlp = SwiGLU(arch.dim, arch.hidden, bias=True, rngs=rngs)
         else:
             self.mlp = MLP(arch.dim, arch.hidden, arch.dim, quick_gelu, rngs=rngs)
 
-    def __call__(self, x_RPD: jax.Array, cos_sin: rope.CosSin, segments_RP: jax.Array) -> jax.Array:
+    def __call__(self, x_RQD: jax.Array, cos_sin: rope.CosSin, segments_RQ: jax.Array) -> jax.Array:
         with jax.named_scope("attention"):
-            x_RPD = x_RPD + self.attn(self.norm1(x_RPD), cos_sin, segments_RP)
+            x_RQD = x_RQD + self.attn(self.norm1(x_RQD), cos_sin, segments_RQ)
         with jax.named_scope("mlp"):
-            return x_RPD + self.mlp(self.norm2(x_RPD))
+            return x_RQD + self.mlp(self.norm2(x_RQD))
 
 
 class Merger(nnx.Module):
@@ -90,12 +91,12 @@ class Merger(nnx.Module):
         self.mlp = MLP(width, width, arch.out_dim, exact_gelu, rngs=rngs)
 
     @jax.named_scope("merger")
-    def __call__(self, x_RPD: jax.Array) -> jax.Array:
-        return self.mlp(fold(self.norm(x_RPD), "R (M m) D -> R M (m D)", m=self.patches))
+    def __call__(self, x_RQD: jax.Array) -> jax.Array:
+        return self.mlp(fold(self.norm(x_RQD), "R (M m) D -> R M (m D)", m=self.patches))
 
 
 class VisionTower(nnx.Module):
-    """Patches [R, P, E] -> merged embeddings [R, M, out_dim]; padding gives rows nobody reads."""
+    """Patches [R, Q, E] -> merged embeddings [R, M, out_dim]; padding gives rows nobody reads."""
 
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
         self.arch = arch
@@ -110,15 +111,15 @@ class VisionTower(nnx.Module):
             rope.vision_angles(vision.coords, arch.dim // arch.heads, arch.rope_theta)
         )
 
-        def body(x_RPD, layer):
+        def body(x_RQD, layer):
             block, whole = layer
-            segments_RP = jnp.where(whole, vision.segments, vision.windows)
-            return block(x_RPD, cos_sin, segments_RP), None
+            segments_RQ = jnp.where(whole, vision.segments, vision.windows)
+            return block(x_RQD, cos_sin, segments_RQ), None
 
         layers = (self.blocks, jnp.array(arch.full_attention))
-        x_RPD = self.patch_embed(vision.patches)
-        x_RPD, _ = jax.lax.scan(remat_layer(body, remat), x_RPD, layers)
-        return self.merger(x_RPD)
+        x_RQD = self.patch_embed(vision.patches)
+        x_RQD, _ = jax.lax.scan(remat_layer(body, remat), x_RQD, layers)
+        return self.merger(x_RQD)
 
 
 def _norm(arch: VisionArch) -> RMSNorm | LayerNorm:

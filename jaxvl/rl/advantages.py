@@ -6,16 +6,17 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32
 
 
 def group_advantages(
-    rewards_PG: np.ndarray,
+    rewards_PG: Float[np.ndarray, "P G"],
     epsilon: float = 1e-4,
     *,
     scale: Literal["group", "batch", "none"] = "group",
     leave_one_out: bool = False,
     batch_std: float | None = None,
-) -> np.ndarray:
+) -> Float32[np.ndarray, "P G"]:
     """(r - mean) / (std + epsilon) within each group (row), float32 [P, G].
 
     The standard deviation is the sample's (ddof 1), as in TRL's code of GRPO: the group's, that of
@@ -43,7 +44,7 @@ def group_advantages(
     return np.where(live, centred / spread, 0.0).astype(np.float32)
 
 
-def has_spread(rewards_PG: np.ndarray) -> np.ndarray:
+def has_spread(rewards_PG: Float[np.ndarray, "P G"]) -> Bool[np.ndarray, " P"]:
     """[P], true where a group's rewards are not all equal, to the last bit.
 
     A standard deviation above 0 says less: that of equal numbers is often 1e-17.

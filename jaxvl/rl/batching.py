@@ -67,7 +67,8 @@ def batches(
         return prompt, numbers, encoded
 
     for number, encoded in enumerate(_encoded(vlm, pairs)):
-        size = tuple(data_prompts.step_up(len(x)) for x in (encoded.tokens, encoded.segments))
+        step_up = data_prompts.step_up
+        size = step_up(len(encoded.tokens)), step_up(len(encoded.segments))
         same.setdefault(size, []).append((number, encoded))
         waiting += 1
         full = shards * _rows_a_device(vlm, size, n, new, all_logits)

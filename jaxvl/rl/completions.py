@@ -29,5 +29,5 @@ def read_completions(rollout: Rollout, processor: Processor) -> Completions:
     """Texts of a rollout whose arrays are on the host; rows of a prompt are consecutive."""
     tokens_NC, mask_NC = (rearrange(x, "R g C -> (R g) C") for x in (rollout.tokens, rollout.mask))
     ids = [row[mask].tolist() for row, mask in zip(tokens_NC, mask_NC, strict=True)]
-    finished_N = rearrange(rollout.finished, "R g -> (R g)")
+    finished_N = rearrange(np.asarray(rollout.finished), "R g -> (R g)")
     return Completions([processor.decode(row) for row in ids], ids, finished_N)

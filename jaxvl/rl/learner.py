@@ -56,7 +56,7 @@ class Policy:
         model = assemble(self.graphdef, params, self.dtype)
         if dropout is not None:
             lora.drop_out(model, dropout)
-        if batch.at is None:
+        if batch.at is None or batch.examples is None:
             hidden = model.completion_hidden(batch.prompt, batch.tokens, self.remat)
         else:
             hidden = model.row_hidden(batch.prompt, batch.examples, batch.at, self.remat)
@@ -150,12 +150,12 @@ def grpo_objective(policy: Policy, cfg: GRPO, length: int | None = None) -> Call
     def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None, beta=None):
         logps, entropy = policy.logprobs(params, batch, dropout)
         ours = jax.lax.stop_gradient(logps) if batch.own_logps is None else batch.own_logps
-        correct = cfg.importance_sampling_cap is not None
+        cap = cfg.importance_sampling_cap
         # With one update a rollout the policy that sampled is the policy that learns: ratio 1.
-        old = ours if correct or cfg.updates == 1 else batch.old_logps
+        old = ours if cap is not None or cfg.updates == 1 else batch.old_logps
         correction = None
-        if correct:
-            correction = truncated_weights(ours, batch.old_logps, cfg.importance_sampling_cap)
+        if cap is not None:
+            correction = truncated_weights(ours, batch.old_logps, cap)
         loss, stats = policy_loss(
             cfg.loss,
             logps,
@@ -175,7 +175,7 @@ def grpo_objective(policy: Policy, cfg: GRPO, length: int | None = None) -> Call
             "sampling/sampling_logp_difference/mean": mean(gap),
             "sampling/sampling_logp_difference/max": gap.max(),
         }
-        if correct:
+        if correction is not None:
             shown = jnp.where(batch.mask, correction, 0.0)
             stats["sampling/importance_sampling_ratio/mean"] = mean(shown)
             stats["sampling/importance_sampling_ratio/max"] = shown.max()

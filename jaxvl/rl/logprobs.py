@@ -7,8 +7,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Float32, Int
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import axis_size
@@ -24,7 +26,9 @@ def chunk_size(asked: int, rows: int) -> int:
     return asked or max(CHUNK, -(-TOKENS // rows))
 
 
-def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Array]:
+def pick(
+    logits_RSV: Float32[Array | np.ndarray, "R S V"], tokens_RS: Int[Array | np.ndarray, "R S"]
+) -> tuple[Float32[Array, "R S"], Float32[Array, "R S"]]:
     """log softmax at the tokens, and the entropy of the softmax: two [R, S], float32.
 
     A comparison instead of a gather, so that the vocabulary may stay split over devices.
@@ -43,8 +47,12 @@ def pick(logits_RSV: jax.Array, tokens_RS: jax.Array) -> tuple[jax.Array, jax.Ar
 
 @jax.named_scope("head")
 def token_logprobs(
-    text: Decoder, hidden_RgCD: jax.Array, tokens_RgC: jax.Array, temperature: float, chunk: int
-) -> tuple[jax.Array, jax.Array]:
+    text: Decoder,
+    hidden_RgCD: Float[Array, "R g C D"],
+    tokens_RgC: Int[Array, "R g C"],
+    temperature: float,
+    chunk: int,
+) -> tuple[Float32[Array, "R g C"], Float32[Array, "R g C"]]:
     """log p(token | past) at `temperature` and the policy's entropy there: two float32 [R, g, C].
 
     Logits are made for `chunk` tokens of each row at a time (see `chunk_size`) and made again for

@@ -17,10 +17,16 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jaxvl.config import Bnpo, Cispo, Dapo, DrGrpo, Grpo, Gspo, Loss
 
-Stats = dict[str, jax.Array]
+Numbers = Float[Array | np.ndarray, "*any"]
+PerToken = Float[Array | np.ndarray, "*Rg C"]
+PerSequence = Float[Array | np.ndarray, "*Rg"]
+Mask = Bool[Array | np.ndarray, "*Rg C"]
+Stats = dict[str, Array | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +38,23 @@ class BatchCounts:
     length: int  # tokens that a completion may have at most
 
     @classmethod
-    def of(cls, mask: jax.Array, length: int | None = None) -> BatchCounts:
+    def of(cls, mask: Mask, length: int | None = None) -> BatchCounts:
         """Of the batch whose mask this is; `length` defaults to the mask's last axis."""
         sequences = float(mask.size // mask.shape[-1])
         return cls(sequences, jnp.maximum(mask.sum(), 1), length or mask.shape[-1])
 
 
-def kl_k1(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
+def kl_k1(logps: Numbers, ref_logps: Numbers) -> Numbers:
     """policy - reference: unbiased, and of either sign. In a loss its gradient has mean zero."""
     return logps - ref_logps
 
 
-def kl_k2(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
+def kl_k2(logps: Numbers, ref_logps: Numbers) -> Numbers:
     """(policy - reference)^2 / 2: biased a little, never negative, and of the right gradient."""
     return (logps - ref_logps) ** 2 / 2
 
 
-def kl_k3(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
+def kl_k3(logps: Numbers, ref_logps: Numbers) -> Numbers:
     """Per-token estimate of KL(policy || reference): exp(d) - d - 1, d = ref - policy.
 
     Unbiased under the policy and never negative (J. Schulman, "Approximating KL divergence", as
@@ -76,13 +82,13 @@ def next_beta(beta: float, kl: float, target: float, horizon: int, completions: 
 
 
 def clipped_objective(
-    logps: jax.Array,
-    old_logps: jax.Array,
-    advantages: jax.Array,
+    logps: PerToken,
+    old_logps: PerToken,
+    advantages: PerSequence,
     epsilon_low: float,
     epsilon_high: float,
     delta: float | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[PerToken, Mask, Mask]:
     """PPO's per-token objective min(r A, clip(r, 1 - low, 1 + high) A), with r = exp(logps - old).
 
     With `delta` the first r is at most that (two-sided clipping, arXiv 2505.07291): where A < 0 it
@@ -99,8 +105,11 @@ def clipped_objective(
 
 
 def cispo_objective(
-    logps: jax.Array, old_logps: jax.Array, advantages: jax.Array, epsilon_high: float
-) -> tuple[jax.Array, jax.Array]:
+    logps: PerToken,
+    old_logps: PerToken,
+    advantages: PerSequence,
+    epsilon_high: float,
+) -> tuple[PerToken, Mask]:
     """CISPO's min(r, epsilon_high) A log p (arXiv 2506.13585), the weight without a gradient:
     a token that is above the bound still learns. Also returns where it is, for A > 0."""
     ratio = jax.lax.stop_gradient(jnp.exp(logps - old_logps))
@@ -108,7 +117,7 @@ def cispo_objective(
     return jnp.minimum(ratio, epsilon_high) * A * logps, (ratio > epsilon_high) & (A > 0)
 
 
-def sequence_ratio(logps: jax.Array, old_logps: jax.Array, mask: jax.Array) -> jax.Array:
+def sequence_ratio(logps: PerToken, old_logps: PerToken, mask: Mask) -> Float[Array, "*Rg 1"]:
     """log of GSPO's ratio (arXiv 2507.18071), the mean of the tokens' log-ratios: [..., 1].
 
     A mean and not the sum: the ratio of a long sequence stays near 1.
@@ -118,8 +127,12 @@ def sequence_ratio(logps: jax.Array, old_logps: jax.Array, mask: jax.Array) -> j
 
 
 def objective(
-    loss: Loss, logps: jax.Array, old_logps: jax.Array, advantages: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, Stats]:
+    loss: Loss,
+    logps: PerToken,
+    old_logps: PerToken,
+    advantages: PerSequence,
+    mask: Mask,
+) -> tuple[Float[Array | np.ndarray, "*Rg c"], Stats]:
     """What each token is to make large, [..., C] or for GSPO [..., 1], and where it is clipped."""
     if isinstance(loss, Cispo):
         value, high = cispo_objective(logps, old_logps, advantages, loss.epsilon_high)
@@ -127,14 +140,14 @@ def objective(
     if isinstance(loss, Gspo):
         logps = sequence_ratio(logps, old_logps, mask)
         old_logps = jnp.zeros_like(logps)
-    high = loss.epsilon if loss.epsilon_high is None else loss.epsilon_high
+    above = loss.epsilon if loss.epsilon_high is None else loss.epsilon_high
     bound = getattr(loss, "delta", None)
-    value, low, high = clipped_objective(logps, old_logps, advantages, loss.epsilon, high, bound)
+    value, low, high = clipped_objective(logps, old_logps, advantages, loss.epsilon, above, bound)
     clipped = {"low_mean": low, "high_mean": high, "region_mean": low | high}
     return value, {f"clip_ratio/{name}": where for name, where in clipped.items()}
 
 
-def weights(loss: Loss, mask: jax.Array, whole: BatchCounts) -> jax.Array:
+def weights(loss: Loss, mask: Mask, whole: BatchCounts) -> PerToken:
     """Each token's weight in the mean that `loss` takes, [..., C]; 0 where the mask is false."""
     length = jnp.maximum(mask.sum(-1, keepdims=True), 1)
     part = mask.size / mask.shape[-1] / whole.sequences  # of the whole batch
@@ -152,17 +165,17 @@ def weights(loss: Loss, mask: jax.Array, whole: BatchCounts) -> jax.Array:
 
 def policy_loss(
     loss: Loss,
-    logps: jax.Array,
-    old_logps: jax.Array,
-    ref_logps: jax.Array | None,
-    advantages: jax.Array,
-    mask: jax.Array,
+    logps: PerToken,
+    old_logps: PerToken,
+    ref_logps: PerToken | None,
+    advantages: PerSequence,
+    mask: Mask,
     *,
     beta: float | jax.Array | None = None,
     kl: str = "k3",
-    correction: jax.Array | None = None,
+    correction: PerToken | None = None,
     whole: BatchCounts | None = None,
-) -> tuple[jax.Array, Stats]:
+) -> tuple[Float[Array, ""], Stats]:
     """The loss that the config names, with its parameters, for tokens of `mask`; and its parts.
 
     logps, old_logps, ref_logps, mask, correction: [..., C]; advantages: [...]. Without a `beta`
@@ -182,27 +195,27 @@ def policy_loss(
     if correction is not None:
         gain = gain * jax.lax.stop_gradient(real(correction))
     weight = weights(loss, mask, whole)
-    value = -(gain * weight).sum()
+    value = -jnp.sum(gain * weight)
     if beta is not None:
         stats["kl"] = KL[kl](logps, real(ref_logps))
-        value = value + beta * (stats["kl"] * weight).sum()
+        value = value + beta * jnp.sum(stats["kl"] * weight)
     tokens = jnp.maximum(mask.sum(), 1)
     means = {name: (real(x).sum() / tokens) for name, x in stats.items()}
     return value, jax.lax.stop_gradient(means)
 
 
 def grpo_loss(
-    logps: jax.Array,
-    old_logps: jax.Array,
-    ref_logps: jax.Array | None,
-    advantages: jax.Array,
-    mask: jax.Array,
+    logps: PerToken,
+    old_logps: PerToken,
+    ref_logps: PerToken | None,
+    advantages: PerSequence,
+    mask: Mask,
     *,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     delta: float | None = None,
     beta: float = 0.0,
-) -> tuple[jax.Array, Stats]:
+) -> tuple[Float[Array, ""], Stats]:
     """`policy_loss` of GRPO (Shao et al., 2024, eq. 3): the mean over sequences of the mean over
     their tokens of
 
@@ -213,7 +226,7 @@ def grpo_loss(
     return policy_loss(loss, *arrays, beta=beta or None)
 
 
-def truncated_weights(old_logps: jax.Array, sampler_logps: jax.Array, cap: float) -> jax.Array:
+def truncated_weights(old_logps: PerToken, sampler_logps: PerToken, cap: float) -> PerToken:
     """Truncated importance sampling: min(exp(old - sampler), cap) of each token, no gradient.
 
     `old` is the learner's own log-probability of what the sampler drew.
@@ -222,8 +235,11 @@ def truncated_weights(old_logps: jax.Array, sampler_logps: jax.Array, cap: float
 
 
 def sft_loss(
-    logps: jax.Array, mask: jax.Array, *, tokens: float | jax.Array | None = None
-) -> jax.Array:
+    logps: PerToken,
+    mask: Mask,
+    *,
+    tokens: float | jax.Array | None = None,
+) -> Float[Array, ""]:
     """Mean negative log-likelihood over the tokens that count (`tokens`: how many)."""
     tokens = jnp.maximum(mask.sum(), 1) if tokens is None else tokens
     return -jnp.where(mask, logps, 0.0).sum() / tokens

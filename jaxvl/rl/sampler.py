@@ -25,6 +25,7 @@ import numpy as np
 from einops import reduce
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size
@@ -47,8 +48,8 @@ class DecodeInputs:
     """What decoding reads and never writes."""
 
     decode_model: DecodeModel  # weights, and the prompts' keys and values
-    position: jax.Array  # [B, n] of a completion's first token
-    seed: jax.Array  # [B, n, C] the random bits that draw a token
+    position: Int32[Array, "B n"]  # of a completion's first token
+    seed: UInt32[Array, "B n C"]  # the random bits that draw a token
 
 
 @jax.tree_util.register_dataclass
@@ -61,16 +62,16 @@ class DecodeState:
     loop ends before a request has more tokens than the cache has entries.
     """
 
-    tokens: jax.Array  # [B, n, C], EMPTY where there is none yet
-    logps: jax.Array  # [B, n, C]
+    tokens: Int32[Array, "B n C"]  # EMPTY where there is none yet
+    logps: Float32[Array, "B n C"]
     cache: list[KVCache]  # of slots, a layer each, B and S flat
-    request: jax.Array  # [B, S] the request of a slot
-    start_step: jax.Array  # [B, S] the step at which its first token was fed
-    live: jax.Array  # [B, S] it has not ended
-    last: jax.Array  # [B, S] its newest token
-    banned: jax.Array | None  # [B, S] the state of `sampling.banned` behind it
-    next_request: jax.Array  # [B] the first request that no slot has taken
-    step: jax.Array  # [] steps done
+    request: Int32[Array, "B S"]  # the request of a slot
+    start_step: Int32[Array, "B S"]  # the step at which its first token was fed
+    live: Bool[Array, "B S"]  # it has not ended
+    last: Int32[Array, "B S"]  # its newest token
+    banned: Int32[Array, "B S"] | None  # the state of `sampling.banned` behind it
+    next_request: Int32[Array, " B"]  # the first request that no slot has taken
+    step: Int32[Array, ""]  # steps done
 
     @property
     def slots(self) -> int:
@@ -410,5 +411,5 @@ class Sampler:
 
     def _cache_size(self) -> int:
         """How many programs there are."""
-        parts = (self.start, self.decode_steps, self.resize, self.rollout)
+        parts: tuple[Any, ...] = (self.start, self.decode_steps, self.resize, self.rollout)
         return sum(part._cache_size() for part in parts)

@@ -17,6 +17,7 @@ import numpy as np
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
+from jaxtyping import Array, Float, Int, Int32, UInt32
 
 from jaxvl.distributed.mesh import ROWS, axis_size, platform
 
@@ -54,8 +55,8 @@ class SamplingParams:
 
 
 def seeds(
-    key: jax.Array, prompt_id_R: jax.Array, completion_Rg: jax.Array, tokens: int
-) -> jax.Array:
+    key: jax.Array, prompt_id_R: Int[Array, " R"], completion_Rg: Int[Array, "R g"], tokens: int
+) -> UInt32[Array, "R g C"]:
     """32 random bits for every token of every completion, uint32 [R, g, tokens].
 
     They come from a key that `key`, the prompt, the completion and the token's number make up.
@@ -77,11 +78,11 @@ def seeds(
 
 @jax.named_scope("sampling")
 def sample_token(
-    logits_RgV: jax.Array,
-    seed_Rg: jax.Array,
+    logits_RgV: Float[Array, "R g V"],
+    seed_Rg: UInt32[Array, "R g"],
     sampling: SamplingParams,
-    banned_Rg: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    banned_Rg: Int32[Array, "R g"] | None = None,
+) -> tuple[Int32[Array, "R g"], Float[Array, "R g"]]:
     """A token of every completion by its seed, and its log-probability; `banned_Rg` is the state
     of `sampling.banned`, where there is one.
 
@@ -144,7 +145,7 @@ def _argmax(score_RgV: jax.Array) -> jax.Array:
     return jnp.where(score_RgV == best_Rg1, jnp.arange(V), V - 1).min(-1)
 
 
-def gumbel(seed_Rg: jax.Array, token_V: jax.Array) -> jax.Array:
+def gumbel(seed_Rg: UInt32[Array, "R g"], token_V: UInt32[Array, " V"]) -> Float[Array, "R g V"]:
     """Gumbel noise of every token for every seed, float32 [R, g, V].
 
     A counter-based hash: steps of the golden ratio from the seed, mixed by two multiplications and
@@ -167,7 +168,7 @@ def _mixed(word: jax.Array) -> jax.Array:
     return word ^ (word >> 16)
 
 
-def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
+def restrict(logits_RgV: Float[Array, "R g V"], top_k: int, top_p: float) -> Float[Array, "R g V"]:
     """-inf outside of the `top_k` best tokens and the smallest set that holds `top_p` of the mass.
 
     The set is what transformers keeps: a token stays while the mass before it is below `top_p`, so
@@ -182,7 +183,7 @@ def restrict(logits_RgV: jax.Array, top_k: int, top_p: float) -> jax.Array:
     return logits_RgV
 
 
-def kth(logits_RgV: jax.Array, k: int) -> jax.Array:
+def kth(logits_RgV: Float[Array, "R g V"], k: int) -> Float[Array, "R g"]:
     """The `k`-th largest logit of each completion, exactly, over all shards.
 
     In two stages: k blocks with the largest maxima hold the k largest logits.
@@ -203,7 +204,7 @@ def kth(logits_RgV: jax.Array, k: int) -> jax.Array:
     return best[..., k - 1]
 
 
-def nucleus(logits_RgV: jax.Array, top_p: float) -> jax.Array:
+def nucleus(logits_RgV: Float[Array, "R g V"], top_p: float) -> Float[Array, "R g"]:
     """The least float32 number above which lies less than `top_p` of the mass: what is not below it
     is the smallest set that holds `top_p`, to the rounding of a sum.
 

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes that a run's programs are compiled for, known before its first prompt is read."""
+"""The shapes that a run's programs are compiled for, known before its first prompt is read.
+
+A `jax.ShapeDtypeStruct` stands wherever the batch has an array.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +25,17 @@ from jaxvl.rl.batch import TrainBatch
 
 
 def buckets(data: Data) -> list[tuple[int, int]]:
-    """(T, P) that a batch may have. A row that needs P patches, four of which are a token, does not
+    """(T, Q) that a batch may have. A row that needs Q patches, four of which are a token, does not
     fit any T: such pairs are left out."""
-    smaller = dict(zip(data.patch_buckets[1:], data.patch_buckets[:-1], strict=True))
-    pairs = itertools.product(data.prompt_buckets, data.patch_buckets)
-    return [(T, patches) for T, patches in pairs if T > smaller.get(patches, 0) // 4]
+    prompts, patches = _sizes(data.prompt_buckets), _sizes(data.patch_buckets)
+    smaller = dict(zip(patches[1:], patches[:-1], strict=True))
+    pairs = itertools.product(prompts, patches)
+    return [(T, Q) for T, Q in pairs if T > smaller.get(Q, 0) // 4]
+
+
+def _sizes(buckets: tuple[int, ...] | str) -> tuple[int, ...]:
+    assert not isinstance(buckets, str), "a run reads `auto` off its data before anything is made"
+    return buckets
 
 
 def prompts(
@@ -34,7 +44,7 @@ def prompts(
     """The shapes of a batch of `rows` rows for every pair of buckets, as they lie on the mesh.
     `dtype` is that of the model's products."""
 
-    def shape(*sizes: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
+    def shape(*sizes: int, dtype=jnp.int32) -> Any:
         sharding = NamedSharding(mesh, P(ROWS, *(None,) * len(sizes)))
         return jax.ShapeDtypeStruct((rows, *sizes), dtype, sharding=sharding)
 
@@ -61,7 +71,7 @@ def row_batch(
 ) -> TrainBatch:
     """The shapes of `count` micro-batches of whole rows, in the largest buckets; the rows of a step
     are cut in `pieces`."""
-    most = max(data.prompt_buckets), max(data.patch_buckets), step.length
+    most = max(_sizes(data.prompt_buckets)), max(_sizes(data.patch_buckets)), step.length
     room = packing.room(step.whole_rows or "answer", *most)
     largest = dataclasses.replace(
         data, prompt_buckets=(room.tokens,), patch_buckets=(room.patches,)
@@ -69,7 +79,7 @@ def row_batch(
     (prompt,) = prompts(largest, step.rows, patch_values, mesh)
     found = batch(prompt, 1, room.counted, pieces, count, mesh)
 
-    def places(tokens: int) -> jax.ShapeDtypeStruct:
+    def places(tokens: int) -> Any:
         sharding = NamedSharding(mesh, P(None, ROWS, None))
         return jax.ShapeDtypeStruct(
             (count, step.rows // pieces, tokens), jnp.int32, sharding=sharding
@@ -85,13 +95,13 @@ def batch(
     `pieces`."""
     rows = prompt.tokens.shape[0]
 
-    def cut(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def cut(x: jax.ShapeDtypeStruct) -> Any:
         sharding = NamedSharding(mesh, P(None, ROWS, *(None,) * (len(x.shape) - 1)))
         return jax.ShapeDtypeStruct(
             (count, rows // pieces, *x.shape[1:]), x.dtype, sharding=sharding
         )
 
-    def shape(*sizes: int, dtype=np.float32) -> jax.ShapeDtypeStruct:
+    def shape(*sizes: int, dtype=np.float32) -> Any:
         return cut(jax.ShapeDtypeStruct((rows, *sizes), dtype))
 
     return TrainBatch(

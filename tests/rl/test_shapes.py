@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shapes that programs are compiled for ahead are those that a run hands them."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxvl.config import Data
@@ -10,6 +13,7 @@ from jaxvl.distributed.mesh import make_mesh, put_rows
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl import shapes
 from jaxvl.train.prompts import micro
+from tests.axes import misfits
 from tests.rl.rows import PROMPTS, prompt_arrays, train_batch
 
 
@@ -37,3 +41,15 @@ def test_shapes_are_those_of_a_run(vlm, pictures):
         assert jax.tree.structure(made) == jax.tree.structure(run)
         for x, y in zip(jax.tree.leaves(made), jax.tree.leaves(run), strict=True):
             assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)
+
+
+def test_a_batch_has_the_axes_that_its_fields_say(vlm, pictures):
+    arrays = prompt_arrays(vlm, PROMPTS, [pictures[1:2], []], group=2, g=2)
+    batch = jax.tree.map(jnp.asarray, train_batch(arrays, np.zeros((2, 2, 5), np.int32)))
+    assert misfits(batch) == []
+    short = dataclasses.replace(batch, old_logps=batch.old_logps[..., 1:])
+    assert misfits(short) == ["old_logps"]
+    assert misfits(dataclasses.replace(batch, mask=batch.tokens)) == ["mask"]
+    vision = dataclasses.replace(batch.prompt.vision, windows=batch.prompt.slots)
+    prompt = dataclasses.replace(batch.prompt, vision=vision)
+    assert misfits(dataclasses.replace(batch, prompt=prompt)) == ["prompt.vision.windows"]

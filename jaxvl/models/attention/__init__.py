@@ -11,8 +11,9 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvl.distributed.mesh import platform
 from jaxvl.models.attention.reference import (
@@ -55,7 +56,7 @@ def choose(platform: str, tokens: int, head_dim: int, dtype: Any) -> str:
     return "reference"
 
 
-def _chosen(q_RSNH: jax.Array) -> ModuleType:
+def _chosen(q_RSNH: Float[Array, "R S N H"]) -> ModuleType:
     _, S, _, H = q_RSNH.shape
     name = choose(platform(), S, H, q_RSNH.dtype)
     # Imported where it is needed: a kernel's machinery takes a second to load.
@@ -63,12 +64,12 @@ def _chosen(q_RSNH: jax.Array) -> ModuleType:
 
 
 def tree_attention(
-    q_RSNH: jax.Array,
-    k_RSKH: jax.Array,
-    v_RSKH: jax.Array,
-    prompt_mask_RT: jax.Array,
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    prompt_mask_RT: Bool[Array | np.ndarray, "R T"],
     completions: int,
-) -> jax.Array:
+) -> Float[Array, "R S N H"]:
     """A whole row [ prompt | c_1 | .. | c_g ]: the prompt is causal, completions branch off it.
 
     A completion sees the prompt's real tokens and its own past, never a sibling:
@@ -87,15 +88,21 @@ def tree_attention(
 
 
 def row_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
-) -> jax.Array:
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    examples_RS: Int[Array | np.ndarray, "R S"],
+) -> Float[Array, "R S N H"]:
     """Causal attention in rows of several texts: a token sees those up to itself that have its
     number in `examples_RS`, 0 or more; what has the same number lies together."""
     return _chosen(q_RSNH).row_attention(q_RSNH, k_RSKH, v_RSKH, examples_RS)
 
 
 def segment_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
-) -> jax.Array:
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    segments_RS: Int[Array | np.ndarray, "R S"],
+) -> Float[Array, "R S N H"]:
     """Attention among the tokens of a row that have the same segment number, 0 or more."""
     return _chosen(q_RSNH).segment_attention(q_RSNH, k_RSKH, v_RSKH, segments_RS)

@@ -9,11 +9,14 @@ behind a copy of its prompt's keys. Elsewhere than on a GPU the same calls go th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvl.distributed.mesh import ROWS, platform
 
@@ -21,12 +24,12 @@ HEADS = P(ROWS, None, "tensor", None)
 
 
 def tree_attention(
-    q_RSNH: jax.Array,
-    k_RSKH: jax.Array,
-    v_RSKH: jax.Array,
-    prompt_mask_RT: jax.Array,
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    prompt_mask_RT: Bool[Array | np.ndarray, "R T"],
     completions: int,
-) -> jax.Array:
+) -> Float[Array, "R S N H"]:
     """`reference.tree_attention`. Of a prompt's padding nothing is said but that it is finite.
 
     Two calls whose outputs stand side by side. Merging the outputs of a call on the prompt's keys
@@ -63,8 +66,11 @@ def tree_attention(
 
 
 def segment_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
-) -> jax.Array:
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    segments_RS: Int[Array | np.ndarray, "R S"],
+) -> Float[Array, "R S N H"]:
     """`reference.segment_attention`, with one [S, S] mask a row, which its heads share; S even."""
     name = _name()
 
@@ -78,8 +84,11 @@ def segment_attention(
 
 
 def row_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
-) -> jax.Array:
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    examples_RS: Int[Array | np.ndarray, "R S"],
+) -> Float[Array, "R S N H"]:
     """`reference.row_attention`, with one [S, S] mask a row, which its heads share."""
     name = _name()
 
@@ -124,5 +133,5 @@ def _causal() -> Callable:
     return attend
 
 
-def _name() -> str:
+def _name() -> Literal["cudnn", "xla"]:
     return "cudnn" if platform() == "nvidia" else "xla"

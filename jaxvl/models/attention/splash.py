@@ -10,6 +10,7 @@ slow, and the same numbers.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvl.distributed.mesh import ROWS, platform
 from jaxvl.models.layers import ATTENDED
@@ -66,12 +68,12 @@ class Tree(masks.Mask):
 
 
 def tree_attention(
-    q_RSNH: jax.Array,
-    k_RSKH: jax.Array,
-    v_RSKH: jax.Array,
-    prompt_mask_RT: jax.Array,
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    prompt_mask_RT: Bool[Array | np.ndarray, "R T"],
     completions: int,
-) -> jax.Array:
+) -> Float[Array, "R S N H"]:
     """`reference.tree_attention`; the prompt's padding is a segment of its own."""
     R, S = q_RSNH.shape[:2]
     T = prompt_mask_RT.shape[1]
@@ -87,8 +89,11 @@ def tree_attention(
 
 
 def segment_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, segments_RS: jax.Array
-) -> jax.Array:
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    segments_RS: Int[Array | np.ndarray, "R S"],
+) -> Float[Array, "R S N H"]:
     """`reference.segment_attention`; numbers are not negative."""
     return _attend(
         q_RSNH, k_RSKH, v_RSKH, segments_RS, lambda padded: masks.FullMask((padded, padded))
@@ -96,8 +101,11 @@ def segment_attention(
 
 
 def row_attention(
-    q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array, examples_RS: jax.Array
-) -> jax.Array:
+    q_RSNH: Float[Array, "R S N H"],
+    k_RSKH: Float[Array, "R S K H"],
+    v_RSKH: Float[Array, "R S K H"],
+    examples_RS: Int[Array | np.ndarray, "R S"],
+) -> Float[Array, "R S N H"]:
     """`reference.row_attention`."""
     if q_RSNH.shape[1] + BLOCKS[-1] > MAX_TOKENS:
         raise ValueError(
@@ -124,7 +132,7 @@ def _attend(q, k, v, segments_RS, mask_of) -> jax.Array:
         q, k, v = (rearrange(jnp.pad(x, pad), "R S N H -> R N S H") for x in (q, k, v))
         segments = jnp.pad(segments, pad[:2], constant_values=-1)
         kernel = _kernel(mask_of(q.shape[2]), q.shape[1], block, interpret)
-        out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(segments, segments))
+        out: Any = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(segments, segments))
         return rearrange(out, "R N S H -> R S N H")[:, :S]
 
     return jax.shard_map(

@@ -69,7 +69,7 @@ def load_params(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _reader(
     stored: Sequence[Stored], stacked: bool, kind: str, shape: tuple[int, ...], dtype: np.dtype
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
+) -> Callable[..., np.ndarray]:
     """Reads parts of a parameter; a part that several devices hold is read once."""
     done: dict[tuple, np.ndarray] = {}
 
@@ -258,7 +258,7 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 def _name_shards(path: Path, shards: list[list[str]], total: int) -> None:
     """Gives the parts their final names, which hold their number."""
     count = len(shards)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, names in enumerate(shards):
         final = "model.safetensors"
         if count > 1:

@@ -70,9 +70,12 @@ def _defaults(family: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
     from transformers import AutoConfig
 
     whole = AutoConfig.for_model(family)
-    parts = whole.to_dict(), whole.vision_config.to_dict(), whole.text_config.to_dict()
     turns = ("rope_parameters", "rope_scaling", "rope_theta")
-    return tuple({name: value for name, value in x.items() if name not in turns} for x in parts)
+
+    def fields(config: Any) -> dict[str, Any]:
+        return {name: value for name, value in config.to_dict().items() if name not in turns}
+
+    return fields(whole), fields(whole.vision_config), fields(whole.text_config)
 
 
 def _check_shape(arch: Arch) -> None:

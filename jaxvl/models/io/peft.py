@@ -35,8 +35,8 @@ def save(path: Path, params: dict[str, Any], cfg: LoRA, base: str | None = None)
     modules: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for ours in lora.targets(params, cfg):
         theirs, kind = _THEIRS[f"{ours}/w"]
-        pair = tuple(fetch(flat[f"{ours}/lora/{leaf}"]).astype(np.float32) for leaf in "ab")
-        modules.setdefault(_module(theirs), {})[kind] = pair
+        a, b = (fetch(flat[f"{ours}/lora/{leaf}"]).astype(np.float32) for leaf in "ab")
+        modules.setdefault(_module(theirs), {})[kind] = a, b
     tensors, fused = {}, 0
     for module, pairs in modules.items():
         if "T" not in pairs:
