@@ -158,7 +158,9 @@ def _causal_attention(q_RSNH: jax.Array, k_RSKH: jax.Array, v_RSKH: jax.Array) -
     return _over_queries(attend, q_RSNH, places_RS)
 
 
-def _over_queries(attend: Callable, q_RSNH: jax.Array, numbers_RS: jax.Array) -> jax.Array:
+def _over_queries(
+    attend: Callable, q_RSNH: jax.Array, numbers_RS: jax.Array | np.ndarray
+) -> jax.Array:
     """`attend(queries, their numbers)` for at most `QUERIES` queries of each row at a time."""
     S = q_RSNH.shape[1]
     pieces = -(-S // QUERIES)
