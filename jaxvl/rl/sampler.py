@@ -139,16 +139,20 @@ def prefill(
         start_step=_filled(0, B, S, dtype=jnp.int32),
         live=~_ends(first, jnp.int32(1), sampling),
         last=first,
-        banned=_first_state(first, sampling),
+        banned=_follow(sampling, jnp.zeros_like(first), first),
         next_request=_filled(S, B, dtype=jnp.int32),
         step=jnp.int32(0),
     )
     return inputs, state, _status(state)
 
 
-def _first_state(token: jax.Array, sampling: SamplingParams) -> jax.Array | None:
-    """The state of the banned words after a completion's first token."""
-    return sampling.banned and sampling.banned.follow(jnp.zeros_like(token), token)
+def _follow(
+    sampling: SamplingParams, state: jax.Array | None, token: jax.Array
+) -> jax.Array | None:
+    """The state of the banned words after a further token; `state` None: none are banned."""
+    if sampling.banned is None or state is None:
+        return None
+    return sampling.banned.follow(state, token)
 
 
 def _ends(token: jax.Array, length: jax.Array, sampling: SamplingParams) -> jax.Array:
@@ -222,7 +226,7 @@ def _one_token(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParam
         cache=cache,
         live=state.live & ~_ends(token, age + 2, sampling),
         last=token,
-        banned=sampling.banned and sampling.banned.follow(state.banned, token),
+        banned=_follow(sampling, state.banned, token),
         step=state.step + 1,
     )
 
@@ -235,9 +239,9 @@ def _admit(state: DecodeState, sampling: SamplingParams) -> DecodeState:
     taken = free & (request < n)
     request = jnp.where(taken, request, state.request)
     last = jnp.where(taken, take(state.tokens[:, :, 0], request), state.last)
-    banned = state.banned
-    if banned is not None:
-        banned = jnp.where(taken, _first_state(last, sampling), banned)
+    banned = _follow(sampling, jnp.zeros_like(last), last)
+    if banned is not None and state.banned is not None:
+        banned = jnp.where(taken, banned, state.banned)
     return dataclasses.replace(
         state,
         request=request,

@@ -113,7 +113,7 @@ def _sample_token(
     scaled = logits_RgV / (sampling.temperature or 1.0)
     forbidden = np.isin(np.arange(V * axis_size("tensor")), np.array(sampling.never_ids, np.int32))
     score = jnp.where(jax.lax.dynamic_slice_in_dim(forbidden, first, V), NEVER, scaled)
-    if banned_Rg is not None:
+    if sampling.banned is not None and banned_Rg is not None:
         table = jax.lax.dynamic_slice_in_dim(sampling.banned.table, first, V, axis=1)
         score = jnp.where(table[banned_Rg] < 0, NEVER, score)
     if sampling.temperature:
