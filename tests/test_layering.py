@@ -3,16 +3,21 @@
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jaxvl import old_names
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxvl").rglob("*.py"))
 # A layer is a folder or a file at the top of jaxvl/; it may import itself and the layers before it.
 LAYERS = (
+    "old_names",
     "errors",
     "arguments",
     "data",
@@ -96,7 +101,8 @@ def circles(graph):
 def test_every_file_has_a_layer():
     assert {layer(path) for path in FILES} - ENTRANCES <= set(LAYERS)
     top = {path.name for path in (ROOT / "jaxvl").iterdir() if path.is_file()}
-    assert top == {"__init__.py", "__main__.py", "arguments.py", "errors.py", "vlm.py", "py.typed"}
+    modules = {"arguments.py", "errors.py", "old_names.py", "vlm.py"}
+    assert top == {"__init__.py", "__main__.py", "py.typed", *modules}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -154,6 +160,20 @@ def test_an_old_name_is_the_new_module(old, new):
     module = importlib.import_module(new)
     assert importlib.import_module(old) is module
     assert module.__name__ == module.__spec__.name == new
+
+
+def test_an_old_name_of_a_class_is_the_new_class():
+    for path, renamed in old_names.CLASSES.items():
+        module = importlib.import_module(f"jaxvl.{path}")
+        for old, new in renamed.items():
+            assert getattr(module, old) is getattr(module, new)
+            # it stands for nothing else in that module by now
+            assert not re.search(rf"^(class )?{old}\b", inspect.getsource(module), re.MULTILINE)
+    from jaxvl.loop import Item
+
+    from jaxvl.rewards.pool import Limits
+
+    assert (Item.__name__, Limits.__name__) == ("StreamItem", "WorkerLimits")
 
 
 def test_names_that_users_had():
