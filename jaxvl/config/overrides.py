@@ -50,12 +50,10 @@ class _Override:
         """What takes the place of `value`, a `kind` (an annotation), once the field at `keys` below
         it is set."""
         if not keys:
-            if dataclasses.is_dataclass(value) and not choices(kind) and not named:
-                if not (_optional(kind) and self.text.strip().lower() == "none"):
-                    name = type(value).__name__
-                    raise UserError(
-                        f"{self.path} is a {name}; set a field of it, as {self.path}.x=1"
-                    )
+            whole = dataclasses.is_dataclass(value) and not choices(kind) and not named
+            if whole and not (_optional(kind) and self.text.strip().lower() == "none"):
+                name = type(value).__name__
+                raise UserError(f"{self.path} is a {name}; set a field of it, as {self.path}.x=1")
             return _parse(self.text, kind, self.path, named)
         if value is None or value is MISSING:
             value = self._made(kind)

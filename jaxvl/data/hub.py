@@ -40,10 +40,7 @@ def find(where: str | Path, split: str = "", subset: str = "") -> list[Path]:
     given, where = where, address(where)
     if where != given:
         print(f"data: there is no {given} here; {where} is looked for on the hub", file=sys.stderr)
-    if str(where).startswith(PREFIX):
-        path = _fetch(str(where), split, subset)
-    else:
-        path = Path(where)
+    path = _fetch(str(where), split, subset) if str(where).startswith(PREFIX) else Path(where)
     if path.is_file():
         if path.suffix not in SUFFIXES:
             raise UserError(f"{path}: expected a file of rows, one of {', '.join(SUFFIXES)}")

@@ -57,6 +57,7 @@ def _trouble(template: str) -> str:
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=_WAIT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"it does not end within {_WAIT:.0f} seconds"

@@ -8,6 +8,7 @@ path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -145,10 +146,8 @@ def _handler(watched: Watched) -> Callable[..., BaseHTTPRequestHandler]:
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Cross-Origin-Resource-Policy", "same-origin")
             self.end_headers()
-            try:
+            with contextlib.suppress(ConnectionError):  # the page was closed
                 self.wfile.write(body)
-            except ConnectionError:
-                pass  # the page was closed
 
         def _check_host(self) -> None:
             """A name of elsewhere that was made to point here is another origin's page."""

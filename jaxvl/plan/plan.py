@@ -102,8 +102,10 @@ def _notes(cfg: Config | SFTConfig, mesh: jax.sharding.Mesh, chips: int) -> tupl
         found.append(f"the mesh leaves {chips - mesh.size} of {chips} chips out")
     if cfg.eval or cfg.benchmarks:
         found.append("not planned: answering held-out questions and benchmarks between steps")
-    for judge in local_judges(cfg.rewards):
-        found.append(f"not counted: the judge {judge.model}, beside what is held here")
+    found.extend(
+        f"not counted: the judge {judge.model}, beside what is held here"
+        for judge in local_judges(cfg.rewards)
+    )
     return tuple(found)
 
 

@@ -60,9 +60,11 @@ def _times(plan: Plan) -> list[str]:
         + ["compute s", "HBM s", *(f"{name} s" for name, _ in networks)]
         + ["bound", "calls", "compiled in"]
     ]
-    for program in plan.programs:
-        if program.roofline is not None:
-            rows.append(_work(program, [across for _, across in networks]))
+    rows.extend(
+        _work(program, [across for _, across in networks])
+        for program in plan.programs
+        if program.roofline is not None
+    )
     if len(rows) == 1:
         return []
     lines = [*_table(rows), ""]

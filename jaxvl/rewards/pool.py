@@ -327,7 +327,6 @@ _starting = threading.Lock()
 def start(limits: WorkerLimits = WorkerLimits()) -> None:
     """Make the process's pool, in place of one with other limits, and start all of its workers.
     Call it before jax touches a device."""
-    global _pool
     if _pool is not None and _pool.limits != limits:
         stop()
     _shared(limits).fill()

@@ -114,7 +114,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "the largest file cut in half": lambda f: truncate(largest(f), 0.5),
     "the largest file empty": lambda f: truncate(largest(f), 0),
     "the largest file missing": lambda f: largest(f).unlink(),
-    "the largest file longer": lambda f: open(largest(f), "ab").write(b"\0" * 512),
+    "the largest file longer": lambda f: largest(f).write_bytes(
+        largest(f).read_bytes() + bytes(512)
+    ),
     "the smallest data file missing": lambda f: min(
         data_files(f), key=lambda file: file.stat().st_size
     ).unlink(),

@@ -61,10 +61,10 @@ def checkpoint(shape: str, args: argparse.Namespace) -> Iterator[Path]:
 
 def has_trl(python: str) -> bool:
     """Whether the peer's interpreter can import trl; says so where it cannot."""
-    found = subprocess.run([python, "-c", "import trl"], capture_output=True).returncode == 0
-    if not found:
+    found = subprocess.run([python, "-c", "import trl"], capture_output=True, check=False)
+    if found.returncode:
         print(f"TRL: skipped: trl is not installed for {python} (see --peer-python)", flush=True)
-    return found
+    return found.returncode == 0
 
 
 def ours(path: Path, args: argparse.Namespace, **work) -> Worker:

@@ -12,6 +12,7 @@ million characters (`MEGABYTES`), of every kind, half of them scored in lenient 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -255,10 +256,8 @@ class _Memory:
         while self.running:
             total = 0
             for process in [psutil.Process(), *psutil.Process().children()]:
-                try:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    pass
             self.peak = max(self.peak, total)
             time.sleep(0.02)
 

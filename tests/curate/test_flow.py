@@ -102,9 +102,15 @@ def test_every_row_is_accounted_for(whole):
         assert done["rows_in"] == (rows_in or 180)
         assert done.get("asked", 0) + done.get("not_asked", 0) in (0, done["rows_in"])
         rows_in = kept
-    dropped = [json.loads(line) for path in out.glob("*dropped*") for line in open(path)]
+    dropped = [
+        json.loads(line)
+        for path in out.glob("*dropped*")
+        for line in path.read_bytes().splitlines()
+    ]
     ends = [
-        json.loads(line)["id"] for name in ("sft", "grpo") for line in open(out / f"{name}.jsonl")
+        json.loads(line)["id"]
+        for name in ("sft", "grpo")
+        for line in (out / f"{name}.jsonl").read_bytes().splitlines()
     ]
     ids = [row["id"] for row in read(out / flow.FILES["metadata"])]
     assert sorted([*ends, *(row["id"] for row in dropped)]) == sorted(ids)

@@ -133,9 +133,9 @@ def test_shares_have_files_of_their_own_and_make_the_whole(tmp_path):
 
 def test_a_file_has_one_writer(tmp_path):
     answer(tmp_path)
-    with predictions.Writer(tmp_path / "smoke"):
-        with pytest.raises(UserError, match="being written by another process"):
-            answer(tmp_path)
+    writer = predictions.Writer(tmp_path / "smoke")
+    with writer, pytest.raises(UserError, match="being written by another process"):
+        answer(tmp_path)
     assert answer(tmp_path) == 0
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of endpoints as they should not be: each costs its own request and nothing else."""
 
+import contextlib
 import gzip
 import json
 import socketserver
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -18,7 +18,7 @@ from jaxvl.rewards import ChatJudge, RewardEndpoint
 from jaxvl.rewards.endpoint import Endpoint, chat_reply, retry_after
 
 
-@contextmanager
+@contextlib.contextmanager
 def server(answer):
     """A server on this machine that lets `answer(socket, number)` write each reply; its URL."""
     numbers, lock = [0], threading.Lock()
@@ -33,10 +33,8 @@ def server(answer):
             with lock:
                 numbers[0] += 1
                 number = numbers[0]
-            try:
+            with contextlib.suppress(OSError):  # whoever asked has gone away, as it should
                 answer(self.wfile, number)
-            except OSError:
-                pass  # whoever asked has gone away, as it should
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads, allow_reuse_address, block_on_close = True, True, False

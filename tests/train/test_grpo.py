@@ -186,7 +186,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
     command = [sys.executable, "-m", "jaxvl", "grpo", "configs/quickstart.py", *args]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or "")}
     environment = {**os.environ, **cache}
-    log = open(tmp_path.with_suffix(".log"), "w")  # noqa: SIM115
+    log = open(tmp_path.with_suffix(".log"), "w")  # noqa: SIM115 (two processes write it)
 
     def end(signal_number, step, *more):
         """Begin or go on, and send the signal after a step: the exit code."""

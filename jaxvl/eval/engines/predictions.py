@@ -109,7 +109,7 @@ class Writer:
 
     def __init__(self, folder: Path, name: str = "predictions.jsonl"):
         path = folder / name
-        self.file = open(path, "a+b")
+        self.file = open(path, "a+b")  # noqa: SIM115 (held until the context ends)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -207,12 +207,10 @@ def versions() -> dict[str, str]:
             continue
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # an installed package has none
         found["commit"] = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass  # an installed package has no commit
     return found
 
 
