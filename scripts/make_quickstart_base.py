@@ -377,7 +377,7 @@ def main() -> None:
             on_step=on_step,
         )
     with jax.set_mesh(mesh):
-        column, row = sight(params)
+        column, _ = sight(params)
     hf.save_params(args.out, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), config)
     print(
         f"{args.out}: {school.documents:,} documents about {school.pages:,} pictures, "

@@ -106,7 +106,7 @@ def _check_profile(cfg: Config | SFTConfig) -> None:
     try:
         span = cfg.profile.span()
         last = cfg.run.steps or math.inf  # of so many epochs it is not known yet
-        fits = not cfg.profile.steps or 1 <= span[0] and span[-1] <= last
+        fits = not cfg.profile.steps or (1 <= span[0] and span[-1] <= last)
     except (ValueError, IndexError):
         fits = False
     if not fits:

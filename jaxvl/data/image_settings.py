@@ -105,7 +105,7 @@ class ImageSettings:
             if said not in (None, True):
                 raise UserError(f"{where}: {step} is {said!r:.80}; expected true")
         size = config.get("size") or {}
-        if not isinstance(size, Mapping) or size and not {*size} & {*_EDGES, *_EDGES.values()}:
+        if not isinstance(size, Mapping) or (size and not {*size} & {*_EDGES, *_EDGES.values()}):
             raise UserError(
                 f"{where}: the image processor's size is {size!r:.200}; expected shortest_edge and "
                 "longest_edge (in pixels of the whole picture), or min_pixels and max_pixels"
@@ -169,7 +169,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return _whole(value) or isinstance(value, float) and math.isfinite(value)
+    return _whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _wrong(name: str, value: Any, expected: str) -> UserError:

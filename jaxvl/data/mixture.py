@@ -80,7 +80,7 @@ class Difficulty:
         rows, dropped = [], list(getattr(base, "dropped", ()))
         for row, (task, id) in enumerate(keys(base)):
             mean = means.get((task, id))
-            if mean is None and self.unseen == "keep" or mean is not None and self._fits(mean):
+            if (mean is None and self.unseen == "keep") or (mean is not None and self._fits(mean)):
                 rows.append(row)
                 continue
             reason = "not seen" if mean is None else "too hard" if mean < self.low else "too easy"

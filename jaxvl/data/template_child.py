@@ -23,7 +23,7 @@ TOO_MUCH = (MemoryError, OverflowError, RecursionError)
 class Generation(Extension):
     """The tag that marks what the assistant said: its body as it is."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (of an instance, says the base class)
 
     def parse(self, parser: Any) -> list[nodes.Node]:
         next(parser.stream)

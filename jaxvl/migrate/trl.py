@@ -137,7 +137,7 @@ def _model(given: Given) -> schema.Model:
         raise UserError("model_name_or_path is missing: expected it among the arguments")
     dtype = given.take("dtype torch_dtype", None, "model.dtype")
     half = [given.take(name, None, "model.dtype") for name in ("bf16", "fp16") if given.has(name)]
-    narrow = dtype in ("bfloat16", "float16", "auto") or any(half) or dtype is None and not half
+    narrow = dtype in ("bfloat16", "float16", "auto") or any(half) or (dtype is None and not half)
     if dtype == "float16" or given.lines[-1].given.startswith("fp16"):
         given.lines.append(
             Line("fp16", "model.dtype", "bfloat16 instead: no loss scaling is needed")

@@ -172,7 +172,7 @@ def _value(node: Any, values: Mapping[Any, float], kind: _Kind) -> Any:
     """
     if node in values:
         return kind.number(values[node])
-    if node.is_Number or node.is_NumberSymbol or node.is_number and not node.args:
+    if node.is_Number or node.is_NumberSymbol or (node.is_number and not node.args):
         return kind.number(node)
     name = type(node).__name__
     parts = [_value(part, values, kind) for part in node.args]

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -68,7 +69,7 @@ def write_sets(folder: Path, rows: int) -> dict[str, str]:
 
 class Teacher(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    counts: Counter = Counter()
+    counts: ClassVar[Counter] = Counter()
     lock = threading.Lock()
 
     def do_POST(self) -> None:

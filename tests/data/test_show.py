@@ -3,6 +3,7 @@
 
 import json
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.observe.pages import EVIL
 class Tags(HTMLParser):
     """Collects tags and text; an unclosed element shows as a leftover in `open`."""
 
-    VOID = {"meta", "img", "line", "path", "rect", "br"}
+    VOID: ClassVar[set[str]] = {"meta", "img", "line", "path", "rect", "br"}
 
     def __init__(self, text):
         super().__init__()

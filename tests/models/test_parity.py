@@ -18,8 +18,8 @@ from tests.rl.rows import train_batch
 
 pytest.importorskip("torch", reason="transformers' model is the reference")
 
-from tests.tiny import make_checkpoint, old_name  # noqa: E402
-from tests.torch_reference import (  # noqa: E402
+from tests.tiny import make_checkpoint, old_name
+from tests.torch_reference import (
     hf_gradients,
     hf_greedy,
     hf_logits,

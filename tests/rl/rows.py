@@ -40,7 +40,7 @@ def completions(rng, prompts, group=G, length=C):
 
 def train_batch(arrays, tokens, *, mask=None, advantages=None, old=None, ref=None) -> TrainBatch:
     """A host batch without micro-batches. tokens [P, G, C] and the like, cut to the rows' width."""
-    P, group, length = tokens.shape
+    P, group = tokens.shape[:2]
     R = len(arrays["length"])
     zeros = np.zeros(tokens.shape, np.float32)
 

@@ -2,6 +2,7 @@
 """A run with everything on: refills, mini-batches, corrections, an adaptive beta; and resumed."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -94,7 +95,7 @@ def test_every_part_is_logged(whole):
 def test_the_coefficient_follows_the_kl(whole):
     lines = read_metrics(whole)
     assert lines[0]["beta"] == 0.04
-    for line, after in zip(lines, lines[1:], strict=False):
+    for line, after in itertools.pairwise(lines):
         assert after["beta"] == next_beta(line["beta"], line["kl"], 1e-4, 50, PROMPTS * GROUP)
         assert after["beta"] != line["beta"]
 

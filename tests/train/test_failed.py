@@ -216,7 +216,7 @@ def test_every_share_leaves_its_rows(ended, tmp_path):
 def test_prompts_that_matter_are_named_first(ended):
     whole, note = failed.read(ended[0])
     asked = {position: (example, rewards) for position, example, rewards in note["prompts"]}
-    first, second, third = sorted(asked)[:3]
+    _, second, third = sorted(asked)[:3]
     asked[second] = ("b", [0.0, math.inf])
     asked[third] = ("c", [0.0, -1e30])
     found = failed.prompts(whole, asked, Told(0, 1))

@@ -105,7 +105,7 @@ def test_what_a_callback_raises_is_told_and_the_step_is_saved(tmp_path):
 
 
 def test_a_run_leaves_what_the_design_says(whole):
-    run_dir, vlm = whole
+    run_dir, _ = whole
     lines = read_metrics(run_dir)
     assert [line["step"] for line in lines] == list(range(1, 7))
     expected = {"loss", "reward", "reward_std", "rewards/accuracy/mean", "kl", "entropy"}

@@ -96,7 +96,7 @@ def check_export(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_runs_goes_on_and_exports(path, world, tmp_path):
     child, run = path.stem in CHILDREN, tmp_path / "run"
-    with scorer() as (url, asked):
+    with scorer() as (url, _):
         words = [command(path), f"configs/{path.name}", *given(world, path.stem), f"run.dir={run}"]
         if path.stem == "vlaa":
             words.append(f"rewards.0.fn.scorer.endpoint.url={url}")

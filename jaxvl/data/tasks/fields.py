@@ -65,7 +65,7 @@ def options(values: Any, name: str) -> tuple[str, ...]:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value != value or isinstance(value, str) and not value.strip()
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def _option(value: Any, name: str) -> str:
@@ -106,7 +106,7 @@ def pictures(value: Any, folders: Sequence[Path], root: Path | None) -> tuple[st
     A row names files below `root` alone (None: any): not by an absolute path, by `..` or through a
     symbolic link does it reach another.
     """
-    if value is None or value == "" or isinstance(value, Sequence) and not len(value):
+    if value is None or value == "" or (isinstance(value, Sequence) and not len(value)):
         return ()
     values = value if isinstance(value, (list, tuple)) else [value]
     return tuple(_picture(item, folders, root) for item in values)

@@ -50,7 +50,7 @@ class SAT(RowSource):
         # How many rows before `start` can be used shows when they are read.
         usable, skip = 0, 0 if self.first else start
         for number, file, raw in files.read(self.files(), skip + 1):
-            if self.within and number > self.within or self.first and usable == self.first:
+            if (self.within and number > self.within) or (self.first and usable == self.first):
                 return
             id = f"{self.split}-{number - 1}"
             try:

@@ -153,7 +153,7 @@ def _letter(text: str, question: str) -> str:
     match = _LETTER.match(text)
     letter = match[1].upper() if match else ""
     options = _OPTION.findall(question)
-    if not letter or options and letter not in options:
+    if not letter or (options and letter not in options):
         listed = "".join(options) or "A, B, .."
         raise BadRow(
             "answer of a wrong form", f"`gt` is {text!r:.60}, expected a letter of {listed}"

@@ -134,7 +134,7 @@ def _with_images(table: list[files.Raw]) -> Iterator[files.Raw]:
     images = {raw.get("index"): raw["image"] for raw in whole}
     for raw in table:
         image = None if isinstance(raw, BadRow) else raw.get("image")
-        if isinstance(raw, BadRow) or image and (len(image) > _REFERENCE or "." in image):
+        if isinstance(raw, BadRow) or (image and (len(image) > _REFERENCE or "." in image)):
             yield raw
         elif image is None:
             yield {**raw, "image": raw.get("image_path")}

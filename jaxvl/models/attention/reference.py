@@ -136,7 +136,7 @@ def row_attention(
     examples_RS: Int[Array | np.ndarray, "R S"],
 ) -> Float[Array, "R S N H"]:
     """See `attention.row_attention`."""
-    R, S = examples_RS.shape
+    S = examples_RS.shape[1]
     # One number for both: which example, and where in the row.
     numbers_RS = examples_RS * S + jnp.arange(S)
 

@@ -180,7 +180,7 @@ def _sentence(plain: str, labels: str, choices: list[str]) -> tuple[frozenset[st
     start = core.index(marks[0])
     if said.LEAD.fullmatch(core[:start].rstrip("(")) and not said.NEGATIVE.search(core[:start]):
         problem = _tail(core[start + 1 :], ord(marks[0]), choices[index : index + 1])
-        if problem is None or letter and problem:
+        if problem is None or (letter and problem):
             return (problem or label), not problem
     place = core.rindex(marks[-1])
     copula = next(reversed(list(_COPULA.finditer(core, 0, place))), None)

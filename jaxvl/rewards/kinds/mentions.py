@@ -97,7 +97,7 @@ def _is_letter(found: re.Match, lower: str, texts: list[str], index: int) -> boo
         return False  # "A is closer than B"
     if kind == "head":
         own = texts[index] if index < len(texts) else ""
-        return letter.isdigit() or bool(own) and lower[found.end() :].lstrip().startswith(own)
+        return letter.isdigit() or (bool(own) and lower[found.end() :].lstrip().startswith(own))
     if kind == "standing" and letter == "A":
         return not re.match(r"\s+[a-z]", rest) or bool(_NO_NOUN.match(rest))
     return letter != "I" or kind in ("bracketed", "boxed") or not rest.strip(PUNCTUATION)
@@ -141,7 +141,7 @@ def _glued(lower: str, start: int, stop: int) -> bool:
     if lower[start].isdigit() and before and before in ".,/-:":
         return True
     if lower[stop - 1].isalnum() and (
-        after[:1].isalnum() and after[:1].isascii() or after[:1] == "_"
+        (after[:1].isalnum() and after[:1].isascii()) or after[:1] == "_"
     ):
         return True
     return lower[stop - 1].isdigit() and after[:1] in tuple(".,/:^") and after[1:2].isdigit()

@@ -165,7 +165,7 @@ def _words(text: str) -> list[str]:
         word = word if _DIGIT.search(word) else word.rstrip("!.")
         if word:
             words.append(word)
-        if part.endswith(":") and len(part) > 1 or part == ":":
+        if (part.endswith(":") and len(part) > 1) or part == ":":
             words.append(":")
     return words
 

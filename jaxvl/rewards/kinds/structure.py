@@ -75,7 +75,7 @@ def parse(text: str) -> Node:
 
 def _french(text: str) -> str:
     """]0, 1] and [0, 1[ as (0, 1] and [0, 1)."""
-    turned = text[:1] == "]" and text[-1:] in "[])" or text[-1:] == "[" and text[:1] in "[]("
+    turned = (text[:1] == "]" and text[-1:] in "[])") or (text[-1:] == "[" and text[:1] in "[](")
     if not turned or len(text) < 4 or any(bracket in text[1:-1] for bracket in "[]"):
         return text
     return text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")
