@@ -54,7 +54,7 @@ def test_the_manifest_accounts_for_every_row(whole, published):
     (file,) = manifest["files"]
     assert file["sha256"] == sha256(published / "SAT_train.parquet")
     assert manifest["source"]["type"] == "jaxvl.data.tasks.sat:SAT"
-    assert manifest["source"]["first"] == 15_000
+    assert manifest["source"]["within"] == 15_000
     assert [shard["rows"] for shard in manifest["shards"]] == [3, 4, 1]
     for shard in manifest["shards"]:
         path = out / shard["file"]
