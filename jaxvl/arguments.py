@@ -49,6 +49,7 @@ def _span(least: float | None, most: float | None) -> str:
 
 
 def flag(name: str, value: Any) -> bool:
+    """True or False; UserError for anything else, 0 and 1 included."""
     if not isinstance(value, bool):
         raise UserError(f"{name}={found(value)}: expected True or False")
     return value

@@ -26,6 +26,7 @@ _TESTS = {
 
 
 def is_union(kind: Any) -> bool:
+    """Whether an annotation is `A | B` or `Optional[A]`."""
     return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 

@@ -24,6 +24,9 @@ Answer = Callable[[Sequence[Body]], Sequence[tuple[str, str]]]  # (text, finish 
 
 
 class Teacher(Protocol):
+    """Who is asked: `post` gives the reply to each request, None where it failed for good. A reply
+    that is `usable` is kept, and is not asked for again."""
+
     counts: Counter
     failure: str  # what became of the last request that failed for good
 
@@ -97,6 +100,7 @@ class Own:
 
 
 def as_reply(text: str, reason: str = "stop") -> Body:
+    """A reply as a chat endpoint words it."""
     return {"choices": [{"message": {"content": text}, "finish_reason": reason}]}
 
 

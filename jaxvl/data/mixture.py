@@ -136,7 +136,7 @@ def _rollouts(runs: Sequence[str]) -> Iterator[tuple[Path, dict]]:
 
 
 def _lines(file: Path) -> Iterator[dict]:
-    """The objects of a file of JSON lines, which end with \\n alone; what a killed run left half
+    r"""The objects of a file of JSON lines, which end with \n alone; what a killed run left half
     written behind the last one is ignored."""
     for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
         try:

@@ -54,6 +54,8 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
+    """A question about a scene, of whose `choices` the `answer` is one."""
+
     text: str
     answer: str
     choices: tuple[str, ...]

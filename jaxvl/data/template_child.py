@@ -31,6 +31,7 @@ class Generation(Extension):
 
 
 def refuse(message: str) -> None:
+    """`raise_exception` of transformers' chat templates."""
     raise ValueError(message)
 
 

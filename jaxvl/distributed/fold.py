@@ -45,5 +45,5 @@ def fold(x: jax.Array, pattern: str, **sizes: int) -> jax.Array:
 
 
 def _names(group: str) -> list[str]:
-    """ "(B S)" -> ["B", "S"]"""
+    """The axes of a group: `(B S)` -> ["B", "S"]."""
     return group.strip("()").split()

@@ -76,6 +76,7 @@ class Given:
 
 
 def shown(value: Any) -> str:
+    """A value as YAML words it, cut to 60 characters."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -196,10 +196,12 @@ class SwiGLU(nnx.Module):
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), with the error function."""
     return jax.nn.gelu(x, approximate=False)
 
 

@@ -12,7 +12,7 @@ ADAPTERS = "adapters"  # the part of every leaf that `lora` adds, whatever it st
 
 
 def part(path: str) -> str:
-    """ "tower", "merger", "text" or ADAPTERS, of the parameter at "text/layers/attn/q/w"."""
+    """Of the parameter at "text/layers/attn/q/w": "tower", "merger", "text" or ADAPTERS."""
     if "/lora/" in path:
         return ADAPTERS
     if path.startswith("text/"):

@@ -29,6 +29,8 @@ _BY_SHARD, _TOGETHER = "(B r) ... -> B r ...", "B r ... -> (B r) ..."
 
 
 class QwenVL(nnx.Module):
+    """A vision tower, and a decoder whose input has the image embeddings in its slots."""
+
     def __init__(self, arch: Arch, *, rngs: nnx.Rngs):
         self.vision = VisionTower(arch.vision, rngs=rngs)
         self.text = Decoder(arch.text, rngs=rngs)

@@ -43,6 +43,8 @@ class KVCache:
 
 
 class Attention(nnx.Module):
+    """The projections of grouped-query attention; `qkv` rotates q and k. The layer mixes values."""
+
     COLUMNS = ("q", "k", "v")
 
     def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
@@ -67,6 +69,8 @@ class Attention(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
+    """Pre-norm attention and SwiGLU, each added to the residual stream [R, S, D]."""
+
     def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
         self.norm1 = RMSNorm(arch.dim, arch.norm_eps)
         self.attn = Attention(arch, rngs=rngs)
@@ -114,6 +118,8 @@ class Embedding(nnx.Module):
 
 
 class Decoder(nnx.Module):
+    """Token vectors -> final hidden states, both [R, S, D], of which `logits` makes [R, S, V]."""
+
     def __init__(self, arch: TextArch, *, rngs: nnx.Rngs):
         self.arch = arch
         self.embed = Embedding(arch, rngs=rngs)

@@ -50,6 +50,8 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionAttention(nnx.Module):
+    """Attention among the patches of a segment (an image, or a window of one), [R, Q, D]."""
+
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
         self.heads = arch.heads
         self.q = Linear("column", arch.dim, arch.dim, bias=True, rngs=rngs)
@@ -64,6 +66,8 @@ class VisionAttention(nnx.Module):
 
 
 class VisionBlock(nnx.Module):
+    """Pre-norm attention and MLP, each added to the residual stream [R, Q, D]."""
+
     def __init__(self, arch: VisionArch, *, rngs: nnx.Rngs):
         self.norm1 = _norm(arch)
         self.attn = VisionAttention(arch, rngs=rngs)

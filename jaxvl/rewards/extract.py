@@ -125,9 +125,9 @@ def single(text: str) -> str:
 
 
 def places(text: str, kind: str) -> list[list[str]]:
-    """Where a `reply` without a valid block may have its answer, for lenient mode, best first.
+    r"""Where a `reply` without a valid block may have its answer, for lenient mode, best first.
 
-    1. what is marked as final: the last `\\boxed{}`, box tokens, "the final answer is ..";
+    1. what is marked as final: the last `\boxed{}`, box tokens, "the final answer is ..";
     2. what is declared: "the answer is ..", "B is correct"; for a choice a first sentence such as
        "(B) no" too;
     3. the one thing with a digit that is set in bold;
@@ -203,7 +203,7 @@ def _lead(text: str) -> list[str]:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{}` (or `\\fbox{}`) that closes, else None."""
+    r"""The content of the last `\boxed{}` (or `\fbox{}`) that closes, else None."""
     end = len(text)
     for _ in range(8):
         start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
@@ -231,7 +231,7 @@ def closing(text: str, start: int) -> int:
 
 
 def unwrap(text: str, prefix: bool = True) -> str:
-    """An answer without its dress: `$..$`, `\\boxed{}`, bold, fences, and "the answer is" where
+    r"""An answer without its dress: `$..$`, `\boxed{}`, bold, fences, and "the answer is" where
     that `prefix` is to go."""
     for _ in range(5):
         before, text = text, text.strip()

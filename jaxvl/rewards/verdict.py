@@ -55,14 +55,14 @@ def verify(
     choices: Sequence[str] | None = None,
     mode: str = "strict",
 ) -> Verdict:
-    """The verdict on `completion`, whose right answer is `gold`.
+    r"""The verdict on `completion`, whose right answer is `gold`.
 
     `kind` is "number", "mcq", "math", "bbox" or "text". `gold` is text, or what `str` makes text of
     (a number, a box as a list). `choices` are the texts of the options A, B, ..; the gold of an
     "mcq" is a letter, several letters ("B, D") or the text of an option.
 
     Modes: "strict" judges the content of the `<answer>` block of what follows `</think>`, and
-    without a valid one the reward is 0. "lenient", for evaluation, takes the last `\\boxed{}`, the
+    without a valid one the reward is 0. "lenient", for evaluation, takes the last `\boxed{}`, the
     last "the answer is .." or the last sentence where there is no valid block. "visualthinker" is
     the accuracy of that paper's code (its whole-completion fallback included) and ignores `kind`.
     """

@@ -77,7 +77,7 @@ def think_format(
     completion_ids: Sequence[Sequence[int]],
     **columns: Sequence[Any],
 ) -> list[float]:
-    """1 where the whole text is `<think>.*?</think>\\s*<answer>.*?</answer>`, else 0.
+    r"""1 where the whole text is `<think>.*?</think>\s*<answer>.*?</answer>`, else 0.
 
     A prompt that ends with "<think>" has opened the tag for its completion.
     """

@@ -280,7 +280,6 @@ def make_update(
     loss nor parameters, keeps its counts in the optimizer's state, and after some in a row lets
     what is not finite through.)
     """
-
     gradient = make_gradient(objective, dropout, live)
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -121,6 +121,7 @@ def train(path: str, steps: int, seed: int = 0) -> Iterator[dict[str, float]]:
 
 
 def main() -> None:
+    """`python -m jaxvl.train.minimal MODEL STEPS`: a line a step."""
     path, steps = sys.argv[1], int(sys.argv[2])
     for step, metrics in enumerate(train(path, steps), start=1):
         print(f"step {step}/{steps}  reward {metrics['reward']:.3f}  loss {metrics['loss']:.4f}")

@@ -168,6 +168,6 @@ def _place(batch: TrainBatch, name: str) -> str:
 
 
 def _rows(batch: TrainBatch, bad: np.ndarray) -> str:
-    """ "prompts 3, 7" of an array [M, R, ..] of what is bad."""
+    """Of an array [M, R, ..] of what is bad: "prompts 3, 7"."""
     rows = reduce(bad, "M R ... -> M R", "any")
     return f"of prompts {', '.join(map(str, np.unique(batch.prompt.prompt_id[rows])))}"

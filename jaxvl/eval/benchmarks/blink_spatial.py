@@ -21,6 +21,7 @@ _IMAGES = ("image", "image_1", "image_2", "image_3", "image_4")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

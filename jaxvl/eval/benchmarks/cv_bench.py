@@ -34,6 +34,7 @@ SOURCES = ("ADE20K", "COCO", "Omni3D")  # the last is the 3D part
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -60,6 +61,7 @@ def _item(row: Row, protocol: str) -> Item:
 
 
 def mark(item: Item, reply: str, mode: str) -> Grade:
+    """See `Benchmark`."""
     return _official(item, reply) if mode == "official" else marks.by_kind(item, reply, mode)
 
 
@@ -81,7 +83,7 @@ def _official(item: Item, reply: str) -> Grade:
 
 
 def _first_answer(reply: str) -> str:
-    """The group of `<answer>\\s*(.*?)\\s*</answer>`, found without backtracking; "" without."""
+    r"""The group of `<answer>\s*(.*?)\s*</answer>`, found without backtracking; "" without."""
     start = reply.find("<answer>")
     while start >= 0:
         end = reply.find("</answer>", start)

@@ -23,6 +23,7 @@ _IMAGES = "**/testdev_balanced_images/testdev*.parquet"
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     apart = _images(source)
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol, apart)])
 

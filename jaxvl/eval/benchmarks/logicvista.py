@@ -26,6 +26,7 @@ _LIST = re.compile(r"\bA\s*,\s*B(?:\s*,\s*[C-J])*(?:\s*,?\s*(?:or|and)\s+[C-J])?
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -29,6 +29,7 @@ _OPTION = re.compile(r"^\s*([A-H])\s*[:.]\s*(.*\S)\s*$", re.MULTILINE)
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

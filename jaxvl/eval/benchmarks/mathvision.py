@@ -26,6 +26,7 @@ _LMMS_CHOICE = "Answer the question with the option's letter from the given choi
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return read_files(source, protocol, _FILES)
 
 

@@ -15,6 +15,7 @@ _FILES = ("testmini-*.parquet", "testmini.parquet", "testmini.jsonl", "MathVisio
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return mathvision.read_files(source, protocol, _FILES)
 
 

@@ -51,6 +51,7 @@ _LMMS = {
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

@@ -39,6 +39,7 @@ _SUBJECT = re.compile(r"(validation|dev|test)_(.+)_\d+")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -101,6 +102,7 @@ def _to_two_decimals(gold: str) -> str:
 
 
 def mark(item: Item, reply: str, mode: str) -> Grade:
+    """See `Benchmark`."""
     return (marks.by_kind if item.choices else _open)(item, reply, mode)
 
 

@@ -35,6 +35,7 @@ _TEMPLATES = {
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     examples = SAT(str(source), "test", single_image=False).load()
     items = [
         _item(example, turn, protocol)

@@ -29,6 +29,7 @@ _FILES = (
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 

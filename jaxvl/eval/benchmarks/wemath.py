@@ -27,6 +27,7 @@ _KEY = re.compile(r"([23])steps_([123]|multi)")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
+    """See `Benchmark`."""
     items, dropped = formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
     parts = defaultdict(set)
     for item in items:

@@ -117,9 +117,11 @@ def overview(found: Sequence[dict[str, Any]]) -> Table:
 
 
 def to_markdown(found: Sequence[dict[str, Any]]) -> str:
+    """The table, and what rho is."""
     rho = 'rho: Spearman\'s, over the models; "-" for fewer than three, or where all are equal.'
     return tables.markdown(overview(found)) + f"\n{rho}\n"
 
 
 def to_json(found: Sequence[dict[str, Any]]) -> str:
+    """All figures, in full precision."""
     return json.dumps(found, indent=1) + "\n"

@@ -60,6 +60,7 @@ def to_csv(found: Sequence[ResultsJson]) -> str:
 
 
 def heading(one: ResultsJson) -> str:
+    """The title of a result, which says first if it is of a part of the benchmark."""
     return ("PARTIAL: " if one["partial"] else "") + one["title"]
 
 

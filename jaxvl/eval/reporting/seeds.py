@@ -90,4 +90,5 @@ def to_markdown(found: Sequence[dict[str, Any]]) -> str:
 
 
 def to_json(found: Sequence[dict[str, Any]]) -> str:
+    """All figures, in full precision."""
     return json.dumps(found, indent=1) + "\n"

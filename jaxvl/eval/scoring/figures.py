@@ -26,6 +26,7 @@ class Sums:
 
 
 def ratio(part: float, whole: float) -> float | None:
+    """None of nothing."""
     return part / whole if whole else None
 
 

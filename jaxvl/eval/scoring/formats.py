@@ -175,7 +175,7 @@ def letter(gold: Any, choices: Sequence[str]) -> str:
 
 
 def letters(gold: Any, choices: Sequence[str]) -> str:
-    """The letters that a gold names, a line each ("A\\nC" is "A, C"), or that of the choice that it
+    r"""The letters that a gold names, a line each ("A\nC" is "A, C"), or that of the choice that it
     reads; BadRow where no choice is meant."""
     lines = str(gold).split()
     if len(choices) > 0 and str(gold).strip() in choices:

@@ -14,6 +14,7 @@ _REFUSED = re.compile(r"[^\w\-./: ]", re.ASCII)  # in names of metrics
 
 
 def start(place: Place) -> tuple[MLflow, str]:
+    """See `trackers.start`."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -29,6 +30,8 @@ def start(place: Place) -> tuple[MLflow, str]:
 
 
 class MLflow:
+    """See `trackers.Tracker`."""
+
     def __init__(self, client: Any, run_id: str):
         self.client, self.run_id = client, run_id
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def start(place: Place) -> tuple[TensorBoard, str]:
+    """See `trackers.start`."""
     from tensorboardX import SummaryWriter
 
     # TensorBoard takes later steps of the files that are there off its curves.
@@ -29,6 +30,8 @@ def start(place: Place) -> tuple[TensorBoard, str]:
 
 
 class TensorBoard:
+    """See `trackers.Tracker`."""
+
     def __init__(self, writer: SummaryWriter):
         self.writer = writer
 

@@ -11,6 +11,7 @@ from jaxvl.observe.trackers import Place, Table
 
 
 def start(place: Place) -> tuple[Trackio, str]:
+    """See `trackers.start`."""
     import trackio
 
     name = place.known or place.name
@@ -25,6 +26,8 @@ def start(place: Place) -> tuple[Trackio, str]:
 
 
 class Trackio:
+    """See `trackers.Tracker`."""
+
     def __init__(self, run: Any):
         self.run = run
 

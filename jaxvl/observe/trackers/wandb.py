@@ -11,6 +11,7 @@ from jaxvl.observe.trackers import Place, Table
 
 
 def start(place: Place) -> tuple[Wandb, str]:
+    """See `trackers.start`."""
     import wandb
 
     run = wandb.init(
@@ -26,6 +27,8 @@ def start(place: Place) -> tuple[Wandb, str]:
 
 
 class Wandb:
+    """See `trackers.Tracker`."""
+
     def __init__(self, run: Any):
         self.run = run
 

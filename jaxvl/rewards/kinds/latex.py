@@ -246,7 +246,7 @@ def _nesting(latex: str, opening: str, ending: str) -> int:
 
 
 def _roots(text: str) -> str:
-    """`\\sqrt 3`, `\\sqrt(x+1)` -> `\\sqrt{3}`, `\\sqrt{x+1}`."""
+    r"""`\sqrt 3`, `\sqrt(x+1)` -> `\sqrt{3}`, `\sqrt{x+1}`."""
     for _ in range(NESTING):
         found = _ROOT.search(text)
         if not found:

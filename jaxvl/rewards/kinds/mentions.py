@@ -111,6 +111,7 @@ def _one(pair: re.Match) -> str:
 
 
 def index_of(mark: str) -> int:
+    """Which option a mark is of, its letter and its text alike."""
     return ord(mark) & 0x7F
 
 
@@ -159,6 +160,7 @@ def _apart(lower: str, start: int, stop: int) -> bool:
 
 
 def plain_text(text: str) -> str:
+    """A text without its LaTeX dress; its spaces are single."""
     for _ in range(2):
         text = _TEXT.sub(r"\1", text)
     return _SPACE.sub(" ", _DRESS.sub("", text)).strip()

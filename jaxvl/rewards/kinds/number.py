@@ -217,7 +217,7 @@ def _items(words: list[str], comma: bool) -> list[str | Number] | str:
 
 
 def _parted(word: str) -> list[str]:
-    """ "forty-two" as two words; other words with a hyphen as they are."""
+    """The words of "forty-two"; other words with a hyphen as they are."""
     parts = word.split("-")
     known = len(parts) > 1 and all(part.lower() in numerals.WORDS for part in parts)
     return parts if known else [word]

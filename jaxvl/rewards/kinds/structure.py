@@ -26,9 +26,9 @@ _PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """`kind` is "leaf", "set" (unordered parts) or "tuple" (ordered, with its two brackets).
+    r"""`kind` is "leaf", "set" (unordered parts) or "tuple" (ordered, with its two brackets).
 
-    `variable` is the left side of "x = ..", "x \\in .." or of an inequality, else "". `text` is the
+    `variable` is the left side of "x = ..", "x \in .." or of an inequality, else "". `text` is the
     LaTeX of the whole node, with it.
     """
 
@@ -98,7 +98,7 @@ def _both(text: str) -> Node | None:
 
 
 def _with_variable(text: str) -> Node | None:
-    """`x = ..`, `x \\in ..`, `a < x < b`, `.. \\pm ..`; None for anything else."""
+    r"""`x = ..`, `x \in ..`, `a < x < b`, `.. \pm ..`; None for anything else."""
     belongs = re.match(rf"({_VARIABLE.pattern})\s*\\in(?![a-zA-Z])\s*(.+)", text)
     if belongs:
         return dataclasses.replace(parse(belongs[2]), variable=belongs[1])
