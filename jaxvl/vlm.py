@@ -69,6 +69,7 @@ class VLM:
 
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
+        """The structure whose leaves `params` holds, adapters included."""
         if self.lora:
             return lora.graphdef(self.config, self.lora)
         return qwen_vl.graphdef(self.config)

@@ -35,6 +35,7 @@ class Flow:
     verify: TeacherSettings = TeacherSettings(max_tokens=MAX_TOKENS["verify"])
 
     def steps(self, images: Path, prompts: Path | None) -> list[Step]:
+        """The steps that ask, in their order; for prompts of one's own see `steps.prompt`."""
         return [Step(name, getattr(self, name), prompt(name, prompts), images) for name in ASKING]
 
 

@@ -36,14 +36,17 @@ class ManifestPlace:
             raise UserError(f"--out {self.out}: rows are JSON lines; expected a name with .jsonl")
 
     def beside(self, suffix: str) -> Path:
+        """OUT.suffix."""
         return self.out.with_name(f"{self.out.stem}.{suffix}")
 
     @property
     def manifest(self) -> Path:
+        """OUT.manifest.json."""
         return self.beside("manifest.json")
 
     @property
     def dropped(self) -> Path:
+        """OUT.dropped.jsonl."""
         return self.beside("dropped.jsonl")
 
 

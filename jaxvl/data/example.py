@@ -66,7 +66,8 @@ class Source(Protocol):
     Where the sequence has an attribute `dropped`, those rows count as rows of the dataset.
     """
 
-    def load(self) -> Sequence[Example]: ...
+    def load(self) -> Sequence[Example]:
+        """All examples, of which each is read when it is asked for."""
 
 
 class Examples(Sequence[Example]):
@@ -96,6 +97,7 @@ class RowSource:
     """
 
     def rows(self, start: int = 0) -> Iterator[ReadRow]:
+        """Every row's id and its example, or the BadRow that says why it is left out."""
         raise NotImplementedError
 
     def files(self) -> list[Any]:

@@ -40,10 +40,12 @@ class Text:
 
     @property
     def tokens_S(self) -> np.ndarray:
+        """The token ids, int32."""
         return np.concatenate([self.prompt.tokens, np.asarray(self.target, np.int32)])
 
     @property
     def size(self) -> Room:
+        """What the text takes of a row."""
         return Room(len(self.counts_S), len(self.prompt.segments), int(self.counts_S.sum()))
 
 

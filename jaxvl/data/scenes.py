@@ -49,6 +49,7 @@ class Thing:
 
     @property
     def place(self) -> str:
+        """Column a to d and row 1 to 4: "a1" is far left."""
         return f"{'abcd'[self.column]}{self.row + 1}"
 
 

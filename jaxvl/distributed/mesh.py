@@ -102,6 +102,7 @@ class DataShard:
 
     @property
     def count(self) -> int:
+        """The number of shares."""
         return len(self.leads)
 
     @property

@@ -34,6 +34,7 @@ class Given:
         self.lines: list[Line] = []
 
     def has(self, *names: str) -> bool:
+        """Whether one of `names` is given and not yet taken."""
         return any(name in self.left for name in names)
 
     def take(self, names: str, default: Any = None, becomes: str = "", note: str = "") -> Any:
@@ -68,10 +69,12 @@ class Given:
                     self.take(name, note=reason)
 
     def drop_below(self, prefix: str, reason: str) -> None:
+        """Takes all names that begin with `prefix`; `reason` is noted at each."""
         for name in [name for name in self.left if name.startswith(prefix)]:
             self.take(name, note=reason)
 
     def unknown(self) -> dict[str, Any]:
+        """What has not been taken."""
         return self.left
 
 

@@ -50,6 +50,7 @@ class TextArch:
 
     @property
     def head_dim(self) -> int:
+        """H, the width of a head."""
         return self.dim // self.heads
 
 

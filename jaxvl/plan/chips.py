@@ -34,6 +34,7 @@ class Chip:
 
     @property
     def source(self) -> str:
+        """Where its figures are from."""
         return f"https://cloud.google.com/tpu/docs/{self.name}; HBM: libtpu's own limit"
 
 
@@ -108,10 +109,12 @@ class Topology:
 
     @property
     def slice_chips(self) -> int:
+        """Chips of one slice."""
         return math.prod(self.shape)
 
     @property
     def chips(self) -> int:
+        """Chips of all slices."""
         return self.slice_chips * self.slices
 
     def joined(self, axis: int) -> bool:

@@ -47,6 +47,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Bytes of one device."""
         return self.arguments + self.outputs + self.temporaries + self.code
 
 

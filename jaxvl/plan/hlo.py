@@ -46,6 +46,7 @@ class Array:
 
     @property
     def bytes(self) -> float:
+        """Its size, padding left out."""
         return math.prod(self.shape) * BYTES[self.dtype]
 
     @property
@@ -69,10 +70,12 @@ class Instruction:
 
     @property
     def bytes(self) -> float:
+        """The size of its results."""
         return sum(array.bytes for array in self.results)
 
     @property
     def hbm(self) -> float:
+        """The bytes of its results that lie in HBM."""
         return sum(array.hbm for array in self.results)
 
     @property

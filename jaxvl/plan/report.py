@@ -88,6 +88,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether a chip has room for every program."""
         return all(self.holds(program) for program in self.programs)
 
     def holds(self, program: ProgramReport) -> bool:

@@ -27,6 +27,7 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
+        """The time of the slowest resource, as if all the others overlapped with it."""
         return max(self.compute, self.hbm, self.ici, self.dcn)
 
     @property

@@ -35,6 +35,7 @@ class Scores:
 
     @property
     def masked_N(self) -> np.ndarray:
+        """Whether a completion is left out of the step."""
         return np.isnan(self.total_N)
 
     @property

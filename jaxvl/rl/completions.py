@@ -22,6 +22,7 @@ class Completions:
 
     @property
     def lengths_N(self) -> np.ndarray:
+        """Numbers of tokens."""
         return np.array([len(ids) for ids in self.ids])
 
 

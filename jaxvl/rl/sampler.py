@@ -75,10 +75,12 @@ class DecodeState:
 
     @property
     def slots(self) -> int:
+        """S, the slots of a shard."""
         return self.request.shape[1]
 
     @property
     def cache_len(self) -> int:
+        """T, the tokens that a slot has room for."""
         return self.cache[0].k.shape[-1]
 
 

@@ -29,7 +29,8 @@ class Engine(Protocol):
 
     dropped: list[Dropped]
 
-    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]: ...
+    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
+        """The replies to (item, sample) pairs, a batch at a time."""
 
 
 @dataclasses.dataclass(frozen=True)

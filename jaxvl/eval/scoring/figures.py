@@ -19,6 +19,7 @@ class Sums:
     value: Callable[..., float | None]
 
     def totals(self, scored: Sequence[Scored]) -> list[float]:
+        """The sums over all clusters."""
         return [sum(column) for column in zip(*map(self.of, by_cluster(scored)), strict=True)]
 
     def __call__(self, scored: Sequence[Scored]) -> float | None:
