@@ -15,8 +15,8 @@ from tests.data.published import picture
 from tests.eval.benchmarks.published import cell, tsv
 
 
-def row(folders=(), **values):
-    return Row(values, 1, Path("file"), tuple(folders))
+def row(**values):
+    return Row(values, 1, Path("file"), (), Path())
 
 
 def rows(folder, files=("*.tsv",)):

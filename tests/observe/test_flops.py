@@ -39,7 +39,7 @@ def test_a_forward_pass_is_what_the_program_multiplies(vlm):
     batch = train_batch(arrays, np.zeros((R, G, C), np.int32))
     policy = Policy(vlm.graphdef, "float32", remat="block", temperature=1.0, chunk=G * C)
     with jax.set_mesh(vlm.mesh):
-        traced = jax.make_jaxpr(lambda params: policy.logprobs(params, batch)[0])(vlm.params)
+        traced = jax.make_jaxpr(lambda *args: policy.logprobs(*args)[0])(vlm.params, batch)
     parts = flops._parts(vlm.config, Work.full(R, T, PATCHES, G, C)).values()
     assert sum(part.weights for part in parts) == weight_products(traced.jaxpr)
 
