@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -156,7 +157,7 @@ def select(
 
     numbers = [_number(text, "--sizes") for text in sizes.split(",")]
     scorers = [
-        PerplexityScorer(f"{_fingerprint(path)} {dtype}", lambda path=path: _logprobs(path, dtype))
+        PerplexityScorer(f"{_fingerprint(path)} {dtype}", functools.partial(_logprobs, path, dtype))
         for path in scorer
     ]
     with _progress() as tell:

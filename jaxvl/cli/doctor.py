@@ -142,7 +142,7 @@ def _collective() -> tuple[str, str]:
 
 
 def _cache() -> tuple[str, str]:
-    place = jax.config.jax_compilation_cache_dir
+    place = jax.config.values["jax_compilation_cache_dir"]
     if not place:
         return "warning", "none: every start compiles anew"
     if "://" in place:
@@ -221,7 +221,9 @@ class _Found:
     """What the checks of a config find and those after them need."""
 
     def __init__(self, cfg: Config | SFTConfig):
-        self.cfg, self.items, self.processor = cfg, [], None
+        self.cfg = cfg
+        self.items: list[StreamItem] = []
+        self.processor: Processor | None = None
 
     def model(self) -> tuple[str, str]:
         path = locate(self.cfg.model.path).files
@@ -268,7 +270,7 @@ class _Found:
         answer to the first rows."""
         chosen = [reward for reward in self.cfg.rewards if not endpoints(reward.fn)]
         names = [reward.name for reward in chosen]
-        if not chosen or not self.items:
+        if self.processor is None or not chosen or not self.items:
             return "warning", "not called: all of them ask a judge, or no row can be used"
         texts = [t for item in self.items for t in _answers(str(item.example.answer))]
         ids = [self.processor.tokenize(text) for text in texts]

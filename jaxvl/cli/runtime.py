@@ -16,6 +16,6 @@ def prepare_jax() -> None:
 
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; both are an error
         os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(GPU_SHARE))
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path.home() / ".cache" / "jaxvl" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -9,14 +9,24 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from jaxvl.config.overrides import set_field
 from jaxvl.config.schema import Config, SFTConfig
 from jaxvl.config.validate import notes, validate
 from jaxvl.errors import UserError
 
+_Kind = TypeVar("_Kind", Config, SFTConfig)
 
+
+@overload
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def load(path: str | Path, overrides: Sequence[str], kind: type[_Kind], /) -> _Kind: ...
+@overload
+def load(
+    path: str | Path, overrides: Sequence[str] = (), *kinds: type[Config] | type[SFTConfig]
+) -> Config | SFTConfig: ...
 def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Config | SFTConfig:
     """The config in the Python or YAML file at `path`, with `a.b=c` overrides applied, validated.
 

@@ -79,7 +79,7 @@ def table(manifests: Mapping[str, Manifest]) -> list[tuple[str, ...]]:
     for place, (step, name) in enumerate(columns):
         for source, found in manifests[step]["sources"].items():
             counts.setdefault(source, [0] * 4)[place] = found.get(name, 0)
-    lines = [("source", "rows", "verified", "SFT", "RL")]
+    lines: list[tuple[str, ...]] = [("source", "rows", "verified", "SFT", "RL")]
     for source, ours in sorted(counts.items()):
         facts = PAPER.get(source)
         theirs = (facts.original, facts.pipeline, facts.sft, facts.rl) if facts else None

@@ -79,9 +79,9 @@ def finish(
     place: ManifestPlace,
     identity: Manifest,
     rows_in: int,
-    outputs: dict[str, Output],
+    outputs: Mapping[str, Output],
     dropped: Iterable[rows.CuratedRow],
-    copies: dict[str, Output] | None = None,
+    copies: Mapping[str, Output] | None = None,
     **more: Any,
 ) -> Manifest:
     """Writes rows and drops, and last of all the manifest.
@@ -100,7 +100,7 @@ def finish(
                 reasons[row["reason"]] += 1
             yield rows.line(row)
 
-    for name, (path, found) in (outputs | (copies or {})).items():
+    for name, (path, found) in {**outputs, **(copies or {})}.items():
         size: Counter = Counter()
         rows.write(path, counted(name, found, size))
         written[name] = {"file": path.name, "rows": size["rows"], "sha256": files.sha256(path)}

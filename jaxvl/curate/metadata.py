@@ -38,7 +38,7 @@ def run(paths: Mapping[str, str], out: Path, chosen: Chosen) -> Manifest:
     _check(paths, chosen)
     place = ManifestPlace(out)
     with manifest.alone(out.parent):
-        inputs = {}
+        inputs: dict[str, Path] = {}
         for name, path in paths.items():
             found = hub.find(path, "train")
             inputs |= {f"{name} {number}": file for number, file in enumerate(found)}

@@ -53,15 +53,20 @@ def select(
                 f"select: sizes {list(sizes)}; {source} has {len(given):,} rows with their "
                 "pictures, expected 1 to that many"
             )
-        settings = {"scorers": [scorer.name for scorer in scorers], "sizes": sorted(set(sizes))}
-        identity = manifest.identity("select", settings | {"batch": batch}, {"rows": source})
+        ordered = sorted(set(sizes))
+        settings = {
+            "scorers": [scorer.name for scorer in scorers],
+            "sizes": ordered,
+            "batch": batch,
+        }
+        identity = manifest.identity("select", settings, {"rows": source})
         done = manifest.finished(place, identity)
         if done is None:
             rows.share_images(source, place.out)
             images = source.parent / "images"
             scores = [_scores(s, given, images, out, batch, on_rows) for s in scorers]
             means = [math.fsum(of_row) / len(scorers) for of_row in zip(*scores, strict=True)]
-            done = _write(place, identity, given, unfit, means, settings["sizes"])
+            done = _write(place, identity, given, unfit, means, ordered)
         return done
 
 

@@ -15,7 +15,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,27 @@ def read(path: Path) -> Iterator[CuratedRow]:
     id of another."""
     if not path.is_file():
         raise UserError(f"there is no {path}; expected rows that `jaxvl curate metadata` wrote")
-    ids = set()
+    ids: set[str] = set()
     for number, _, row in files.read([path]):
-        wrong = None if isinstance(row, dict) else str(row)
-        for name in () if wrong else ("id", "source", "question"):
-            if not isinstance(row.get(name), str) or not row[name]:
-                wrong = f"`{name}` is {fields.shown(row.get(name))}, expected text"
-        if not wrong and not isinstance(row.get("meta", {}), dict):
-            wrong = f"`meta` is {fields.shown(row['meta'])}, expected an object"
-        if not wrong and row["id"] in ids:
-            wrong = f"a second row has the id {row['id']!r:.60}"
-        if wrong:
+        wrong = _wrong(row, ids)
+        if isinstance(row, BadRow) or wrong:
             raise UserError(
                 f"{path}, row {number}: {wrong}; rows are made by `jaxvl curate metadata`"
             )
         ids.add(row["id"])
         yield row
+
+
+def _wrong(row: files.Raw, ids: Container[str]) -> str:
+    """What keeps it from being a row of the pipeline, after rows with these ids; "" if nothing."""
+    if isinstance(row, BadRow):
+        return str(row)
+    for name in ("question", "source", "id"):
+        if not isinstance(row.get(name), str) or not row[name]:
+            return f"`{name}` is {fields.shown(row.get(name))}, expected text"
+    if not isinstance(row.get("meta", {}), dict):
+        return f"`meta` is {fields.shown(row['meta'])}, expected an object"
+    return f"a second row has the id {row['id']!r:.60}" if row["id"] in ids else ""
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -97,7 +102,8 @@ def picture(row: CuratedRow, folder: Path) -> Path:
     name = name.lstrip("/")  # as the published files are read
     if ".." in Path(name).parts:
         raise BadRow("image outside the folder", f"`image` is {name!r:.60}")
-    return Path(fields.pictures(name, [folder], folder)[0])
+    (found,) = fields.pictures(name, [folder], folder)
+    return Path(os.fsdecode(found))  # of a path it is a path
 
 
 def data_url(path: Path, max_side: int) -> str:

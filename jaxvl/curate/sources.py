@@ -93,7 +93,8 @@ def read_row(raw: RawRow, source: str, kind: str = "") -> dict[str, Any] | None:
     row["question"] = _lettered(row["question"], options)
     if row["verifier_type"] == "mcq" and options:
         row["gt"] = _letter(row["gt"], options)
-    nested = raw.get("meta") if isinstance(raw.get("meta"), Mapping) else {}
+    inner = raw.get("meta")
+    nested = inner if isinstance(inner, Mapping) else {}
     meta = {n: v for n in _META if isinstance(v := raw.get(n, nested.get(n)), str) and v.strip()}
     if facts.in_words and "text_question" not in meta:
         raise BadRow("no question in words", "`text_question` is missing, which its teacher reads")

@@ -132,13 +132,12 @@ def _ask(
 ) -> list[tuple[str, str] | None]:
     """(text, finish reason) for each body; None where none was asked for or none came."""
     texts: list[tuple[str, str] | None] = [None] * len(bodies)
-    missing = [i for i, body in enumerate(bodies) if isinstance(body, dict)]
+    asked = {i: body for i, body in enumerate(bodies) if isinstance(body, dict)}
+    missing = list(asked)
     for _ in range(ROUNDS):
         if missing:
             assert teacher is not None
-            replies = teacher.post(
-                [bodies[i] for i in missing], lambda r: chat_reply(r) is not None
-            )
+            replies = teacher.post([asked[i] for i in missing], lambda r: chat_reply(r) is not None)
             for i, reply in zip(missing, replies, strict=True):
                 texts[i] = None if reply is None else chat_reply(reply)
             missing = [i for i in missing if texts[i] is None]

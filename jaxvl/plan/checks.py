@@ -56,9 +56,9 @@ def _is_scores(array: Array, cfg: Config | SFTConfig, arch: Arch, mesh) -> bool:
     lengths = {sizes.tokens, own, sizes.tokens + sizes.length, sizes.tokens + own, sizes.patches}
     lengths |= {size + -size % block for size in lengths for block in BLOCKS}
     parts = (1, mesh.shape["fsdp"], mesh.shape["tensor"])
-    widths = (text.dim, text.hidden, text.heads * text.head_dim, text.kv_heads * text.head_dim)
-    widths += (vision.dim, vision.hidden, vision.dim * vision.merge_size**2, text.vocab)
-    lengths -= {width // part for width, part in itertools.product(widths, parts)}
+    words = (text.dim, text.hidden, text.heads * text.head_dim, text.kv_heads * text.head_dim)
+    images = (vision.dim, vision.hidden, vision.dim * vision.merge_size**2, text.vocab)
+    lengths -= {width // part for width, part in itertools.product(words + images, parts)}
     return sum(size in lengths for size in array.shape) > 1
 
 

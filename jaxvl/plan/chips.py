@@ -30,7 +30,9 @@ class Chip:
     @property
     def flops(self) -> float:
         """FLOP/s of bfloat16 products."""
-        return flops.peak(self.kind, "bfloat16")
+        peak = flops.peak(self.kind, "bfloat16")
+        assert peak is not None, f"no peak of a {self.kind} is known"
+        return peak
 
     @property
     def source(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvl.plan.hlo import COLLECTIVES, Instruction, Module
+from jaxvl.plan.hlo import COLLECTIVES, Instruction, Module, named
 
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
@@ -70,7 +70,7 @@ def collectives(module: Module) -> list[Collective]:
             for part in module.inside(line):
                 kind = part.opcode.removesuffix("-start")
                 if kind in COLLECTIVES:
-                    key = (computation, part.name)
+                    key: tuple[str | None, ...] = (computation, part.name)
                     if part is not line and (channel := _CHANNEL.search(part.text)):
                         chain = _CHAIN.search(part.text)
                         key = (computation, kind, channel[1], chain and chain[1])
@@ -93,9 +93,9 @@ def _within(module: Module, kind: str, part: Instruction, line: Instruction, tim
 
 def _between(module: Module, send: Instruction, times: float) -> Collective:
     """An exchange between slices, by what a chip sends."""
-    kind = _ACROSS.search(send.text)[1].lower().replace("_", "-")
-    named = _SLICES.search(send.text)
-    slices = [n for part in named[1].split(",") for n in _range(part)] if named else [0, 1]
+    kind = named(_ACROSS, send.text).lower().replace("_", "-")
+    members = _SLICES.search(send.text)
+    slices = [n for part in members[1].split(",") for n in _range(part)] if members else [0, 1]
     size = module.lines[send.operands[0]].bytes
     if kind == "all-gather":
         size *= len(slices)

@@ -106,6 +106,7 @@ def compile_program(program: Program) -> Compiled:
             return Compiled(time.perf_counter() - start, None, "", words, wanted, largest)
     seconds = time.perf_counter() - start
     stats = done.memory_analysis()
+    assert stats is not None, "the compiler does not say what memory a program takes"
     memory = Memory(
         arguments=stats.argument_size_in_bytes,
         outputs=stats.output_size_in_bytes - stats.alias_size_in_bytes,
@@ -113,7 +114,7 @@ def compile_program(program: Program) -> Compiled:
         code=stats.generated_code_size_in_bytes,
     )
     warnings = tuple(line for line in lines if REMAT in line)
-    return Compiled(seconds, memory, done.as_text(), warnings=warnings)
+    return Compiled(seconds, memory, done.as_text() or "", warnings=warnings)
 
 
 def read_exhausted(message: str) -> tuple[float, tuple[tuple[float, str, str], ...]]:

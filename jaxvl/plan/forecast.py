@@ -45,7 +45,8 @@ class Forecast:
 
 def forecast(module: Module, clock: float, kernels: float) -> Forecast | None:
     """Of a compiled program; None where its compiler writes no cycles. `kernels`: their seconds."""
-    parts, missing = collections.Counter(), collections.Counter()
+    parts: dict[str, float] = collections.defaultdict(float)
+    missing: dict[str, float] = collections.defaultdict(float)
     for line, times in module.running():
         if line.opcode in FREE or line.opcode.endswith("-done"):
             continue
@@ -56,7 +57,11 @@ def forecast(module: Module, clock: float, kernels: float) -> Forecast | None:
             missing[kind] += times
     if not parts:
         return None
-    return Forecast(dict(parts.most_common()), kernels, dict(missing.most_common()))
+    return Forecast(_most_first(parts), kernels, _most_first(missing))
+
+
+def _most_first(found: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 def _part(op_name: str) -> str:

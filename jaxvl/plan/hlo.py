@@ -243,12 +243,12 @@ class Module:
         """2 x results x how many products are summed for each."""
         kernel = self.lines[line.operands[1]].results[0].shape
         if line.opcode == "dot":
-            contracted = re.search(r"rhs_contracting_dims=\{([\d,]*)\}", line.text)
-            summed = math.prod(kernel[int(i)] for i in contracted[1].split(",") if i)
+            contracted = named(r"rhs_contracting_dims=\{([\d,]*)\}", line.text)
+            summed = math.prod(kernel[int(i)] for i in contracted.split(",") if i)
         else:
             # In "bf0_0io->bf0" the kernel's letter i is summed over, and so is a digit, a dimension
             # of a window, unless padding or dilation make it a batch of products in disguise.
-            labels = re.search(r"dim_labels=\w+_(\w+)->", line.text)[1]
+            labels = named(r"dim_labels=\w+_(\w+)->", line.text)
             window = dict(re.findall(r"(size|pad|lhs_dilate)=([\w\-]+)", line.text))
             batched = window.get("pad") or window.get("lhs_dilate")
             summed = math.prod(
@@ -279,6 +279,14 @@ class Module:
         return sorted(found.values(), key=lambda pair: -pair[0].bytes)
 
 
+def named(pattern: str | re.Pattern[str], text: str) -> str:
+    """What an instruction says in the pattern's group; ValueError where it does not."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"an instruction without {pattern}: {text}")
+    return found[1]
+
+
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     """Computations by name, and the name of the one that runs first."""
     computations: dict[str, list[Instruction]] = {}
@@ -286,10 +294,10 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     for line in text.splitlines():
         if not line.startswith(" ") and line.endswith("{"):
             first = line.removeprefix("ENTRY ")
-            name = re.match(r"%?([\w.\-]+)", first)
-            if name and not line.startswith("HloModule"):
-                current = computations.setdefault(name[1], [])
-                entry = name[1] if line.startswith("ENTRY ") else entry
+            head = re.match(r"%?([\w.\-]+)", first)
+            if head and not line.startswith("HloModule"):
+                current = computations.setdefault(head[1], [])
+                entry = head[1] if line.startswith("ENTRY ") else entry
             continue
         found = _LINE.match(line)
         if found and current is not None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import Collective
@@ -38,8 +38,8 @@ def _links(topology: Topology, group: Sequence[Sequence[int]]) -> int:
     return max(count, 1)
 
 
-def _cuts(topology: Topology) -> Iterator[tuple[int, range, int]]:
-    """Ways to cut a slice in two: (axis, places on one side, links through the cut)."""
+def _cuts(topology: Topology) -> Iterator[tuple[int, Callable[[int], bool], int]]:
+    """Ways to cut a slice in two: (axis, whether a place is on one side, links through the cut)."""
     for axis, size in enumerate(topology.shape):
         section = topology.slice_chips // size
         if topology.joined(axis):

@@ -37,7 +37,7 @@ def plan_tpu(
     """Has what a run of `cfg` needs compiled for TPU slices. `say` is told what goes on."""
     arch, devices = read_arch(cfg.model), tpu_devices(topology)
     mesh = _mesh(cfg.mesh, devices)
-    coords, reports = coordinates(mesh.devices.flat), []
+    coords, reports = coordinates(list(mesh.devices.flat)), []
     with jax.set_mesh(mesh):
         for program in programs(cfg, arch, mesh):
             say(f"compiling {program.name} for {topology}")
@@ -184,14 +184,15 @@ def _checked(
 
 def _traffic(exchanges: Iterable[Collective]) -> tuple[Traffic, ...]:
     """Collectives by kind, size of their groups and network, those that move most first."""
-    count, moved = collections.Counter(), collections.Counter()
+    count: dict[tuple[str, int, bool], float] = collections.defaultdict(float)
+    moved: dict[tuple[str, int, bool], float] = collections.defaultdict(float)
     for one in exchanges:
         key = (one.kind, one.size, one.across)
         count[key] += one.times
         moved[key] += one.times * one.moved
     return tuple(
         Traffic(kind, size, count[kind, size, across], total, across)
-        for (kind, size, across), total in moved.most_common()
+        for (kind, size, across), total in sorted(moved.items(), key=lambda pair: -pair[1])
     )
 
 

@@ -52,16 +52,23 @@ class Sizes:
     @classmethod
     def of(cls, cfg: Config | SFTConfig) -> Sizes:
         data = cfg.data
-        if "auto" in (data.prompt_buckets, data.patch_buckets):
+        prompts, patches = data.prompt_buckets, data.patch_buckets
+        if prompts == "auto" or patches == "auto":
             raise UserError(
                 "data.prompt_buckets or data.patch_buckets is auto, which is read from the data, "
                 "and a plan reads none: say the sizes to plan for, as data.prompt_buckets=1024 "
                 "data.patch_buckets=2048"
             )
-        size = {"tokens": max(data.prompt_buckets), "patches": max(data.patch_buckets)}
         batch = cfg.batch
-        g, C = batch.per_row, batch.length
-        return cls(batch.rows, batch.pieces, batch.mini_batches, **size, completions=g, length=C)
+        return cls(
+            batch.rows,
+            batch.pieces,
+            batch.mini_batches,
+            tokens=max(prompts),
+            patches=max(patches),
+            completions=batch.per_row,
+            length=batch.length,
+        )
 
     def mini_batch(self) -> Sizes:
         """Of what one update learns from."""
@@ -87,7 +94,7 @@ class Program:
     """One jitted function and the shapes it is called with."""
 
     name: str
-    function: Callable
+    function: jax.stages.Wrapped
     args: dict[str, Any]  # by what they are, in order
     beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
     makes: dict[str, Any]  # what comes out and takes no argument's place, if it is large
@@ -142,10 +149,10 @@ class Held:
     def of(cls, cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> Held:
         model = cfg.model
         base, graph = base_params(model, arch, mesh), qwen_vl.graphdef(arch)
-        params, trains = base, set(model.train)
-        if model.lora:
-            fresh = jax.eval_shape(lambda: lora.init(base, model.lora, lora.keys(0)[0]))
-            params, graph = partition.combine(base, fresh), lora.graphdef(arch, model.lora)
+        params, trains, adapter = base, set[str](model.train), model.lora
+        if adapter:
+            fresh = jax.eval_shape(lambda: lora.init(base, adapter, lora.keys(0)[0]))
+            params, graph = partition.combine(base, fresh), lora.graphdef(arch, adapter)
             trains |= {partition.ADAPTERS}
         learns, frozen = partition.partition(params, trains)
         how = learning(cfg, graph)
@@ -194,7 +201,7 @@ def _own_logprobs(
 def _asked_of(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
     """A step's batch as far as its log-probabilities depend on it."""
     batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
-    unread = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
+    unread: dict[str, Any] = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
     return dataclasses.replace(batch, **unread)
 
 
@@ -303,6 +310,7 @@ def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> Pro
     attention = tower.attention + prompts.attention + flops.decode(arch.text, rows).attention
     if kind == "forward":
         return ProgramWork(flops.forward(arch, rows), attention)
+    assert model is not None, "an update depends on what trains"
     adapted = model.lora.parts if model.lora else ()
     # Forward, again to save memory, and five products backward where forward has two.
     executed = attention * (1 + (model.remat == "block") + 2.5)

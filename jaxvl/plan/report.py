@@ -98,10 +98,10 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """The step's bound: its programs one after the other; None where they were not compiled."""
-        bounds = [program.roofline for program in self.programs]
-        if None in bounds:
+        bounds = [(p.calls, p.roofline.seconds) for p in self.programs if p.roofline is not None]
+        if len(bounds) < len(self.programs):
             return None
-        return sum(p.calls * p.roofline.seconds for p in self.programs)
+        return sum(calls * seconds for calls, seconds in bounds)
 
     @property
     def largest_micro_batch(self) -> int | None:
@@ -119,10 +119,10 @@ class Plan:
     def forecast(self) -> float | None:
         """Seconds of a step's programs by the compiler's cycles; None where the compiler gives
         none, or not all of them were compiled."""
-        found = [program for program in self.programs if program.forecast]
+        found = [(p.calls, p.forecast.seconds) for p in self.programs if p.forecast is not None]
         if self.seconds is None or not found:
             return None
-        return sum(program.calls * program.forecast.seconds for program in found)
+        return sum(calls * seconds for calls, seconds in found)
 
     def mfu_ceiling(self, name: str) -> float | None:
         """Model FLOPs of a program over what the chip could do in its bound."""

@@ -51,6 +51,7 @@ def roofline(
     chip, ici, dcn = topology.chip, 0.0, 0.0
     for one in collectives:
         if one.across:
+            assert chip.dcn is not None  # `Topology.parse` refuses slices of such chips
             dcn += one.times * one.moved / chip.dcn
         else:
             ici += one.times * links.seconds(topology, coords, one)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jaxvl.plan import advice
 from jaxvl.plan.chips import GiB
 from jaxvl.plan.report import SPARE, Plan, ProgramReport
+from jaxvl.plan.roofline import Roofline
 
 
 def text(plan: Plan) -> str:
@@ -61,7 +62,7 @@ def _times(plan: Plan) -> list[str]:
         + ["bound", "calls", "compiled in"]
     ]
     rows.extend(
-        _work(program, [across for _, across in networks])
+        _work(program, program.roofline, [across for _, across in networks])
         for program in plan.programs
         if program.roofline is not None
     )
@@ -99,8 +100,10 @@ def _forecast(plan: Plan) -> list[str]:
         f"forecast of a step {plan.forecast:.2f} s: the compiler's estimated cycles, without what "
         f"has none and the host; MFU of the update then {plan.mfu_forecast('update'):.0%}"
     ]
-    for program in (program for program in plan.programs if program.forecast):
+    for program in plan.programs:
         found = program.forecast
+        if found is None:
+            continue
         parts = [f"{name} {seconds:.3f}" for name, seconds in found.parts.items()]
         if found.kernels:
             parts.append(f"kernels at the chip's peak {found.kernels:.3f}")
@@ -111,9 +114,9 @@ def _forecast(plan: Plan) -> list[str]:
     return lines
 
 
-def _work(program: ProgramReport, networks: Sequence[bool]) -> list[str]:
+def _work(program: ProgramReport, roof: Roofline, networks: Sequence[bool]) -> list[str]:
     """A program's line of the table of work; `networks` says which, between slices or within."""
-    roof, moved = program.roofline, dict.fromkeys(networks, 0.0)
+    moved = dict.fromkeys(networks, 0.0)
     for one in program.collectives:
         moved[one.across] += one.bytes
     seconds = [roof.dcn if across else roof.ici for across in networks]

@@ -107,8 +107,8 @@ def _by_source(group: Sequence[Scored]) -> tuple[float, ...]:
 
 def _two_d(*sums: float) -> float | None:
     """The mean of the two sources of the 2D part, as VLMEvalKit reports that part."""
-    parts = [figures.ratio(*sums[:2]), figures.ratio(*sums[2:4])]
-    return None if None in parts else sum(parts) / 2
+    ade, coco = figures.ratio(*sums[:2]), figures.ratio(*sums[2:4])
+    return None if ade is None or coco is None else (ade + coco) / 2
 
 
 def _cambrian(*sums: float) -> float | None:

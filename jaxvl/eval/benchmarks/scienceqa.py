@@ -63,8 +63,9 @@ def _item(row: Row, protocol: str) -> Item:
 
 def _letter(answer: object) -> object:
     """The letter of an index from 0; what is none as it is."""
-    number = isinstance(answer, int) and not isinstance(answer, bool)
-    return LETTERS[answer] if number and 0 <= answer < len(LETTERS) else answer
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        return answer
+    return LETTERS[answer] if 0 <= answer < len(LETTERS) else answer
 
 
 def _images(row: Row) -> tuple[str | bytes, ...]:

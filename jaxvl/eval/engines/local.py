@@ -49,12 +49,19 @@ class _Row:
         return step_up(len(encoded.tokens)), step_up(len(encoded.segments))
 
 
-def open_model(path: str, dtype: str, mesh: Mesh, **pixels: int | None) -> tuple[VLM, str]:
+def open_model(
+    path: str,
+    dtype: str,
+    mesh: Mesh,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> tuple[VLM, str]:
     """The model at `path`, as `jaxvl.load` has it, with what tells its weights from others at the
     same path."""
     place = locate(path)
     weights = place.run / "checkpoints" / str(place.step) if place.run else place.files
-    return load(path, dtype, mesh, **pixels), fingerprint(weights)
+    vlm = load(path, dtype, mesh, min_pixels=min_pixels, max_pixels=max_pixels)
+    return vlm, fingerprint(weights)
 
 
 class Local:

@@ -91,8 +91,8 @@ def _url(image: Any, max_pixels: int | None) -> str:
     picture = load_image(image)
     if max_pixels and picture.width * picture.height > max_pixels:
         factor = (max_pixels / (picture.width * picture.height)) ** 0.5
-        size = (max(1, int(side * factor)) for side in picture.size)
-        picture = picture.resize(tuple(size))
+        width, height = (max(1, int(side * factor)) for side in picture.size)
+        picture = picture.resize((width, height))
     data = io.BytesIO()
     picture.save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

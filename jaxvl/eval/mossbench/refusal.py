@@ -165,7 +165,7 @@ def verdicts(
     cannot be told there is no verdict: neither is asked about.
     """
     shown = [_shown(reply) for reply in replies]
-    asked = [i for i, text in enumerate(shown) if text]
-    found = scorer(*([column[i] for i in asked] for column in (images, questions, shown)))
+    asked = {i: text for i, text in enumerate(shown) if text}
+    found = scorer([images[i] for i in asked], [questions[i] for i in asked], list(asked.values()))
     by_row = dict(zip(asked, found, strict=True))
     return [1.0 if text == "" else by_row.get(i) for i, text in enumerate(shown)]

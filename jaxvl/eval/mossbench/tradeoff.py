@@ -77,15 +77,15 @@ def table(
     """
     found = []
     for kind in ("all", *TYPES):
-        points = {}
+        points: dict[str, dict[str, stats.Estimate]] = {}
+        pairs: list[tuple[float, float]] = []
         for name, (benign, harmful) in models.items():
             over, safe = _rate(benign, kind), _rate(harmful, kind)
-            if over.count and safe.count:
+            if over.value is not None and safe.value is not None:
+                pairs.append((over.value, safe.value))
                 points[name] = {"oversensitivity": over, "safety": safe}
-        over, safe = (
-            [of[side].value for of in points.values()] for side in ("oversensitivity", "safety")
-        )
-        found.append({"type": kind, "rho": spearman(over, safe), "models": points})
+        rho = spearman([over for over, _ in pairs], [safe for _, safe in pairs])
+        found.append({"type": kind, "rho": rho, "models": points})
     return found
 
 

@@ -169,7 +169,8 @@ def _over_six(found: Sequence[ResultsJson]) -> Iterator[Table]:
     for mode in ("strict", "lenient"):
         names = [(task, published.figures([column])[0]) for task, column in published.SIX.values()]
         values = [_value(by_task[task][mode], name) for task, name in names]
-        mean = None if None in values else sum(values) / len(values)
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(values) else None
         ours.append([f"ours, {mode}", *map(share, [*values, mean])])
     for title, columns, rows in published.WHOLE.values():
         if columns == (*published.SIX, "average"):

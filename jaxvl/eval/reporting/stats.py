@@ -59,8 +59,8 @@ def sums(values_N: Sequence[float], clusters_N: Sequence[Hashable]) -> tuple[np.
     """Sum and number of the values of each cluster, [K] and [K], in the order they appear."""
     number: dict[Hashable, int] = {}
     index_N = np.array([number.setdefault(name, len(number)) for name in clusters_N], int)
-    values_N = np.asarray(values_N, float)
-    return np.bincount(index_N, values_N, len(number)), np.bincount(index_N, None, len(number))
+    sum_K = np.bincount(index_N, np.asarray(values_N, float), len(number))
+    return sum_K, np.bincount(index_N, None, len(number))
 
 
 def rate(values_N: Sequence[float], clusters_N: Sequence[Hashable]) -> Estimate:

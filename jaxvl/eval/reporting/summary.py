@@ -189,10 +189,15 @@ def _groups(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, dict[st
     names = dict.fromkeys(name for one in scored for name in one.item.groups)
     found: dict[str, dict[str, stats.Estimate]] = {}
     for name in names:
-        named = [one for one in scored if name in one.item.groups]
-        groups = _by(named, lambda one, name=name: one.item.groups[name])
+        groups = _grouped(scored, name)
         found[name] = {g: _rate(_rated(benchmark, groups[g])) for g in sorted(groups)}
     return found
+
+
+def _grouped(scored: Sequence[Scored], name: str) -> dict[str, list[Scored]]:
+    """Those that are in a group of a breakdown, by the group."""
+    named = [one for one in scored if name in one.item.groups]
+    return _by(named, lambda one: one.item.groups[name])
 
 
 def _sampled(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -224,8 +229,8 @@ def _sampled(scored: Sequence[Scored]) -> dict[str, Any]:
             ],
             clusters,
         )
-    average = [sum(one.mark.value or 0.0 for one in of) / n for of in whole]
-    average = stats.mean(average, clusters)
+    means = [sum(one.mark.value or 0.0 for one in of) / n for of in whole]
+    average = stats.mean(means, clusters)
     return {"n": n, "items": len(whole), "avg": average, "pass": passed, "majority": voted}
 
 
@@ -284,8 +289,8 @@ def _judge(
         values = {(row["id"], row["sample"]): row["value"] for row in rows}
         values = {key: value for key, value in values.items() if key in rules}
         clusters = [cluster(rules[key].item) for key in values]
-        both = [key for key in values if rules[key].mark.value is not None]
-        agreed = [(rules[key].mark.value >= 0.5) == (values[key] >= 0.5) for key in both]
+        ruled = {key: mark for key in values if (mark := rules[key].mark.value) is not None}
+        agreed = [(mark >= 0.5) == (values[key] >= 0.5) for key, mark in ruled.items()]
         # Where a reply without a mark is in no rate, metrics may still look at what it is.
         seen = values if benchmark.none_is_wrong else rules
         marks = {k: dataclasses.replace(rules[k].mark, value=values.get(k)) for k in seen}
@@ -294,7 +299,7 @@ def _judge(
             "replies": len(values),
             "missing": len(scored) - len(values),
             "accuracy": stats.proportion(list(values.values()), clusters),
-            "agreement": stats.proportion(agreed, [cluster(rules[key].item) for key in both]),
+            "agreement": stats.proportion(agreed, [cluster(rules[key].item) for key in ruled]),
             "metrics": _metrics(benchmark, by_judge),
             "groups": _groups(benchmark, by_judge),
         }

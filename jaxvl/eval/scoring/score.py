@@ -121,8 +121,9 @@ def _imports(file: Path) -> list[str]:
     """Paths, without suffix, of what may be modules of `jaxvl.eval` that a file imports."""
     found = []
     for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxvl.eval"):
-            inner = node.module.removeprefix("jaxvl.").replace(".", "/")
+        module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and module.startswith("jaxvl.eval"):
+            inner = module.removeprefix("jaxvl.").replace(".", "/")
             found += [inner, *(f"{inner}/{alias.name}" for alias in node.names)]
     return found
 
@@ -171,7 +172,7 @@ def _row(task: Task, item: Item, line: Line, marks: dict[str, Grade]) -> dict[st
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: dataclasses as objects, what is not finite as null."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {str(name): plain(of) for name, of in value.items()}
