@@ -259,9 +259,11 @@ class _Found:
         text += f"{most[0]} tokens and {most[1]} patches"
         if not self.items:
             return "error", f"{text}: none can be used; {'; '.join(bad[:2])}"
-        limits = max(data.prompt_buckets), max(data.patch_buckets)
-        if most[0] > limits[0] or most[1] > limits[1]:
-            text += f", the largest buckets are {limits[0]} and {limits[1]}"
+        # Buckets that are auto grow with what comes.
+        sizes = (data.prompt_buckets, data.patch_buckets)
+        limits = [None if of == "auto" else max(of) for of in sizes]
+        if any(limit and size > limit for size, limit in zip(most, limits, strict=True)):
+            text += f", the largest buckets are {limits[0] or 'auto'} and {limits[1] or 'auto'}"
             return ("warning" if data.too_long == "drop" else "error"), text
         return ("warning", f"{text}; {'; '.join(bad[:2])}") if bad else ("ok", text)
 

@@ -259,7 +259,7 @@ def make_update(
     lr: optax.Schedule,
     dropout: jax.Array | None = None,
     live: Callable[[TrainBatch], jax.Array] = any_token,
-) -> Callable[..., tuple[TrainState, Stats]]:
+) -> jax.stages.Wrapped:
     """The jitted `update(state, batch, frozen, beta)`. Leaves of `batch` have micro-batches in
     front.
 
@@ -314,7 +314,7 @@ def _needed(live_MRg: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(live_M, jnp.arange(M), 0)) + 1
 
 
-def make_logprobs(policy: Policy) -> Callable[[dict[str, Any], TrainBatch], jax.Array]:
+def make_logprobs(policy: Policy) -> jax.stages.Wrapped:
     """Jitted log-probabilities [M, R, g, C] of a batch with micro-batches, no gradient kept."""
 
     @jax.jit

@@ -29,7 +29,7 @@ class Learning:
     beta: float | None = None  # the coefficient that updates begin with; None: they take none
     own_logps: bool = False  # whether updates read the policy's log-probabilities before the first
 
-    def update(self, dropout: jax.Array | None) -> Callable:
+    def update(self, dropout: jax.Array | None) -> jax.stages.Wrapped:
         """`learner.make_update` of it."""
         return learner.make_update(self.objective, self.tx, self.lr, dropout, self.live)
 
