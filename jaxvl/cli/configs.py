@@ -13,6 +13,7 @@ import typer
 from jaxvl.errors import UserError
 
 CONFIG = typer.Argument(metavar="CONFIG", help="A Python file with config(), or a YAML file.")
+_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 OVERRIDES = typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
 
 
@@ -117,24 +118,40 @@ def init(
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="The file to write.")] = Path(
         "run.py"
     ),
-    data: Annotated[str, typer.Option(help="File, folder or hub dataset.", prompt=True)] = "",
+    data: Annotated[str | None, typer.Option(help="File, folder or hub dataset.")] = None,
     model: Annotated[
-        str, typer.Option(help="Checkpoint or hub id.", prompt=True)
-    ] = "Qwen/Qwen2-VL-2B-Instruct",
+        str | None, typer.Option(help="Checkpoint or hub id.", show_default=_MODEL)
+    ] = None,
     memory: Annotated[
-        int, typer.Option(help="Of one device, in GB.", prompt="GB of memory a device", min=1)
-    ] = 80,
-    devices: Annotated[int, typer.Option(help="How many.", prompt=True, min=1)] = 1,
+        int | None, typer.Option(help="Of one device, in GB.", min=1, show_default="80")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="1")] = None,
 ) -> None:
     """Write a commented config for one's data and hardware; what is no option is asked."""
+    _new(out)
+    data = _asked("--data", data, "Data", None)
+    model = _asked("--model", model, "Model", _MODEL)
+    memory = _asked("--memory", memory, "GB of memory a device", 80)
+    devices = _asked("--devices", devices, "Devices", 1)
     from jaxvl.cli.begin import begin
 
-    _new(out)
-    text, told = begin(data, model, memory, devices)
-    out.write_text(text, encoding="utf-8")
+    written, told = begin(data, model, memory, devices)
+    out.write_text(written, encoding="utf-8")
     for line in told:
         typer.echo(line)
     typer.echo(f"written: {out}; next: jaxvl doctor {out}, then jaxvl grpo {out}")
+
+
+def _asked(option: str, given: Any, question: str, default: Any) -> Any:
+    """What is given by the option, else what is answered; a number where the default is one."""
+    if given is not None:
+        return given
+    try:
+        return typer.prompt(question, default=default)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        raise UserError(f"init: {option} is not given, and there is nobody to ask") from None
 
 
 def _new(out: Path) -> None:

@@ -62,9 +62,14 @@ def address(where: str | Path) -> str | Path:
     return f"{PREFIX}datasets/{text}"
 
 
+def on_hub(where: str | Path) -> bool:
+    """Whether `where` is looked for on the hub."""
+    return str(address(where)).startswith(PREFIX)
+
+
 def revision(where: str | Path, files: Sequence[Path]) -> str:
     """The commit that the files of a hub dataset are of, "" for files of this machine."""
-    if not str(address(where)).startswith(PREFIX):
+    if not on_hub(where):
         return ""
     above = {folder.name for file in files for folder in file.parents if _in_cache(folder)}
     return min(above) if len(above) == 1 else ""

@@ -15,7 +15,7 @@ from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import chat_question
 from jaxvl.errors import UserError
 from jaxvl.migrate import rows
-from jaxvl.migrate.words import Given, Line
+from jaxvl.migrate.words import Given, Line, shown
 from jaxvl.rewards import accuracy, think_format
 
 _KL: dict[str, Any] = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
@@ -58,18 +58,18 @@ def config(given: Given, devices: int, data_rows: int) -> schema.Config:
     algorithm = _grpo(given, processes)
     run = _run(given, algorithm, data_rows)
     pixels: dict[str, Any] = {
-        name: int(given.number(f"data.{name}", None, f"model.{name}"))
+        name: given.whole(f"data.{name}", None, f"model.{name}")
         for name in ("min_pixels", "max_pixels")
         if given.has(f"data.{name}")
     }
-    path = given.take("worker.actor.model.model_path", None, "model.path")
+    path = given.text("worker.actor.model.model_path", None, "model.path")
     if not path:
         raise UserError("worker.actor.model.model_path is missing: expected it among the settings")
-    frozen = given.take("worker.actor.model.freeze_vision_tower", False, "model.train")
-    remat = given.take("worker.actor.model.enable_gradient_checkpointing", True, "model.remat")
+    frozen = given.flag("worker.actor.model.freeze_vision_tower", False, "model.train")
+    remat = given.flag("worker.actor.model.enable_gradient_checkpointing", True, "model.remat")
     cfg = schema.Config(
         model=schema.Model(
-            path=str(path),
+            path=path,
             dtype="bfloat16",
             remat="block" if remat else "products",
             train=("merger", "text") if frozen else ("tower", "merger", "text"),
@@ -78,14 +78,12 @@ def config(given: Given, devices: int, data_rows: int) -> schema.Config:
         data=_data(given),
         rewards=_rewards(given),
         sampling=schema.Sampling(
-            max_new_tokens=int(
-                given.number("data.max_response_length", 512, "sampling.max_new_tokens")
-            ),
+            max_new_tokens=given.whole("data.max_response_length", 512, "sampling.max_new_tokens"),
             temperature=float(
                 given.number("worker.rollout.temperature", 1.0, "sampling.temperature")
             ),
             top_p=float(given.number("worker.rollout.top_p", 1.0, "sampling.top_p")),
-            top_k=max(0, int(given.number("worker.rollout.top_k", -1, "sampling.top_k"))),
+            top_k=max(0, given.whole("worker.rollout.top_k", -1, "sampling.top_k")),
         ),
         grpo=algorithm,
         optim=_optim(given),
@@ -102,6 +100,7 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
     a_update = given.number(
         "worker.actor.global_batch_size", 256, "grpo.mini_batches", "prompts an update"
     )
+    a_update = rows.whole(a_update, "worker.actor.global_batch_size")
     mini = rows.whole(
         prompts / a_update, "data.rollout_batch_size / worker.actor.global_batch_size"
     )
@@ -109,9 +108,10 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
         "worker.actor.micro_batch_size_per_device_for_update", 4, "grpo.micro_batches",
         "completions a device; it is a matter of memory alone",
     )  # fmt: skip
+    at_once = rows.whole(at_once, "worker.actor.micro_batch_size_per_device_for_update")
     micro = int(max(1, a_update * group / (at_once * processes)))
     per_row, micro = rows.cut(prompts, group, mini, micro, processes)
-    estimator = given.take(
+    estimator = given.text(
         "algorithm.adv_estimator", "grpo", "grpo.leave_one_out, grpo.scale_rewards"
     )
     if estimator not in ("grpo", "rloo"):
@@ -119,8 +119,8 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
             Line(f"algorithm.adv_estimator = {estimator}", "", "NOT THERE: grpo instead")
         )
     rloo = estimator == "rloo"
-    off = given.take("algorithm.disable_kl", False, "grpo.beta")
-    inside = given.take("algorithm.use_kl_loss", True, "grpo.beta")
+    off = given.flag("algorithm.disable_kl", False, "grpo.beta")
+    inside = given.flag("algorithm.use_kl_loss", True, "grpo.beta")
     if not (off or inside):
         given.lines.append(
             Line(
@@ -129,16 +129,16 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
                 "NOT THERE: the KL stands in the loss",
             )
         )
-    estimate = given.take("algorithm.kl_penalty", "kl", "grpo.kl")
+    estimate = given.text("algorithm.kl_penalty", "kl", "grpo.kl")
     if estimate not in _KL:
         given.lines.append(
             Line(f"algorithm.kl_penalty = {estimate}", "grpo.kl", "NOT THERE: k3 instead")
         )
     beta = float(given.number("algorithm.kl_coef", 1e-3, "grpo.beta"))
-    adaptive = given.take("algorithm.kl_type", "fixed", "grpo.adaptive_kl") == "adaptive"
-    horizon = given.number("algorithm.kl_horizon", 10_000, "grpo.adaptive_kl.horizon" * adaptive)
+    adaptive = given.text("algorithm.kl_type", "fixed", "grpo.adaptive_kl") == "adaptive"
+    horizon = given.whole("algorithm.kl_horizon", 10_000, "grpo.adaptive_kl.horizon" * adaptive)
     target = given.number("algorithm.kl_target", 0.1, "grpo.adaptive_kl.target" * adaptive)
-    filtering = given.take("algorithm.online_filtering", False, "grpo.dynamic_sampling")
+    filtering = given.flag("algorithm.online_filtering", False, "grpo.dynamic_sampling")
     given.drop(
         {
             "groups without a signal are told by their spread": (
@@ -159,7 +159,7 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
         loss=_loss(given),
         beta=0.0 if off else beta,
         kl=_KL.get(estimate, "k3"),
-        adaptive_kl=grpo.AdaptiveKL(float(target), int(horizon)) if adaptive and not off else None,
+        adaptive_kl=grpo.AdaptiveKL(float(target), horizon) if adaptive and not off else None,
         leave_one_out=rloo,
         scale_rewards="none" if rloo else "group",
         dynamic_sampling=3 if filtering else 0,
@@ -170,10 +170,10 @@ def _loss(given: Given) -> grpo.Loss:
     low = float(given.number("worker.actor.clip_ratio_low", 0.2, "grpo.loss.epsilon"))
     high = float(given.number("worker.actor.clip_ratio_high", 0.3, "grpo.loss.epsilon_high"))
     delta = float(given.number("worker.actor.clip_ratio_dual", 3.0, "grpo.loss.delta"))
-    mean = given.take(
+    mean = given.text(
         "worker.actor.loss_avg_mode", "token", "grpo.loss", "token: over a micro-batch's"
     )
-    kind = given.take("worker.actor.loss_type", "default", "grpo.loss")
+    kind = given.text("worker.actor.loss_type", "default", "grpo.loss")
     if kind == "gspo" or kind == "gspo_token":
         return grpo.Gspo(epsilon=low, epsilon_high=high)
     if kind != "default":
@@ -186,16 +186,21 @@ def _loss(given: Given) -> grpo.Loss:
 
 def _optim(given: Given) -> schema.Optim:
     at = "worker.actor.optim."
-    betas = given.take(f"{at}betas", None, "optim.b1, optim.b2") or (0.9, 0.999)
+    betas = given.take(f"{at}betas", None, "optim.b1, optim.b2") or [0.9, 0.999]
+    if not (isinstance(betas, list) and [type(beta) for beta in betas] == [float, float]):
+        raise UserError(f"{at}betas: expected two numbers below 1, found {shown(betas)}")
     given.take(f"{at}strategy", note="AdamW in float32")
     given.take(f"{at}training_steps", note="the schedule is over run.steps")
-    schedule = given.take(f"{at}lr_scheduler_type", "constant", "optim.schedule")
+    schedule = given.text(f"{at}lr_scheduler_type", "constant", "optim.schedule")
     least = given.number(f"{at}min_lr_ratio", 0.0, "optim.min_lr")
     lr = float(given.number(f"{at}lr", 1e-6, "optim.lr"))
     ratio = given.number(
         f"{at}lr_warmup_ratio", 0.0, "optim.warmup_steps", "a share of all updates"
     )
     steps = given.number(f"{at}lr_warmup_steps", None, "optim.warmup_steps")
+    if schedule not in ("constant", "cosine"):
+        told = f"{at}lr_scheduler_type = {schedule}"
+        given.lines.append(Line(told, "optim.schedule", "NOT THERE: constant instead"))
     return schema.Optim(
         lr=lr,
         schedule=schedule if schedule in ("constant", "cosine") else "constant",
@@ -209,7 +214,7 @@ def _optim(given: Given) -> schema.Optim:
 
 
 def _data(given: Given) -> schema.Data:
-    where = str(given.take("data.train_files", "questions.jsonl", "data.source.path, .split"))
+    where = given.text("data.train_files", "questions.jsonl", "data.source.path, .split")
     path, _, split = where.partition("@")
     given.drop(
         {
@@ -219,21 +224,21 @@ def _data(given: Given) -> schema.Data:
             "NOT THERE: no video": "data.video_key data.video_fps",
         }
     )
-    images = given.take("data.image_dir", None, "data.source.images")
-    question = str(given.take("data.prompt_key", "prompt", "data.source.question"))
-    answer = str(given.take("data.answer_key", "answer", "data.source.answer"))
-    picture = str(given.take("data.image_key", "images", "data.source.image"))
-    dropped = given.take("data.filter_overlong_prompts", True, "data.too_long")
+    images = given.text("data.image_dir", None, "data.source.images")
+    question = given.text("data.prompt_key", "prompt", "data.source.question")
+    answer = given.text("data.answer_key", "answer", "data.source.answer")
+    picture = given.text("data.image_key", "images", "data.source.image")
+    dropped = given.flag("data.filter_overlong_prompts", True, "data.too_long")
     return schema.Data(
         source=Records(
             path=path, split=split or "train", question=question, answer=answer,
-            image=(picture,), images=str(images or ""),
+            image=(picture,), images=images or "",
         ),
         template=chat_question,
         prompt_buckets="auto",
         patch_buckets="auto",
         too_long="drop" if dropped else "error",
-        shuffle=bool(given.take("data.shuffle", True, "data.shuffle")),
+        shuffle=given.flag("data.shuffle", True, "data.shuffle"),
     )  # fmt: skip
 
 
@@ -248,22 +253,22 @@ def _rewards(given: Given) -> tuple[schema.Reward, ...]:
 
 def _run(given: Given, algorithm: grpo.GRPO, data_rows: int) -> schema.Run:
     epochs = given.number("trainer.total_epochs trainer.total_episodes", 15, "run.steps")
-    most = given.number("trainer.max_steps", None, "run.steps")
+    most = given.whole("trainer.max_steps", None, "run.steps")
     steps, note = 500, "set it to epochs * rows / grpo.prompts, or give --rows"
     if most:
-        steps, note = int(most), "as they are"
+        steps, note = most, "as they are"
     elif data_rows:
         steps = max(1, int(epochs * data_rows / algorithm.prompts))
         note = f"{epochs:g} epochs of {data_rows} rows, {algorithm.prompts} prompts a step"
     given.lines.append(Line("steps", f"run.steps={steps}", note))
-    name = str(given.take("trainer.experiment_name", "converted", "run.dir"))
-    folder: Any = given.take("trainer.save_checkpoint_path", None, "run.dir")
-    every = given.number("trainer.save_freq", 100, "run.save_every", "-1: at the end")
-    keep = given.number("trainer.save_limit", 2, "run.keep")
+    name = given.text("trainer.experiment_name", "converted", "run.dir")
+    folder = given.text("trainer.save_checkpoint_path", None, "run.dir")
+    every = given.whole("trainer.save_freq", 100, "run.save_every", "-1: at the end")
+    keep = given.whole("trainer.save_limit", 2, "run.keep")
     return schema.Run(
-        dir=str(folder or f"runs/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"),
+        dir=(folder or f"runs/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"),
         steps=steps,
-        seed=int(given.number("data.seed", 1, "run.seed")),
-        save_every=int(every) if every > 0 else steps,
-        keep=int(keep) if keep > 0 else 2,
+        seed=given.whole("data.seed", 1, "run.seed"),
+        save_every=every if every > 0 else steps,
+        keep=keep if keep > 0 else 2,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.config import validate
-from jaxvl.config.schema import Config
+from jaxvl.config.overrides import function_name
+from jaxvl.config.schema import Config, Reward
 from jaxvl.config.source import python
 from jaxvl.errors import UserError
 from jaxvl.migrate import easyr1, trl
@@ -50,12 +51,21 @@ class Converted:
             value = getattr(value, name, None)
         if value is None or not line.becomes or dataclasses.is_dataclass(value):
             return line.becomes
-        return f"{line.becomes}={value}"
+        return f"{line.becomes}={_word(value)}"
 
     def text(self) -> str:
         """The config file, with the report at its head."""
         head = f"Written by `jaxvl convert-config` from settings of {self.of}.\n\n"
         return python(self.cfg, head + "\n".join(f"    {line}".rstrip() for line in self.report()))
+
+
+def _word(value: Any) -> Any:
+    """A value as the command line writes it: functions, and parts that hold one, by its name."""
+    if isinstance(value, tuple):
+        return ",".join(str(_word(item)) for item in value) or "()"
+    if isinstance(value, Reward):
+        return function_name(value.fn)
+    return function_name(value) if callable(value) else value
 
 
 def convert(file: Path | None, args: str = "", devices: int = 0, rows: int = 0) -> Converted:

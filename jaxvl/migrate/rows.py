@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from jaxvl.errors import UserError
 
+_MOST = 1_000_000  # above it a number is a slip, and ways to deal so many out are not tried
+
 
 def cut(
     prompts: int, group: int, mini_batches: int, micro_batches: int, devices: int
 ) -> tuple[int, int]:
     """(group_per_row, micro_batches) whose rows can be dealt out: micro-batches as near below those
     that are asked for as is possible, then rows as long as possible. Neither changes the result."""
-    for micro in range(max(micro_batches, 1), 0, -1):
+    for micro in range(max(min(micro_batches, prompts * group), 1), 0, -1):
         for per_row in range(group, 0, -1):
             rows = prompts * (group // per_row)
             if group % per_row == 0 and rows % (mini_batches * micro * devices) == 0:
@@ -23,7 +25,7 @@ def cut(
 
 
 def whole(value: float, what: str) -> int:
-    """`value` as an int of at least 1; UserError where it is none."""
-    if value < 1 or value != int(value):
-        raise UserError(f"{what} is {value:g}, expected a whole number of 1 or more")
+    """`value` as an int from 1 to a million; UserError where it is none."""
+    if not 1 <= value <= _MOST or value != int(value):
+        raise UserError(f"{what} is {value:g}, expected a whole number of 1 to {_MOST:,}")
     return int(value)

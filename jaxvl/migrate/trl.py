@@ -16,7 +16,7 @@ from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import chat_question
 from jaxvl.errors import UserError
 from jaxvl.migrate import rows
-from jaxvl.migrate.words import Given, Line
+from jaxvl.migrate.words import Given, Line, numbers
 from jaxvl.rewards import accuracy, think_format
 
 _NOTHING = {
@@ -132,27 +132,27 @@ def _processes(given: Given, devices: int) -> int:
 
 
 def _model(given: Given) -> schema.Model:
-    path = given.take("model_name_or_path model model_id", None, "model.path")
+    path = given.text("model_name_or_path model model_id", None, "model.path")
     if not path:
         raise UserError("model_name_or_path is missing: expected it among the arguments")
-    dtype = given.take("dtype torch_dtype", None, "model.dtype")
-    half = [given.take(name, None, "model.dtype") for name in ("bf16", "fp16") if given.has(name)]
+    dtype = given.text("dtype torch_dtype", None, "model.dtype")
+    half = [given.flag(name, False, "model.dtype") for name in ("bf16", "fp16") if given.has(name)]
     narrow = dtype in ("bfloat16", "float16", "auto") or any(half) or (dtype is None and not half)
     if dtype == "float16" or given.lines[-1].given.startswith("fp16"):
         given.lines.append(
             Line("fp16", "model.dtype", "bfloat16 instead: no loss scaling is needed")
         )
-    remat = given.take("gradient_checkpointing", True, "model.remat", "true: block")
+    remat = given.flag("gradient_checkpointing", True, "model.remat", "true: block")
     pixels: dict[str, Any] = {
-        name: int(given.number(name, None, f"model.{name}"))
+        name: given.whole(name, None, f"model.{name}")
         for name in ("min_pixels", "max_pixels")
         if given.has(name)
     }
-    frozen = given.take("freeze_vision_modules freeze_vision_tower", False, "model.train")
+    frozen = given.flag("freeze_vision_modules freeze_vision_tower", False, "model.train")
     lora = _lora(given)
     train: tuple[Any, ...] = () if lora else ("tower", "merger", "text")
     return schema.Model(
-        path=str(path),
+        path=path,
         dtype="bfloat16" if narrow else "float32",
         remat="block" if remat else "products",
         train=("text",) if frozen and not lora else train,
@@ -162,7 +162,7 @@ def _model(given: Given) -> schema.Model:
 
 
 def _lora(given: Given) -> schema.LoRA | None:
-    wanted = given.take(
+    wanted = given.flag(
         "use_peft", False, "model.lora, model.train=()" if given.has("use_peft") else ""
     )
     names = "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"
@@ -171,12 +171,12 @@ def _lora(given: Given) -> schema.LoRA | None:
             if given.has(name):
                 given.take(name, note="without use_peft there are no adapters")
         return None
-    rank = int(given.number("lora_r", 16, "model.lora.rank"))
+    rank = given.whole("lora_r", 16, "model.lora.rank")
     alpha = float(given.number("lora_alpha", 32, "model.lora.alpha"))
     dropout = float(given.number("lora_dropout", 0.05, "model.lora.dropout"))
     asked = given.take("lora_target_modules", "all-linear", "model.lora.targets")
-    asked = asked if isinstance(asked, list) else [asked]
-    wrong = [str(one) for one in asked if one not in _TARGETS and one != "all-linear"]
+    asked = [str(one) for one in (asked if isinstance(asked, list) else [asked])]
+    wrong = [one for one in asked if one not in _TARGETS and one != "all-linear"]
     if wrong:
         note = f"NOT THERE: {', '.join(wrong)}; adapters stand beside {', '.join(_TARGETS)}"
         given.lines.append(Line("lora_target_modules", "model.lora.targets", note))
@@ -198,11 +198,11 @@ def _data(given: Given) -> schema.Data:
         note = f"NOT THERE: {len(others)} more files; one source holds one: see data.md, mixtures"
         given.lines.append(Line("data_file_paths", "data.source.path", note))
         where = first
-    images = given.take("image_folders image_root", None, "data.source.images")
-    images = str(images).split(":")[0] if images else ""
+    images = given.text("image_folders image_root", None, "data.source.images")
+    images = images.split(":")[0] if images else ""
     source = Records(
         path=where,
-        split=str(given.take("dataset_train_split dataset_split", "train", "data.source.split")),
+        split=given.text("dataset_train_split dataset_split", "train", "data.source.split"),
         subset=str(
             given.take("dataset_config dataset_config_name", "", "data.source.subset") or ""
         ),
@@ -214,14 +214,14 @@ def _data(given: Given) -> schema.Data:
     else:
         note = "as-given takes `prompt` as it is; a dataset with `problem` takes data.template=chat"
         given.lines.append(Line("the form of the data", "data.template", note))
-    workers = given.number("dataloader_num_workers", None, "data.workers")
-    more: dict[str, Any] = {} if workers is None else {"workers": int(workers)}
+    workers = given.whole("dataloader_num_workers", None, "data.workers")
+    more: dict[str, Any] = {} if workers is None else {"workers": workers}
     return schema.Data(
         source=source,
         template=template,
         prompt_buckets="auto",
         patch_buckets="auto",
-        shuffle=bool(given.take("shuffle_dataset", True, "data.shuffle")),
+        shuffle=given.flag("shuffle_dataset", True, "data.shuffle"),
         **more,
     )
 
@@ -244,31 +244,28 @@ def _rewards(given: Given) -> tuple[schema.Reward, ...]:
             given.lines.append(Line(f"reward {name}", "", f"NOT THERE: {own}"))
         elif fn not in found:
             found.append(fn)
-    words = weights.split(",") if isinstance(weights, str) else weights
-    each = (
-        [] if words is None else [float(x) for x in (words if isinstance(words, list) else [words])]
-    )
+    each = numbers("reward_weights", weights)
     if len(each) != len(found):
         if each:
             note = f"NOT THERE: {len(each)} weights for {len(found)} rewards; set them in the file"
             given.lines.append(Line("reward_weights", "rewards.N.weight", note))
-        each = [1.0] * max(len(found), 1)
-    pairs = zip(found or [accuracy], each, strict=True)
-    return tuple(schema.Reward(fn, weight) for fn, weight in pairs)
+        each = [1.0] * len(found)
+    if not found:
+        given.lines.append(Line("rewards", "rewards", "accuracy stands there until yours do"))
+        found, each = [accuracy], [1.0]
+    return tuple(schema.Reward(fn, weight) for fn, weight in zip(found, each, strict=True))
 
 
 def _sampling(given: Given) -> schema.Sampling:
-    top_k = given.number("top_k", None, "sampling.top_k", "0: all")
+    top_k = given.whole("top_k", None, "sampling.top_k", "0: all")
     return schema.Sampling(
-        max_new_tokens=int(
-            given.number(
+        max_new_tokens=given.whole(
                 "max_completion_length max_new_tokens max_output_token_length", 256,
                 "sampling.max_new_tokens", "the end token counts",
-            )
-        ),
+            ),
         temperature=float(given.number("temperature", 1.0, "sampling.temperature")),
         top_p=float(given.number("top_p", 1.0, "sampling.top_p")),
-        top_k=max(int(top_k or 0), 0),
+        top_k=max(top_k or 0, 0),
     )  # fmt: skip
 
 
@@ -278,11 +275,14 @@ def _grpo(given: Given, processes: int) -> tuple[grpo.GRPO, float]:
     each = given.number(
         "per_device_train_batch_size train_batch_size", 8, "grpo.prompts", "completions a device"
     )
+    each = rows.whole(each, "per_device_train_batch_size")
     accumulate = given.number("gradient_accumulation_steps", 1, "grpo.micro_batches")
+    accumulate = rows.whole(accumulate, "gradient_accumulation_steps")
     steps = given.number("steps_per_generation", None, "grpo.mini_batches")
     batch = given.number("generation_batch_size", None, "grpo.prompts, grpo.mini_batches")
     if batch is None:
         batch = each * processes * (steps or accumulate)
+    batch = rows.whole(batch, "the completions of a generation")
     steps = batch / (each * processes)
     prompts = batch / group
     note = f"{batch:g} completions a generation / {group} = {prompts:g} prompts"
@@ -296,15 +296,15 @@ def _grpo(given: Given, processes: int) -> tuple[grpo.GRPO, float]:
         Line(f"{each:g} a device * {processes} * {steps:g}", f"grpo.prompts={prompts:g}", note)
     )
     mini = rows.whole(steps / accumulate, "steps_per_generation / gradient_accumulation_steps")
-    per_row, micro = rows.cut(int(prompts), group, mini, int(accumulate), processes)
+    per_row, micro = rows.cut(int(prompts), group, mini, accumulate, processes)
     if micro != accumulate:
         why = f"{micro}: rows hold whole prompts; it is a matter of memory alone"
         given.lines.append(Line("gradient_accumulation_steps", "grpo.micro_batches", why))
     iterations = rows.whole(
         given.number("num_iterations", 1, "grpo.num_iterations"), "num_iterations"
     )
-    scale = given.take("scale_rewards", "group", "grpo.scale_rewards")
-    scale = {True: "group", False: "none"}.get(scale, scale)
+    scale: Any = given.take("scale_rewards", "group", "grpo.scale_rewards")
+    scale = {"True": "group", "False": "none"}.get(str(scale), str(scale))
     algorithm = grpo.GRPO(
         prompts=int(prompts),
         group=group,
@@ -315,8 +315,8 @@ def _grpo(given: Given, processes: int) -> tuple[grpo.GRPO, float]:
         loss=_loss(given),
         beta=float(given.number("beta", 0.0, "grpo.beta", "0: no reference is held")),
         scale_rewards=scale,
-        mask_truncated_completions=bool(
-            given.take("mask_truncated_completions", False, "grpo.mask_truncated_completions")
+        mask_truncated_completions=given.flag(
+            "mask_truncated_completions", False, "grpo.mask_truncated_completions"
         ),
     )
     return algorithm, mini * iterations
@@ -325,10 +325,10 @@ def _grpo(given: Given, processes: int) -> tuple[grpo.GRPO, float]:
 def _loss(given: Given) -> grpo.Loss:
     known = {"grpo": grpo.Grpo, "dr_grpo": grpo.DrGrpo, "dapo": grpo.Dapo, "bnpo": grpo.Bnpo,
              "cispo": grpo.Cispo}  # fmt: skip
-    name = given.take(
+    name = given.text(
         "loss_type", "dapo", "grpo.loss", "TRL's default since 0.22; before it grpo, bnpo"
     )
-    level = given.take("importance_sampling_level", "token", "grpo.loss")
+    level = given.text("importance_sampling_level", "token", "grpo.loss")
     epsilon = float(given.number("epsilon", 0.2, "grpo.loss.epsilon"))
     high = given.number("epsilon_high", None, "grpo.loss.epsilon_high")
     delta = given.number("delta", None, "grpo.loss.delta")
@@ -346,22 +346,22 @@ def _loss(given: Given) -> grpo.Loss:
 
 
 def _optim(given: Given) -> schema.Optim:
-    name = given.take("lr_scheduler_type", "linear", "optim.schedule")
+    name = given.text("lr_scheduler_type", "linear", "optim.schedule")
     more = given.take("lr_scheduler_kwargs", None, "optim.min_lr")
-    schedule = _SCHEDULES.get(str(name))
+    schedule = _SCHEDULES.get(name)
     if schedule is None:
         given.lines.append(
             Line(f"lr_scheduler_type = {name}", "optim.schedule", "NOT THERE: linear instead")
         )
-    optimizer = given.take("optim", None, note="AdamW in float32")
-    if optimizer is not None and "adamw" not in str(optimizer):
+    optimizer = given.text("optim", None, note="AdamW in float32")
+    if optimizer is not None and "adamw" not in optimizer:
         given.lines.append(Line(f"optim = {optimizer}", "optim", "NOT THERE: AdamW instead"))
     lr = float(given.number("learning_rate", 1e-6, "optim.lr"))
     ratio = given.number(
         "warmup_ratio", None, "optim.warmup_steps", "below 1: a share of all updates"
     )
     steps = given.number("warmup_steps", None, "optim.warmup_steps")
-    least = more.get("min_lr", 0.0) if isinstance(more, dict) else 0.0
+    least = Given(more if isinstance(more, dict) else {}).number("min_lr", 0.0)
     return schema.Optim(
         lr=lr,
         schedule=schedule or "linear",
@@ -396,14 +396,14 @@ def _run(given: Given, algorithm: grpo.GRPO, per_step: float, data_rows: int) ->
         }
     )
     given.take("report_to", note="metrics.jsonl and the page of the run are always written")
-    strategy = given.take("save_strategy", None, "run.save_every")
+    strategy = given.text("save_strategy", None, "run.save_every")
     every = given.number("save_steps", 500, "run.save_every")
-    keep = given.number("save_total_limit", None, "run.keep")
+    keep = given.whole("save_total_limit", None, "run.keep")
     never = strategy in ("no", "epoch")
     return schema.Run(
-        dir=str(given.take("output_dir", "runs/converted", "run.dir")),
+        dir=given.text("output_dir", "runs/converted", "run.dir"),
         steps=steps,
-        seed=int(given.number("seed", 42, "run.seed")),
+        seed=given.whole("seed", 42, "run.seed"),
         save_every=max(1, steps if never or every < 1 else int(every / per_step)),
-        keep=int(keep or 2),
+        keep=keep or 2,
     )

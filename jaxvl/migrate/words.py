@@ -51,15 +51,39 @@ class Given:
         return default
 
     def number(self, names: str, default: Any = None, becomes: str = "", note: str = "") -> Any:
-        """`take`, where the value has to be a number (or the default)."""
+        """`take`, where the value has to be a number; the default where it is none."""
         value = self.take(names, default, becomes, note)
         if value is None or value is default:
-            return value
+            return default
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UserError(f"{names.split()[0]}: expected a number, found {shown(value)}")
         if not math.isfinite(value):
             raise UserError(f"{names.split()[0]}: expected a finite number, found {value}")
         return value
+
+    def whole(self, names: str, default: Any = None, becomes: str = "", note: str = "") -> Any:
+        """`number`, where it has to be a whole one."""
+        value = self.number(names, default, becomes, note)
+        if value is not None and value != int(value):
+            raise UserError(f"{names.split()[0]}: expected a whole number, found {value}")
+        return value if value is None else int(value)
+
+    def text(self, names: str, default: Any = None, becomes: str = "", note: str = "") -> Any:
+        """`take`, where the value has to be a word, which may look like a number."""
+        value = self.take(names, default, becomes, note)
+        if isinstance(value, (bool, list, dict)):
+            found = "none" if value is True else shown(value)
+            raise UserError(f"{names.split()[0]}: expected one word, found {found}")
+        return default if value is None else str(value)
+
+    def flag(self, names: str, default: bool, becomes: str = "", note: str = "") -> bool:
+        """`take`, where the value has to be true or false."""
+        value = self.take(names, default, becomes, note)
+        if value is None or isinstance(value, bool):
+            return default if value is None else value
+        if value in (0, 1):
+            return bool(value)
+        raise UserError(f"{names.split()[0]}: expected true or false, found {shown(value)}")
 
     def drop(self, reasons: Mapping[str, str]) -> None:
         """Takes what stands for nothing here: names by the reason."""
@@ -82,6 +106,16 @@ def shown(value: Any) -> str:
     """A value as YAML words it, cut to 60 characters."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def numbers(name: str, given: Any) -> list[float]:
+    """A list, one number, or text with commas as numbers; UserError where they are none."""
+    words = given.split(",") if isinstance(given, str) else given
+    words = words if isinstance(words, list) else [] if words is None else [words]
+    try:
+        return [float(word) for word in words]
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: expected numbers, found {shown(given)}") from None
 
 
 def scalar(text: str) -> Any:

@@ -11,8 +11,10 @@ import jaxvl
 from jaxvl import config
 from jaxvl.cli.main import app
 from jaxvl.config.fields import describe
+from jaxvl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+MACHINE = ("--memory=80", "--devices=1")
 
 
 def run(*args, code=0, answers=None):
@@ -59,9 +61,42 @@ def test_a_config_is_begun_for_ones_data(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model=x/A-3B"], "--data is not given, and there is nobody to ask"),
+        (
+            ["--data=my.jsonl", "--model=x/A-3B", "--memory=80", "--devices=1"],
+            "no file or folder my.jsonl",
+        ),
+        (
+            ["--data=x/set", "--model=./nope", "--memory=80", "--devices=1"],
+            "./nope: neither a directory nor a hub id",
+        ),
+        (["--data=x/set", "--model=x/A-3B", "--memory=1"], "--devices is not given"),
+    ],
+)
+def test_what_cannot_be_begun_is_told(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, ["init", *options]).exception
+    assert isinstance(error, UserError) and said in str(error)
+    assert not Path("run.py").exists()
+
+
+def test_the_size_of_a_model_is_its_configs_or_not_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rest = ["--data=x/set", *MACHINE]
+    base = ROOT / "configs/quickstart_base"
+    said = run("init", "a.py", f"--model={base}", *rest)
+    assert "model: 0.00149 billion parameters train whole" in said
+    assert "there is no x/set here; a run looks for it on the hub" in said
+    assert "does not say how large it is" in run("init", "b.py", "--model=x/mine", *rest)
+
+
 def test_arguments_are_converted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "--model_name_or_path m --num_generations 4 --mine 3"
     said = run("convert-config", "--from-args", words, "--out", "new/c.py")
+    assert "rewards=accuracy,think_format" in said and "<function" not in said
     assert "grpo.group=4" in said and "left out:\nmine = 3" in said
     assert config.load("new/c.py").grpo.group == 4

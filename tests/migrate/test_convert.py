@@ -13,7 +13,7 @@ from jaxvl.config import Bnpo, Dapo, Gspo, LoRA
 from jaxvl.data.tasks.conversations import as_given
 from jaxvl.errors import UserError
 from jaxvl.migrate import convert
-from jaxvl.migrate.words import command_line, scalar
+from jaxvl.migrate.words import Given, command_line, scalar
 
 TRL = """
 accelerate launch --config_file zero3.yaml --num_processes 8 grpo_vlm.py \\
@@ -267,3 +267,66 @@ def test_datasets_in_trls_form_are_recognised(tmp_path, capsys):
             assert [turn["role"] for turn in as_given(example)] == ["system", "user"]
     named = Records(str(tmp_path / "turns.jsonl"), conversation="prompt", answer="solution")
     assert named.load()[0].answer == "4" and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        {"model_name_or_path": "m", "use_peft": True, "reward_funcs": ["accuracy"]},
+        {
+            "worker": {"actor": {"model": {"model_path": "m"}}, "rollout": {"n": 8}},
+            "data": {"train_files": "a.jsonl"},
+        },
+    ],
+    ids=["trl", "easyr1"],
+)
+def test_any_value_of_any_name_is_converted_or_told(base, tmp_path, monkeypatch):
+    asked, take = set(), Given.take
+    file = tmp_path / "given.json"
+
+    def recorded(self, names, *rest, **more):
+        asked.update(names.split())
+        return take(self, names, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Given, "take", recorded)
+        file.write_text(json.dumps(base))
+        convert(file)
+    assert len(asked) > 40
+    told = 0
+    for name in sorted(asked):
+        for value in ("x", 0, None, [1, 2.5], 1e30):
+            changed = json.loads(json.dumps(base))
+            *path, last = name.split(".")
+            at = changed
+            for part in path:
+                at = at.setdefault(part, {})
+            at[last] = value
+            file.write_text(json.dumps(changed))
+            try:
+                assert compile(convert(file).text(), "config", "exec")
+            except UserError as error:
+                told += 1
+                assert str(error)
+    assert told > len(asked)
+
+
+def test_a_script_with_its_own_reward_alone_has_accuracy_until_it_is_written():
+    found = convert(None, "--model_name_or_path m --reward_funcs mine")
+    assert [reward.name for reward in found.cfg.rewards] == ["accuracy"]
+    report = "\n".join(found.report())
+    assert "reward mine" in report and "NOT THERE" in report
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--model_name_or_path", "expected one word, found none"),
+        ("--model_name_or_path m --lora_r 2.5 --use_peft", "expected a whole number"),
+        ("--model_name_or_path m --bf16 maybe", "expected true or false"),
+        ("--model_name_or_path m --reward_funcs acc --reward_weights a", "expected numbers"),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_told(words, said):
+    with pytest.raises(UserError, match=said):
+        convert(None, words)

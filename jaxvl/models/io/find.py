@@ -13,6 +13,11 @@ from jaxvl.errors import UserError
 EXPORT = "hf"  # of a run's directory: the model that it has made
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME."""
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name))
+
+
 def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
     """A local directory as it is, of a run its export; anything else is a hub id and is fetched
     into the cache."""
@@ -26,7 +31,7 @@ def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
                 "its weights, as has what PEFT's merge_and_unload saves"
             )
         return path
-    if path.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path_or_hub_id)):
+    if path.exists() or not is_hub_id(str(path_or_hub_id)):
         raise UserError(
             f"{path_or_hub_id}: neither a directory nor a hub id such as Qwen/Qwen2-VL-2B-Instruct"
         )
