@@ -62,12 +62,12 @@ def test_every_fault_is_named_beside_the_others(cfg, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     asks = functools.partial(judged, scorer=ChatJudge(Endpoint(f"http://127.0.0.1:{port}/x"), "m"))
-    cfg = changed(cfg, data={"prompt_buckets": (8,)}, mesh={"fsdp": 64})
+    cfg = changed(cfg, data={"prompt_buckets": (8,), "patch_buckets": "auto"}, mesh={"fsdp": 64})
     cfg = dataclasses.replace(cfg, rewards=(Reward(broken), Reward(asks, name="judge")))
     findings = found(cfg)
     wrong = {name: f.text for name, f in findings.items() if f.status == "error"}
     assert {"mesh", "data", "run.dir", "rewards", "judge"} <= set(wrong), findings
-    assert "the largest buckets are 8 and" in wrong["data"]
+    assert "the largest buckets are 8 and auto" in wrong["data"]
     assert "is a disk not mounted" in wrong["run.dir"]
     assert "solution" in wrong["rewards"]
     assert f"127.0.0.1:{port} cannot be reached" in wrong["judge"]
