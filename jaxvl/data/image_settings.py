@@ -114,6 +114,8 @@ class ImageSettings:
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             name = field.name
+            if name == "dtype":  # the model's, not the file's
+                continue
             found = [given.get(name), config.get(name), size.get(_EDGES.get(name)), size.get(name)]
             value = next((value for value in found if value is not None), field.default)
             values[name] = tuple(value) if isinstance(value, list) else value
