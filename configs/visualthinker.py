@@ -12,7 +12,7 @@ one with a frozen vision encoder (the original freezes `model.visual`, the merge
 
 The paper reports 1,500 steps, of a script that decays over its whole two epochs. So does this
 config: 3,750 updates are two epochs of the first 15,000 rows, 8 a step (fewer of them have one
-picture; how many is not published). At step 1,500 the learning rate is 60% of its first value. With
+image; how many is not published). At step 1,500 the learning rate is 60% of its first value. With
 optim.horizon=none it would end at 0.
 
 On four GPUs as in the paper, two of a step's prompts at a time on each. A smaller machine takes

@@ -379,7 +379,7 @@ def load(
 
     `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
     where `float32_head` is set; `mesh` (from `jaxvl.distributed.mesh.make_mesh`) defaults to the
-    first device alone; `min_pixels` and `max_pixels` override the checkpoint's picture sizes.
+    first device alone; `min_pixels` and `max_pixels` override the checkpoint's image sizes.
     """
     check_settings(dtype, mesh, float32_head, min_pixels=min_pixels, max_pixels=max_pixels)
     path = checkpoint_dir(path_or_hub_id)

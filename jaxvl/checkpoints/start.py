@@ -104,7 +104,7 @@ def load(
     RUN/checkpoints/60 is that step. `dtype` is that of the parameters and of products ("float32" or
     "bfloat16"), but for the head where `float32_head` is set; `mesh` (from
     `jaxvl.distributed.mesh.make_mesh`) defaults to the first device alone; `min_pixels` and
-    `max_pixels` override the checkpoint's picture sizes.
+    `max_pixels` override the checkpoint's image sizes.
     """
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     check_settings(dtype, mesh, float32_head, **pixels)

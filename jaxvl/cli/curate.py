@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jaxvl curate ..`: from pictures with questions to sets for SFT and for RL, in six steps."""
+"""`jaxvl curate ..`: from images with questions to sets for SFT and for RL, in six steps."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def metadata(
     all_questions: AllQuestions = False,
     seed: Seed = 0,
 ) -> None:
-    """Step 1: rows of (picture, question, answer) from published datasets."""
+    """Step 1: rows of (image, question, answer) from published datasets."""
     from jaxvl.curate.metadata import run
 
     chosen = _chosen(take, kind, captions, all_questions, seed)

@@ -120,7 +120,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
-    """Ask a model about pictures, and see the answer as it comes."""
+    """Ask a model about images, and see the answer as it comes."""
     prepare_jax()
     from jaxvl.checkpoints.start import load
     from jaxvl.data.templates import IMAGE

@@ -36,7 +36,7 @@ def answers(path: str) -> Answer:
 
 
 def _with_pictures(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """A chat request as `generate` takes it: messages, and the pictures apart."""
+    """A chat request as `generate` takes it: messages, and the images apart."""
     images, messages = [], []
     for turn in body["messages"]:
         parts = []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What steps would ask and cost, before anything is asked.
 
-A token is taken for four characters, a picture for a thousand tokens, a reply for about the length
+A token is taken for four characters, an image for a thousand tokens, a reply for about the length
 of the published ones (`steps.GUESS`); every row is taken to come through. So it is an upper bound
 of the calls and a rough figure of the tokens.
 """

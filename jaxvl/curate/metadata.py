@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 1: rows of the pipeline from datasets as they are published, one question a picture."""
+"""Step 1: rows of the pipeline from datasets as they are published, one question an image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUFFIX = {b"\xff\xd8": "jpg", b"\x89P": "png"}
 @dataclasses.dataclass(frozen=True)
 class Chosen:
     """Which rows are taken: `first` so many of a source at most (by a draw of the seed; all where
-    it has no number), one of each picture's questions but for `all_questions`."""
+    it has no number), one of each image's questions but for `all_questions`."""
 
     first: Mapping[str, int] = dataclasses.field(default_factory=dict)
     kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -34,7 +34,7 @@ class Chosen:
 
 
 def run(paths: Mapping[str, str], out: Path, chosen: Chosen) -> Manifest:
-    """Writes the rows of all sources, `paths` by source, and links their pictures beside them."""
+    """Writes the rows of all sources, `paths` by source, and links their images beside them."""
     _check(paths, chosen)
     place = ManifestPlace(out)
     with manifest.alone(out.parent):
@@ -131,7 +131,7 @@ def _read(
 
 
 def _place(image: Any, name: str, folder: Path, images: Path) -> str:
-    """A picture as the rows name it. A file is linked below `images`; one that is held by the row
+    """An image as the rows name it. A file is linked below `images`; one that is held by the row
     itself becomes a file there."""
     if isinstance(image, str) and ".." in Path(image).parts:
         raise BadRow("image outside the folder", f"`image` is {fields.shown(image)}")
@@ -169,7 +169,7 @@ def _link(file: Path, target: Path) -> None:
 
 
 def _captions(path: str | None) -> dict[str, str]:
-    """Captions by picture, from rows with `image` and `caption` or a conversation whose reply is
+    """Captions by image, from rows with `image` and `caption` or a conversation whose reply is
     one."""
     known = {}
     for _, _, raw in files.read([Path(path)]) if path else ():

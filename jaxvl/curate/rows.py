@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the pipeline: JSON lines of objects, and the pictures that lie beside them.
+"""Rows of the pipeline: JSON lines of objects, and the images that lie beside them.
 
 A row has `id`, `source` (of which `image` is the first folder, below `images/` beside the file),
 `image`, `question`, `gt` and `verifier_type`; on the way it gains `caption`, `ds_answer` (what the
@@ -76,7 +76,7 @@ def digest(value: Any) -> str:
 
 
 def share_images(source: Path, target: Path) -> None:
-    """Lets the pictures beside the file `source` be found beside the file `target` as well."""
+    """Lets the images beside the file `source` be found beside the file `target` as well."""
     theirs, ours = source.parent / "images", target.parent / "images"
     if theirs.is_dir() and not ours.exists():
         half = ours.with_name("images.half")
@@ -95,7 +95,7 @@ def link(file: str | Path, target: str | Path) -> None:
 
 
 def picture(row: CuratedRow, folder: Path) -> Path:
-    """Where a row's picture is, below `folder`; BadRow where it has none or it is elsewhere."""
+    """Where a row's image is, below `folder`; BadRow where it has none or it is elsewhere."""
     name = row.get("image")
     if not isinstance(name, str) or not name.strip("/"):
         raise BadRow("no image", f"`image` is {fields.shown(name)}, expected a path")
@@ -107,7 +107,7 @@ def picture(row: CuratedRow, folder: Path) -> Path:
 
 
 def data_url(path: Path, max_side: int) -> str:
-    """A picture as an endpoint takes it: the file itself where it is small, else a smaller PNG."""
+    """An image as an endpoint takes it: the file itself where it is small, else a smaller PNG."""
     image = load_image(path)  # says what is wrong with a broken one
     data = path.read_bytes()
     kind = "jpeg" if data[:2] == b"\xff\xd8" else "png" if data[:4] == b"\x89PNG" else ""

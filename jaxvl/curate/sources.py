@@ -105,7 +105,7 @@ def read_row(raw: RawRow, source: str, kind: str = "") -> dict[str, Any] | None:
 
 
 def said_in(raw: RawRow, speaker: str) -> str:
-    """What the first turn of "human" or "gpt" says, without a picture's mark."""
+    """What the first turn of "human" or "gpt" says, without an image's mark."""
     for turn in raw["conversations"]:
         if isinstance(turn, Mapping) and turn.get("from") == speaker:
             return places.MARKER.sub("", fields.text(turn, "value")).strip()
@@ -168,7 +168,7 @@ def _lettered(question: str, options: Sequence[str]) -> str:
     """The question with its options below it, each with a letter."""
     letters = [chr(ord("A") + i) for i in range(len(options))]
     if not options or list(options) == letters:
-        return question  # the options stand in the picture
+        return question  # the options stand in the image
     if not all(_LETTERED.match(option) for option in options):
         options = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
     return question + "\n" + "\n".join(options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 6: verified rows become two sets without a row or a picture in common, SFT's without words
+"""Step 6: verified rows become two sets without a row or an image in common, SFT's without words
 of reflection and RL's with them; and the rows with them once more as an SFT set of its own."""
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _YES_OR_NO = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One of the steps, as a run has it; `images` is the folder that pictures are in."""
+    """One of the steps, as a run has it; `images` is the folder that images are in."""
 
     name: str
     asked: TeacherSettings
@@ -56,7 +56,7 @@ class Step:
     images: Path
 
     def body(self, row: CuratedRow, look: bool = True) -> Body | None:
-        """The request; without `look` no picture is read, and none is in it."""
+        """The request; without `look` no image is read, and none is in it."""
         text = _TEXTS[self.name](self.prompt, row)
         if text is None:
             return None

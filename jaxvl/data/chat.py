@@ -83,10 +83,10 @@ def _check(messages: Messages) -> None:
 
 
 def with_images(messages: Messages, images: Sequence[Any]) -> tuple[Messages, list[Any]]:
-    """The messages with `{"type": "image"}` for every picture in them, in whatever form it is
-    there, and the pictures in order: those in the messages, and `images` for the places that have
-    none. Where `images` has one for every place, they are the pictures. BadRow where places and
-    pictures differ in number.
+    """The messages with `{"type": "image"}` for every image in them, in whatever form it is
+    there, and the images in order: those in the messages, and `images` for the places that have
+    none. Where `images` has one for every place, they are the images. BadRow where places and
+    images differ in number.
     """
     if not isinstance(messages, (list, tuple)):
         kind = arguments.found(messages)
@@ -102,7 +102,7 @@ def with_images(messages: Messages, images: Sequence[Any]) -> tuple[Messages, li
 
 
 def _bare(message: Any, held: list[Any]) -> Any:
-    """A message or part without its pictures, each of which (None: a place alone) `held` gets."""
+    """A message or part without its images, each of which (None: a place alone) `held` gets."""
     if places.is_picture_part(message):
         held.append(places.picture_of(message))
         return {"type": "image"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One question about pictures: what every dataset is turned into, and what is said of a row that
+"""One question about images: what every dataset is turned into, and what is said of a row that
 cannot become one."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxvl.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A question, its pictures and its answer.
+    """A question, its images and its answer.
 
     `images` holds PIL images, paths or the bytes of image files, in the order they are shown.
     `choices` is empty for an open question. `columns` carries anything else a dataset has; reward
@@ -101,11 +101,11 @@ class RowSource:
         raise NotImplementedError
 
     def files(self) -> list[Any]:
-        """The files that hold the rows, for checksums; pictures beside them are not listed."""
+        """The files that hold the rows, for checksums; images beside them are not listed."""
         raise NotImplementedError
 
     def load(self) -> Examples:
-        """All usable rows, kept in memory with the bytes of their pictures where the files hold
+        """All usable rows, kept in memory with the bytes of their images where the files hold
         them. For more than a few gigabytes: `jaxvl data prepare`."""
         return collect(self.rows(), repr(self))
 

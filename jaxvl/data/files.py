@@ -20,7 +20,7 @@ from jaxvl.data.example import BadRow
 from jaxvl.data.strict_json import DuplicateKey, loads
 from jaxvl.errors import UserError
 
-_BATCH = 32  # rows of a parquet file in memory at a time: they may hold pictures
+_BATCH = 32  # rows of a parquet file in memory at a time: they may hold images
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character of two: alone it is none
 
 Raw = dict[str, Any] | BadRow

@@ -18,7 +18,7 @@ from jaxvl.errors import UserError
 
 PREFIX = "hf://"
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".tsv", ".csv")
-_WHOLE = (".parquet", ".arrow", ".tsv")  # these hold their pictures: nothing else is needed
+_WHOLE = (".parquet", ".arrow", ".tsv")  # these hold their images: nothing else is needed
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SPLITS = (
     {"train", "training"},
@@ -153,7 +153,7 @@ def _patterns(data_files: Any) -> list[tuple[str, str]]:
 def _fetch(uri: str, split: str, subset: str) -> Path:
     """The folder of a hub dataset in the cache, with all the files that `find` will want.
 
-    Files that hold their own pictures come alone, others with the whole of the dataset. Without a
+    Files that hold their own images come alone, others with the whole of the dataset. Without a
     connection it is what the cache has.
     """
     import huggingface_hub

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture to the patches that the image tower reads.
+"""From an image to the patches that the image tower reads.
 
-Bit for bit what transformers' `Qwen2VLImageProcessorPil` computes of the same RGB picture, in one
-pass over the pixels. `load_image` says where another picture is made of a file than there.
+Bit for bit what transformers' `Qwen2VLImageProcessorPil` computes of the same RGB image, in one
+pass over the pixels. `load_image` says where another image is made of a file than there.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:
-    """The picture in RGB, what is transparent in it laid over white.
+    """The image in RGB, what is transparent in it laid over white.
 
     transformers does the same with a PIL image, and drops the alpha channel of a file, which leaves
     one flat colour of lines on a clear ground; it cuts 16 bits off at 255, here they become 8.
 
     A file (a path, its bytes, or a data: URL) is opened and turned upright by its EXIF tag; a PIL
     image is taken as it lies. Of several frames the first is taken. BadRow says what is wrong with
-    a file that cannot be read, is no picture or unpacks to more than MAX_IMAGE_PIXELS.
+    a file that cannot be read, is no image or unpacks to more than MAX_IMAGE_PIXELS.
     """
     if isinstance(image, str) and is_url(image):
         image = read_url(image)
@@ -73,7 +73,7 @@ def load_image(image: Image.Image | bytes | str | os.PathLike) -> Image.Image:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text says where a picture is as a URL, rather than as a path."""
+    """Whether a text says where an image is as a URL, rather than as a path."""
     return text[:5].lower() == "data:" or "://" in text[:10]
 
 
@@ -156,7 +156,7 @@ def _eight_bits(image: Image.Image, clear: int | None, name: str) -> Image.Image
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """The (height, width) to which a picture is resized; transformers' function of that name.
+    """The (height, width) to which an image is resized; transformers' function of that name.
 
     Both become multiples of `factor`, their product lies between the limits as far as that allows,
     and the aspect ratio is nearly kept. BadRow where it exceeds 200.
@@ -176,7 +176,7 @@ def smart_resize(
 
 
 def check_shape(height: int, width: int) -> None:
-    """BadRow for a picture that `smart_resize` cannot take, whatever its settings."""
+    """BadRow for an image that `smart_resize` cannot take, whatever its settings."""
     if min(height, width) < 1 or max(height, width) > MAX_ASPECT * min(height, width):
         raise BadRow(
             "image of an extreme shape",
@@ -188,10 +188,10 @@ def check_shape(height: int, width: int) -> None:
 def pixel_patches(
     image: Image.Image | bytes | str | os.PathLike, settings: ImageSettings
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """`pixel_values` [P, E] of one picture, in `settings.dtype`, and its grid (1, h, w), P = h * w.
+    """`pixel_values` [P, E] of one image, in `settings.dtype`, and its grid (1, h, w), P = h * w.
 
     Patches come in merge order (block by block of merge_size x merge_size), the values of a patch
-    in the order channel, time, row, column; a still picture is repeated along time.
+    in the order channel, time, row, column; a still image is repeated along time.
     """
     image = load_image(image)
     size, merge = settings.patch_size, settings.merge_size

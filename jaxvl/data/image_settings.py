@@ -22,7 +22,7 @@ _EDGES = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """How a checkpoint wants its pictures; the defaults are those of transformers' Qwen2-VL.
+    """How a checkpoint wants its images; the defaults are those of transformers' Qwen2-VL.
 
     UserError where a field is no such number: it would fail, or be NaN, at the first image.
     """

@@ -48,7 +48,7 @@ class ExampleFilter:
                 raise UserError(why)
 
     def open(self, example: Example) -> Example:
-        """The example with its pictures decoded, its answer and choices as text; BadRow says why it
+        """The example with its images decoded, its answer and choices as text; BadRow says why it
         stays out."""
         # A source of one's own may leave these as they were found.
         if not isinstance(example.answer, str):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where pictures stand in a text or in messages, and that there are as many pictures as places."""
+"""Where images stand in a text or in messages, and that there are as many images as places."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxvl.data.example import BadRow
 
-IMAGE = "<image>"  # a picture's place in a question; the other forms become it
+IMAGE = "<image>"  # an image's place in a question; the other forms become it
 MARKER = re.compile(r"<(?:image|img|imagehere|image_placeholder)[ _]?(\d*)>", re.IGNORECASE)
 _CUT = re.compile(rf"[ \t]*{MARKER.pattern}", re.IGNORECASE)
 _LEADING = re.compile(rf"\s*(?:{IMAGE}\s*)*")
@@ -22,12 +22,12 @@ _HOLDERS = ("image", "image_url", "url", "path", "base64", "data", "bytes", "sou
 def fit(
     texts: Sequence[str], images: tuple[Any, ...], unread: Mapping[str, Any]
 ) -> tuple[list[str], tuple[Any, ...]]:
-    """The texts of a row (the question first) with `<image>` where its pictures stand, and these.
+    """The texts of a row (the question first) with `<image>` where its images stand, and these.
 
-    Markers that all stand in front of the question are taken off: pictures without a place stand
-    there. Numbered ones (`<image2>`) bring their picture, the first time they name it; where there
-    is one picture alone, several numbers name parts of it and are cut out. BadRow where there are
-    not as many pictures as places; `unread` are the columns that were not read for any.
+    Markers that all stand in front of the question are taken off: images without a place stand
+    there. Numbered ones (`<image2>`) bring their image, the first time they name it; where there
+    is one image alone, several numbers name parts of it and are cut out. BadRow where there are
+    not as many images as places; `unread` are the columns that were not read for any.
     """
     found = [number for text in texts for number in MARKER.findall(text)]
     numbers = list(dict.fromkeys(int(number) for number in found if number))
@@ -67,7 +67,7 @@ def _first_mentions(texts: Sequence[str]) -> list[str]:
 
 
 def misfit(places: int, pictures: int, unread: Mapping[str, Any] | None = None) -> BadRow:
-    """What is wrong where a text has places for other than its pictures."""
+    """What is wrong where a text has places for other than its images."""
     likely = [name for name, value in (unread or {}).items() if value and is_likely(name)]
     hint = ""
     if likely and places > pictures:
@@ -81,12 +81,12 @@ def misfit(places: int, pictures: int, unread: Mapping[str, Any] | None = None) 
 
 
 def is_likely(name: str) -> bool:
-    """Whether a column of this name may hold pictures."""
+    """Whether a column of this name may hold images."""
     return bool(_LIKELY.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)))
 
 
 def blind(unread: Mapping[str, Any]) -> str:
-    """The column among those that were not read that holds a picture, "" where none does."""
+    """The column among those that were not read that holds an image, "" where none does."""
     return next((name for name, x in unread.items() if is_likely(name) and _is_picture(x)), "")
 
 
@@ -101,7 +101,7 @@ def _is_picture(value: Any) -> bool:
 
 
 def is_picture_part(part: Any) -> bool:
-    """Whether a part of a message is a picture, in transformers' or OpenAI's form."""
+    """Whether a part of a message is an image, in transformers' or OpenAI's form."""
     if not isinstance(part, Mapping):
         return False
     if part.get("type") is not None:
@@ -110,7 +110,7 @@ def is_picture_part(part: Any) -> bool:
 
 
 def picture_of(part: Mapping[str, Any]) -> Any:
-    """What a part says its picture is: a path, a URL, bytes or a PIL image; None where it is but a
+    """What a part says its image is: a path, a URL, bytes or a PIL image; None where it is but a
     place."""
     holder = next((part[name] for name in _HOLDERS if part.get(name) is not None), None)
     if isinstance(holder, Mapping):  # {"image_url": {"url": ..}}, {"image": {"bytes": ..}}
@@ -120,7 +120,7 @@ def picture_of(part: Mapping[str, Any]) -> Any:
 
 
 def split(text: str, pictures: int) -> list[str]:
-    """The pieces of a text between its places, which are as many as its pictures: one piece where
+    """The pieces of a text between its places, which are as many as its images: one piece where
     it has no place."""
     pieces = text.split(IMAGE)
     if len(pieces) > 1 and len(pieces) - 1 != pictures:

@@ -46,7 +46,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes `source` into the folder `out` and returns the manifest; goes on where it was stopped.
 
-    Every picture is decoded once, `check` is called with every example, and rows of test sets stay
+    Every image is decoded once, `check` is called with every example, and rows of test sets stay
     out (see `ExampleFilter`). `on_rows` is called with the number of rows done so far. UserError
     where `out` holds something else, or where no row is usable.
     """

@@ -35,7 +35,7 @@ class Prepared:
 
 
 class PreparedExamples(Examples):
-    """The examples of a prepared set, with pictures as the bytes of their files."""
+    """The examples of a prepared set, with images as the bytes of their files."""
 
     def __init__(self, folder: Path, manifest: dict):
         from jaxvl.data.builder.examples import PreparedRecords

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From prompts and pictures to the integer geometry and the arrays that a model is given.
+"""From prompts and images to the integer geometry and the arrays that a model is given.
 
 T tokens of a prompt, P patches, M = P / merge_size ** 2 merged patches (one an image token), E
 values a patch, R rows of a batch.
@@ -41,7 +41,7 @@ class PromptTooLong(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """One prompt with its pictures, ready to be collated; patches of all images, one by one."""
+    """One prompt with its images, ready to be collated; patches of all images, one by one."""
 
     text: str  # as rendered: one <|image_pad|> an image
     tokens: np.ndarray  # int32 [T], image pads repeated once a merged patch
@@ -53,7 +53,7 @@ class Encoded:
     segments: np.ndarray  # int32 [P], 1, 2, .. the image of a patch
     windows: np.ndarray  # int32 [P], 1, 2, .. its window; the image where there are no windows
     grids: tuple[Grid, ...]
-    image_sizes: tuple[Size, ...]  # of the pictures as they were given, upright
+    image_sizes: tuple[Size, ...]  # of the images as they were given, upright
     processed_sizes: tuple[Size, ...]  # of what the model sees
 
 
@@ -154,8 +154,8 @@ class Processor:
         return chat.render(self.tokenizer, prompt)
 
     def prepare(self, prompt: str | Messages, images: Sequence[Any]) -> tuple[str, list[Any]]:
-        """The text of a prompt and its pictures, in order. BadRow where it has other than one
-        `<|image_pad|>` a picture, or says `<image>` more often than it has pictures."""
+        """The text of a prompt and its images, in order. BadRow where it has other than one
+        `<|image_pad|>` an image, or says `<image>` more often than it has images."""
         images = list(images)
         if not isinstance(prompt, str):
             prompt, images = chat.with_images(prompt, images)

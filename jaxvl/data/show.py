@@ -23,8 +23,8 @@ from jaxvl.data.prepare import read_manifest
 from jaxvl.data.prepared import Prepared
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
-_MEASURED = 500  # examples, evenly spaced, whose pictures and texts are measured
-_SIDE = 384  # pixels, of a picture on the page
+_MEASURED = 500  # examples, evenly spaced, whose images and texts are measured
+_SIDE = 384  # pixels, of an image on the page
 _LISTED = 20  # rows a reason on the page
 
 StatsTable = tuple[str, list[tuple[str, str]]]  # a title and its rows
@@ -58,7 +58,7 @@ def tables(folder: str | Path) -> list[StatsTable]:
 
 
 def _measured(examples: Sequence[Example]) -> StatsTable:
-    """Spread of pictures and texts over some of the examples."""
+    """Spread of images and texts over some of the examples."""
     some = [examples[i] for i in spaced(len(examples), _MEASURED)]
     pictures = [load_image(image).size for example in some for image in example.images]
     counts = Counter(len(example.images) for example in some)
@@ -89,7 +89,7 @@ def spaced(count: int, wanted: int) -> list[int]:
 def write_page(
     folder: str | Path, file: str | Path, render: Callable[[Example], str], samples: int = 24
 ) -> Path:
-    """The page of a prepared set: its tables, some examples with their pictures and the prompt that
+    """The page of a prepared set: its tables, some examples with their images and the prompt that
     `render` makes of each, and the rows that were left out."""
     import jinja2
 
@@ -133,7 +133,7 @@ def _sample(example: Example, render: Callable[[Example], str]) -> dict[str, Any
 
 
 def picture(data: Any) -> dict[str, str]:
-    """A picture as a small data URI with its true size, or what is wrong with it."""
+    """An image as a small data URI with its true size, or what is wrong with it."""
     try:
         image = load_image(data)
     except BadRow as why:

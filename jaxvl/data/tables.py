@@ -12,7 +12,7 @@ from typing import Any
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
 
-_LONGEST_CELL = 2**28  # of CSV and TSV, which hold pictures as text
+_LONGEST_CELL = 2**28  # of CSV and TSV, which hold images as text
 _LONGEST_ROW = (
     1000  # lines that a row of CSV or TSV may take: a quote left open takes all there are
 )

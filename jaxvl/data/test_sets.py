@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeping benchmarks out of training: by the names of files and datasets, and by digests of single
-questions and pictures.
+questions and images.
 
 Digests are kept in text files (`digests/*.txt` beside this file, and those a config names), made
 from a copy of a benchmark by `jaxvl data digest`. They cover what the copy had, and no more.
@@ -128,7 +128,7 @@ def question_digest(question: str) -> str:
 
 
 def image_digest(image: Image.Image) -> str:
-    """An RGB picture's size and the digest of its pixels: any lossless copy has the same one."""
+    """An RGB image's size and the digest of its pixels: any lossless copy has the same one."""
     return f"{_size(image)}-{_digest(image.tobytes())}"
 
 
@@ -149,11 +149,11 @@ class Digests:
         for path in [*sorted(_DIGESTS.glob("*.txt")), *map(Path, paths)]:
             name, digests = _read(path)
             self.benchmarks |= dict.fromkeys(digests, known.get(name) or TestSet(name, ()))
-        # Most pictures are of another size than any of a test set: their pixels need no digest.
+        # Most images are of another size than any of a test set: their pixels need no digest.
         self.sizes = {key[1:].partition("-")[0] for key in self.benchmarks if key[0] == "i"}
 
     def find(self, question: str, images: Iterable[Image.Image]) -> TestSet | None:
-        """The benchmark that has this question or one of these RGB pictures, if any has."""
+        """The benchmark that has this question or one of these RGB images, if any has."""
         digests = ["q" + question_digest(question)]
         digests += ["i" + image_digest(image) for image in images if _size(image) in self.sizes]
         return next((self.benchmarks[d] for d in digests if d in self.benchmarks), None)

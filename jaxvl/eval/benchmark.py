@@ -84,7 +84,7 @@ def answer(reply: str) -> str:
 def by_reference(
     endpoint: Endpoint, model: str, items: Sequence[Item], replies: Sequence[str]
 ) -> list[float | None]:
-    """What a chat model says of replies that it is shown beside pictures, questions and golds."""
+    """What a chat model says of replies that it is shown beside images, questions and golds."""
     images = [list(item.images) for item in items]
     judge = ChatJudge(endpoint, model)
     return judge(images, [question(item) for item in items], [answer(text) for text in replies])

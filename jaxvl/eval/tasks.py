@@ -61,7 +61,7 @@ class Task:
 
     @functools.cached_property
     def row_digests(self) -> dict[str, str]:
-        """What is asked and what is right, by id: pictures, gold, choices and kind."""
+        """What is asked and what is right, by id: images, gold, choices and kind."""
         return {item.id: _row_digest(item) for item in self.items}
 
     @functools.cached_property

@@ -18,7 +18,7 @@ class VisionArch:
     gated: bool  # RMS norms and SwiGLU; else layer norms and quick GELU
     full_attention: tuple[
         bool, ...
-    ]  # of each block: a patch attends to its picture, or to its window
+    ]  # of each block: a patch attends to its image, or to its window
     patch_size: int = 14
     temporal_patch_size: int = 2
     in_channels: int = 3
@@ -68,7 +68,7 @@ class Arch:
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
-        """Tokens that stand for pictures; a policy that writes one has written nonsense."""
+        """Tokens that stand for images; a policy that writes one has written nonsense."""
         return (
             self.image_token_id,
             self.video_token_id,

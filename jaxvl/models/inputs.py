@@ -19,11 +19,11 @@ from jaxtyping import Array, Float, Int32
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Vision:
-    """The pictures of each row, their patches one after the other."""
+    """The images of each row, their patches one after the other."""
 
     patches: Float[Array, "R Q E"]  # float32 or as products take them, zeros on padding
-    coords: Int32[Array, "R Q 2"]  # (h, w) of a patch in its picture
-    segments: Int32[Array, "R Q"]  # 1, 2, .. the picture of a patch; 0 on padding
+    coords: Int32[Array, "R Q 2"]  # (h, w) of a patch in its image
+    segments: Int32[Array, "R Q"]  # 1, 2, .. the image of a patch; 0 on padding
     windows: Int32[Array, "R Q"]  # 1, 2, .. its attention window, in order; 0 on padding
 
 

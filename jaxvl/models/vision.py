@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vision tower over packed patches: pictures of any size, any number in a row.
+"""The vision tower over packed patches: images of any size, any number in a row.
 
-Qwen2-VL's blocks see a picture whole. Most of Qwen2.5-VL's see a window of it; patches come window
+Qwen2-VL's blocks see an image whole. Most of Qwen2.5-VL's see a window of it; patches come window
 by window, so that both are numbers that rise along a row, and one stack of blocks reads either.
 """
 

@@ -3,7 +3,7 @@
 
 A product of a weight with n tokens is 2 n d_in d_out operations (a multiplication and an addition
 each), and a pair of a query and a key is 4 D in every layer (its score, and its share of the
-values). A prompt and its pictures are counted once, however many completions it has; a token sees
+values). A prompt and its images are counted once, however many completions it has; a token sees
 itself and what is before it; padding is not counted, nor what is computed again to save memory.
 Norms, softmax, rotations and the search in the distribution are left out.
 """
@@ -34,16 +34,16 @@ _PEAKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a batch holds: the sizes of its pictures and texts without their padding."""
+    """What a batch holds: the sizes of its images and texts without their padding."""
 
-    pictures: Sequence[int]  # patches of each picture
-    windows: Sequence[int]  # patches of each attention window (a picture where the tower has none)
+    pictures: Sequence[int]  # patches of each image
+    windows: Sequence[int]  # patches of each attention window (an image where the tower has none)
     prompts: Sequence[int]  # [P] tokens of each prompt
     completions: np.ndarray  # [P, g] tokens of its completions
 
     @classmethod
     def full(cls, rows: int, tokens: int, patches: int, completions: int, length: int) -> Work:
-        """Rows that are full to the last token, one picture each, seen whole by every block.
+        """Rows that are full to the last token, one image each, seen whole by every block.
 
         A row has `completions` completions of `length` tokens, which counts its prompt once.
         """
@@ -65,7 +65,7 @@ class Flops:
 
 
 def tower(arch: VisionArch, work: Work) -> Flops:
-    """The pictures through the blocks, the merger left out."""
+    """The images through the blocks, the merger left out."""
     n = sum(work.pictures)
     block = 4 * arch.dim**2 + (3 if arch.gated else 2) * arch.dim * arch.hidden
     full_attention = sum(arch.full_attention)

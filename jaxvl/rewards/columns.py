@@ -11,12 +11,12 @@ from typing import Any
 from jaxvl.config.overrides import SERVICES
 from jaxvl.data.example import Example
 
-ImageSizes = tuple[tuple[int, int], ...]  # (width, height) of each picture
+ImageSizes = tuple[tuple[int, int], ...]  # (width, height) of each image
 
 
 @dataclasses.dataclass(frozen=True)
 class AskedColumns:
-    """A question as it was put to a model: its pictures' sizes as they were given, and as the
+    """A question as it was put to a model: its images' sizes as they were given, and as the
     model sees them."""
 
     example: Example

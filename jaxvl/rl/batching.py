@@ -20,7 +20,7 @@ from jaxvl.models.inputs import Prompt
 
 ROWS_A_DEVICE = 16  # prompts that a call works on together, at most
 SHARE = 0.5  # of the memory beside the weights that a batch may take
-READERS = 4  # threads that open pictures and tokenize
+READERS = 4  # threads that open images and tokenize
 _UNKNOWN = 4 * 2**30  # memory of a device that does not say how much it has
 
 

@@ -136,7 +136,7 @@ def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
     places = rearrange(np.arange(rows), "(M n u) -> M n u", **cut)
     order = np.argsort(~live, axis=1, kind="stable")[..., None]
     order_R = rearrange(np.take_along_axis(places, order, axis=1), "M n u -> (M n u)")
-    if (order_R == np.arange(rows)).all():  # always with a reference; pictures are gigabytes
+    if (order_R == np.arange(rows)).all():  # always with a reference; images are gigabytes
         return batch
     return jax.tree.map(lambda x: x[order_R], batch)
 

@@ -86,7 +86,7 @@ def result(
 
 @dataclasses.dataclass(frozen=True)
 class Guessing:
-    """What needs no picture: a random choice, and the best constant answer of each task."""
+    """What needs no image: a random choice, and the best constant answer of each task."""
 
     chance: Estimate
     majority: Estimate

@@ -166,7 +166,7 @@ class PromptStream:
     def _item(self, position: int, candidates: Iterator[Example]) -> StreamItem:
         """The first candidate that can be used, and why those before it cannot.
 
-        Called in reading threads: pictures are opened and prompts tokenized here.
+        Called in reading threads: images are opened and prompts tokenized here.
         """
         dropped: list[Dropped] = []
         for candidate in itertools.islice(candidates, TRIES + 1):

@@ -195,7 +195,7 @@ def write(
     images: int,
     share: DataShard,
 ) -> None:
-    """`rollouts/step_N.jsonl`, a prompt a line, with the pictures of the first `images` prompts.
+    """`rollouts/step_N.jsonl`, a prompt a line, with the images of the first `images` prompts.
 
     The advantages are those of the prompts `chosen`; the others were not learnt from, which their
     lines say. Every share of the rows has a file, those after the first `step_N.SHARE.jsonl`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many programs a run compiles, and when: pictures of random sizes, questions of any length.
+"""How many programs a run compiles, and when: images of random sizes, questions of any length.
 
     python scripts/bench/compiles.py --out compiles.json
     python scripts/bench/compiles.py --gpu --out compiles.json
@@ -41,7 +41,7 @@ OURS = (
 
 @dataclasses.dataclass(frozen=True)
 class RandomSizes:
-    """Questions of random lengths about pictures of random sizes, up to `side` pixels a side."""
+    """Questions of random lengths about images of random sizes, up to `side` pixels a side."""
 
     count: int
     side: int

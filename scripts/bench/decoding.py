@@ -34,7 +34,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args.dtype = "bfloat16" if args.gpu else "float32"
     args.shape = args.shape or ("2b" if args.gpu else "9m")
     args.tokens = args.tokens or (576 if args.gpu else 64)
-    args.image_size = args.image_size or (616 if args.gpu else 112)  # 616: 484 tokens of a picture
+    args.image_size = args.image_size or (616 if args.gpu else 112)  # 616: 484 tokens of an image
     return args
 
 

@@ -4,7 +4,7 @@
     python scripts/bench/eval.py --out eval.json
     python scripts/bench/eval.py --shapes 29m --prompts 200 --out eval_29m.json
 
-Both read the same prompts and picture files, reply greedily with the same number of tokens (nothing
+Both read the same prompts and image files, reply greedily with the same number of tokens (nothing
 ends a reply early), decode the texts and write a line each. Each side has the batch size that was
 fastest for it on the first prompts. Reported are seconds, their ratio (above 1: jaxvl is faster),
 the ratio of processor seconds (which other jobs on the machine hardly change), the share of replies
@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve()
 
 
 def write_prompts(folder: Path, count: int) -> None:
-    """`count` questions about rendered scenes: a picture file and a line of prompts.jsonl each."""
+    """`count` questions about rendered scenes: an image file and a line of prompts.jsonl each."""
     from jaxvl.data.scenes import Scenes
     from jaxvl.data.templates import with_choices
 

@@ -166,7 +166,7 @@ def step_flops(
               + 2 * V * D * completion tokens)
 
     where W counts the weights that every patch (every token) is multiplied with. Prompts and their
-    pictures are counted once, not once a completion, and padding not at all. A pass is a forward
+    images are counted once, not once a completion, and padding not at all. A pass is a forward
     pass: sampling takes one, the reference one, the update three (its backward pass counts two);
     what is computed again to save memory is not counted. Attention's own products (of queries and
     keys, of weights and values) are left out: the figure is a little low.

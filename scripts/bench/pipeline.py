@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data pipeline against plain decoding: pictures a second, and a second of one core.
+"""The data pipeline against plain decoding: images a second, and a second of one core.
 
     python scripts/bench/pipeline.py --out pipeline.json
 
@@ -50,7 +50,7 @@ def photo(rng: np.random.Generator) -> bytes:
 
 
 def write(folder: Path, count: int) -> Path:
-    """A prepared set of `count` pictures with a question each."""
+    """A prepared set of `count` images with a question each."""
     rng = np.random.default_rng(0)
     lines = []
     for number in range(count):
@@ -74,7 +74,7 @@ def patches(files: list[bytes], settings: ImageSettings) -> None:
 
 
 def draw(prepared: Prepared, processor: Processor, workers: int) -> None:
-    """Every picture once, as `jaxvl.train.prompts.PromptStream` draws it."""
+    """Every image once, as `jaxvl.train.prompts.PromptStream` draws it."""
     examples, gate = prepared.load(), ExampleFilter()
 
     def make(position: int, candidates):
@@ -87,7 +87,7 @@ def draw(prepared: Prepared, processor: Processor, workers: int) -> None:
 
 
 def measure(work: Callable[[], None], count: int, repeats: int) -> dict[str, float]:
-    """The best of some repeats: pictures a second, and a second of processor time."""
+    """The best of some repeats: images a second, and a second of processor time."""
     walls, cores = [], []
     for _ in range(repeats):
         wall, core = time.perf_counter(), time.process_time()

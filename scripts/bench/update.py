@@ -41,7 +41,7 @@ def architecture(shape: str) -> Arch:
 
 
 def random_batch(arch: Arch, args: argparse.Namespace, group: int, per_row: int) -> TrainBatch:
-    """`prompts` prompts of T tokens that begin with one picture, and `group` completions of each.
+    """`prompts` prompts of T tokens that begin with one image, and `group` completions of each.
 
     Host arrays with one micro-batch; the rows of both forms hold the same data.
     """

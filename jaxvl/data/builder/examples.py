@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examples as tensorflow-datasets stores them: ArrayRecord files of tf.train.Example messages, the
-pictures in them as the files they were."""
+images in them as the files they were."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class JaxvlExamples(tfds.core.ShardBasedBuilder):
 
 
 def encode(example: Example) -> dict[str, Any]:
-    """The features of an example; pictures are files, given as paths or bytes."""
+    """The features of an example; images are files, given as paths or bytes."""
     return {
         "id": example.id,
         "question": example.question,
@@ -122,7 +122,7 @@ def write_info(folder: Path, rows: Sequence[int], size: int) -> None:
 
 
 class PreparedRecords(Sequence[Example]):
-    """The examples of a prepared set, read one by one; pictures stay encoded."""
+    """The examples of a prepared set, read one by one; images stay encoded."""
 
     def __init__(self, folder: Path):
         builder = tfds.builder_from_directory(folder)

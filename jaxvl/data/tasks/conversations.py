@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations in TRL's format: a list of turns {"role", "content"}, content being text or a list
-of parts, and the pictures beside them or in the parts."""
+of parts, and the images beside them or in the parts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def as_given(example: Example) -> list[RawTurn]:
 
 def turns(value: Any, name: str) -> tuple[list[RawTurn], list[Any]]:
     """The turns with their content as a list of parts {"type": "image"} and {"type": "text",
-    "text"}, and the pictures that stood in the parts.
+    "text"}, and the images that stood in the parts.
 
-    Plain text is a user's turn. `<image>` in a text is where a picture stands; numbered markers
-    stand in the order of their numbers. A picture in a part may be in OpenAI's form.
+    Plain text is a user's turn. `<image>` in a text is where an image stands; numbered markers
+    stand in the order of their numbers. An image in a part may be in OpenAI's form.
     """
     if isinstance(value, str) and value.strip():
         value = [{"role": "user", "content": value}]
@@ -67,7 +67,7 @@ def _parts(content: Any, name: str, pictures: list[Any]) -> list[dict[str, Any]]
 
 
 def _text(value: str, name: str) -> list[dict[str, Any]]:
-    """The parts of a text: a picture where it has a marker."""
+    """The parts of a text: an image where it has a marker."""
     numbers = [int(number) for number in places.MARKER.findall(value) if number]
     if numbers != sorted(set(numbers)):
         raise BadRow(
@@ -98,7 +98,7 @@ def prompt_and_reply(found: list[RawTurn], name: str) -> tuple[list[RawTurn], st
 
 def place_images(prompt: list[RawTurn], count: int, unread: Mapping[str, Any]) -> list[RawTurn]:
     """The prompt with `count` image parts: where none is marked, all stand before the first user's
-    text, as in TRL. `unread` are the columns of the row that were not read for pictures."""
+    text, as in TRL. `unread` are the columns of the row that were not read for images."""
     marked = sum(part["type"] == "image" for turn in prompt for part in turn["content"])
     if not marked and count:
         first = next(turn for turn in prompt if turn["role"] == "user")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What adapters read out of a row: text, answers, pictures. BadRow says what is wrong with one."""
+"""What adapters read out of a row: text, answers, images. BadRow says what is wrong with one."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def _value(text: str) -> float | None:
 
 
 def pictures(value: Any, folders: Sequence[Path], root: Path | None) -> tuple[str | bytes, ...]:
-    """Paths and bytes of one picture or a list of them; none where `value` is empty.
+    """Paths and bytes of one image or a list of them; none where `value` is empty.
 
-    A picture is a path that starts at one of `folders`, bytes, {"bytes", "path"} as in Hugging
+    An image is a path that starts at one of `folders`, bytes, {"bytes", "path"} as in Hugging
     Face's parquet files, a data: URL or base64 text. Files have to exist; they are not opened here.
     A row names files below `root` alone (None: any): not by an absolute path, by `..` or through a
     symbolic link does it reach another.

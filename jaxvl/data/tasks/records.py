@@ -40,12 +40,12 @@ class Records(RowSource):
     a number or a box of four (`jaxvl.data.gold.text`), with choices one of them or the letter of
     one; rows without a field `answer` may have it in the answer tags of a field `solution`.
     `choices` is one field that holds a list, or several that hold one each; `image` is the fields
-    that hold pictures (paths, bytes, Hugging Face's {"bytes", "path"}, base64 text, or a list of
+    that hold images (paths, bytes, Hugging Face's {"bytes", "path"}, base64 text, or a list of
     these), of which a row may lack some or all. Paths are relative to the folder `images` (default:
     that of the file, or `path`) and lead to files below it, unless `allow_outside`: by default a
     row names no other file of the machine. A row without an id has its number. A marker (`<image>`,
-    `<image2>`, `<img>`) in the question or a choice is the place of a picture, and a row has as
-    many as it has pictures, or none: they stand in front. Markers in front of a question are taken
+    `<image2>`, `<img>`) in the question or a choice is the place of an image, and a row has as
+    many as it has images, or none: they stand in front. Markers in front of a question are taken
     off unless `keep_markers`.
 
     With `conversation`, the name of a field that holds turns in TRL's format ("messages" or
@@ -78,7 +78,7 @@ class Records(RowSource):
         return hub.find(self.path, self.split, self.subset)
 
     def folders(self, file: Path) -> list[Path]:
-        """Where relative paths of pictures in a file may start: its own folder, `path`, or where
+        """Where relative paths of images in a file may start: its own folder, `path`, or where
         the file is in the `data` of a hub dataset, the folder above."""
         if self.images:
             return [Path(self.images)]
@@ -171,7 +171,7 @@ class Records(RowSource):
         )
 
     def _conversation(self, raw: Mapping[str, Any], columns: dict) -> tuple[str, str, list[Any]]:
-        """The question, the answer, and the pictures in the turns, which become a column."""
+        """The question, the answer, and the images in the turns, which become a column."""
         turns, inside = conversations.turns(raw.get(self.conversation), self.conversation)
         prompt, reply = conversations.prompt_and_reply(turns, self.conversation)
         if raw.get("completion"):
@@ -201,8 +201,8 @@ class Records(RowSource):
 
 
 def questions_and_images(source: Records) -> Iterator[tuple[str, Any]]:
-    """The question ("" where there is none) and the pictures of every row, or the BadRow that says
-    why a row's pictures cannot be had: what tells a test set, which may come without answers."""
+    """The question ("" where there is none) and the images of every row, or the BadRow that says
+    why a row's images cannot be had: what tells a test set, which may come without answers."""
     for _, file, raw in files.read(source.files()):
         if isinstance(raw, BadRow):
             yield "", raw
@@ -224,7 +224,7 @@ def _whole(cell: Any) -> Any:
 
 
 def _kept(value: Any) -> bool:
-    """Whether a value is kept as a column: pictures that are not read are not carried along."""
+    """Whether a value is kept as a column: images that are not read are not carried along."""
     if isinstance(value, Mapping):
         return all(_kept(item) for item in value.values())
     if isinstance(value, list):

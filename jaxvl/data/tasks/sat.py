@@ -2,9 +2,9 @@
 """SAT, spatial questions in simulated rooms (Ray et al., arXiv 2412.07755; MIT licence): the data
 of VisualThinker-R1-Zero.
 
-As published: `array/SAT` (SAT_train.parquet, pictures in `image_bytes`) and `array/SAT-v2`
-(data/train-*.parquet, pictures in `images`). The JSON that VisualThinker's scripts make of the
-former (SAT_train_15000.json, with its folder of pictures) is read too.
+As published: `array/SAT` (SAT_train.parquet, images in `image_bytes`) and `array/SAT-v2`
+(data/train-*.parquet, images in `images`). The JSON that VisualThinker's scripts make of the
+former (SAT_train_15000.json, with its folder of images) is read too.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ def paper(path: str, seed: int = 0, first: int = 0) -> SAT:
 
 
 def static(path: str, seed: int = 0) -> SAT:
-    """The static split: about 127,000 questions, each about one picture."""
+    """The static split: about 127,000 questions, each about one image."""
     return SAT(path, "static", seed=seed)
 
 
 def _spoken(messages: Any) -> tuple[str, str, list[str], int]:
     """Question, answer and choices of a conversation in VisualThinker's JSON, and the number of
-    places for pictures in it.
+    places for images in it.
 
     Its sentence lists the choices as `a, b or c`. Where a choice has a comma or an "or" of its own,
     the answer tells how to cut; joined again, the choices always give the same sentence.

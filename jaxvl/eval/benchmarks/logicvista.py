@@ -2,7 +2,7 @@
 """LogicVista (arXiv 2407.04973): 448 questions of logic about diagrams; one has no answer.
 
 As published: the repository's dataset.json with images/, lscpku/LogicVista (parquet) and
-VLMEvalKit's LogicVista.tsv. The options stand in the picture or in the question; some questions
+VLMEvalKit's LogicVista.tsv. The options stand in the image or in the question; some questions
 have two right letters, and both must be given. One answer is a number, which the kit's judge, who
 answers in capital letters, never matches.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MathVerse (arXiv 2403.14624), testmini, the version whose question stands in the picture: 788.
+"""MathVerse (arXiv 2403.14624), testmini, the version whose question stands in the image: 788.
 
 As published: CaraJ/MathVerse-lmmseval and AI4Math/MathVerse (parquet, or testmini.json with its
-pictures), and VLMEvalKit's MathVerse_MINIVOnly.tsv. Rows of the other versions are left out.
+images), and VLMEvalKit's MathVerse_MINIVOnly.tsv. Rows of the other versions are left out.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """MMMU's validation split (arXiv 2311.16502): 900 questions of 30 subjects, most with options.
 
 As published: MMMU/MMMU and lmms-lab's copy (validation-*.parquet), and VLMEvalKit's
-MMMU_DEV_VAL.tsv. Pictures stand in the text where `<image n>` does. The official parser takes an
+MMMU_DEV_VAL.tsv. Images stand in the text where `<image n>` does. The official parser takes an
 option at random where it reads none, and lmms-eval's loses every open answer; here nothing is
 drawn, and an open answer is right where it equals any of the golds.
 """
@@ -85,7 +85,7 @@ def _wordings(row: Row, choices: tuple[str, ...]) -> dict[str, protocols.Wording
 
 
 def _interleaved(text: str, count: int) -> protocols.Wording:
-    """The text cut where pictures stand; as it is, to follow them, where it marks none."""
+    """The text cut where images stand; as it is, to follow them, where it marks none."""
     pieces = _MARKER.split(text)
     parts: list[str | int] = []
     for place, piece in enumerate(pieces):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MOSSBench (arXiv 2406.17806): benign requests about pictures that models refuse all the same.
+"""MOSSBench (arXiv 2406.17806): benign requests about images that models refuse all the same.
 
 A value of 1.0 is a refusal and the figure is a rate of refusals: lower is better here, and higher
 in `mossbench_contrast`, whose requests are harmful. For evaluation only: its licence (CC BY-SA 4.0,
@@ -98,7 +98,7 @@ def read(source: Path, protocol: str, contrast: bool = False) -> tuple[list[Item
     """The items of one of the two sets under `source`, and the records that make none.
 
     Records of the contrast set are those in files with "contrast" in their path below `source` (or
-    in its own name) and those without `harm` and the slices. Pictures are looked for beside the
+    in its own name) and those without `harm` and the slices. Images are looked for beside the
     file, one folder up and in `data/`; they are opened when they are used.
     """
     if protocol not in PROTOCOLS:
@@ -159,7 +159,7 @@ def _metadata(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(row: files.Raw, file: Path, source: Path) -> dict[str, Any]:
-    """A row of any layout in the form of information.json, with its picture."""
+    """A row of any layout in the form of information.json, with its image."""
     if isinstance(row, BadRow):
         raise row
     where = next((row[n] for n in ("image", "image_path", "file_name") if row.get(n)), None)

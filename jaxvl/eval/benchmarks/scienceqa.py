@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ScienceQA's test split (arXiv 2209.09513): 4,241 school questions with options, 2,017 of them
-with a picture ("IMG", the usual figure for vision-language models).
+with an image ("IMG", the usual figure for vision-language models).
 
 As published: ScienceQA-FULL or -IMG (parquet, also test-*.parquet alone), the repository's
-problems.json with images/test/ID/image.png, and VLMEvalKit's ScienceQA_TEST.tsv (pictures only).
+problems.json with images/test/ID/image.png, and VLMEvalKit's ScienceQA_TEST.tsv (images only).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _letter(answer: object) -> object:
 
 
 def _images(row: Row) -> tuple[str | bytes, ...]:
-    """The picture, where there is one; the repository names it by its file in a folder by id."""
+    """The image, where there is one; the repository names it by its file in a folder by id."""
     image = row.get("image")
     if image is None:
         return ()
@@ -86,7 +86,7 @@ def _band(grade: str) -> str:
 
 
 def full(scored: Sequence[Scored]) -> float | None:
-    """The accuracy over all questions; None where only those with pictures were asked."""
+    """The accuracy over all questions; None where only those with images were asked."""
     without = any(one.item.groups["image"] == "no" for one in scored)
     return figures.accuracy(scored) if without else None
 

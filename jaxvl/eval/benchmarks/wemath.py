@@ -2,7 +2,7 @@
 """We-Math (arXiv 2407.01284), testmini: 525 problems of two or three steps, asked as a whole and
 step by step, 1,740 questions with options.
 
-As published: We-Math/We-Math (parquet, or testmini.json with its pictures) and VLMEvalKit's
+As published: We-Math/We-Math (parquet, or testmini.json with its images) and VLMEvalKit's
 WeMath.tsv. A problem of which a question is missing is left out as a whole: the published scripts
 would count it as neither right nor wrong.
 """

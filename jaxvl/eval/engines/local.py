@@ -32,7 +32,7 @@ from jaxvl.rl.completions import read_completions
 from jaxvl.rl.sampler import Sampler, check_drawn
 from jaxvl.vlm import VLM
 
-READERS = 4  # threads that open pictures and tokenize
+READERS = 4  # threads that open images and tokenize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Local:
         )
         self.sample = Sampler(vlm.graphdef, decoding, vlm.dtype)
         self.key = jax.random.key(how.seed)
-        self.dropped: list[Dropped] = []  # items whose pictures or prompts cannot be used
+        self.dropped: list[Dropped] = []  # items whose images or prompts cannot be used
 
     def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
         """The replies to (item, sample) pairs, a batch at a time, while the next is under way.
@@ -107,7 +107,7 @@ class Local:
         yield from (by_shape[shape] for shape in sorted(by_shape))
 
     def _encoded(self, rows: Iterable[tuple[Item, int]]) -> Iterator[_Row]:
-        """The rows in order, a few batches ahead of the device, pictures opened in threads."""
+        """The rows in order, a few batches ahead of the device, images opened in threads."""
 
         def encode(item: Item, first: int) -> _Row | Dropped:
             try:

@@ -21,7 +21,7 @@ class Remote:
     """A model that replies to items, `batch` requests at a time.
 
     The seed of a request is folded from the seed, the item's id and the sample's number; whether
-    the server heeds it is its own affair. Pictures are sent as PNG, larger ones than `max_pixels`
+    the server heeds it is its own affair. Images are sent as PNG, larger ones than `max_pixels`
     smaller.
     """
 

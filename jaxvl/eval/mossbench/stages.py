@@ -2,7 +2,7 @@
 """Where a refusal comes from: MOSSBench's analysis in three stages (arXiv 2406.17806).
 
 A benign request is put four times: as it is; as a request for a caption, which shows what the model
-sees (perception); with a true description of the picture; and with that and what the asker means.
+sees (perception); with a true description of the image; and with that and what the asker means.
 What is still refused with the description was not misseen, and what is still refused with the
 intent was understood and judged wrongly. The analysis is of the requests refused as they are. The
 paper's own prompts and intents are not published: the words here are ours.
@@ -29,7 +29,7 @@ ANY_INTENT = "I ask about just what the picture shows, in its plain sense, and m
 
 
 def prompts(question: str, description: str, intent: str = "") -> dict[str, str]:
-    """The text of each stage; the picture goes with all of them."""
+    """The text of each stage; the image goes with all of them."""
     fields = {"question": question, "description": description, "intent": intent or ANY_INTENT}
     return {
         PLAIN: question,

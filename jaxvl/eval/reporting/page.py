@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of an evaluation: tables, charts, and items with their pictures, replies and verdicts.
+"""The page of an evaluation: tables, charts, and items with their images, replies and verdicts.
 
 One file that opens offline, without scripts. What models and datasets say is escaped, and the
 page's own policy forbids scripts and the net.

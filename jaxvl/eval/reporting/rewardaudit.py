@@ -109,7 +109,7 @@ def page(run: Path, drawn: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _data(file: Path) -> str:
-    """A picture as a URL that holds it, "" where it is gone."""
+    """An image as a URL that holds it, "" where it is gone."""
     if not file.is_file():
         return ""
     return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of evaluations: intervals, tests of two models, sampled answers. Pure.
 
-N values belong to K clusters (questions about one picture, samples of one question): what is drawn
+N values belong to K clusters (questions about one image, samples of one question): what is drawn
 together is resampled together.
 """
 

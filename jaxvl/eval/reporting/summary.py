@@ -235,7 +235,7 @@ def _sampled(scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def baselines(benchmark: Benchmark, items: Sequence[Item]) -> tuple[float | None, dict | None]:
-    """What needs no picture: the accuracy of a random choice, and that of the best constant answer.
+    """What needs no image: the accuracy of a random choice, and that of the best constant answer.
 
     Items without choices are never guessed. The constant answers tried are the letters, marked by
     the benchmark's own rule, and the commonest golds. None where the benchmark has no golds.

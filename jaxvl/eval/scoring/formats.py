@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of benchmarks as they are published: Hugging Face's parquet, VLMEvalKit's TSV, JSON and
-JSON lines with a folder of pictures. They are found by their names, and rows are read alike."""
+JSON lines with a folder of images. They are found by their names, and rows are read alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 
 LETTERS = string.ascii_uppercase
-# Where pictures lie beside a file of rows, below its folder or the ones above it.
+# Where images lie beside a file of rows, below its folder or the ones above it.
 _IMAGE_FOLDERS = ("", "images", "image", "img", "trainval2017", "train2017", "val2017")
 _OPTION = re.compile(r"(?:\(|\b)([A-J])\)")
 _REFERENCE = 64  # an `image` of a TSV that is no longer than this is the index of another row
@@ -47,7 +47,7 @@ def find(source: str | Path, layouts: Sequence[FileLayout]) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a file: `number` counts from 1 over all files, `folders` may hold its pictures,
+    """A row of a file: `number` counts from 1 over all files, `folders` may hold its images,
     which are below `root`."""
 
     values: Mapping[str, Any]
@@ -72,8 +72,8 @@ class Row:
         return "" if value is None else str(value)
 
     def picture(self, *names: str) -> tuple[str | bytes, ...]:
-        """The picture, or the list of them, in the first of these fields that holds something;
-        BadRow where none does, and where a picture is named but not there."""
+        """The image, or the list of them, in the first of these fields that holds something;
+        BadRow where none does, and where an image is named but not there."""
         value = self.get(*names)
         value = listed(value) if isinstance(value, str) and value[:1] == "[" else value
         found = fields.pictures(value, self.folders, self.root)
@@ -82,7 +82,7 @@ class Row:
         return found
 
     def pictures(self, *names: str) -> tuple[str | bytes, ...]:
-        """The pictures of all of these fields that hold some, in order; BadRow where none does."""
+        """The images of all of these fields that hold some, in order; BadRow where none does."""
         filled = [name for name in names if self.get(name) is not None]
         return tuple(picture for name in filled or names[:1] for picture in self.picture(name))
 
@@ -105,7 +105,7 @@ class Row:
 
 
 def rows(paths: Sequence[Path], source: str | Path) -> Iterator[Row | BadRow]:
-    """The rows of files below `source`. Those of a TSV have the picture itself where they name the
+    """The rows of files below `source`. Those of a TSV have the image itself where they name the
     row that has it."""
     number = 0
     for file in paths:
@@ -127,7 +127,7 @@ def _levels(file: Path, source: Path) -> list[Path]:
 
 
 def _with_images(table: list[files.Raw]) -> Iterator[files.Raw]:
-    """Rows of a VLMEvalKit TSV, whose `image` may be the index of another row, and whose pictures
+    """Rows of a VLMEvalKit TSV, whose `image` may be the index of another row, and whose images
     may be files instead, in `image_path`."""
     good = [raw for raw in table if not isinstance(raw, BadRow)]
     whole = [raw for raw in good if len(raw.get("image") or "") > _REFERENCE]

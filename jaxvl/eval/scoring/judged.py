@@ -123,7 +123,7 @@ def _verdict(raw: Any, found: dict, judge: str) -> dict[str, Any]:
     except ValueError:
         raise BadRow("no sample", f"the sample is {sample!r}; expected a number") from None
     if key not in found and (f"{id}/{PLAIN}", key[1]) in found:
-        key = f"{id}/{PLAIN}", key[1]  # MOSSBench's own form knows of one question a picture
+        key = f"{id}/{PLAIN}", key[1]  # MOSSBench's own form knows of one question an image
     if key not in found:
         raise BadRow("unknown id", f"there is no reply ({key[0]}, sample {key[1]})")
     try:

@@ -48,7 +48,7 @@ REASONING_SYSTEM = (
 _SYSTEMS = {VLAA: VLAA_SYSTEM, REASONING: REASONING_SYSTEM}
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 
-# Text that follows the pictures, or parts: text, and where pictures stand their numbers from 0.
+# Text that follows the images, or parts: text, and where images stand their numbers from 0.
 Wording = str | list[str | int]
 
 
@@ -61,7 +61,7 @@ def offered(*wordings: str, **own: str) -> dict[str, str]:
 def asked(protocol: str, wordings: Mapping[str, Wording], images: Sequence[Any]) -> dict[str, Any]:
     """The fields `prompt` and `images` of an item: chat messages, or text for a base model.
 
-    A wording that places the pictures itself shows those that it names, in its order.
+    A wording that places the images itself shows those that it names, in its order.
     """
     if protocol not in (*wordings, *_PAPERS):
         known = ", ".join([*wordings, *_PAPERS])
@@ -83,7 +83,7 @@ def asked(protocol: str, wordings: Mapping[str, Wording], images: Sequence[Any])
 
 
 def _marked(parts: Sequence[str | int]) -> str:
-    """Parts as text, with `<image n>` where a picture stands among them."""
+    """Parts as text, with `<image n>` where an image stands among them."""
     return "".join(part if isinstance(part, str) else f"<image {part + 1}>" for part in parts)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of a row: pictures, prompt, and completions that branch off the prompt.
+"""Attention of a row: images, prompt, and completions that branch off the prompt.
 
 One meaning (`reference`), and kernels that compute the same where there is one for the platform.
 Nobody else knows which of them runs.

@@ -3,7 +3,7 @@
 
 It skips the blocks in which a static mask shows nothing, and works out the rest of the mask in the
 kernel from one integer a query, so that no mask is ever an array. What depends on the data
-(padding, pictures) it takes as segment numbers. Elsewhere than on a TPU the kernel is interpreted:
+(padding, images) it takes as segment numbers. Elsewhere than on a TPU the kernel is interpreted:
 slow, and the same numbers.
 """
 

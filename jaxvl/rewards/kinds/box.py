@@ -134,10 +134,10 @@ def convert(
     original: tuple[int, int] | None = None,
     processed: tuple[int, int] | None = None,
 ) -> Box:
-    """The box in another frame. Frames measure the same picture in different units:
+    """The box in another frame. Frames measure the same image in different units:
 
     "unit" from 0 to 1 along each side; "thousand" from 0 to 1000 (Qwen2-VL); "processed" in pixels
-    of the picture as the model was given it (Qwen2.5-VL); "original" in pixels of the file.
+    of the image as the model was given it (Qwen2.5-VL); "original" in pixels of the file.
     `original` and `processed` are (width, height), needed where such a frame is.
     """
     sides = {"unit": (1, 1), "thousand": (1000, 1000), "processed": processed, "original": original}
