@@ -57,6 +57,12 @@ class Whole:
     state: TrainState | None  # None while updates change it: it is donated to them
     data: dict[str, Any]
 
+    def take(self) -> TrainState:
+        """The state, for updates to which it is donated: none can be saved until `after`."""
+        state, self.state = self.state, None
+        assert state is not None, "a step takes the state once, and leaves another"
+        return state
+
     def after(self, step: int, state: TrainState, data: dict[str, Any], learnt: bool) -> None:
         """`step` is done. Where all its updates were skipped, its state is the one before, and a
         resumed run makes it again."""

@@ -10,7 +10,6 @@ written while it updates. What a step computes depends on none of that.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +20,17 @@ import numpy as np
 from einops import rearrange, reduce
 
 from jaxvl.checkpoints.start import of_run
-from jaxvl.checkpoints.store import Checkpoints, Whole
+from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import Config
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import local_rows, own_mesh, put_rows
-from jaxvl.distributed.preemption import PreemptionHandler, Stopped
+from jaxvl.distributed.preemption import PreemptionHandler
 from jaxvl.models import partition
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import to_compute_dtype
-from jaxvl.observe.metrics import Progress, over_updates
+from jaxvl.observe.metrics import over_updates
 from jaxvl.observe.mfu import Meter
-from jaxvl.observe.timing import Clock, traced
+from jaxvl.observe.timing import Clock
 from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner, shapes
@@ -44,16 +43,17 @@ from jaxvl.rl.sampler import Sampler, lost_prompts
 from jaxvl.train import failed, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
-from jaxvl.train.guard import Guard
+from jaxvl.train.guard import Event, Guard
 from jaxvl.train.prompts import Prefetcher, PromptStream, micro
 from jaxvl.train.setup import (
     export,
+    first_state,
     init_run,
-    journal,
     owned,
     partition_trainable,
     with_steps,
 )
+from jaxvl.train.steps import steps_after
 from jaxvl.vlm import VLM, load
 
 
@@ -78,23 +78,37 @@ def _train(cfg: Config, stop: PreemptionHandler, told: Callbacks) -> VLM:
     for local in judge.local_judges(cfg.rewards):
         local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
     with jax.set_mesh(base.mesh):
-        loop = Loop(cfg, base)
-        # A resumed run answers again, with the base.
-        before = loop.evaluate(base, "before training", 0) if cfg.eval else None
-        del base  # its memory is the steps'
-        state = loop.begin(checkpoints)
-        return loop.run(state, checkpoints, before, stop, told)
+        vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
+        loop, before = Loop(cfg, base, vlm, frozen, dropout), None
+        if loop.held_out:  # a resumed run answers again, with the base
+            before = loop.held_out.evaluate(base, "before training", 0)
+        begun = first_state(fresh, loop.tx, vlm.mesh, checkpoints)
+        del base, fresh  # their memory is the steps'
+        whole, carry = loop.begin(begun, resume.go_on(cfg, checkpoints, begun))
+        return loop.run(whole, carry, before, checkpoints, stop, told)
+
+
+@dataclasses.dataclass(frozen=True)
+class Carry:
+    """What a step hands to the next, beside the learner's state."""
+
+    beta: float  # the coefficient of the divergence from the reference
+    num_tokens: int  # of the run so far
 
 
 class Loop:
-    """The compiled parts of a run and the order they are called in."""
+    """The compiled parts of a run, and a step: the order they are called in.
 
-    def __init__(self, cfg: Config, base: VLM):
-        self.cfg, self.run_dir = cfg, Path(cfg.run.dir)
-        # `fresh` is what trains, as it is before the first step: see `begin`.
-        self.vlm, self.fresh, self.frozen, dropout = partition_trainable(base, cfg)
-        vlm, grpo, sampling = self.vlm, cfg.grpo, cfg.sampling
-        self.per_row = grpo.group_per_row or grpo.group
+    `base` is what the run starts from, `vlm` the policy without its parameters, of which `frozen`
+    do not train. From step to step nothing of a loop is replaced: the stream moves on, the guard
+    remembers, and all else is handed on.
+    """
+
+    def __init__(
+        self, cfg: Config, base: VLM, vlm: VLM, frozen: dict[str, Any], dropout: jax.Array | None
+    ):
+        self.cfg, self.vlm, self.frozen, self.run_dir = cfg, vlm, frozen, Path(cfg.run.dir)
+        grpo, sampling, self.per_row = cfg.grpo, cfg.sampling, cfg.batch.per_row
         decoding = vlm.decoding(
             self.per_row,
             sampling.max_new_tokens,
@@ -109,7 +123,7 @@ class Loop:
         self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
         # The reference is what the run starts from, whether or not it is resumed. What is frozen
         # is shared with it: beside adapters alone it is the base, and takes no memory.
-        self.logprobs, self.reference, self.beta = {}, None, grpo.beta
+        self.logprobs, self.reference = {}, None
         if grpo.beta:
             self.reference = to_compute_dtype(base.params, cfg.model.dtype, base.config.text)
             of_base = dataclasses.replace(how.policy, graphdef=base.graphdef)
@@ -118,32 +132,27 @@ class Loop:
             self.logprobs["own_logps"] = learner.make_logprobs(how.policy)
         self.key = jax.random.key(cfg.run.seed)
         self.stream = PromptStream(cfg, vlm, grpo.prompts)
-        self.prompts = grpo.prompts // self.stream.share.count  # of this process
-        self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
         shares = self.stream.share.count
+        self.prompts = grpo.prompts // shares  # of this process
+        self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
         self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
-        self.num_tokens, self.warnings = 0, []
-        self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
+        self.held_out = heldout.HeldOut(cfg, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
-    def begin(self, checkpoints: Checkpoints | None = None) -> learner.TrainState:
-        """The state that the run goes on from, or begins with. The weights that it starts from are
-        let go: what is needed of them later is in the state, in `frozen` and in `reference`."""
-        vlm, fresh, found = self.vlm, self.fresh, None
-        self.vlm = dataclasses.replace(vlm, params={})
-        del self.fresh
-        if checkpoints:
-            like = learner.abstract_state(fresh, self.tx, vlm.mesh)
-            if checkpoints.any():
-                vlm = fresh = None
-            found = resume.go_on(self.cfg, checkpoints, like)
+    def begin(
+        self, begun: learner.TrainState, found: Restored | None = None
+    ) -> tuple[Whole, Carry]:
+        """What the first step goes on from: the checkpoint `found`, or `begun` where there is
+        none."""
+        data = found.data if found else {}
         if found:
-            self.set_state(found.data)
-        state = found.state if found else learner.init_state(fresh, self.tx)
+            self.stream.set_state(data)
+            self.guard.set_state(data.get("guard", {}))
+        carry = Carry(data.get("beta", self.cfg.grpo.beta), data.get("num_tokens", 0))
         self.stream.tell()
-        self.whole = Whole(found.step if found else 0, state, self.get_state())
-        return state
+        step, state = (found.step, found.state) if found else (0, begun)
+        return Whole(step, state, self.get_state(carry)), carry
 
     def compile(self, state: learner.TrainState) -> None:
         """All that the steps will call, for every pair of buckets that a batch may have.
@@ -168,88 +177,79 @@ class Loop:
             batch = shapes.batch(*sizes, grpo.micro_batches, mesh)
             if "own_logps" in self.logprobs:
                 batch = dataclasses.replace(batch, own_logps=batch.old_logps)
-            self.update.lower(state, batch, self.frozen, np.float32(self.beta)).compile()
+            self.update.lower(state, batch, self.frozen, np.float32(grpo.beta)).compile()
 
     def run(
         self,
-        state: learner.TrainState,
-        checkpoints: Checkpoints,
+        whole: Whole,
+        carry: Carry,
         before: heldout.Evaluation | None,
+        checkpoints: Checkpoints,
         stop: PreemptionHandler,
-        told: Callbacks,
+        callbacks: Callbacks,
     ) -> VLM:
-        """The steps after `state` to the last. `before` is what the base answered."""
-        cfg, start = self.cfg, self.whole.step
-        lead = jax.process_index() == 0
+        """The steps after `whole` to the last. `before` is what the base answered."""
+        cfg = self.cfg
         if cfg.run.compile_ahead:
-            self.compile(state)
+            self.compile(whole.state)
         watch, after = audit.Watch(), None
-        steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
-        notes, progress = journal(cfg, start), Progress(cfg.run.steps, start)
-        with notes, progress, contextlib.closing(steps):
+        with steps_after(whole, cfg, self.guard, checkpoints, stop, callbacks) as steps:
             for step in steps:
-                checkpoints.check()
-                if number := stop.asked():
-                    checkpoints.finish(self.whole)
-                    raise Stopped(number)
-                with failed.saved(step, self.whole, checkpoints, self.run_dir):
-                    state, metrics = self.step(step, state)
+                with steps.saved(step):
+                    carry, metrics, warnings = self.step(step, whole, carry)
                     stop.hold()
                     after = None
-                    if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
-                        when = f"after step {step}"
-                        after = self.evaluate(self.with_state(state), when, step)
+                    if self.held_out and self.held_out.due(step):
+                        policy = self.with_state(whole.state)
+                        after = self.held_out.evaluate(policy, f"after step {step}", step)
                         metrics |= after.metrics()
                     if self.during and self.during.due(step, cfg.run.steps):
-                        metrics |= self.during.evaluate(step, self.with_state(state), metrics)
-                    if lead:
-                        said = notes.write(step, metrics)
-                        progress.update(step, metrics)
-                        for warning in [*said, *self.warnings, *watch.see(step, metrics)]:
-                            progress.console.print(warning, style="yellow")
-                        told(step, metrics)
-                    if step % cfg.run.save_every == 0 or step == cfg.run.steps:
-                        checkpoints.keep(self.whole)
-            if lead and (verdict := self.guard.verdict()):
-                progress.console.print(verdict, style="yellow")
-        checkpoints.close()
-        stop.release()  # what follows is made again, whenever it is cut short
-        trained = self.with_state(state)
+                        policy = self.with_state(whole.state)
+                        metrics |= self.during.evaluate(step, policy, metrics)
+                    steps.done(step, metrics, [*warnings, *watch.see(step, metrics)])
+        trained = self.with_state(whole.state)
         if cfg.run.export:
             export(trained, cfg)
-        if cfg.eval and after is None:
-            after = self.evaluate(trained, "after training", cfg.run.steps)
-        if lead:
-            if after:
-                heldout.write(self.run_dir, self.held_out, before, after)
+        if self.held_out and after is None:
+            after = self.held_out.evaluate(trained, "after training", cfg.run.steps)
+        if jax.process_index() == 0:
+            if self.held_out:
+                self.held_out.write(before, after)
             resume.finish(cfg)
         return trained
 
-    def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
-        """One batch of prompts: sampled, rewarded, learnt from, written down."""
-        grpo, clock, self.warnings = self.cfg.grpo, Clock(), []
-        rounds = [self.sample_round(step, state, clock)]
+    def step(
+        self, step: int, whole: Whole, carry: Carry
+    ) -> tuple[Carry, dict[str, float], list[str]]:
+        """One batch of prompts: sampled, rewarded, learnt from, written down. Its state is left in
+        `whole`; what the next step is handed, metrics and warnings are returned."""
+        grpo, share, clock, warnings = self.cfg.grpo, self.stream.share, Clock(), []
+        rounds = [self.sample_round(step, whole.state, clock, warnings)]
         while len(rounds) <= grpo.dynamic_sampling and self.lacks_live(rounds):
-            rounds.append(self.sample_round(step, state, clock))
+            rounds.append(self.sample_round(step, whole.state, clock, warnings))
         sampled = rounds[0] if len(rounds) == 1 else rollouts.join(rounds)
         chosen = rollouts.choose(has_spread(sampled.total_PG), self.prompts)
         advantages_PG = self.advantages(sampled.total_PG[chosen])
         batch = self.train_batch(sampled, chosen, advantages_PG)
         parts = self.mini_batches(batch)
         on_device = [put_rows(part, self.vlm.mesh, lead=1) for part in parts]
-        found, self.whole.state = [], None
+        found, state = [], whole.take()
         for part in on_device * grpo.num_iterations:
-            state, stats = self.update(state, part, self.frozen, np.float32(self.beta))
+            state, stats = self.update(state, part, self.frozen, np.float32(carry.beta))
             found.append(stats)
         del on_device
 
         # The device is at work: until its numbers are asked for, the host has time of its own.
         try:
-            images, share = self.cfg.run.rollout_images, self.stream.share
+            images = self.cfg.run.rollout_images
             rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
             metrics = self.rollout_metrics(sampled)
         finally:  # whatever becomes of that, the updates are done
-            learnt = self.learnt(step, state, found, parts, sampled)
+            stats, beta = jax.device_get(found), carry.beta
+            carry, learnt, events = self.learnt(carry, stats, sampled.tokens(share))
+            done = not all(of["skipped"] for of in stats)
+            whole.after(step, state, self.get_state(carry), done)
+            told = failed.told(step, events, parts, sampled.asked, share, self.run_dir, beta)
         live_R = learner.live_rows(batch, grpo.beta)
         metrics["frac_live_rows"] = float(np.mean(share.all_gather_object(float(live_R.mean()))))
         if grpo.dynamic_sampling:
@@ -261,38 +261,27 @@ class Loop:
         metrics |= clock.metrics(sum(share.all_gather_object(int(lengths_N.sum()))), *compiled)
         live = chosen[reduce(live_R, "(P r) -> P", "any", P=len(chosen))]
         encoded = [item.encoded for item in sampled.items]
-        return state, metrics | self.meter.metrics(encoded, lengths_N, live, metrics)
+        metrics |= self.meter.metrics(encoded, lengths_N, live, metrics)
+        return carry, metrics, warnings + told
 
     def learnt(
-        self,
-        step: int,
-        state: learner.TrainState,
-        found: list[learner.Stats],
-        parts: list[TrainBatch],
-        sampled: rollouts.ScoredRollout,
-    ) -> dict[str, float]:
-        """What the updates of a step came to: their metrics, the next step's coefficient, and the
-        state as one to go on from. TrainingFailed where too many in a row were skipped."""
-        stats = jax.device_get(found)
+        self, carry: Carry, stats: list[learner.Stats], tokens: int
+    ) -> tuple[Carry, dict[str, float], list[Event]]:
+        """What the updates of a step of so many tokens came to: what the next step is handed,
+        metrics, and what a person has to know."""
         metrics, events = over_updates(stats), self.guard.see(stats)
-        metrics["skipped_steps"] = self.guard.skipped
-        self.num_tokens += sampled.tokens(self.stream.share)
-        metrics["num_tokens"] = self.num_tokens
-        beta = self.beta
+        num_tokens, beta = carry.num_tokens + tokens, carry.beta
+        metrics |= {"skipped_steps": self.guard.skipped, "num_tokens": num_tokens}
         if self.cfg.grpo.adaptive_kl:
             metrics["beta"] = beta
-            self.beta = self.next_beta(metrics["kl"])
-        done = not all(of["skipped"] for of in stats)
-        self.whole.after(step, state, self.get_state(), done)
-        share = self.stream.share
-        told = failed.told(step, events, parts, sampled.asked, share, self.run_dir, beta)
-        self.warnings += told
-        return metrics
+            beta = self.next_beta(beta, metrics["kl"])
+        return Carry(beta, num_tokens), metrics, events
 
     def sample_round(
-        self, step: int, state: learner.TrainState, clock: Clock
+        self, step: int, state: learner.TrainState, clock: Clock, warnings: list[str]
     ) -> rollouts.ScoredRollout:
-        """The next prompts of the stream, their completions and what these are worth."""
+        """The next prompts of the stream, their completions and what these are worth. What a person
+        should know is added to `warnings`."""
         cfg = self.cfg
         items, arrays = self.ahead.take(step)
         prompt = put_rows(Prompt.from_arrays(arrays), self.vlm.mesh)
@@ -316,7 +305,7 @@ class Loop:
         lost = [items[p].example.id for p in lost_prompts(rollout, len(items))]
         if lost := [name for part in self.stream.share.all_gather_object(lost) for name in part]:
             which = f"{len(lost)} prompts ({', '.join(lost[:4])})"
-            self.warnings.append(f"warning, step {step}: NaN where {which} were sampled")
+            warnings.append(f"warning, step {step}: NaN where {which} were sampled")
         logps = {
             name: rearrange(local_rows(x, axis=1), "M R g C -> (M R) g C")
             for name, x in logps.items()
@@ -378,38 +367,17 @@ class Loop:
         found = {"verify/restarts": lost} | self.stream.metrics(sampled.items)
         return found | whole.metrics(group)
 
-    def next_beta(self, kl: float) -> float:
+    def next_beta(self, beta: float, kl: float) -> float:
         """The coefficient of the next step."""
         grpo, how = self.cfg.grpo, self.cfg.grpo.adaptive_kl
-        return next_beta(self.beta, kl, how.target, how.horizon, grpo.prompts * grpo.group)
+        return next_beta(beta, kl, how.target, how.horizon, grpo.prompts * grpo.group)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self, carry: Carry) -> dict[str, Any]:
         """What a checkpoint needs beside the learner's state."""
-        adaptive = {"beta": self.beta} if self.cfg.grpo.adaptive_kl else {}
-        counts = {"guard": self.guard.get_state(), "num_tokens": self.num_tokens}
+        adaptive = {"beta": carry.beta} if self.cfg.grpo.adaptive_kl else {}
+        counts = {"guard": self.guard.get_state(), "num_tokens": carry.num_tokens}
         return self.ahead.get_state() | counts | adaptive
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.stream.set_state(state)
-        self.guard.set_state(state.get("guard", {}))
-        self.num_tokens = state.get("num_tokens", 0)
-        self.beta = state.get("beta", self.beta)
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
-
-    def evaluate(self, vlm: VLM, when: str, step: int) -> heldout.Evaluation:
-        """The held-out set, answered by `vlm` and scored by the run's rewards."""
-        cfg = self.cfg
-        if jax.process_index() == 0:
-            print(f"answering {len(self.held_out)} held-out questions {when}", flush=True)
-        return heldout.evaluate(
-            vlm,
-            self.held_out,
-            cfg.eval,
-            self.stream.template,
-            cfg.sampling.max_new_tokens,
-            cfg.rewards,
-            TrainerState(step, cfg.run.steps),
-        )

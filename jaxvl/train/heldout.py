@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxvl.config import Eval, Reward
+from jaxvl.config import Config, Eval, Reward, SFTConfig
 from jaxvl.data.example import Example
 from jaxvl.data.image import load_image, smart_resize
 from jaxvl.data.prompts import Processor
@@ -173,19 +173,34 @@ def _asked(example: Example, prompt: Any, processor: Processor) -> AskedColumns:
     return AskedColumns(example, prompt, sizes, shown, processor.box_frame)
 
 
-def write(
-    run_dir: Path,
-    examples: Sequence[Example],
-    before: Evaluation,
-    after: Evaluation,
-    **more: Any,
-) -> None:
-    """eval.json, with what else there is to say, and the table on the console."""
-    shown = table(examples, before, after)
-    found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **shown}
-    text = json.dumps(found | more, indent=2)
-    (run_dir / "eval.json").write_text(text + "\n", encoding="utf-8")
-    tables.show(shown)
+class HeldOut:
+    """The held-out set of a run that has one, scored by the run's rewards."""
+
+    def __init__(self, cfg: Config | SFTConfig, template: Any):
+        self.cfg, self.how, self.template = cfg, cfg.eval, template
+        self.examples = list(cfg.eval.source.load())
+
+    def due(self, step: int) -> bool:
+        """Whether it is answered after this step, beside the ends of the run."""
+        return self.how.every > 0 and step % self.how.every == 0
+
+    def evaluate(self, vlm: VLM, when: str, step: int) -> Evaluation:
+        """It is answered by `vlm`, which is said."""
+        cfg = self.cfg
+        if jax.process_index() == 0:
+            print(f"answering {len(self.examples)} held-out questions {when}", flush=True)
+        how = self.template, cfg.sampling.max_new_tokens, cfg.rewards
+        state = TrainerState(step, cfg.run.steps)
+        return evaluate(vlm, self.examples, self.how, *how, state)
+
+    def write(self, before: Evaluation, after: Evaluation, **more: Any) -> None:
+        """eval.json, with what else there is to say, and the table on the console."""
+        shown = table(self.examples, before, after)
+        found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **shown}
+        text = json.dumps(found | more, indent=2)
+        file = Path(self.cfg.run.dir) / "eval.json"
+        file.write_text(text + "\n", encoding="utf-8")
+        tables.show(shown)
 
 
 def table(

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from jaxvl import __version__
 from jaxvl.checkpoints.start import locate, start_model
@@ -36,6 +38,7 @@ from jaxvl.models.io.find import EXPORT
 from jaxvl.observe import report, trackers
 from jaxvl.observe.journal import Journal
 from jaxvl.observe.metrics import FILE
+from jaxvl.rl import learner
 from jaxvl.train import resume, runlock, settings
 from jaxvl.vlm import VLM
 
@@ -150,14 +153,25 @@ def check_shared(run_dir: Path) -> None:
 def partition_trainable(
     base: VLM, cfg: Config | SFTConfig
 ) -> tuple[VLM, dict[str, Any], dict[str, Any], jax.Array | None]:
-    """The model with the run's adapters, if it has any; what of its parameters trains; what is
-    frozen; and the key of the adapters' dropout, if they drop out."""
-    trains, adapters = set(cfg.model.train), cfg.model.lora
-    if adapters is None:
-        return base, *partition.partition(base.params, trains), None
-    vlm = base.adapted(adapters, cfg.run.seed)
-    dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
-    return vlm, *partition.partition(vlm.params, trains | {partition.ADAPTERS}), dropout
+    """The model with the run's adapters, if it has any, and without parameters; those of them that
+    train, as they are before the first step; those that are frozen; and the key of the adapters'
+    dropout, if they drop out."""
+    vlm, trains, adapters, dropout = base, set(cfg.model.train), cfg.model.lora, None
+    if adapters is not None:
+        vlm, trains = base.adapted(adapters, cfg.run.seed), trains | {partition.ADAPTERS}
+        dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
+    fresh, frozen = partition.partition(vlm.params, trains)
+    return dataclasses.replace(vlm, params={}), fresh, frozen, dropout
+
+
+def first_state(
+    fresh: dict[str, Any], tx: optax.GradientTransformation, mesh: Mesh, checkpoints: Checkpoints
+) -> learner.TrainState:
+    """The state that a run begins with; its shapes alone, which take no memory, where there is a
+    checkpoint to go on from. `fresh` is not needed after it."""
+    if checkpoints.any():
+        return learner.abstract_state(fresh, tx, mesh)
+    return learner.init_state(fresh, tx)
 
 
 def export(trained: VLM, cfg: Config | SFTConfig) -> None:

@@ -7,7 +7,6 @@ target it is ordinary fine-tuning.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,21 +18,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvl.checkpoints.start import of_run
-from jaxvl.checkpoints.store import Checkpoints, Whole
+from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import SFT, Optim, Run, SFTConfig
 from jaxvl.data import packing
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import put_rows
-from jaxvl.distributed.preemption import PreemptionHandler, Stopped
+from jaxvl.distributed.preemption import PreemptionHandler
 from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models import partition, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
-from jaxvl.observe.metrics import Progress, over_updates
+from jaxvl.observe.metrics import over_updates
 from jaxvl.observe.mfu import Meter
-from jaxvl.observe.timing import Clock, traced
+from jaxvl.observe.timing import Clock
 from jaxvl.rewards import pool
-from jaxvl.rewards.mix import TrainerState
 from jaxvl.rl import learner
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.learning import learning
@@ -44,12 +42,13 @@ from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import PromptStream, StreamItem, micro
 from jaxvl.train.setup import (
     export,
+    first_state,
     init_run,
-    journal,
     owned,
     partition_trainable,
     with_steps,
 )
+from jaxvl.train.steps import steps_after
 from jaxvl.vlm import VLM
 
 
@@ -156,111 +155,99 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
             return of_run(Path(cfg.run.dir))
         base, checkpoints = init_run(cfg)
         with jax.set_mesh(base.mesh):
-            loop = Loop(cfg, base)
-            # A resumed run answers again, with the base.
-            before = loop.evaluate(base, "before training", 0) if cfg.eval else None
-            del base  # its memory is the steps'
-            return loop.run(loop.begin(checkpoints), checkpoints, before, stop, told)
+            vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
+            loop, before = Loop(cfg, vlm, frozen, dropout), None
+            if cfg.eval:  # a resumed run answers again, with the base
+                before = loop.evaluate(base, "before training", 0)
+            begun = first_state(fresh, loop.tx, vlm.mesh, checkpoints)
+            del base, fresh  # their memory is the steps'
+            whole, num_tokens = loop.begin(begun, resume.go_on(cfg, checkpoints, begun))
+            return loop.run(whole, num_tokens, before, checkpoints, stop, told)
 
 
 class Loop:
-    """The parts of a run and the order they are called in."""
+    """The parts of a run, and a step: the order they are called in.
 
-    def __init__(self, cfg: SFTConfig, base: VLM):
-        self.cfg, self.run_dir = cfg, Path(cfg.run.dir)
-        # `fresh` is what trains, as it is before the first step: see `begin`.
-        self.vlm, self.fresh, self.frozen, dropout = partition_trainable(base, cfg)
-        self.stream = PromptStream(cfg, self.vlm, cfg.sft.rows)
+    `vlm` is the policy without its parameters, of which `frozen` do not train. From step to step
+    nothing of a loop is replaced: the stream moves on, the guard remembers, and all else is handed
+    on.
+    """
+
+    def __init__(self, cfg: SFTConfig, vlm: VLM, frozen: dict[str, Any], dropout: jax.Array | None):
+        self.cfg, self.frozen, self.run_dir = cfg, frozen, Path(cfg.run.dir)
+        self.stream = PromptStream(cfg, vlm, cfg.sft.rows)
         # What ends a reply here ends one wherever the trained model is used.
         for id in sorted(self.stream.ends):
-            processor = self.vlm.processor.ending(id)
-            self.vlm = dataclasses.replace(self.vlm, processor=processor)
-        how = learning(cfg, self.vlm.graphdef)
+            vlm = dataclasses.replace(vlm, processor=vlm.processor.ending(id))
+        self.vlm = vlm
+        how = learning(cfg, vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
         warn = cfg.optim.grad_norm_warn, cfg.sft.spike_warn
         self.guard = Guard(cfg.run.max_skipped, *warn)
-        self.num_tokens, self.warnings = 0, []
-        devices, shares = list(self.vlm.mesh.devices.flat), self.stream.share.count
-        self.meter = Meter(cfg, self.vlm.config, devices, shares)
-        self.held_out = list(cfg.eval.source.load()) if cfg.eval else []
+        shares = self.stream.share.count
+        self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
+        self.held_out = heldout.HeldOut(cfg, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
-    def begin(self, checkpoints: Checkpoints) -> learner.TrainState:
-        """The state that the run goes on from, or begins with. The weights that it starts from are
-        let go."""
-        fresh, mesh = self.fresh, self.vlm.mesh
-        self.vlm = dataclasses.replace(self.vlm, params=self.frozen)
-        del self.fresh
-        like = learner.abstract_state(fresh, self.tx, mesh)
-        fresh = None if checkpoints.any() else fresh
-        if found := resume.go_on(self.cfg, checkpoints, like):
-            self.stream.set_state(found.data)
-            self.guard.set_state(found.data.get("guard", {}))
-            self.num_tokens = found.data.get("num_tokens", 0)
-        state = found.state if found else learner.init_state(fresh, self.tx)
+    def begin(self, begun: learner.TrainState, found: Restored | None = None) -> tuple[Whole, int]:
+        """What the first step goes on from: the checkpoint `found`, or `begun` where there is none;
+        and the tokens of the run so far."""
+        data = found.data if found else {}
+        if found:
+            self.stream.set_state(data)
+            self.guard.set_state(data.get("guard", {}))
+        num_tokens = data.get("num_tokens", 0)
         self.stream.tell()
-        self.whole = Whole(found.step if found else 0, state, self.get_state())
-        return state
+        step, state = (found.step, found.state) if found else (0, begun)
+        return Whole(step, state, self.get_state(num_tokens)), num_tokens
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self, num_tokens: int) -> dict[str, Any]:
         """What a checkpoint needs beside the learner's state."""
-        counts = {"guard": self.guard.get_state(), "num_tokens": self.num_tokens}
+        counts = {"guard": self.guard.get_state(), "num_tokens": num_tokens}
         return self.stream.get_state() | counts
 
     def run(
         self,
-        state: learner.TrainState,
-        checkpoints: Checkpoints,
+        whole: Whole,
+        num_tokens: int,
         before: Held | None,
+        checkpoints: Checkpoints,
         stop: PreemptionHandler,
-        told: Callbacks,
+        callbacks: Callbacks,
     ) -> VLM:
-        """The steps after `state` to the last. `before` is what the base answered."""
-        cfg, start, after = self.cfg, self.whole.step, None
-        lead = jax.process_index() == 0
-        steps = traced(range(start + 1, cfg.run.steps + 1), cfg.profile, self.run_dir)
-        notes, progress = journal(cfg, start), Progress(cfg.run.steps, start)
-        with notes, progress, contextlib.closing(steps):
+        """The steps after `whole` to the last. `before` is what the base answered."""
+        cfg, after = self.cfg, None
+        with steps_after(whole, cfg, self.guard, checkpoints, stop, callbacks) as steps:
             for step in steps:
-                checkpoints.check()
-                if number := stop.asked():
-                    checkpoints.finish(self.whole)
-                    raise Stopped(number)
-                with failed.saved(step, self.whole, checkpoints, self.run_dir):
-                    state, metrics = self.step(step, state)
+                with steps.saved(step):
+                    num_tokens, metrics, warnings = self.step(step, whole, num_tokens)
                     stop.hold()
                     after = None
-                    if cfg.eval and cfg.eval.every and step % cfg.eval.every == 0:
-                        after = self.evaluate(self.with_state(state), f"after step {step}", step)
+                    if self.held_out and self.held_out.due(step):
+                        policy = self.with_state(whole.state)
+                        after = self.evaluate(policy, f"after step {step}", step)
                         metrics |= after.metrics()
                     if self.during and self.during.due(step, cfg.run.steps):
-                        metrics |= self.during.evaluate(step, self.with_state(state), metrics)
-                    if lead:
-                        said = notes.write(step, metrics)
-                        progress.update(step, metrics)
-                        for warning in [*said, *self.warnings]:
-                            progress.console.print(warning, style="yellow")
-                        told(step, metrics)
-                    if step % cfg.run.save_every == 0 or step == cfg.run.steps:
-                        checkpoints.keep(self.whole)
-            if lead and (verdict := self.guard.verdict()):
-                progress.console.print(verdict, style="yellow")
-        checkpoints.close()
-        stop.release()  # what follows is made again, whenever it is cut short
-        trained = self.with_state(state)
+                        policy = self.with_state(whole.state)
+                        metrics |= self.during.evaluate(step, policy, metrics)
+                    steps.done(step, metrics, warnings)
+        trained = self.with_state(whole.state)
         if cfg.run.export:
             export(trained, cfg)
-        if cfg.eval and after is None:
+        if self.held_out and after is None:
             after = self.evaluate(trained, "after training", cfg.run.steps)
-        if lead and before and after:
-            losses = {"loss_before": before.loss, "loss_after": after.loss}
-            heldout.write(self.run_dir, self.held_out, before.answers, after.answers, **losses)
-        if lead:
+        if jax.process_index() == 0:
+            if self.held_out:
+                losses = {"loss_before": before.loss, "loss_after": after.loss}
+                self.held_out.write(before.answers, after.answers, **losses)
             resume.finish(cfg)
         return trained
 
-    def step(self, step: int, state: learner.TrainState) -> tuple[learner.TrainState, dict]:
-        """One batch of examples: learnt from, written down."""
+    def step(
+        self, step: int, whole: Whole, num_tokens: int
+    ) -> tuple[int, dict[str, Any], list[str]]:
+        """One batch of examples: learnt from, written down. Its state is left in `whole`; the
+        tokens of the run so far, metrics and warnings are returned."""
         sft, processor, stream, clock = self.cfg.sft, self.vlm.processor, self.stream, Clock()
         items = next(stream)
         names = {item.position: (item.example.id, []) for item in items}
@@ -279,8 +266,7 @@ class Loop:
         on_device = put_rows(batch, self.vlm.mesh, lead=1)
         clock.lap("data")
 
-        self.whole.state = None
-        state, stats = self.update(state, on_device, self.frozen)
+        state, stats = self.update(whole.take(), on_device, self.frozen)
         stats = jax.device_get(stats)
         clock.lap("update")
 
@@ -289,16 +275,17 @@ class Loop:
             sum(len(item.target) for item in items),
         )
         asked, answered = map(sum, zip(*stream.share.all_gather_object(sizes), strict=True))
-        self.num_tokens += asked + answered
+        num_tokens += asked + answered
         events = self.guard.see([stats])
-        self.whole.after(step, state, self.get_state(), not stats["skipped"])
-        self.warnings = failed.told(step, events, [batch], names, stream.share, self.run_dir)
+        whole.after(step, state, self.get_state(num_tokens), not stats["skipped"])
+        warnings = failed.told(step, events, [batch], names, stream.share, self.run_dir)
         metrics = over_updates([stats]) | {"skipped_steps": self.guard.skipped} | found
-        metrics |= {"num_tokens": self.num_tokens} | stream.metrics(items)
+        metrics |= {"num_tokens": num_tokens} | stream.metrics(items)
         metrics |= clock.metrics(answered, self.update)
         lengths_N = np.array([len(item.target) for item in items])
         encoded = [item.encoded for item in items]
-        return state, metrics | self.meter.learning(encoded, lengths_N, metrics)
+        metrics |= self.meter.learning(encoded, lengths_N, metrics)
+        return num_tokens, metrics, warnings
 
     def with_state(self, state: learner.TrainState) -> VLM:
         """The model as far as it is trained, what is frozen included."""
@@ -307,29 +294,24 @@ class Loop:
     def evaluate(self, vlm: VLM, when: str, step: int) -> Held:
         """The held-out set, answered by `vlm` and scored by the run's rewards, and the loss of its
         targets."""
-        cfg, examples = self.cfg, self.held_out
-        if jax.process_index() == 0:
-            print(f"answering {len(examples)} held-out questions {when}", flush=True)
         vlm = dataclasses.replace(vlm, processor=self.vlm.processor)
-        how = self.stream.template, cfg.sampling.max_new_tokens, cfg.rewards
-        where = TrainerState(step, cfg.run.steps)
-        answers = heldout.evaluate(vlm, examples, cfg.eval, *how, where)
-        return Held(answers, self.held_out_loss(vlm))
+        return Held(self.held_out.evaluate(vlm, when, step), self.held_out_loss(vlm))
 
     def held_out_loss(self, vlm: VLM) -> float | None:
         """The mean over the tokens of the held-out set's targets; None, which is said, where its
         examples have none."""
         limits = self.cfg.eval.min_pixels, self.cfg.eval.max_pixels
         vlm = dataclasses.replace(vlm, processor=vlm.processor.with_pixels(*limits))
-        prompts = [self.stream.template(example) for example in self.held_out]
-        pairs = zip(self.held_out, prompts, strict=True)
+        examples = self.held_out.examples
+        prompts = [self.stream.template(example) for example in examples]
+        pairs = zip(examples, prompts, strict=True)
         try:
             targets = [[self.stream.target(example, prompt)] for example, prompt in pairs]
         except UserError as why:
             if jax.process_index() == 0:
                 print(f"no held-out loss: {why}", flush=True)
             return None
-        images = [list(example.images) for example in self.held_out]
+        images = [list(example.images) for example in examples]
         rows = vlm.logprobs(prompts, images, targets)
         return -float(np.concatenate([row[0] for row in rows]).mean())
 

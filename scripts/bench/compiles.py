@@ -20,13 +20,14 @@ import jax
 import numpy as np
 from checkpoint import SHAPES, texts
 from grpo_step import checkpoint
-from ours import even_tokens
+from ours import even_tokens, open_loop
 from pairs import report
 
+from jaxvl.checkpoints.store import Whole
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.example import Example
 from jaxvl.data.templates import chat_question
-from jaxvl.train.grpo import Loop
+from jaxvl.train.grpo import Carry, Loop
 from jaxvl.vlm import load
 
 OURS = (
@@ -106,18 +107,17 @@ def main() -> None:
         )
         vlm = load(path, args.dtype)
         with jax.set_mesh(vlm.mesh):
-            loop = Loop(cfg, vlm)
+            loop, whole, carry = open_loop(cfg, vlm)
             del vlm
-            rows = run(loop, args.steps, watch)
+            rows = run(loop, whole, carry, args.steps, watch)
     report(rows, args.out)
 
 
-def run(loop: Loop, steps: int, watch: Watch) -> list[dict]:
+def run(loop: Loop, whole: Whole, carry: Carry, steps: int, watch: Watch) -> list[dict]:
     """The table: what was compiled before the first step and in which steps."""
-    state = loop.begin()
     watch.take()
     start = time.perf_counter()
-    loop.compile(state)
+    loop.compile(whole.state)
     own, other = watch.take()
     rows = [{"when": "before step 1", "programs": own, "other": other, "sizes": "-"}]
     rows[0]["s"] = time.perf_counter() - start
@@ -132,7 +132,7 @@ def run(loop: Loop, steps: int, watch: Watch) -> list[dict]:
     loop.stream.collate = seen
     for step in range(1, steps + 1):
         start = time.perf_counter()
-        state, _ = loop.step(step, state)
+        carry, *_ = loop.step(step, whole, carry)
         own, other = watch.take()
         counted = [counted[0] + own, counted[1] + other]
         last = step if own else last

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from checkpoint import questions
 from pairs import serve
 
+from jaxvl.checkpoints.store import Whole
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.config.validate import validate
 from jaxvl.data.example import Example
@@ -38,7 +39,9 @@ from jaxvl.data.templates import chat_question
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
-from jaxvl.train.grpo import Loop
+from jaxvl.rl import learner
+from jaxvl.train.grpo import Carry, Loop
+from jaxvl.train.setup import partition_trainable
 from jaxvl.vlm import VLM, load
 
 
@@ -65,6 +68,13 @@ def without_stops(path: str) -> VLM:
     """The checkpoint as a run loads it, but every completion runs to its full length."""
     vlm = load(path, "float32")
     return dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
+
+
+def open_loop(cfg: Config, base: VLM) -> tuple[Loop, Whole, Carry]:
+    """A run's loop before its first step, as a run that begins has it; call it under the mesh."""
+    vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
+    loop = Loop(cfg, base, vlm, frozen, dropout)
+    return loop, *loop.begin(learner.init_state(fresh, loop.tx))
 
 
 class Ours:
@@ -99,8 +109,7 @@ class Ours:
         )
         validate(cfg)
         with jax.set_mesh(vlm.mesh):
-            self.loop = Loop(cfg, vlm)
-            self.state = self.loop.begin()
+            self.loop, self.whole, self.carry = open_loop(cfg, vlm)
         self.steps = 0
         self.flops = step_flops(
             vlm.config,
@@ -116,7 +125,7 @@ class Ours:
         loop = self.loop
         start = time.perf_counter()
         with jax.set_mesh(loop.vlm.mesh):
-            self.state, metrics = loop.step(self.steps, self.state)
+            self.carry, metrics, _ = loop.step(self.steps, self.whole, self.carry)
         seconds = time.perf_counter() - start
         parts = {part: metrics[f"time/{part}"] for part in ("generate", "logprob", "update")}
         return {
@@ -134,7 +143,7 @@ class Ours:
         arrays = loop.stream.collate(next(loop.stream), per_row=loop.per_row)
         with jax.set_mesh(loop.vlm.mesh):
             prompt = put_rows(Prompt.from_arrays(arrays), loop.vlm.mesh)
-            seconds, rollout = time_of(loop.sample, self.state.params, prompt, loop.key)
+            seconds, rollout = time_of(loop.sample, self.whole.state.params, prompt, loop.key)
         return {"seconds": seconds, "tokens": int(rollout.mask.sum())}
 
     def matmul_peak(self) -> float:

@@ -17,9 +17,10 @@ from jaxvl.config import LoRA, SFTConfig
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
 from jaxvl.observe.metrics import read_metrics
+from jaxvl.rl import learner
 from jaxvl.train import grpo as train
 from jaxvl.train import sft
-from jaxvl.train.setup import export, init_run
+from jaxvl.train.setup import export, init_run, partition_trainable
 from tests.rl.adapted import flat
 from tests.train.test_grpo import SMALL as GRPO_SMALL
 from tests.train.test_grpo import values
@@ -141,13 +142,13 @@ def test_the_reference_of_adapters_is_the_base_and_no_copy(tmp_path):
     cfg = with_model(grpo(tmp_path), train=(), dtype="bfloat16")
     base, _ = init_run(cfg)
     with jax.set_mesh(base.mesh):
-        loop = train.Loop(cfg, base)
+        vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
+        loop = train.Loop(cfg, base, vlm, frozen, dropout)
     assert {str(x.dtype) for x in jax.tree.leaves(base.params)} == {"bfloat16"}
     for path, x in flat(base.params).items():
         assert flat(loop.reference)[path] is x
         assert flat(loop.frozen)[path] is x
-        assert flat(loop.vlm.params)[path] is x
-    assert set(flat(loop.fresh)) == set(flat(loop.vlm.params)) - set(flat(base.params))
-    export(loop.vlm, cfg)
+    assert not set(flat(fresh)) & set(flat(base.params)) and loop.vlm.params == {}
+    export(loop.with_state(learner.init_state(fresh, loop.tx)), cfg)
     for file in ("hf/model.safetensors", "adapter/adapter_model.safetensors"):
         assert (tmp_path / file).is_file()

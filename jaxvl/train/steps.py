@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds the steps of a run, whatever a step is: their order, their trace, what people are
+told of them, what is saved, and where they end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxvl.checkpoints.store import Checkpoints, Whole
+from jaxvl.config import Config, Run, SFTConfig
+from jaxvl.distributed.preemption import PreemptionHandler, Stopped
+from jaxvl.observe.journal import Journal
+from jaxvl.observe.metrics import Progress
+from jaxvl.observe.timing import traced
+from jaxvl.train import failed
+from jaxvl.train.callbacks import Callbacks
+from jaxvl.train.guard import Guard
+from jaxvl.train.setup import journal
+
+
+@contextlib.contextmanager
+def steps_after(
+    whole: Whole,
+    cfg: Config | SFTConfig,
+    guard: Guard,
+    checkpoints: Checkpoints,
+    stop: PreemptionHandler,
+    callbacks: Callbacks,
+) -> Iterator[Steps]:
+    """The steps after that of `whole` to the last. At the end all is saved, and what `guard` has
+    to say of the whole run is said."""
+    run, start = cfg.run, whole.step
+    numbers = traced(range(start + 1, run.steps + 1), cfg.profile, Path(run.dir))
+    with (
+        journal(cfg, start) as notes,
+        Progress(run.steps, start) as progress,
+        contextlib.closing(numbers),
+    ):
+        yield Steps(numbers, whole, run, checkpoints, stop, notes, progress, callbacks)
+        if jax.process_index() == 0 and (verdict := guard.verdict()):
+            progress.console.print(verdict, style="yellow")
+    checkpoints.close()
+    stop.release()  # what follows is made again, whenever it is cut short
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The numbers of the steps that are to be done, in order.
+
+    For each, `saved` is around all of it and `done` its end. Iterating raises `Stopped` where a
+    signal asked for that, once what there is is saved.
+    """
+
+    numbers: Iterator[int]
+    whole: Whole
+    run: Run
+    checkpoints: Checkpoints
+    stop: PreemptionHandler
+    journal: Journal
+    progress: Progress
+    callbacks: Callbacks
+
+    def __iter__(self) -> Iterator[int]:
+        for step in self.numbers:
+            self.checkpoints.check()
+            if number := self.stop.asked():
+                self.checkpoints.finish(self.whole)
+                raise Stopped(number)
+            yield step
+
+    def saved(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """What ends the step leaves the last whole state in a checkpoint: see `failed.saved`."""
+        return failed.saved(step, self.whole, self.checkpoints, Path(self.run.dir))
+
+    def done(self, step: int, metrics: Mapping[str, Any], warnings: Sequence[str]) -> None:
+        """Its line is written, shown and handed on; where it is time its state is saved."""
+        if jax.process_index() == 0:
+            told = self.journal.write(step, metrics)
+            self.progress.update(step, metrics)
+            for warning in [*told, *warnings]:
+                self.progress.console.print(warning, style="yellow")
+            self.callbacks(step, metrics)
+        if step % self.run.save_every == 0 or step == self.run.steps:
+            self.checkpoints.keep(self.whole)
