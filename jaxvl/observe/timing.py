@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 from jaxvl.config import Profile
 
 
-def traced(steps: Iterable[int], profile: Profile, run_dir: Path) -> Iterator[int]:
+def traced(steps: Iterable[int], profile: Profile, run_dir: Path) -> Generator[int, None, None]:
     """`steps`; what is done in those that `profile` names is traced, on process 0."""
     wanted = profile.span() if jax.process_index() == 0 else range(0)
     tracing = False

@@ -156,7 +156,8 @@ def partition_trainable(
     """The model with the run's adapters, if it has any, and without parameters; those of them that
     train, as they are before the first step; those that are frozen; and the key of the adapters'
     dropout, if they drop out."""
-    vlm, trains, adapters, dropout = base, set(cfg.model.train), cfg.model.lora, None
+    vlm, adapters, dropout = base, cfg.model.lora, None
+    trains: set[str] = set(cfg.model.train)
     if adapters is not None:
         vlm, trains = base.adapted(adapters, cfg.run.seed), trains | {partition.ADAPTERS}
         dropout = lora.keys(cfg.run.seed)[1] if adapters.dropout else None
