@@ -171,5 +171,10 @@ def test_save_writes_over_nothing_and_for_everybody(vlm, tmp_path):
 def test_public_names_are_those_of_the_config():
     from jaxvl import config
 
-    assert set(config.__all__) - {"load"} <= {*jaxvl.__all__, "Loss", "Part", "Projection"}
+    assert set(config.__all__) - {"load", "BatchShape"} <= {
+        *jaxvl.__all__,
+        "Loss",
+        "Part",
+        "Projection",
+    }
     assert jaxvl.Config is config.Config and callable(jaxvl.train) and callable(jaxvl.sft)

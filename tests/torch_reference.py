@@ -29,7 +29,7 @@ def hf_inputs(model, tokens_BT, patches_PE, grids_I3, mask_BT=None) -> dict[str,
         "mm_token_type_ids": (tokens_BT == model.config.image_token_id).int(),
     }
     if len(grids_I3):
-        inputs["pixel_values"] = torch.as_tensor(np.asarray(patches_PE), dtype=torch.float32)
+        inputs["pixel_values"] = torch.as_tensor(np.asarray(patches_PE, np.float32))
         inputs["image_grid_thw"] = torch.as_tensor(np.asarray(grids_I3), dtype=torch.long)
     return inputs
 
