@@ -2,11 +2,12 @@
 """Broken and made-up inputs of everything that is read: no error but a UserError, no hang, no
 blow-up of memory.
 
-    python scripts/bench/fuzz.py [--seconds 600] [--only config rows images ..] [--seed 0]
+    python scripts/bench/fuzz.py [--seconds 600 | --inputs N] [--only config rows ..] [--seed 0]
 
 Inputs come from hypothesis, which makes a failing one small: made-up values, and files of every
 format with some of their bytes changed, cut out or repeated. Each target has its time. What is
-found is printed with the input.
+found is printed with the input. Limits are signals and the memory of the whole process, so
+nothing else runs in it.
 """
 
 from __future__ import annotations
@@ -363,12 +364,12 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 }
 
 
-def fuzz(name: str, folder: Path, seconds: float, number: int, batch: int = 100) -> tuple[int, int]:
-    """How many inputs a target has had in its time, and how many of their batches found something,
-    which is printed."""
+def fuzz(name: str, folder: Path, seconds: float, most: int | None, number: int) -> tuple[int, int]:
+    """How many inputs a target has had, and how many of their batches found something, which is
+    printed: as many as its time allows, or `most`."""
     (check, parts), found, inputs = TARGETS[name](folder), 0, 0
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+    ends, batch = time.monotonic() + seconds, 100 if most is None else most
+    while inputs < most if most is not None else time.monotonic() < ends:
         phases = (Phase.generate, Phase.shrink)
         how = settings(max_examples=batch, deadline=None, database=None, phases=phases,
                        suppress_health_check=list(HealthCheck))  # fmt: skip
@@ -384,13 +385,14 @@ def fuzz(name: str, folder: Path, seconds: float, number: int, batch: int = 100)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--inputs", type=int, help="of each target, whatever time they take")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS))
     args = parser.parse_args()
     results = {}
     for name in args.only:
         with tempfile.TemporaryDirectory(prefix="jaxvl-fuzz-") as folder:
-            results[name] = fuzz(name, Path(folder), args.seconds, args.seed)
+            results[name] = fuzz(name, Path(folder), args.seconds, args.inputs, args.seed)
         print(f"{name}: {results[name][0]} inputs, {results[name][1]} with a finding", flush=True)
     if any(found for _, found in results.values()):
         raise SystemExit(1)
