@@ -15,6 +15,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import json
 import math
 import typing
 from collections.abc import Callable
@@ -187,6 +188,17 @@ def _item(kind: Any) -> Any:
     return None
 
 
+def _items(word: str) -> list[str]:
+    """The items of a list: between commas, or as JSON has them, whose texts may have commas."""
+    try:
+        found = json.loads(word)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, list):
+        return [item if isinstance(item, str) else json.dumps(item) for item in found]
+    return [item.strip() for item in word.strip("()[]").split(",") if item.strip()]
+
+
 def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
     """`text` as a `kind` (an annotation)."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -200,7 +212,7 @@ def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
     if origin is tuple:
         if (word[:1] in ("(", "["), word[-1:] in (")", "]")) in ((True, False), (False, True)):
             raise UserError(f"{path}: found `{text}`, a bracket without the other")
-        items = [item for item in word.strip("()[]").split(",") if item.strip()]
+        items = _items(word)
         kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
         if len(items) != len(kinds):
             raise UserError(f"{path}: expected {len(kinds)} items, found `{text}`")

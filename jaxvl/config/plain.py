@@ -7,6 +7,7 @@ Functions are those of jaxvl by name (rewards, templates); `data.source` takes a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def _overrides(value: Any, name: str) -> Iterator[str]:
         for number, item in enumerate(value):
             yield from _overrides(item, f"{name}.{number}")
     elif isinstance(value, list):
-        yield f"{name}={','.join(map(_word, value))}"
+        yield f"{name}={json.dumps(value)}"
     else:
         yield f"{name}={_word(value)}"
 

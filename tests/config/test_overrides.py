@@ -273,3 +273,23 @@ def test_a_field_that_the_configs_source_lacks():
 def test_what_is_left_open_or_empty_is_told(override, message):
     with pytest.raises(UserError, match=message):
         validate(C.load(CONFIGS / "quickstart.py", [override]))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("the,then", ("the", "then")),
+        ("the, then", ("the", "then")),
+        ("[the, then]", ("the", "then")),
+        ('["wait, no", "hmm"]', ("wait, no", "hmm")),
+        ('[" no"]', (" no",)),
+        ('["a]", "b"]', ("a]", "b")),
+    ],
+)
+def test_texts_of_a_list_may_have_commas(path, tmp_path, words, found):
+    assert C.load(path, [f"sampling.ban={words}"]).sampling.ban == found
+    file = tmp_path / "run.yaml"
+    lines = ("model: {path: m}", "data: {source: {path: d.jsonl}}", "rewards: [accuracy]")
+    lines += ("run: {dir: r, steps: 1}", f"sampling: {{ban: {list(found)}}}")
+    file.write_text("\n".join(lines))
+    assert C.load(file).sampling.ban == found
