@@ -23,7 +23,8 @@ _NOTHING = {
     "sharding follows mesh.fsdp": "worker.actor.padding_free worker.actor.dynamic_batching",
     "no code of a checkpoint is ever run": "worker.actor.model.trust_remote_code "
     "data.tokenizer_trust_remote_code",
-    "every step is written to metrics.jsonl and rollouts/": "trainer.logger trainer.project_name "
+    "run.track names trackers; metrics.jsonl is always written": "trainer.logger",
+    "every step is written to metrics.jsonl and rollouts/": "trainer.project_name "
     "trainer.val_generations_to_log trainer.generations_to_log_file",
     "programs are compiled as they are": "worker.actor.use_torch_compile "
     "worker.actor.ulysses_sequence_parallel_size worker.actor.model.override_config",
@@ -119,25 +120,7 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
             Line(f"algorithm.adv_estimator = {estimator}", "", "NOT THERE: grpo instead")
         )
     rloo = estimator == "rloo"
-    off = given.flag("algorithm.disable_kl", False, "grpo.beta")
-    inside = given.flag("algorithm.use_kl_loss", True, "grpo.beta")
-    if not (off or inside):
-        given.lines.append(
-            Line(
-                "algorithm.use_kl_loss = false",
-                "grpo.beta",
-                "NOT THERE: the KL stands in the loss",
-            )
-        )
-    estimate = given.text("algorithm.kl_penalty", "kl", "grpo.kl")
-    if estimate not in _KL:
-        given.lines.append(
-            Line(f"algorithm.kl_penalty = {estimate}", "grpo.kl", "NOT THERE: k3 instead")
-        )
-    beta = float(given.number("algorithm.kl_coef", 1e-3, "grpo.beta"))
-    adaptive = given.text("algorithm.kl_type", "fixed", "grpo.adaptive_kl") == "adaptive"
-    horizon = given.whole("algorithm.kl_horizon", 10_000, "grpo.adaptive_kl.horizon" * adaptive)
-    target = given.number("algorithm.kl_target", 0.1, "grpo.adaptive_kl.target" * adaptive)
+    kl = _kl(given)
     filtering = given.flag("algorithm.online_filtering", False, "grpo.dynamic_sampling")
     given.drop(
         {
@@ -157,13 +140,39 @@ def _grpo(given: Given, processes: int) -> grpo.GRPO:
             given.number("worker.actor.ppo_epochs", 1, "grpo.num_iterations"), "ppo_epochs"
         ),
         loss=_loss(given),
-        beta=0.0 if off else beta,
-        kl=_KL.get(estimate, "k3"),
-        adaptive_kl=grpo.AdaptiveKL(float(target), horizon) if adaptive and not off else None,
+        **kl,
         leave_one_out=rloo,
         scale_rewards="none" if rloo else "group",
         dynamic_sampling=3 if filtering else 0,
     )
+
+
+def _kl(given: Given) -> dict[str, Any]:
+    """The fields of GRPO that say how far the policy may go from its reference."""
+    off = given.flag("algorithm.disable_kl", False, "grpo.beta")
+    inside = given.flag("algorithm.use_kl_loss", True, "grpo.beta")
+    if not (off or inside):
+        given.lines.append(
+            Line(
+                "algorithm.use_kl_loss = false",
+                "grpo.beta",
+                "NOT THERE: the KL stands in the loss",
+            )
+        )
+    estimate = given.text("algorithm.kl_penalty", "kl", "grpo.kl")
+    if estimate not in _KL:
+        given.lines.append(
+            Line(f"algorithm.kl_penalty = {estimate}", "grpo.kl", "NOT THERE: k3 instead")
+        )
+    beta = float(given.number("algorithm.kl_coef", 1e-3, "grpo.beta"))
+    adaptive = given.text("algorithm.kl_type", "fixed", "grpo.adaptive_kl") == "adaptive"
+    horizon = given.whole("algorithm.kl_horizon", 10_000, "grpo.adaptive_kl.horizon" * adaptive)
+    target = given.number("algorithm.kl_target", 0.1, "grpo.adaptive_kl.target" * adaptive)
+    return {
+        "beta": 0.0 if off else beta,
+        "kl": _KL.get(estimate, "k3"),
+        "adaptive_kl": grpo.AdaptiveKL(float(target), horizon) if adaptive and not off else None,
+    }
 
 
 def _loss(given: Given) -> grpo.Loss:
@@ -174,7 +183,10 @@ def _loss(given: Given) -> grpo.Loss:
         "worker.actor.loss_avg_mode", "token", "grpo.loss", "token: over a micro-batch's"
     )
     kind = given.text("worker.actor.loss_type", "default", "grpo.loss")
-    if kind == "gspo" or kind == "gspo_token":
+    if kind in ("gspo", "gspo_token"):
+        if mean != "seq":
+            note = "NOT THERE: gspo's mean is over sequences"
+            given.lines.append(Line(f"worker.actor.loss_avg_mode = {mean}", "grpo.loss", note))
         return grpo.Gspo(epsilon=low, epsilon_high=high)
     if kind != "default":
         given.lines.append(
@@ -227,12 +239,12 @@ def _data(given: Given) -> schema.Data:
     images = given.text("data.image_dir", None, "data.source.images")
     question = given.text("data.prompt_key", "prompt", "data.source.question")
     answer = given.text("data.answer_key", "answer", "data.source.answer")
-    picture = given.text("data.image_key", "images", "data.source.image")
+    image = given.text("data.image_key", "images", "data.source.image")
     dropped = given.flag("data.filter_overlong_prompts", True, "data.too_long")
     return schema.Data(
         source=Records(
             path=path, split=split or "train", question=question, answer=answer,
-            image=(picture,), images=images or "",
+            image=(image,), images=images or "",
         ),
         template=chat_question,
         prompt_buckets="auto",

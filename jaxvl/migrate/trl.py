@@ -15,71 +15,10 @@ from jaxvl.data.tasks.conversations import as_given
 from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import chat_question
 from jaxvl.errors import UserError
-from jaxvl.migrate import rows
+from jaxvl.migrate import rows, trl_unmatched
 from jaxvl.migrate.words import Given, Line, numbers
 from jaxvl.rewards import accuracy, think_format
 
-_NOTHING = {
-    "every step is written to metrics.jsonl and rollouts/": (
-        "logging_steps logging_first_step logging_strategy log_completions log_on_each_node "
-        "num_completions_to_print log_unique_prompts wandb_log_unique_prompts logging_dir "
-        "log_level disable_tqdm debug logging_nan_inf_filter log_multimodal"
-    ),
-    "attention is chosen by the device": "attn_implementation use_flash_attention_2",
-    "programs are compiled as they are": (
-        "use_liger_kernel use_liger_loss torch_compile torch_compile_backend torch_compile_mode"
-    ),
-    "columns always reach the rewards": "remove_unused_columns",
-    "no code of a checkpoint is ever run": "trust_remote_code",
-    "a run that is there goes on by itself": (
-        "resume_from_checkpoint overwrite_output_dir do_train ignore_data_skip "
-        "save_only_model save_safetensors load_best_model_at_end"
-    ),
-    "weights are loaded onto the mesh": "low_cpu_mem_usage use_cache model_revision device_map",
-    "the run has no name but run.dir": "run_name project trackio_space_id",
-    "the seed of the run deals out its data": "data_seed full_determinism",
-    "sharding follows mesh.fsdp": (
-        "deepspeed fsdp fsdp_config accelerator_config ddp_find_unused_parameters ddp_timeout "
-        "ds3_gather_for_generation local_rank config_file master_addr master_port node_rank "
-        "use_deepspeed main_process_port mixed_precision rdzv_backend rdzv_endpoint"
-    ),
-    "`jaxvl push` puts the export on the hub": "push_to_hub hub_model_id hub_strategy hub_token "
-    "hub_private_repo",
-    "reading threads hold what the device needs": "dataloader_pin_memory dataloader_drop_last "
-    "dataloader_prefetch_factor dataloader_persistent_workers",
-    "prompts are never cut: buckets are read off the data, data.too_long says what is dropped": (
-        "max_prompt_length"
-    ),
-    "the sampler is the learner's model, in the same process": "use_vllm use_transformers_paged "
-    "cache_implementation shuffle_dataset_buffer async_generate",
-    "nothing is cached on the host": "torch_empty_cache_steps",
-    "the loss needs no dropout but the adapters'": "disable_dropout lora_task_type",
-    "not of this trainer": "dataset_train_name dataset_streaming gradient_checkpointing_kwargs "
-    "this_is_not_used log_path",
-}
-_ABSENT = {  # what changes a run and is not here: the value that changes nothing, and why
-    "repetition_penalty": (1.0, "no penalty: a completion is drawn from the policy itself"),
-    "min_p": (None, "only top_p and top_k narrow a draw"),
-    "top_entropy_quantile": (1.0, "every token is learnt from"),
-    "sync_ref_model": (False, "the reference is what the run starts from"),
-    "ref_model_mixup_alpha": (0.6, "the reference is what the run starts from"),
-    "ref_model_sync_steps": (512, "the reference is what the run starts from"),
-    "load_in_4bit": (False, "weights are not quantized: adapters stand beside bfloat16 ones"),
-    "load_in_8bit": (False, "weights are not quantized: adapters stand beside bfloat16 ones"),
-    "use_dora": (False, "adapters are plain LoRA"),
-    "use_rslora": (False, "adapters are scaled by alpha / rank"),
-    "lora_modules_to_save": (None, "model.train names whole parts"),
-    "chat_template_path": (None, "put a chat_template.jinja into the checkpoint"),
-    "tools": (None, "no tools are called"),
-    "max_tool_calling_iterations": (None, "no tools are called"),
-    "generation_kwargs": (None, "the draw is set by `sampling`"),
-    "off_policy_mask_threshold": (None, "sampler and learner agree, no sequence is masked for it"),
-    "use_bias_correction_kl": (False, "the KL is not weighted by the ratio"),
-    "group_by_length": (False, "buckets hold prompts of like length"),
-    "label_names": (None, "columns reach the rewards by their names"),
-    "reward_method": (None, "give the reward in the config"),
-    "max_anyres_num": (None, "of InternVL; Qwen2-VL takes model.max_pixels"),
-}
 _TARGETS = {
     "q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "gate_proj": "gate",
     "up_proj": "up", "down_proj": "down", "fc1": "fc1", "fc2": "fc2",
@@ -93,7 +32,7 @@ _SCHEDULES: dict[str, Any] = {
 def config(given: Given, devices: int, data_rows: int) -> schema.Config:
     """The config that says the same; what became of each argument are the lines of `given`."""
     processes = _processes(given, devices)
-    given.drop(_NOTHING)
+    given.drop(trl_unmatched.NOTHING)
     for prefix, why in (
         ("vllm_", "the sampler is the learner's model, in the same process"),
         ("hub_", "`jaxvl push` puts the export on the hub"),
@@ -101,7 +40,7 @@ def config(given: Given, devices: int, data_rows: int) -> schema.Config:
         ("trackio_", "run.track names the trackers"),
     ):
         given.drop_below(prefix, why)
-    for name, (neutral, why) in _ABSENT.items():
+    for name, (neutral, why) in trl_unmatched.ABSENT.items():
         if given.has(name):
             same = given.left[name] == neutral
             given.take(name, note="as here" if same else f"NOT THERE: {why}")
@@ -136,9 +75,12 @@ def _model(given: Given) -> schema.Model:
     if not path:
         raise UserError("model_name_or_path is missing: expected it among the arguments")
     dtype = given.text("dtype torch_dtype", None, "model.dtype")
-    half = [given.flag(name, False, "model.dtype") for name in ("bf16", "fp16") if given.has(name)]
-    narrow = dtype in ("bfloat16", "float16", "auto") or any(half) or (dtype is None and not half)
-    if dtype == "float16" or given.lines[-1].given.startswith("fp16"):
+    half = {
+        name: given.flag(name, False, "model.dtype") for name in ("bf16", "fp16") if given.has(name)
+    }
+    narrow = dtype in ("bfloat16", "float16", "auto") or any(half.values())
+    narrow = narrow or (dtype is None and not half)
+    if dtype == "float16" or half.get("fp16"):
         given.lines.append(
             Line("fp16", "model.dtype", "bfloat16 instead: no loss scaling is needed")
         )
@@ -192,14 +134,15 @@ def _data(given: Given) -> schema.Data:
         "data_file_paths train_file dataset_name dataset", "questions.jsonl", "data.source.path"
     )
     given.drop({"a held-out set is eval.source": "dataset_test_split val_split_ratio"})
-    where = str(where[0] if isinstance(where, list) else where)
-    if ":" in where and "://" not in where:
-        first, *others = where.split(":")
+    where, *others = _paths(where) or ["questions.jsonl"]
+    if others:
         note = f"NOT THERE: {len(others)} more files; one source holds one: see data.md, mixtures"
         given.lines.append(Line("data_file_paths", "data.source.path", note))
-        where = first
-    images = given.text("image_folders image_root", None, "data.source.images")
-    images = images.split(":")[0] if images else ""
+    images = given.text("image_folders image_root", "", "data.source.images")
+    images, *others = _paths(images)
+    if others:
+        note = f"NOT THERE: {len(others)} more folders; a source has one: see data.md, mixtures"
+        given.lines.append(Line("image_folders", "data.source.images", note))
     source = Records(
         path=where,
         split=given.text("dataset_train_split dataset_split", "train", "data.source.split"),
@@ -224,6 +167,13 @@ def _data(given: Given) -> schema.Data:
         shuffle=given.flag("shuffle_dataset", True, "data.shuffle"),
         **more,
     )
+
+
+def _paths(given: Any) -> list[str]:
+    """Paths that are a list, or words with colons between them, as VLM-R1 has them."""
+    if isinstance(given, list):
+        return [str(one) for one in given]
+    return [str(given)] if "://" in str(given) else str(given).split(":")
 
 
 def _rewards(given: Given) -> tuple[schema.Reward, ...]:
@@ -323,8 +273,7 @@ def _grpo(given: Given, processes: int) -> tuple[grpo.GRPO, float]:
 
 
 def _loss(given: Given) -> grpo.Loss:
-    known = {"grpo": grpo.Grpo, "dr_grpo": grpo.DrGrpo, "dapo": grpo.Dapo, "bnpo": grpo.Bnpo,
-             "cispo": grpo.Cispo}  # fmt: skip
+    known = {"grpo": grpo.Grpo, "dr_grpo": grpo.DrGrpo, "dapo": grpo.Dapo, "bnpo": grpo.Bnpo}
     name = given.text(
         "loss_type", "dapo", "grpo.loss", "TRL's default since 0.22; before it grpo, bnpo"
     )
@@ -337,7 +286,16 @@ def _loss(given: Given) -> grpo.Loss:
             given.lines.append(
                 Line(f"importance_sampling_level = {level}", "grpo.loss", "NOT THERE: gspo instead")
             )
+        if name != "grpo":
+            note = "NOT THERE: gspo's mean is that of grpo"
+            given.lines.append(Line(f"loss_type = {name}", "grpo.loss", note))
+        if delta is not None:
+            given.lines.append(Line(f"delta = {delta}", "", "NOT THERE: gspo has none"))
         return grpo.Gspo(epsilon=epsilon, epsilon_high=high)
+    if name == "cispo":  # epsilon stands for epsilon_high where that is not given
+        if delta is not None:
+            given.lines.append(Line(f"delta = {delta}", "", "cispo has none, in TRL too"))
+        return grpo.Cispo(epsilon_high=float(epsilon if high is None else high))
     if name not in known:
         given.lines.append(Line(f"loss_type = {name}", "grpo.loss", "NOT THERE: dapo instead"))
     kind = known.get(name, grpo.Dapo)
@@ -395,7 +353,7 @@ def _run(given: Given, algorithm: grpo.GRPO, per_step: float, data_rows: int) ->
             )
         }
     )
-    given.take("report_to", note="metrics.jsonl and the page of the run are always written")
+    given.take("report_to", note="run.track names trackers; metrics.jsonl is always written")
     strategy = given.text("save_strategy", None, "run.save_every")
     every = given.number("save_steps", 500, "run.save_every")
     keep = given.whole("save_total_limit", None, "run.keep")

@@ -65,9 +65,7 @@ class Rollouts:
                     pictures[image["digest"]] = image["uri"]
             prompts.append(
                 {
-                    **{
-                        name: text_of(line.get(name)) for name in ("id", "task", "prompt", "answer")
-                    },
+                    **{name: text_of(line.get(name)) for name in _ASKED},
                     "learnt": line.get("learnt", True) is not False,
                     "images": [{k: v for k, v in one.items() if k != "uri"} for one in shown],
                     "completions": [completion(one) for one in line.get("completions") or []],

@@ -27,6 +27,12 @@ _SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "base.js", "curves.js", "rollouts.
 _STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 _TEXTS = 160 * 2**20  # bytes of rollouts in a file, before they are packed to a fifth or less
 _IMAGES = 1200  # in a file
+# What a run's file raises that holds other JSON than a run writes, and how it is told.
+BROKEN = (TypeError, ValueError, AttributeError, LookupError)
+NOT_AS_WRITTEN = (
+    "config.json, eval.json or one of rollouts/ is not as a run writes it; move away what does "
+    "not belong there"
+)
 
 
 def write_report(run_dir: str | Path, *others: str | Path, out: str | Path | None = None) -> Path:
@@ -50,11 +56,8 @@ class Report:
             text = self._page()
         except UserError:
             raise
-        except (TypeError, ValueError, AttributeError, LookupError) as error:
-            raise UserError(
-                f"{self.out}: a file of a run is not as a run writes it ({error}): config.json, "
-                "eval.json or one of rollouts/; move away what does not belong there"
-            ) from error
+        except BROKEN as error:
+            raise UserError(f"{self.out}: {NOT_AS_WRITTEN} ({error})") from error
         part = self.out.with_name(f".{self.out.name}.part")
         try:
             part.write_text(text, encoding="utf-8", errors="replace")

@@ -137,8 +137,11 @@ def _handler(watched: Watched) -> Callable[..., BaseHTTPRequestHandler]:
                 status = 200
             except Refused as refused:
                 status, kind, body = refused.status, "text/plain", str(refused).encode()
-            except (UserError, OSError, ValueError, TypeError, LookupError) as error:
+            except (UserError, OSError) as error:
                 status, kind, body = 500, "text/plain", str(error).encode("utf-8", "replace")
+            except report.BROKEN as error:
+                body = f"{report.NOT_AS_WRITTEN} ({error})".encode("utf-8", "replace")
+                status, kind = 500, "text/plain"
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

@@ -47,9 +47,9 @@ def test_a_config_is_begun_for_ones_data(tmp_path, monkeypatch):
     assert "the first question is '2 + 2?'" in said and "train whole" in said
     cfg = config.load("a.py")
     assert cfg.model.lora is None and cfg.mesh.fsdp == -1 and cfg.grpo.prompts == 64
-    assert (
-        "# Where a run writes" in Path("a.py").read_text() or "    # " in Path("a.py").read_text()
-    )
+    docs = {field.path: field.doc for field in describe(config.Config)}
+    for path in ("grpo.prompts", "optim.lr", "run.save_every"):
+        assert f"# {docs[path]}" in Path("a.py").read_text(), path
     row = {"prompt": [{"role": "user", "content": "2 + 2?"}], "solution": "4"}
     Path("trl.jsonl").write_text(json.dumps(row) + "\n")
     said = run("init", "b.py", answers="trl.jsonl\nx/A-7B\n24\n1\n")  # what is no option is asked

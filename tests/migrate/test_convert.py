@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from jaxvl import config
-from jaxvl.config import Bnpo, Dapo, Gspo, LoRA
+from jaxvl.config import Bnpo, Cispo, Dapo, Gspo, LoRA
 from jaxvl.data.tasks.conversations import as_given
 from jaxvl.errors import UserError
 from jaxvl.migrate import convert
@@ -146,6 +146,9 @@ def test_every_argument_is_told_and_the_file_is_the_config(args, tmp_path):
     [
         ("--loss_type dr_grpo --epsilon_high 0.28", "grpo.loss.epsilon_high", 0.28),
         ("--importance_sampling_level sequence --epsilon 3e-4", "grpo.loss", Gspo(3e-4, None)),
+        ("--loss_type cispo", "grpo.loss", Cispo(0.2)),
+        ("--loss_type cispo --epsilon_high 5", "grpo.loss", Cispo(5.0)),
+        ("--fp16 false", "model.dtype", "float32"),
         ("--scale_rewards false", "grpo.scale_rewards", "none"),
         ("--warmup_ratio 0.1 --lr_scheduler_type cosine", "optim.warmup_steps", 0.1),
         ("--steps_per_generation 4 --gradient_accumulation_steps 2", "grpo.mini_batches", 2),
@@ -170,6 +173,53 @@ def test_unknown_arguments_and_what_is_not_there():
     told = "\n".join(found.report())
     assert found.unknown == {"my_own": 3} and "left out:\nmy_own = 3" in told
     assert "repetition_penalty = 1.1" in told and told.count("NOT THERE") == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "absent"),
+    [
+        ("--fp16 false", ()),
+        ("--importance_sampling_level sequence --loss_type grpo", ()),
+        ("--importance_sampling_level sequence --delta 3", ("gspo's mean", "gspo has none")),
+        ("--data_file_paths a:b:c --image_folders x:y", ("2 more files", "1 more folders")),
+        ("--dataset_name a b", ("1 more files",)),
+    ],
+)
+def test_a_difference_is_told_where_there_is_one(args, absent):
+    told = "\n".join(of(f"--model_name_or_path m {args}").report())
+    assert told.count("NOT THERE") == len(absent) and all(words in told for words in absent)
+    assert "bfloat16 instead" not in told
+
+
+LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo")
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence_token"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_converted(loss, level):
+    words = f"--loss_type {loss} --importance_sampling_level {level} --delta 3 --epsilon_high 0.4"
+    assert of(f"--model_name_or_path m {words}").cfg.grpo.loss.epsilon_high == 0.4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "algorithm.adv_estimator=rloo",
+        "algorithm.kl_type=adaptive algorithm.kl_target=0.2",
+        "algorithm.disable_kl=true algorithm.online_filtering=true",
+        "worker.actor.loss_type=gspo worker.actor.loss_avg_mode=seq",
+        "worker.actor.loss_type=cispo",
+    ],
+)
+def test_easyr1s_other_algorithms_are_converted(words, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(EASY_R1))
+    asked = dict(word.split("=") for word in words.split())
+    found = convert(file, words).cfg.grpo
+    assert found.leave_one_out == ("rloo" in words)
+    assert (found.adaptive_kl is None) == ("adaptive" not in words)
+    assert (found.beta == 0) == ("algorithm.disable_kl" in asked)
+    assert isinstance(found.loss, Gspo) == ("gspo" in words)
 
 
 def test_the_state_of_a_trainer(tmp_path):

@@ -106,3 +106,6 @@ def test_what_cannot_be_served_is_a_message(tmp_path, served):
     (served[1] / "a/config.json").write_text("{")
     status, body = get(served[0], "/data")
     assert status == 500 and "config.json: broken JSON" in body
+    (served[1] / "a/config.json").write_text("[1]")
+    status, body = get(served[0], "/data")
+    assert status == 500 and "is not as a run writes it" in body

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +39,14 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Any]]
     images: Sequence[Sequence[Path]]
+
+    def with_images(self, image: Callable[[str], Any]) -> tuple[list[str], list[list[Any]]]:
+        """Columns and rows, with a last column of lists of what `image` makes of each file."""
+        rows = [
+            [*row, [image(str(file)) for file in files]]
+            for row, files in zip(self.rows, self.images, strict=True)
+        ]
+        return [*self.columns, "images"], rows
 
 
 class Place(NamedTuple):

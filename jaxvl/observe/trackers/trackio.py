@@ -38,11 +38,8 @@ class Trackio:
         import pandas
         import trackio
 
-        rows = [
-            [*row, [trackio.Image(str(file)) for file in images]]
-            for row, images in zip(table.rows, table.images, strict=True)
-        ]
-        frame = pandas.DataFrame(rows, columns=[*table.columns, "images"])
+        columns, rows = table.with_images(trackio.Image)
+        frame = pandas.DataFrame(rows, columns=columns)
         self.run.log({"completions": trackio.Table(dataframe=frame)}, step=step)
 
     def close(self, failed: bool) -> None:

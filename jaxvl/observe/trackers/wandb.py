@@ -38,13 +38,8 @@ class Wandb:
     def show(self, step: int, table: Table) -> None:
         import wandb
 
-        rows = [
-            [*row, [wandb.Image(str(file)) for file in images]]
-            for row, images in zip(table.rows, table.images, strict=True)
-        ]
-        self.run.log(
-            {"completions": wandb.Table(columns=[*table.columns, "images"], data=rows)}, step=step
-        )
+        columns, rows = table.with_images(wandb.Image)
+        self.run.log({"completions": wandb.Table(columns=columns, data=rows)}, step=step)
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
