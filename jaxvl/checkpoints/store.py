@@ -59,9 +59,14 @@ class Whole:
 
     def take(self) -> TrainState:
         """The state, for updates to which it is donated: none can be saved until `after`."""
-        state, self.state = self.state, None
-        assert state is not None, "a step takes the state once, and leaves another"
+        state, self.state = self.held, None
         return state
+
+    @property
+    def held(self) -> TrainState:
+        """The state, while no update has it."""
+        assert self.state is not None, "a step takes the state once, and leaves another"
+        return self.state
 
     def after(self, step: int, state: TrainState, data: dict[str, Any], learnt: bool) -> None:
         """`step` is done. Where all its updates were skipped, its state is the one before, and a

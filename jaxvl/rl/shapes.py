@@ -27,15 +27,19 @@ from jaxvl.rl.batch import TrainBatch
 def buckets(data: Data) -> list[tuple[int, int]]:
     """(T, Q) that a batch may have. A row that needs Q patches, four of which are a token, does not
     fit any T: such pairs are left out."""
-    prompts, patches = _sizes(data.prompt_buckets), _sizes(data.patch_buckets)
+    prompts, patches = sizes(data)
     smaller = dict(zip(patches[1:], patches[:-1], strict=True))
     pairs = itertools.product(prompts, patches)
     return [(T, Q) for T, Q in pairs if T > smaller.get(Q, 0) // 4]
 
 
-def _sizes(buckets: tuple[int, ...] | str) -> tuple[int, ...]:
-    assert not isinstance(buckets, str), "a run reads `auto` off its data before anything is made"
-    return buckets
+def sizes(data: Data) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The buckets of tokens and of patches, as numbers."""
+    tokens, patches = data.prompt_buckets, data.patch_buckets
+    assert not isinstance(tokens, str) and not isinstance(patches, str), (
+        "a run reads `auto` off its data before anything is made"
+    )
+    return tokens, patches
 
 
 def prompts(
@@ -71,8 +75,8 @@ def row_batch(
 ) -> TrainBatch:
     """The shapes of `count` micro-batches of whole rows, in the largest buckets; the rows of a step
     are cut in `pieces`."""
-    most = max(_sizes(data.prompt_buckets)), max(_sizes(data.patch_buckets)), step.length
-    room = packing.room(step.whole_rows or "answer", *most)
+    tokens, patches = (max(of) for of in sizes(data))
+    room = packing.room(step.whole_rows or "answer", tokens, patches, step.length)
     largest = dataclasses.replace(
         data, prompt_buckets=(room.tokens,), patch_buckets=(room.patches,)
     )

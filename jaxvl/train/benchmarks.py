@@ -116,7 +116,7 @@ def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
             for item, reply, one in zip(items, replies, marks, strict=True)
         ]
 
-    columns = {
+    columns: dict[str, list[float]] = {
         **{
             f"accuracy_{mode}": [one.mark.value or 0.0 for one in scored]
             for mode, scored in values.items()

@@ -135,7 +135,8 @@ def read(run_dir: Path) -> tuple[TrainBatch, dict[str, Any]]:
     asked = {name: x for name, x in arrays.items() if name.startswith("prompt/")}
     prompt = Prompt.from_arrays({name.rpartition("/")[2]: x for name, x in asked.items()})
     names = [field.name for field in dataclasses.fields(TrainBatch) if field.name != "prompt"]
-    return TrainBatch(prompt=prompt, **{name: arrays.get(name) for name in names}), note
+    fields: dict[str, Any] = {name: arrays.get(name) for name in names}
+    return TrainBatch(prompt=prompt, **fields), note
 
 
 def prompts(

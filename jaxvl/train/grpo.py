@@ -56,6 +56,9 @@ from jaxvl.train.setup import (
 from jaxvl.train.steps import steps_after
 from jaxvl.vlm import VLM, load
 
+# The fields of a batch that log-probabilities alone do not need.
+UNASKED: dict[str, Any] = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
+
 
 @multihost.abort_all_on_error()
 def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
@@ -137,7 +140,7 @@ class Loop:
         self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
         self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
-        self.held_out = heldout.HeldOut(cfg, self.stream.template) if cfg.eval else None
+        self.held_out = heldout.HeldOut(cfg, cfg.eval, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
     def begin(
@@ -168,9 +171,7 @@ class Loop:
             self.sample.compile(params, prompt, key)
             sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
             whole = shapes.batch(*sizes, grpo.pieces, mesh)
-            asked = dataclasses.replace(
-                whole, mask=None, advantages=None, old_logps=None, ref_logps=None
-            )
+            asked = dataclasses.replace(whole, **UNASKED)
             weights = {"ref_logps": self.reference, "own_logps": params}
             for name, of in self.logprobs.items():
                 of.lower(weights[name], asked).compile()
@@ -191,7 +192,7 @@ class Loop:
         """The steps after `whole` to the last. `before` is what the base answered."""
         cfg = self.cfg
         if cfg.run.compile_ahead:
-            self.compile(whole.state)
+            self.compile(whole.held)
         watch, after = audit.Watch(), None
         with steps_after(whole, cfg, self.guard, checkpoints, stop, callbacks) as steps:
             for step in steps:
@@ -200,20 +201,20 @@ class Loop:
                     stop.hold()
                     after = None
                     if self.held_out and self.held_out.due(step):
-                        policy = self.with_state(whole.state)
+                        policy = self.with_state(whole.held)
                         after = self.held_out.evaluate(policy, f"after step {step}", step)
                         metrics |= after.metrics()
                     if self.during and self.during.due(step, cfg.run.steps):
-                        policy = self.with_state(whole.state)
+                        policy = self.with_state(whole.held)
                         metrics |= self.during.evaluate(step, policy, metrics)
                     steps.done(step, metrics, [*warnings, *watch.see(step, metrics)])
-        trained = self.with_state(whole.state)
+        trained = self.with_state(whole.held)
         if cfg.run.export:
             export(trained, cfg)
         if self.held_out and after is None:
             after = self.held_out.evaluate(trained, "after training", cfg.run.steps)
         if jax.process_index() == 0:
-            if self.held_out:
+            if self.held_out and before and after:
                 self.held_out.write(before, after)
             resume.finish(cfg)
         return trained
@@ -223,10 +224,11 @@ class Loop:
     ) -> tuple[Carry, dict[str, float], list[str]]:
         """One batch of prompts: sampled, rewarded, learnt from, written down. Its state is left in
         `whole`; what the next step is handed, metrics and warnings are returned."""
-        grpo, share, clock, warnings = self.cfg.grpo, self.stream.share, Clock(), []
-        rounds = [self.sample_round(step, whole.state, clock, warnings)]
+        grpo, share, clock = self.cfg.grpo, self.stream.share, Clock()
+        warnings: list[str] = []
+        rounds = [self.sample_round(step, whole.held, clock, warnings)]
         while len(rounds) <= grpo.dynamic_sampling and self.lacks_live(rounds):
-            rounds.append(self.sample_round(step, whole.state, clock, warnings))
+            rounds.append(self.sample_round(step, whole.held, clock, warnings))
         sampled = rounds[0] if len(rounds) == 1 else rollouts.join(rounds)
         chosen = rollouts.choose(has_spread(sampled.total_PG), self.prompts)
         advantages_PG = self.advantages(sampled.total_PG[chosen])
@@ -306,12 +308,12 @@ class Loop:
         if lost := [name for part in self.stream.share.all_gather_object(lost) for name in part]:
             which = f"{len(lost)} prompts ({', '.join(lost[:4])})"
             warnings.append(f"warning, step {step}: NaN where {which} were sampled")
-        logps = {
+        own = {
             name: rearrange(local_rows(x, axis=1), "M R g C -> (M R) g C")
             for name, x in logps.items()
         }
         clock.lap("logprob")
-        return rollouts.ScoredRollout(items, arrays, rollout, logps, got, scores)
+        return rollouts.ScoredRollout(items, arrays, rollout, own, got, scores)
 
     def start_logprobs(
         self, params: dict[str, Any], arrays: dict[str, np.ndarray], rollout: Rollout
@@ -319,7 +321,7 @@ class Loop:
         """What the loss needs beside the sampler's, each under way: [M, R/M, g, C]."""
         if not self.logprobs:
             return {}
-        batch = TrainBatch(Prompt.from_arrays(arrays), rollout.tokens, None, None, None, None)
+        batch = TrainBatch(Prompt.from_arrays(arrays), rollout.tokens, **UNASKED)
         batch = put_rows(micro(batch, self.cfg.grpo.pieces), self.vlm.mesh, lead=1)
         weights = {"ref_logps": self.reference, "own_logps": params}
         return {name: of(weights[name], batch) for name, of in self.logprobs.items()}
@@ -334,19 +336,18 @@ class Loop:
         grpo, std = self.cfg.grpo, None
         if grpo.scale_rewards == "batch":
             std = reward_std(np.concatenate(self.stream.share.all_gather_object(total_PG.tolist())))
-        how = {"scale": grpo.scale_rewards, "leave_one_out": grpo.leave_one_out}
-        return group_advantages(total_PG, **how, batch_std=std)
+        return group_advantages(
+            total_PG, scale=grpo.scale_rewards, leave_one_out=grpo.leave_one_out, batch_std=std
+        )
 
     def train_batch(
         self, sampled: rollouts.ScoredRollout, chosen: np.ndarray, advantages_PG: np.ndarray
     ) -> TrainBatch:
         """The prompts `chosen` with all that an update needs, on the host."""
         arrays = sampled.arrays or self.ahead.collate([sampled.items[p] for p in chosen])
-        return TrainBatch(
-            prompt=Prompt.from_arrays(arrays),
-            advantages=rearrange(advantages_PG, "P (r g) -> (P r) g", g=self.per_row),
-            **sampled.learnt(chosen, self.cfg.grpo.mask_truncated_completions),
-        )
+        fields: dict[str, Any] = sampled.learnt(chosen, self.cfg.grpo.mask_truncated_completions)
+        fields["advantages"] = rearrange(advantages_PG, "P (r g) -> (P r) g", g=self.per_row)
+        return TrainBatch(prompt=Prompt.from_arrays(arrays), **fields)
 
     def mini_batches(self, batch: TrainBatch) -> list[TrainBatch]:
         """The host batch of each update, what there is to learn from in front."""
@@ -370,6 +371,8 @@ class Loop:
     def next_beta(self, beta: float, kl: float) -> float:
         """The coefficient of the next step."""
         grpo, how = self.cfg.grpo, self.cfg.grpo.adaptive_kl
+        if how is None:
+            return beta
         return next_beta(beta, kl, how.target, how.horizon, grpo.prompts * grpo.group)
 
     def get_state(self, carry: Carry) -> dict[str, Any]:

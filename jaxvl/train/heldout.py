@@ -102,14 +102,14 @@ def guessing(examples: Sequence[Example]) -> Guessing | None:
         return None
     count = len(examples)
     chance = sum(1 / len(example.choices) for example in examples)
-    best = 0
+    right = 0
     for task in {example.task for example in examples}:
         of_task = [example for example in examples if example.task == task]
         answers = Counter(example.answer for example in of_task)
         places = Counter(example.choices.index(example.answer) for example in of_task)
-        best += max(answers.most_common(1)[0][1], places.most_common(1)[0][1])
+        right += max(answers.most_common(1)[0][1], places.most_common(1)[0][1])
     p = chance / count
-    majority = best / count
+    majority = right / count
     best = Estimate(majority, *stats.wilson(majority, count), count)
     return Guessing(Estimate(p, p, p, count), best)
 
@@ -176,9 +176,9 @@ def _asked(example: Example, prompt: Any, processor: Processor) -> AskedColumns:
 class HeldOut:
     """The held-out set of a run that has one, scored by the run's rewards."""
 
-    def __init__(self, cfg: Config | SFTConfig, template: Any):
-        self.cfg, self.how, self.template = cfg, cfg.eval, template
-        self.examples = list(cfg.eval.source.load())
+    def __init__(self, cfg: Config | SFTConfig, how: Eval, template: Any):
+        self.cfg, self.how, self.template = cfg, how, template
+        self.examples = list(how.source.load())
 
     def due(self, step: int) -> bool:
         """Whether it is answered after this step, beside the ends of the run."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -101,7 +102,7 @@ def train(path: str, steps: int, seed: int = 0) -> Iterator[dict[str, float]]:
                 columns={"answer": [x.answer for _, x, *_ in items for _ in range(GROUP)]},
             )
             total_PG = rearrange(scores.total_N, "(P G) -> P G", G=GROUP)
-            advantages_PG = group_advantages(total_PG, scale=CFG.scale_rewards)
+            advantages_PG: Any = group_advantages(total_PG, scale=CFG.scale_rewards)
 
             # Learn: one jitted update of prompt and group as one sequence.
             batch = TrainBatch(

@@ -31,6 +31,7 @@ from jaxvl.distributed.mesh import data_shard
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards.golds import credit_check
+from jaxvl.rl import shapes
 from jaxvl.vlm import VLM
 
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
@@ -77,10 +78,12 @@ class PromptStream:
         multihost.assert_equal_across_processes(
             {"the data's number of rows": len(examples)} | _some_ids(examples)
         )
-        sizes = cfg.data.prompt_buckets, cfg.data.patch_buckets
-        most = [None if of == "auto" else max(of) for of in sizes]
+        most = [
+            None if isinstance(of, str) else max(of)
+            for of in (cfg.data.prompt_buckets, cfg.data.patch_buckets)
+        ]
         length = cfg.sft.target_length if cfg.sft else None
-        self.limits = buckets.Limits(*most, length)
+        self.limits = buckets.Limits(most[0], most[1], length)
         self.ends: set[int] = set()  # tokens that have ended a target
         self.turn = Turn.of(self.processor) if cfg.sft else None
         self._look(examples)
@@ -109,7 +112,8 @@ class PromptStream:
         needs = [need for need in looked if isinstance(need, buckets.Need)]
         if not needs:
             raise UserError(
-                f"none of the first {len(seen)} examples can be used: {summary(looked)}"
+                f"none of the first {len(seen)} examples can be used: "
+                + summary([one for one in looked if isinstance(one, Dropped)])
             )
         over = [need for need in needs if self.limits.over(need)]
         if over and (data.too_long == "error" or len(over) == len(needs)):
@@ -123,7 +127,8 @@ class PromptStream:
             if getattr(data, name) == "auto":
                 fitting = [getattr(need, sizes) for need in needs if need not in over]
                 chosen = buckets.read_off(fitting, self.prompts)
-                self.data = dataclasses.replace(self.data, **{name: chosen})
+                read: dict[str, Any] = {name: chosen}
+                self.data = dataclasses.replace(self.data, **read)
                 if jax.process_index() == 0:
                     print(f"data: {name}={chosen}, read off {len(fitting)} examples", flush=True)
 
@@ -155,7 +160,7 @@ class PromptStream:
 
     def _costs(self) -> list[str]:
         """What sizes cost where there is no accelerator."""
-        tokens, patches = max(self.data.prompt_buckets), max(self.data.patch_buckets)
+        tokens, patches = (max(of) for of in shapes.sizes(self.data))
         if jax.default_backend() != "cpu" or (tokens < 1024 and patches < 2048):
             return []
         return [
@@ -217,7 +222,9 @@ class PromptStream:
 
     def turn_of(self, prompt: Any) -> Turn:
         """What stands around the reply to a prompt; flat text has no turns."""
-        return Turn(0, self.processor.stop_ids[0], ()) if isinstance(prompt, str) else self.turn
+        if isinstance(prompt, str) or self.turn is None:
+            return Turn(0, self.processor.stop_ids[0], ())
+        return self.turn
 
     def _check_fits(self, need: buckets.Need) -> None:
         """PromptTooLong, or where the policy is to drop such examples, LeftOut."""
@@ -294,7 +301,7 @@ class PromptStream:
             max(len(item.encoded.segments) for item in items),
         ]
         sizes = [max(of) for of in zip(*self.share.all_gather_object(own), strict=True)]
-        known = self.data.prompt_buckets, self.data.patch_buckets
+        known = shapes.sizes(self.data)
         fits = [  # a larger one is made where there is no limit; else none is needed
             (max if largest else min)(
                 (b for b in of if b >= size), default=data_prompts.step_up(size)
@@ -340,9 +347,12 @@ class Prefetcher:
     def prepare(self) -> None:
         """Make the next prompts ready, if they are not."""
         if self._ready is None:
-            before = self.stream.get_state()
-            items = self.stream.draw()
-            self._ready = before, items, self.collate(items)
+            self._ready = self._make()
+
+    def _make(self) -> tuple[Any, list[StreamItem], dict[str, np.ndarray]]:
+        before = self.stream.get_state()
+        items = self.stream.draw()
+        return before, items, self.collate(items)
 
     def collate(self, items: list[StreamItem]) -> dict[str, np.ndarray]:
         """Their batch."""
@@ -350,8 +360,7 @@ class Prefetcher:
 
     def take(self, step: int) -> tuple[list[StreamItem], dict[str, np.ndarray]]:
         """The next prompts, used in `step`, and their batch."""
-        self.prepare()
-        (_, items, arrays), self._ready = self._ready, None
+        (_, items, arrays), self._ready = self._ready or self._make(), None
         self.stream.use(step, items)
         return items, arrays
 

@@ -94,10 +94,9 @@ def _config(run_dir: Path) -> Config | SFTConfig:
     kinds |= {"sft": SFT} if "sft" in fields else {"grpo": GRPO, "sampling": Sampling}
     if missing := kinds.keys() - fields.keys():
         raise UserError(f"{run_dir}/config.json has no {', '.join(sorted(missing))}")
-    found = {name: from_json(kind, fields[name]) for name, kind in kinds.items()}
-    if "sft" in fields:
-        return SFTConfig(data=None, **found)
-    return Config(data=None, rewards=(), **found)
+    found: dict[str, Any] = {name: from_json(kind, fields[name]) for name, kind in kinds.items()}
+    found["data"] = None
+    return SFTConfig(**found) if "sft" in fields else Config(rewards=(), **found)
 
 
 def again(
@@ -105,7 +104,7 @@ def again(
     state: learner.TrainState,
     batch: TrainBatch,
     frozen: dict[str, Any],
-    beta: jax.Array | None = None,
+    beta: np.float32 | None = None,
     dropout: jax.Array | None = None,
 ) -> tuple[learner.Stats, dict[str, float], str]:
     """An update's stats, the norms of its gradient by part, and the first array that is not finite
@@ -156,7 +155,9 @@ def _counted(batch: TrainBatch) -> TrainBatch:
     """The batch with zeros where its mask says that nothing counts."""
     names = ("old_logps", "ref_logps", "own_logps")
     held = {name: getattr(batch, name) for name in names if getattr(batch, name) is not None}
-    zeroed = {name: np.where(batch.mask, x, np.float32(0)) for name, x in held.items()}
+    zeroed: dict[str, Any] = {
+        name: np.where(batch.mask, x, np.float32(0)) for name, x in held.items()
+    }
     return dataclasses.replace(batch, **zeroed)
 
 

@@ -74,7 +74,7 @@ class ScoredRollout:
         """Rewards, NaN where a completion is masked."""
         return rearrange(self.scores.total_N, "(P G) -> P G", P=len(self.items))
 
-    def learnt(self, chosen: np.ndarray, masks_truncated: bool) -> dict[str, np.ndarray]:
+    def learnt(self, chosen: np.ndarray, masks_truncated: bool) -> dict[str, Any]:
         """The fields of a train batch that tell of the prompts `chosen`, rows in their order."""
         g = self.rollout.finished.shape[1]
         mask = self.rollout.mask & ~rearrange(self.scores.masked_N, "(R g) -> R g 1", g=g)
@@ -82,8 +82,12 @@ class ScoredRollout:
             mask = mask & self.rollout.finished[..., None]
         rows_Pr = rearrange(np.arange(len(mask)), "(P r) -> P r", P=len(self.items))
         rows = rearrange(rows_Pr[chosen], "P r -> (P r)")
-        arrays = {"tokens": self.rollout.tokens, "mask": mask, "old_logps": self.rollout.logps}
-        arrays = {"ref_logps": np.zeros_like(self.rollout.logps)} | arrays | self.logps
+        arrays: dict[str, Any] = {
+            "tokens": self.rollout.tokens,
+            "mask": mask,
+            "old_logps": self.rollout.logps,
+        }
+        arrays = {"ref_logps": np.zeros_like(self.rollout.logps), **arrays, **self.logps}
         return {name: x[rows] for name, x in arrays.items()}
 
 

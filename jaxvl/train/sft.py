@@ -79,15 +79,19 @@ def target_batch(
                 )
             tokens[r, i, : len(target.tokens)] = target.tokens
             mask[r, i, : len(target.tokens)] = target.counts
-    unused = np.zeros((R, g, length), np.float32)
-    return TrainBatch(
-        prompt=Prompt.from_arrays(arrays),
-        tokens=tokens,
-        mask=mask,
-        advantages=np.zeros((R, g), np.float32),
-        old_logps=unused,
-        ref_logps=unused,
-    )
+    return TrainBatch(Prompt.from_arrays(arrays), **_fields(tokens, mask))
+
+
+def _fields(tokens: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    """Those of a batch on the host, [R, g, C]; what fine-tuning has no use for is zeros."""
+    unused = np.zeros(mask.shape, np.float32)
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "advantages": unused[..., 0],
+        "old_logps": unused,
+        "ref_logps": unused,
+    }
 
 
 def row_batch(
@@ -110,18 +114,9 @@ def row_batch(
     rows = [[texts[i] for i in row] for row in packed or [[i] for i in range(len(texts))]]
     empty: list[list[packing.Text]] = [[]] * (len(texts) - len(rows))
     arrays = packing.lay_rows([*rows, *empty], room, stream.processor.pad_id)
-    tokens, mask = arrays["counted"][:, None], arrays["mask"][:, None]
-    unused = np.zeros(mask.shape, np.float32)
-    return TrainBatch(
-        prompt=Prompt.from_arrays(arrays),
-        tokens=tokens,
-        mask=mask,
-        advantages=unused[..., 0],
-        old_logps=unused,
-        ref_logps=unused,
-        examples=arrays["examples"],
-        at=arrays["at"],
-    ), rows
+    fields = _fields(arrays["counted"][:, None], arrays["mask"][:, None])
+    fields |= {"examples": arrays["examples"], "at": arrays["at"]}
+    return TrainBatch(Prompt.from_arrays(arrays), **fields), rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +139,8 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     """
     expect(cfg, SFTConfig, "jaxvl.sft")
     told = Callbacks(callbacks, Path(cfg.run.dir))
-    if cfg.eval or cfg.benchmarks:
-        pool.start(
-            pool.WorkerLimits.of(cfg.verify)
-        )  # before a device or another process is touched
+    if cfg.eval or cfg.benchmarks:  # before a device or another process is touched
+        pool.start(pool.WorkerLimits.of(cfg.verify))
     multihost.start()
     cfg = with_steps(cfg)
     with owned(cfg) as stop:
@@ -157,8 +150,8 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
         with jax.set_mesh(base.mesh):
             vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
             loop, before = Loop(cfg, vlm, frozen, dropout), None
-            if cfg.eval:  # a resumed run answers again, with the base
-                before = loop.evaluate(base, "before training", 0)
+            if loop.held_out:  # a resumed run answers again, with the base
+                before = loop.evaluate(loop.held_out, base, "before training", 0)
             begun = first_state(fresh, loop.tx, vlm.mesh, checkpoints)
             del base, fresh  # their memory is the steps'
             whole, num_tokens = loop.begin(begun, resume.go_on(cfg, checkpoints, begun))
@@ -186,7 +179,7 @@ class Loop:
         self.guard = Guard(cfg.run.max_skipped, *warn)
         shares = self.stream.share.count
         self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
-        self.held_out = heldout.HeldOut(cfg, self.stream.template) if cfg.eval else None
+        self.held_out = heldout.HeldOut(cfg, cfg.eval, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
     def begin(self, begun: learner.TrainState, found: Restored | None = None) -> tuple[Whole, int]:
@@ -224,20 +217,20 @@ class Loop:
                     stop.hold()
                     after = None
                     if self.held_out and self.held_out.due(step):
-                        policy = self.with_state(whole.state)
-                        after = self.evaluate(policy, f"after step {step}", step)
+                        policy = self.with_state(whole.held)
+                        after = self.evaluate(self.held_out, policy, f"after step {step}", step)
                         metrics |= after.metrics()
                     if self.during and self.during.due(step, cfg.run.steps):
-                        policy = self.with_state(whole.state)
+                        policy = self.with_state(whole.held)
                         metrics |= self.during.evaluate(step, policy, metrics)
                     steps.done(step, metrics, warnings)
-        trained = self.with_state(whole.state)
+        trained = self.with_state(whole.held)
         if cfg.run.export:
             export(trained, cfg)
         if self.held_out and after is None:
-            after = self.evaluate(trained, "after training", cfg.run.steps)
+            after = self.evaluate(self.held_out, trained, "after training", cfg.run.steps)
         if jax.process_index() == 0:
-            if self.held_out:
+            if self.held_out and before and after:
                 losses = {"loss_before": before.loss, "loss_after": after.loss}
                 self.held_out.write(before.answers, after.answers, **losses)
             resume.finish(cfg)
@@ -250,6 +243,7 @@ class Loop:
         tokens of the run so far, metrics and warnings are returned."""
         sft, processor, stream, clock = self.cfg.sft, self.vlm.processor, self.stream, Clock()
         items = next(stream)
+        names: dict[int, tuple[str, list[float]]]
         names = {item.position: (item.example.id, []) for item in items}
         found = {}
         if sft.whole_rows:
@@ -291,18 +285,18 @@ class Loop:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
 
-    def evaluate(self, vlm: VLM, when: str, step: int) -> Held:
+    def evaluate(self, held_out: heldout.HeldOut, vlm: VLM, when: str, step: int) -> Held:
         """The held-out set, answered by `vlm` and scored by the run's rewards, and the loss of its
         targets."""
         vlm = dataclasses.replace(vlm, processor=self.vlm.processor)
-        return Held(self.held_out.evaluate(vlm, when, step), self.held_out_loss(vlm))
+        return Held(held_out.evaluate(vlm, when, step), self.held_out_loss(held_out, vlm))
 
-    def held_out_loss(self, vlm: VLM) -> float | None:
+    def held_out_loss(self, held_out: heldout.HeldOut, vlm: VLM) -> float | None:
         """The mean over the tokens of the held-out set's targets; None, which is said, where its
         examples have none."""
-        limits = self.cfg.eval.min_pixels, self.cfg.eval.max_pixels
+        limits = held_out.how.min_pixels, held_out.how.max_pixels
         vlm = dataclasses.replace(vlm, processor=vlm.processor.with_pixels(*limits))
-        examples = self.held_out.examples
+        examples = held_out.examples
         prompts = [self.stream.template(example) for example in examples]
         pairs = zip(examples, prompts, strict=True)
         try:
