@@ -108,8 +108,10 @@ def test_a_dry_run_touches_nothing_and_says_what_it_would_do(name, tmp_path):
         ("skypilot", ["train", *ARGS], {**SETTINGS, "GPUS": "8"}, "GPUS is 8"),
         ("tpu_vm", ["up"], {**SETTINGS, "TYPE": "v5litepod-17"}, "TYPE is v5litepod-17"),
         ("tpu_vm", ["up"], {**SETTINGS, "TYPE": "v5p-12"}, "a multiple of 8 cores"),
+        ("tpu_vm", ["up"], {**SETTINGS, "TYPE": "v4-08"}, "TYPE is v4-08"),
         ("gke", ["train", *ARGS], {**SETTINGS, "HOSTS": "3"}, "4x4 has 16 chips, HOSTS=3"),
         ("gke", ["train", *ARGS], {**SETTINGS, "TOPOLOGY": "large"}, "expected a shape"),
+        ("gke", ["train", *ARGS], {**SETTINGS, "TOPOLOGY": "08x2"}, "expected a shape"),
         ("gke", ["train", *ARGS], {**SETTINGS, "ACCELERATOR": "H100"}, "ACCELERATOR is H100"),
     ],
 )

@@ -110,7 +110,7 @@ def convert_config(
     found = convert(file, from_args, devices, rows)
     for line in found.report():
         typer.echo(line)
-    out.write_text(found.text(), encoding="utf-8")
+    _write(out, found.text())
     typer.echo(f"\nwritten: {out}; look at it, then: jaxvl grpo {out}")
 
 
@@ -136,7 +136,7 @@ def init(
     from jaxvl.cli.begin import begin
 
     written, told = begin(data, model, memory, devices)
-    out.write_text(written, encoding="utf-8")
+    _write(out, written)
     for line in told:
         typer.echo(line)
     typer.echo(f"written: {out}; next: jaxvl doctor {out}, then jaxvl grpo {out}")
@@ -159,6 +159,13 @@ def _new(out: Path) -> None:
         raise UserError(f"{out}: a config is a Python file; give it a name that ends in .py")
     if out.exists():
         raise UserError(f"{out} is there already; choose another name")
-    if not out.absolute().parent.is_dir():
-        print(f"making {out.parent}", file=sys.stderr)
-        out.parent.mkdir(parents=True)
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        if not out.absolute().parent.is_dir():
+            print(f"making {out.parent}", file=sys.stderr)
+            out.parent.mkdir(parents=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error})") from None

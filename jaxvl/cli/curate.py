@@ -48,7 +48,7 @@ Captions = Annotated[
     list[str] | None, typer.Option(help="NAME=FILE: captions that a source has already.")
 ]
 AllQuestions = Annotated[
-    bool, typer.Option("--all-questions", help="Not one question a picture, but all.")
+    bool, typer.Option("--all-questions", help="Not one question an image, but all.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 Sft = Annotated[
@@ -124,7 +124,7 @@ def _asking(name: str, about: str) -> None:
         _say_asked(step, opened)
 
 
-_asking("caption", "Step 2: a caption of each picture, where there is none.")
+_asking("caption", "Step 2: a caption of each image, where there is none.")
 _asking("distil", "Step 3: reasoning and an answer, by a teacher that reads the caption.")
 _asking("rewrite", "Step 4: the same without a word of captions; a gap of over 15 words drops it.")
 _asking("verify", "Step 5: whether the answer agrees with the right one; only Yes is kept.")

@@ -118,7 +118,7 @@ train)
     need HOSTS "the number of machines of a slice"
     whole HOSTS CHIPS SLICES
     [[ "$ACCELERATOR" =~ ^tpu[a-z0-9-]+$ ]] || fail "ACCELERATOR is $ACCELERATOR; expected one as tpu-v5-lite-podslice"
-    [[ "$TOPOLOGY" =~ ^[0-9]+x[0-9]+(x[0-9]+)?$ ]] || fail "TOPOLOGY is $TOPOLOGY; expected a shape, as 4x4"
+    [[ "$TOPOLOGY" =~ ^[1-9][0-9]*x[1-9][0-9]*(x[1-9][0-9]*)?$ ]] || fail "TOPOLOGY is $TOPOLOGY; expected a shape, as 4x4"
     [ $((${TOPOLOGY//x/*})) = $((HOSTS * CHIPS)) ] ||
         fail "TOPOLOGY $TOPOLOGY has $((${TOPOLOGY//x/*})) chips, HOSTS=$HOSTS machines of CHIPS=$CHIPS have $((HOSTS * CHIPS))"
     TRAIN="$(train_command "$@")"

@@ -28,8 +28,8 @@ need BUCKET "a bucket of Cloud Storage that holds the runs"
 case "${TYPE:-}" in
 "" | v5litepod-@(1|4|8|16|32|64|128|256) | v6e-@(1|4|8|16|32|64|128|256)) ;;
 v2-@(8|32|128|256|512) | v3-@(8|32|64|128|256|512|1024|2048)) ;;
-v4-+([0-9]) | v5p-+([0-9]))
-    [ $((${TYPE#*-} % 8)) = 0 ] && [ "${TYPE#*-}" != 0 ] || fail "TYPE is $TYPE; expected a multiple of 8 cores"
+v4-[1-9]*([0-9]) | v5p-[1-9]*([0-9]))
+    [ $((${TYPE#*-} % 8)) = 0 ] || fail "TYPE is $TYPE; expected a multiple of 8 cores"
     ;;
 *) fail "TYPE is $TYPE; expected one as v5litepod-16, v5p-8, v6e-16 or v4-8" ;;
 esac

@@ -83,6 +83,17 @@ def test_what_cannot_be_begun_is_told(options, said, tmp_path, monkeypatch):
     assert not Path("run.py").exists()
 
 
+def test_a_config_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    words = ["init", "file/a.py", "--data=x/set", "--model=x/A-3B", *MACHINE]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, UserError) and "file/a.py cannot be written" in str(error)
+    words = ["init", "new/a.py", "--data=none.jsonl", "--model=x/A-3B", *MACHINE]
+    assert isinstance(CliRunner().invoke(app, words).exception, UserError)
+    assert not Path("new").exists()
+
+
 def test_the_size_of_a_model_is_its_configs_or_not_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rest = ["--data=x/set", *MACHINE]

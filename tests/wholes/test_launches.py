@@ -3,7 +3,14 @@
 resume to a third, an export that loads, a page. Only sizes are replaced, by overrides that are
 printed (pytest -s shows them)."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -139,3 +146,60 @@ def test_visualthinkers_two_stages(world, tmp_path):
     launch(*grpo, "run.steps=2", f"run.dir={tmp_path / 'grpo'}")
     check_run(tmp_path / "grpo", 2)
     check_export(tmp_path / "grpo/hf")
+
+
+def test_the_quickstart_of_an_installation(tmp_path):
+    """Without a checkout's folder, and beside the run that is there already."""
+    (tmp_path / "runs/quickstart").mkdir(parents=True)
+    launch("quickstart", *GRPO, *QUICK, "eval=none", "run.steps=2", folder=tmp_path)
+    lines = read_metrics(tmp_path / "runs/quickstart-2")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    check_export(tmp_path / "runs/quickstart-2/hf")
+
+
+def test_a_config_that_init_writes(world, tmp_path):
+    written, run = tmp_path / "mine.py", tmp_path / "run"
+    options = [f"--data={world('jsonl')}", f"--model={BASE}", "--memory=80", "--devices=1"]
+    launch("init", written, *options)
+    launch("grpo", written, *GRPO, "run.steps=2", f"run.dir={run}")
+    check_run(run, 2)
+
+
+@contextlib.contextmanager
+def watched(folder):
+    """`jaxvl watch` of a folder: what its page is sent of the first run, again and again."""
+    words = [sys.executable, "-m", "jaxvl", "watch", folder]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True)
+    address = server.stdout.readline().split(" at ")[1].split()[0]
+    seen, ended = [], threading.Event()
+
+    def look():
+        last = False
+        while not last:
+            last = ended.wait(0.2)  # once more when the run has ended
+            with urllib.request.urlopen(f"{address}data") as answer:
+                seen.extend(json.load(answer)["runs"][:1])
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+
+
+def test_a_converted_script_of_trl_is_launched_and_watched(world, tmp_path):
+    written, run = tmp_path / "converted.py", tmp_path / "runs/trl"
+    run.parent.mkdir()
+    words = f"accelerate launch --num_processes 1 grpo_vlm.py --model_name_or_path {BASE}"
+    words += f" --dataset_name {world('jsonl')} --output_dir {run} --max_steps 2"
+    words += " --per_device_train_batch_size 4 --num_generations 2 --max_completion_length 8"
+    launch("convert-config", "--from-args", words, "--out", written)
+    with watched(run.parent) as seen:
+        launch("grpo", written)
+    check_run(run, 2)
+    assert not seen[0]["finished"] and seen[-1]["finished"] and seen[-1]["last"] == 2
