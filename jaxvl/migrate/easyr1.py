@@ -54,6 +54,7 @@ def config(given: Given, devices: int, data_rows: int) -> schema.Config:
     ):
         given.drop_below(prefix, why)
     given.drop(_NOTHING)
+    given.take("config", note="its settings count where convert-config is given it as FILE")
     a_node = given.number("trainer.n_gpus_per_node", 8, "mesh.fsdp")
     processes = devices or rows.whole(a_node * given.number("trainer.nnodes", 1), "devices")
     algorithm = _grpo(given, processes)

@@ -7,6 +7,7 @@ Where an argument is not given, TRL's default (of 1.x) counts, which often is an
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import chat_question
 from jaxvl.errors import UserError
 from jaxvl.migrate import rows, trl_unmatched
-from jaxvl.migrate.words import Given, Line, numbers
+from jaxvl.migrate.words import Given, Line, numbers, shown
 from jaxvl.rewards import accuracy, think_format
 
 _TARGETS = {
@@ -305,7 +306,6 @@ def _loss(given: Given) -> grpo.Loss:
 
 def _optim(given: Given) -> schema.Optim:
     name = given.text("lr_scheduler_type", "linear", "optim.schedule")
-    more = given.take("lr_scheduler_kwargs", None, "optim.min_lr")
     schedule = _SCHEDULES.get(name)
     if schedule is None:
         given.lines.append(
@@ -319,11 +319,10 @@ def _optim(given: Given) -> schema.Optim:
         "warmup_ratio", None, "optim.warmup_steps", "below 1: a share of all updates"
     )
     steps = given.number("warmup_steps", None, "optim.warmup_steps")
-    least = Given(more if isinstance(more, dict) else {}).number("min_lr", 0.0)
     return schema.Optim(
         lr=lr,
         schedule=schedule or "linear",
-        min_lr=float(least),
+        min_lr=_least(given, lr),
         warmup_steps=float(steps or ratio or 0),
         weight_decay=float(given.number("weight_decay", 0.0, "optim.weight_decay")),
         b1=float(given.number("adam_beta1", 0.9, "optim.b1")),
@@ -331,6 +330,24 @@ def _optim(given: Given) -> schema.Optim:
         eps=float(given.number("adam_epsilon", 1e-8, "optim.eps")),
         clip_norm=float(given.number("max_grad_norm", 1.0, "optim.clip_norm")),
     )
+
+
+def _least(given: Given, lr: float) -> float:
+    """The learning rate at the end, of the schedule's own arguments: a mapping, or one as JSON."""
+    found = given.take("lr_scheduler_kwargs", None, "optim.min_lr")
+    if found is None:
+        return 0.0
+    try:
+        own = Given(json.loads(found) if isinstance(found, str) else found)
+    except (ValueError, TypeError):
+        raise UserError(
+            f"lr_scheduler_kwargs: expected names with values, found {shown(found)}"
+        ) from None
+    least = own.number("min_lr", lr * own.number("min_lr_rate", 0.0))
+    if own.unknown():
+        note = f"NOT THERE: {', '.join(map(str, own.unknown()))}"
+        given.lines.append(Line("lr_scheduler_kwargs", "", note))
+    return float(least)
 
 
 def _run(given: Given, algorithm: grpo.GRPO, per_step: float, data_rows: int) -> schema.Run:

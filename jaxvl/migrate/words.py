@@ -135,7 +135,7 @@ def scalar(text: str) -> Any:
 
 def command_line(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """`--name value ..`, `--name=value` and `--name` alone (true) of a command, whatever starts it;
-    and its words `a.b=value`. A name with several values has a list."""
+    and its words `a.b=value` and `config=FILE`. A name with several values has a list."""
     try:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
     except ValueError as error:
@@ -148,7 +148,7 @@ def command_line(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             named[name] = [value] if equals else []
-        elif re.match(r"[a-z_]+(\.[a-z_0-9]+)+=", word):
+        elif re.match(r"([a-z_]+(\.[a-z_0-9]+)+|config)=", word):
             path, _, value = word.partition("=")
             dotted[path], name = scalar(value), ""
         elif name and not word.endswith(".py"):

@@ -119,7 +119,9 @@ def test_vlm_r1s_script():
 def test_easyr1s_example(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(EASY_R1))
-    found = convert(file, "python3 -m verl.trainer.main worker.rollout.n=8 trainer.nnodes=2")
+    words = "python3 -m verl.trainer.main config=mine.yaml worker.rollout.n=8 trainer.nnodes=2"
+    found = convert(file, words)
+    assert any("config = mine.yaml" in line for line in found.report())
     cfg = found.cfg
     assert (cfg.grpo.prompts, cfg.grpo.group, cfg.grpo.mini_batches) == (512, 8, 4)
     assert cfg.grpo.loss == Bnpo(0.2, 0.3, 3.0)
@@ -149,6 +151,8 @@ def test_every_argument_is_told_and_the_file_is_the_config(args, tmp_path):
         ("--loss_type cispo", "grpo.loss", Cispo(0.2)),
         ("--loss_type cispo --epsilon_high 5", "grpo.loss", Cispo(5.0)),
         ("--fp16 false", "model.dtype", "float32"),
+        ("--learning_rate 1e-5 --lr_scheduler_kwargs '{\"min_lr\": 1e-7}'", "optim.min_lr", 1e-7),
+        ("--learning_rate 2 --lr_scheduler_kwargs '{\"min_lr_rate\": 0.5}'", "optim.min_lr", 1.0),
         ("--scale_rewards false", "grpo.scale_rewards", "none"),
         ("--warmup_ratio 0.1 --lr_scheduler_type cosine", "optim.warmup_steps", 0.1),
         ("--steps_per_generation 4 --gradient_accumulation_steps 2", "grpo.mini_batches", 2),
@@ -183,6 +187,7 @@ def test_unknown_arguments_and_what_is_not_there():
         ("--importance_sampling_level sequence --delta 3", ("gspo's mean", "gspo has none")),
         ("--data_file_paths a:b:c --image_folders x:y", ("2 more files", "1 more folders")),
         ("--dataset_name a b", ("1 more files",)),
+        ("--lr_scheduler_kwargs '{\"num_cycles\": 2}'", ("NOT THERE: num_cycles",)),
     ],
 )
 def test_a_difference_is_told_where_there_is_one(args, absent):
@@ -374,6 +379,8 @@ def test_a_script_with_its_own_reward_alone_has_accuracy_until_it_is_written():
         ("--model_name_or_path", "expected one word, found none"),
         ("--model_name_or_path m --lora_r 2.5 --use_peft", "expected a whole number"),
         ("--model_name_or_path m --bf16 maybe", "expected true or false"),
+        ("--model_name_or_path m --lr_scheduler_kwargs [1]", "expected names with values"),
+        ("--model_name_or_path m --lr_scheduler_kwargs {", "expected names with values"),
         ("--model_name_or_path m --reward_funcs acc --reward_weights a", "expected numbers"),
     ],
 )
