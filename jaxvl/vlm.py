@@ -100,7 +100,7 @@ class VLM:
         images = [[] for _ in prompts] if images is None else images
         if not isinstance(images, (list, tuple)):
             raise UserError(
-                "images: expected a list for each prompt with its pictures, found "
+                "images: expected a list for each prompt with its images, found "
                 f"{arguments.found(images)}"
             )
         if len(images) != len(prompts):

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from jaxvl.errors import UserError
-from jaxvl.models.io.find import EXPORT
+from jaxvl.models.io.find import EXPORT, is_hub_id
 from jaxvl.observe.card import CURVES, card
 
 
@@ -20,7 +19,7 @@ def push_to_hub(run_dir: str | Path, repo_id: str, private: bool = True, message
     from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = Path(run_dir) / EXPORT
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id):
+    if not is_hub_id(repo_id):
         raise UserError(f"{repo_id}: expected a hub id, OWNER/NAME")
     if not (folder / "config.json").is_file():
         raise UserError(f"{run_dir} has no export ({folder}): a run writes one at its end")

@@ -13,6 +13,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from jaxvl import arguments
+from jaxvl.checkpoints.folders import steps_at
 from jaxvl.config import Model
 from jaxvl.config.fields import from_json
 from jaxvl.data.strict_json import read_json
@@ -69,8 +70,6 @@ def locate(path_or_hub_id: str | Path) -> Place:
 
 def _steps(run: Path) -> list[int]:
     """The steps of a run's whole checkpoints, newest first."""
-    from jaxvl.checkpoints.store import steps_at  # loads orbax, which other models do without
-
     return steps_at(run / "checkpoints")[0]
 
 
@@ -154,7 +153,7 @@ def of_run(run_dir: Path, mesh: Mesh | None = None, step: int | None = None) -> 
 
     `mesh` defaults to the first device alone.
     """
-    from jaxvl.checkpoints.store import Checkpoints
+    from jaxvl.checkpoints.store import Checkpoints  # loads orbax, which other models do without
 
     model = _model(run_dir)
     base = start_model(model, make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh)

@@ -16,13 +16,12 @@ import orbax.checkpoint as ocp
 
 from jaxvl.checkpoints import manifest
 from jaxvl.checkpoints.deadline import Deadline
+from jaxvl.checkpoints.folders import complete, folders, steps_at
 from jaxvl.checkpoints.manifest import Damaged
 from jaxvl.distributed import multihost
 from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models import finite
 from jaxvl.rl.learner import TrainState
-
-COMMITTED = "commit_success.txt"  # written last: where it is, a checkpoint is whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +217,7 @@ class Checkpoints:
     def keep(self, whole: Whole) -> None:
         """`save`, if there is something new."""
         if whole.step > self.saved:
-            assert whole.state is not None, "updates are at the state that is to be saved"
-            self.save(whole.step, whole.state, whole.data)
+            self.save(whole.step, whole.held, whole.data)
 
     def finish(self, whole: Whole) -> None:
         """`keep`, and wait until all is written: the run ends."""
@@ -285,7 +283,7 @@ class Checkpoints:
     def set_aside(self, after: int, place: Path) -> None:
         """Move the checkpoints of steps after `after` into `place`: those that were passed over,
         whose steps will be written again. Process 0's part."""
-        for folder in _folders(self.path):
+        for folder in folders(self.path):
             if int(folder.name) > after and complete(folder):
                 place.mkdir(parents=True, exist_ok=True)
                 shutil.move(folder, place / folder.name)
@@ -342,25 +340,6 @@ class Checkpoints:
             self._try(self.manager.close)
 
 
-def _folders(path: Path) -> list[Path]:
-    """The folders of steps, newest first, whole or not."""
-    every = path.iterdir() if path.is_dir() else ()
-    folders = [one for one in every if one.name.isdecimal() and one.is_dir()]
-    return sorted(folders, key=lambda one: -int(one.name))
-
-
-def steps_at(path: Path) -> tuple[list[int], list[int]]:
-    """Steps whose folders are whole, as far as their names tell, and others; newest first."""
-    folders = _folders(path)
-    whole = [one for one in folders if (one / COMMITTED).is_file()]
-    return [int(one.name) for one in whole], [int(p.name) for p in folders if p not in whole]
-
-
-def complete(folder: Path) -> bool:
-    """Whether all of a checkpoint was written, though it may not be whole any more."""
-    return (folder / COMMITTED).is_file() or (folder / manifest.FILES).is_file()
-
-
 def _placed(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
@@ -374,9 +353,7 @@ def _read(state: Path, wanted: Any, **how: Any) -> Any:
         return ocp.PyTreeCheckpointHandler().restore(state, args=args)
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
         raise  # not the files' fault
-    except (
-        Exception
-    ) as error:  # orbax and tensorstore raise many kinds for files that are not whole
+    except Exception as error:  # orbax and tensorstore raise many kinds where files are not whole
         raise Damaged(f"{state} cannot be read ({_first_line(error)})") from None
 
 

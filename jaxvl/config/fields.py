@@ -115,9 +115,8 @@ def to_json(value: Any) -> Any:
             fields[field.name] = to_json(item)
             if len(choices(hints[field.name])) > 1:
                 fields[field.name] = {"type": type(item).__name__, **fields[field.name]}
-        known = type(value).__module__.startswith(
-            "jaxvl.config."
-        )  # by its place; a source says what it is
+        # A part of a config is known by its place; a source says what it is.
+        known = type(value).__module__.startswith("jaxvl.config.")
         return fields if known else {"type": _qualname(type(value)), **fields}
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}

@@ -83,5 +83,4 @@ def _of_python(path: Path) -> Any:
     _told_where(path, functools.partial(spec.loader.exec_module, module))
     if not callable(getattr(module, "config", None)):
         raise UserError(f"{path} defines no function config(); it should return a jaxvl Config")
-    cfg = _told_where(path, module.config)
-    return cfg
+    return _told_where(path, module.config)

@@ -160,7 +160,7 @@ class Run:
     """A run ends when so many updates in a row were not finite."""
     compile_ahead: bool = False
     """All programs are compiled before the first step, so that what does not fit the memory shows;
-    else each when a step first needs it."""
+    else each when a step first needs it, and always so in a supervised run."""
     peak_tflops: Annotated[float, Gt(0)] | None = None
     """What a device can do at best, in 10^12 FLOP/s, which the model FLOPs of a step are compared
     with (none: what is known of the device, if anything is)."""

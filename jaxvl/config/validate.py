@@ -29,6 +29,7 @@ def validate(cfg: Config | SFTConfig) -> None:
         )
     _check_run(cfg)
     _check_profile(cfg)
+    _check_rewards(cfg)
     if cfg.grpo is not None:
         _check_grpo(cfg)
     mesh = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
@@ -42,6 +43,11 @@ def notes(cfg: Config | SFTConfig) -> list[str]:
     """What is done otherwise than a config may seem to say, in words."""
     optim = cfg.optim
     found: list[str] = []
+    if cfg.run.compile_ahead and cfg.sft is not None:
+        found.append(
+            "run.compile_ahead changes nothing of a supervised run: its update is compiled when a "
+            "step first needs it"
+        )
     if not cfg.run.steps:  # how many epochs are is not known before the data is read
         return found
     updates = cfg.run.steps * cfg.batch.updates
@@ -135,9 +141,14 @@ def _check_grpo(cfg: Config) -> None:
             f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
         )
     _check_loss(g)
+    if not cfg.rewards:
+        raise UserError("rewards: expected at least one, which is learnt from, found none")
+
+
+def _check_rewards(cfg: Config | SFTConfig) -> None:
     names = [reward.name for reward in cfg.rewards]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"rewards are {names}: expected at least one, each with a name of its own")
+    if len(set(names)) < len(names):
+        raise UserError(f"rewards are {names}: expected for each a name of its own")
     for number, reward in enumerate(cfg.rewards):
         _check_settings(reward, f"rewards.{number}.fn")
 

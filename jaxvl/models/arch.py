@@ -16,9 +16,8 @@ class VisionArch:
     hidden: int  # width of the blocks' MLP
     out_dim: int  # width of the text model
     gated: bool  # RMS norms and SwiGLU; else layer norms and quick GELU
-    full_attention: tuple[
-        bool, ...
-    ]  # of each block: a patch attends to its image, or to its window
+    # Of each block: whether a patch attends to its image, or to its window.
+    full_attention: tuple[bool, ...]
     patch_size: int = 14
     temporal_patch_size: int = 2
     in_channels: int = 3

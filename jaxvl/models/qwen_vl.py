@@ -36,10 +36,10 @@ class QwenVL(nnx.Module):
         self.text = Decoder(arch.text, rngs=rngs)
 
     def embed(self, prompt: Prompt, remat: str = "block") -> jax.Array:
-        """Token vectors [R, T, D], with the pictures' embeddings in the slots they belong to."""
-        return self._with_pictures(prompt, self.text.embed(prompt.tokens), remat)
+        """Token vectors [R, T, D], with the images' embeddings in the slots they belong to."""
+        return self._with_images(prompt, self.text.embed(prompt.tokens), remat)
 
-    def _with_pictures(self, prompt: Prompt, x_RTD: jax.Array, remat: str) -> jax.Array:
+    def _with_images(self, prompt: Prompt, x_RTD: jax.Array, remat: str) -> jax.Array:
         image_RMD = self.vision(prompt.vision, remat)
         slots_RT1 = jnp.maximum(prompt.slots, 0)[..., None]
         image_RTD = jnp.take_along_axis(image_RMD, slots_RT1, axis=1)
@@ -103,7 +103,7 @@ class QwenVL(nnx.Module):
         own_RS = fold(tokens_RgC, "R g C -> R (g C)")
         # Looked up together: the gradient of a lookup is an array as large as the table.
         x_RSD = self.text.embed(jnp.concatenate([prompt.tokens, own_RS], axis=1))
-        asked_RTD = self._with_pictures(prompt, x_RSD[:, :T], remat)
+        asked_RTD = self._with_images(prompt, x_RSD[:, :T], remat)
         x_RSD = jnp.concatenate([asked_RTD, x_RSD[:, T:]], axis=1)
         own_RC = prompt.next_position[:, None] + jnp.arange(C)
         # Not `tile`: of one row jax cannot tell afterwards that rows are what is split.

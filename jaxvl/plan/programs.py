@@ -29,7 +29,7 @@ from jaxvl.models.inputs import Prompt
 from jaxvl.models.io import hf
 from jaxvl.observe import flops
 from jaxvl.rl import learner, shapes
-from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl.batch import UNREAD, TrainBatch
 from jaxvl.rl.learning import Learning, learning
 from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize
 from jaxvl.rl.sampling import SamplingParams
@@ -201,8 +201,7 @@ def _own_logprobs(
 def _asked_of(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> TrainBatch:
     """A step's batch as far as its log-probabilities depend on it."""
     batch = train_batch(cfg, arch, sizes, mesh, sizes.micro_batches)
-    unread: dict[str, Any] = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
-    return dataclasses.replace(batch, **unread)
+    return dataclasses.replace(batch, **UNREAD)
 
 
 def _update(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mesh: Mesh) -> Program:

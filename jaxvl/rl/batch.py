@@ -8,6 +8,7 @@ merged patches, E values in a patch, C completion tokens.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 from jaxtyping import Array, Bool, Float32, Int32
@@ -47,3 +48,7 @@ class TrainBatch:
     examples: Int32[Array, "R S"] | None = None  # 1, 2, .. whose token it is; 0 on padding
     # Where the token stands that predicts one of `tokens`.
     at: Int32[Array, "R C"] | None = None
+
+
+# The fields of a train batch that its log-probabilities do not depend on, left out.
+UNREAD: dict[str, Any] = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))

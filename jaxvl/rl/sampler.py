@@ -204,9 +204,8 @@ def _one_token(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParam
         position = take(inputs.position, state.request)
     age = state.step - state.start_step  # [B, S] tokens fed before this one
     write_index = state.step % state.cache_len
-    back = (
-        write_index - jnp.arange(state.cache_len)
-    ) % state.cache_len  # steps ago that one was written
+    # How many steps ago each entry was written.
+    back = (write_index - jnp.arange(state.cache_len)) % state.cache_len
     hidden, cache = inputs.decode_model.extend(
         state.last, position + age, slot_map, state.cache, write_index, back <= age[..., None]
     )
@@ -259,9 +258,8 @@ def resize(state: DecodeState, slots: int, cache_len: int) -> DecodeState:
     """`state` in fewer slots, in which all that live find a place, or with longer caches."""
     if cache_len > state.cache_len:
         last = state.step - 1
-        written = (
-            last - (last - jnp.arange(cache_len)) % cache_len
-        )  # the step that wrote each new entry
+        # The step that wrote each new entry.
+        written = last - (last - jnp.arange(cache_len)) % cache_len
         old = written % state.cache_len
         cache = [KVCache(x.k[..., old], x.v[..., old, :]) for x in state.cache]
         state = dataclasses.replace(state, cache=cache)

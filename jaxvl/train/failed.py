@@ -42,14 +42,9 @@ def saved(step: int, whole: Whole, checkpoints: Checkpoints, run_dir: Path) -> I
     except SaveFailed:
         raise  # it says what there is to go on from
     except Exception as error:
-        abort_all_on_error = jax.process_count() == 1 or isinstance(
-            error, (Everywhere, TrainingFailed)
-        )
-        rest = (
-            _keep(whole, checkpoints)
-            if abort_all_on_error
-            else "newer work than the last is not saved"
-        )
+        rest = "newer work than the last is not saved"
+        if jax.process_count() == 1 or isinstance(error, (Everywhere, TrainingFailed)):
+            rest = _keep(whole, checkpoints)
         if isinstance(error, (UserError, TrainingFailed)):
             error.args = (f"step {step}: {error}; {rest}",)
             raise

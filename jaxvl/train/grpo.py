@@ -35,7 +35,7 @@ from jaxvl.rewards import audit, judge, pool
 from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner, shapes
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
-from jaxvl.rl.batch import Rollout, TrainBatch
+from jaxvl.rl.batch import UNREAD, Rollout, TrainBatch
 from jaxvl.rl.completions import read_completions
 from jaxvl.rl.learning import learning
 from jaxvl.rl.losses import next_beta
@@ -55,9 +55,6 @@ from jaxvl.train.setup import (
 )
 from jaxvl.train.steps import steps_after
 from jaxvl.vlm import VLM, load
-
-# The fields of a batch that log-probabilities alone do not need.
-UNASKED: dict[str, Any] = dict.fromkeys(("mask", "advantages", "old_logps", "ref_logps"))
 
 
 @multihost.abort_all_on_error()
@@ -171,7 +168,7 @@ class Loop:
             self.sample.compile(params, prompt, key)
             sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
             whole = shapes.batch(*sizes, grpo.pieces, mesh)
-            asked = dataclasses.replace(whole, **UNASKED)
+            asked = dataclasses.replace(whole, **UNREAD)
             weights = {"ref_logps": self.reference, "own_logps": params}
             for name, of in self.logprobs.items():
                 of.lower(weights[name], asked).compile()
@@ -321,7 +318,7 @@ class Loop:
         """What the loss needs beside the sampler's, each under way: [M, R/M, g, C]."""
         if not self.logprobs:
             return {}
-        batch = TrainBatch(Prompt.from_arrays(arrays), rollout.tokens, **UNASKED)
+        batch = TrainBatch(Prompt.from_arrays(arrays), rollout.tokens, **UNREAD)
         batch = put_rows(micro(batch, self.cfg.grpo.pieces), self.vlm.mesh, lead=1)
         weights = {"ref_logps": self.reference, "own_logps": params}
         return {name: of(weights[name], batch) for name, of in self.logprobs.items()}

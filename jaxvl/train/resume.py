@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 
+from jaxvl.checkpoints.folders import complete, steps_at
 from jaxvl.checkpoints.start import FINISHED
-from jaxvl.checkpoints.store import Checkpoints, Restored, complete, steps_at
+from jaxvl.checkpoints.store import Checkpoints, Restored
 from jaxvl.config import Config, SFTConfig
 from jaxvl.distributed import multihost
 from jaxvl.errors import UserError

@@ -28,7 +28,8 @@ import jax
 import numpy as np
 
 from jaxvl import config
-from jaxvl.checkpoints.store import COMMITTED, Checkpoints
+from jaxvl.checkpoints.folders import COMMITTED
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.errors import UserError
 from jaxvl.rl import learner
 from jaxvl.train import resume, sft

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from jaxvl.checkpoints import manifest  # noqa: E402
-from jaxvl.checkpoints.store import steps_at  # noqa: E402
+from jaxvl.checkpoints.folders import steps_at  # noqa: E402
 from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
 # The quickstart's model in steps of less than a second.

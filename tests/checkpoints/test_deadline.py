@@ -7,7 +7,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from jaxvl.checkpoints import manifest, store
+from jaxvl.checkpoints import folders, manifest, store
 from jaxvl.checkpoints.deadline import Deadline
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.rl.learner import TrainState
@@ -85,7 +85,7 @@ def test_with_a_warning_the_run_goes_on_and_saves_again_later(tmp_path, hung, ca
     checkpoints._deadline.seconds = 60
     checkpoints.save(3, STATE, {})
     checkpoints.close()
-    assert store.steps_at(checkpoints.path)[0] == [3, 1] and not hung.left
+    assert folders.steps_at(checkpoints.path)[0] == [3, 1] and not hung.left
 
 
 def test_what_never_ends_is_not_waited_for_at_the_end_of_the_run(tmp_path, hung):

@@ -116,6 +116,25 @@ def test_fields_that_disagree_are_refused(path, overrides, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["rewards.0.fn=accuracy", "rewards.1.fn=accuracy"], "a name of its own"),
+        (["rewards.0.fn=verified"], "verified needs `kind` (str); set rewards.0.fn.kind"),
+    ],
+)
+def test_rewards_that_score_the_answers_of_a_supervised_run_are_checked(overrides, words):
+    with pytest.raises(UserError) as caught:
+        C.load(CONFIGS / "quickstart_sft.py", overrides, C.SFTConfig)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name, kind", [("quickstart", C.Config), ("quickstart_sft", C.SFTConfig)])
+def test_a_supervised_run_says_that_it_compiles_nothing_ahead(name, kind, capsys):
+    C.load(CONFIGS / f"{name}.py", ["run.compile_ahead=true"], kind)
+    assert ("run.compile_ahead" in capsys.readouterr().err) == (kind is C.SFTConfig)
+
+
 def batch_of(grpo):
     """The batch of a run with this algorithm."""
     return C.Config(None, None, (), None, grpo=grpo, sampling=C.Sampling(48)).batch

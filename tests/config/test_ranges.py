@@ -221,3 +221,5 @@ def test_settings_that_a_resumed_run_may_change_are_fields():
     known = {field.path for kind in FIELDS for field in FIELDS[kind]}
     for path in (*settings.FREE, *settings._HOW):
         assert any(name == path or name.startswith(f"{path}.") for name in known), path
+    warnings = {path for path in known if path.endswith("_warn")}  # they change no number
+    assert "sft.spike_warn" in warnings and warnings <= set(settings.FREE)

@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxvl import config
-from jaxvl.checkpoints.store import COMMITTED, Checkpoints
+from jaxvl.checkpoints.folders import COMMITTED
+from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.distributed import multihost
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import read_metrics

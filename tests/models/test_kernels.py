@@ -92,11 +92,11 @@ def test_rows_of_several_texts(name):
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_segments(name):
-    """A row of pictures and padding, and a row of padding alone."""
-    segments = np.zeros((2, 150), np.int32)
+    """A row of images and padding, and a row of padding alone."""
+    segments = np.zeros((2, 151), np.int32)
     segments[0, :140] = np.repeat([1, 2, 3], [16, 100, 24])
     real = segments > 0
-    compare(one(), name, "segment_attention", 2, 150, 4, 4, segments, real)
+    compare(one(), name, "segment_attention", 2, 151, 4, 4, segments, real)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="eight devices")

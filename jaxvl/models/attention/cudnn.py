@@ -71,16 +71,8 @@ def segment_attention(
     v_RSKH: Float[Array, "R S K H"],
     segments_RS: Int[Array | np.ndarray, "R S"],
 ) -> Float[Array, "R S N H"]:
-    """`reference.segment_attention`, with one [S, S] mask a row, which its heads share; S even."""
-    name = _name()
-
-    def local(q, k, v, segments):
-        mask_RSS = segments[:, :, None] == segments[:, None, :]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask_RSS[:, None], implementation=name)
-
-    return jax.shard_map(
-        local, in_specs=(HEADS, HEADS, HEADS, P(ROWS, None)), out_specs=HEADS, check_vma=False
-    )(q_RSNH, k_RSKH, v_RSKH, segments_RS)
+    """`reference.segment_attention`, with one [S, S] mask a row, which its heads share."""
+    return _among_same(q_RSNH, k_RSKH, v_RSKH, segments_RS, causal=False)
 
 
 def row_attention(
@@ -90,21 +82,26 @@ def row_attention(
     examples_RS: Int[Array | np.ndarray, "R S"],
 ) -> Float[Array, "R S N H"]:
     """`reference.row_attention`, with one [S, S] mask a row, which its heads share."""
+    return _among_same(q_RSNH, k_RSKH, v_RSKH, examples_RS, causal=True)
+
+
+def _among_same(q_RSNH, k_RSKH, v_RSKH, numbers_RS, causal: bool) -> jax.Array:
+    """Attention among the tokens of a row that have the same number, 0 or more."""
     name = _name()
 
-    def local(q, k, v, examples):
+    def local(q, k, v, numbers):
         S = q.shape[1]
-        pad = ((0, 0), (0, S % 2))  # JAX hands cuDNN no odd row to differentiate
-        q, k, v = (jnp.pad(x, (*pad, (0, 0), (0, 0))) for x in (q, k, v))
-        examples = jnp.pad(examples, pad)
-        mask_RSS = examples[:, :, None] == examples[:, None, :]
-        mask_RSS &= jnp.tril(jnp.ones(mask_RSS.shape[1:], bool))
+        q, k, v = (_even(x) for x in (q, k, v))
+        numbers = jnp.pad(numbers, ((0, 0), (0, S % 2)), constant_values=-1)
+        mask_RSS = numbers[:, :, None] == numbers[:, None, :]
+        if causal:
+            mask_RSS &= jnp.tril(jnp.ones(mask_RSS.shape[1:], bool))
         out = jax.nn.dot_product_attention(q, k, v, mask=mask_RSS[:, None], implementation=name)
         return out[:, :S]
 
     return jax.shard_map(
         local, in_specs=(HEADS, HEADS, HEADS, P(ROWS, None)), out_specs=HEADS, check_vma=False
-    )(q_RSNH, k_RSKH, v_RSKH, examples_RS)
+    )(q_RSNH, k_RSKH, v_RSKH, numbers_RS)
 
 
 @jax.custom_vjp
@@ -126,11 +123,15 @@ def _causal() -> Callable:
 
     def attend(q, k, v):
         S = q.shape[1]
-        even = ((0, 0), (0, S % 2), (0, 0), (0, 0))  # JAX hands cuDNN no odd row to differentiate
-        q, k, v = (jnp.pad(x, even) for x in (q, k, v))
+        q, k, v = (_even(x) for x in (q, k, v))
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=name)[:, :S]
 
     return attend
+
+
+def _even(x_RSNH: jax.Array) -> jax.Array:
+    """With a token more where their number is odd: JAX hands cuDNN no odd row to differentiate."""
+    return jnp.pad(x_RSNH, ((0, 0), (0, x_RSNH.shape[1] % 2), (0, 0), (0, 0)))
 
 
 def _name() -> Literal["cudnn", "xla"]:
