@@ -54,7 +54,8 @@ class Watched:
         """A word that changes when what is shown of the runs does."""
         parts = []
         for run in self.runs():
-            files = [file for name in (FILE, "eval.json") if (file := run / name).is_file()]
+            names = (FILE, "eval.json", "finished.json")
+            files = [file for name in names if (file := run / name).is_file()]
             parts.append([str(part) for part in browse.state(files)])
         return json.dumps(parts)
 

@@ -62,6 +62,10 @@ def test_the_page_follows_its_run(served):
     (folder / "a/rollouts/step_61.jsonl").write_text(json.dumps(rollout(61)))
     after = json.loads(get(server, asked)[1])
     assert after["runs"][0]["last"] == 61 and after["runs"][0]["rollouts"][-1] == 61
+    asked = f"/data?seen={quote(after['state'])}"
+    assert json.loads(get(server, asked)[1]) == {"same": True}
+    (folder / "a/finished.json").write_text("{}")  # after the last step's line
+    assert json.loads(get(server, asked)[1])["runs"][0]["finished"]
     MetricsWriter(folder / "b").write(1, {"reward": 0.5})
     assert [run["name"] for run in json.loads(get(server, asked)[1])["runs"]] == ["a", "b"]
 
