@@ -33,7 +33,8 @@ from jaxvl.models.io.hf_config import check_images, check_tokens
 from jaxvl.models.layers import cast
 from jaxvl.rl import batching, learner, streaming
 from jaxvl.rl.batch import TrainBatch
-from jaxvl.rl.sampler import Sampler, check_drawn
+from jaxvl.rl.completions import check_drawn
+from jaxvl.rl.sampler import Sampler
 from jaxvl.rl.sampling import Banned, SamplingParams
 
 

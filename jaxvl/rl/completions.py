@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
 
 from jaxvl.data.prompts import Processor
+from jaxvl.errors import UserError
 from jaxvl.rl.batch import Rollout
 
 
@@ -32,3 +35,21 @@ def read_completions(rollout: Rollout, processor: Processor) -> Completions:
     ids = [row[mask].tolist() for row, mask in zip(tokens_NC, mask_NC, strict=True)]
     finished_N = rearrange(np.asarray(rollout.finished), "R g -> (R g)")
     return Completions([processor.decode(row) for row in ids], ids, finished_N)
+
+
+def lost_prompts(rollout: Rollout, prompts: int) -> list[int]:
+    """Which of `prompts` prompts have a completion whose log-probabilities are not finite: what the
+    model makes of it is no distribution, and what was drawn means nothing. A host rollout."""
+    finite = np.isfinite(np.where(rollout.mask, rollout.logps, 0.0))
+    return np.flatnonzero(~reduce(finite, "(P r) g C -> P", "all", P=prompts)).tolist()
+
+
+def check_drawn(rollout: Rollout, names: Sequence[Any]) -> None:
+    """UserError where a prompt of a host rollout is lost: one a row, of which the first have
+    `names`."""
+    if lost := lost_prompts(rollout, len(rollout.mask)):
+        raise UserError(
+            f"prompt {names[lost[0] % len(names)]}: what the model makes of it is no distribution "
+            "(NaN): its weights or images are not finite, or its dtype is too narrow for it "
+            "(try dtype float32)"
+        )

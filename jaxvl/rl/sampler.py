@@ -16,20 +16,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size
-from jaxvl.errors import UserError
 from jaxvl.models.decode import DecodeModel, SlotMap, merge, take
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
@@ -287,24 +285,6 @@ def rollout(state: DecodeState, sampling: SamplingParams, shape: tuple[int, int]
     stop = (state.tokens[..., None] == jnp.array(sampling.stop_ids, jnp.int32)).any((-1, -2))
     tokens = jnp.where(mask, state.tokens, sampling.pad_id)
     return Rollout(rows(tokens), rows(mask), rows(state.logps), rows(stop))
-
-
-def lost_prompts(rollout: Rollout, prompts: int) -> list[int]:
-    """Which of `prompts` prompts have a completion whose log-probabilities are not finite: what the
-    model makes of it is no distribution, and what was drawn means nothing. A host rollout."""
-    finite = np.isfinite(np.where(rollout.mask, rollout.logps, 0.0))
-    return np.flatnonzero(~reduce(finite, "(P r) g C -> P", "all", P=prompts)).tolist()
-
-
-def check_drawn(rollout: Rollout, names: Sequence[Any]) -> None:
-    """UserError where a prompt of a host rollout is lost: one a row, of which the first have
-    `names`."""
-    if lost := lost_prompts(rollout, len(rollout.mask)):
-        raise UserError(
-            f"prompt {names[lost[0] % len(names)]}: what the model makes of it is no distribution "
-            "(NaN): its weights or pictures are not finite, or its dtype is too narrow for it "
-            "(try dtype float32)"
-        )
 
 
 def _compiled(function: Any, *args: Any) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxvl.models.inputs import Prompt
-from jaxvl.rl.sampler import Sampler, check_drawn
+from jaxvl.rl.completions import check_drawn
+from jaxvl.rl.sampler import Sampler
 
 TOKENS = 8  # between two looks; at each the compiled loop ends and begins again
 

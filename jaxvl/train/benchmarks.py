@@ -104,8 +104,8 @@ def headline(name: str, found: Mapping[str, float]) -> str:
 def figures(task: Task, replies: Sequence[Reply]) -> dict[str, float]:
     """Metrics of a step from replies to a task: the accuracy and the benchmark's own figures, whose
     names say in which mode replies were read (a benchmark may have one of its own, as CV-Bench's
-    "official"), the shares with a valid answer block and cut off, and
-    the mean length. A figure of nothing is absent."""
+    "official"), the shares with a valid answer block and cut off, and the mean length. A figure of
+    nothing is absent."""
     name, mark = task.benchmark.name, task.benchmark.mark
     items, texts = [reply.item for reply in replies], [reply.text for reply in replies]
     values = {}

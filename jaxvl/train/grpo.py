@@ -36,10 +36,10 @@ from jaxvl.rewards.mix import TrainerState, score
 from jaxvl.rl import learner, shapes
 from jaxvl.rl.advantages import group_advantages, has_spread, reward_std
 from jaxvl.rl.batch import UNREAD, Rollout, TrainBatch
-from jaxvl.rl.completions import read_completions
+from jaxvl.rl.completions import lost_prompts, read_completions
 from jaxvl.rl.learning import learning
 from jaxvl.rl.losses import next_beta
-from jaxvl.rl.sampler import Sampler, lost_prompts
+from jaxvl.rl.sampler import Sampler
 from jaxvl.train import failed, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect

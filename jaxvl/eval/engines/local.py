@@ -28,8 +28,8 @@ from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint, number_of
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl.batch import Rollout
-from jaxvl.rl.completions import read_completions
-from jaxvl.rl.sampler import Sampler, check_drawn
+from jaxvl.rl.completions import check_drawn, read_completions
+from jaxvl.rl.sampler import Sampler
 from jaxvl.vlm import VLM
 
 READERS = 4  # threads that open images and tokenize
