@@ -149,8 +149,9 @@ class Watch:
         """Of metrics that were 0 in as many steps as `_NEVER` says, each told once."""
         told = []
         for name, (steps, text) in _NEVER.items():
-            if name in metrics:
-                self.silent[name] += 1 if metrics[name] == 0 else -math.inf
+            if name not in metrics:
+                continue
+            self.silent[name] += 1 if metrics[name] == 0 else -math.inf
             if self.silent[name] == steps:
                 told.append(f"warning, step {step}: {text} ({name} is 0)")
         return told

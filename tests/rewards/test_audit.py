@@ -150,7 +150,7 @@ def test_answers_that_repeat_are_counted_and_told():
 )
 def test_a_reward_that_cannot_pay_is_told_once(name, steps, text):
     watch = Watch()
-    found = [watch.see(step, {name: 0.0}) for step in range(1, 9)]
+    found = [watch.see(step, {name: 0.0}) + watch.see(step, {}) for step in range(1, 9)]
     assert [len(told) for told in found] == [int(step == steps) for step in range(1, 9)]
     assert text in found[steps - 1][0] and name in found[steps - 1][0]
     paid = Watch()
