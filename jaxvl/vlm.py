@@ -376,12 +376,8 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VLM:
-    """A model from a Hugging Face checkpoint directory, a hub id, or the export of a run.
-
-    `dtype` is that of the parameters and of products ("float32" or "bfloat16"), but for the head
-    where `float32_head` is set; `mesh` (from `jaxvl.distributed.mesh.make_mesh`) defaults to the
-    first device alone; `min_pixels` and `max_pixels` override the checkpoint's image sizes.
-    """
+    """A model from a Hugging Face checkpoint directory, a hub id, or the export of a run. Arguments
+    are those of `jaxvl.load` (`jaxvl.checkpoints.start`), which takes the steps of a run too."""
     check_settings(dtype, mesh, float32_head, min_pixels=min_pixels, max_pixels=max_pixels)
     path = checkpoint_dir(path_or_hub_id)
     config = hf.read_config(path)
