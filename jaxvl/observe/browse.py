@@ -19,7 +19,7 @@ from jaxvl.data.image import FORMATS
 from jaxvl.observe.curves import inside
 
 SIDE = 320  # pixels of an image on the page
-_STEP = re.compile(r"step_([0-9]{1,12})(\.[0-9]+)?\.jsonl")
+_STEP = re.compile(r"step_([0-9]{1,12})(?:\.([0-9]+))?\.jsonl")
 _ASKED = ("id", "task", "prompt", "answer")
 _FIELDS = ("text", "tokens", "reward", "advantage", "finish_reason")
 
@@ -41,16 +41,20 @@ class Rollouts:
         self._outlines: dict[tuple, Outline] = {}
 
     def files(self) -> dict[int, list[Path]]:
-        """By step, steps in their order. What leads out of the run directory is not among them."""
-        found: dict[int, list[Path]] = {}
+        """By step, in their order and in that of the processes. What leads out of the run
+        directory is not among them."""
+        found: dict[int, list[tuple[int, Path]]] = {}
         folder = self.run_dir / "rollouts"
         if not folder.is_dir() or inside(self.run_dir, folder) is None:
-            return found
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            return {}
+        for entry in os.scandir(folder):
             number = _STEP.fullmatch(entry.name)
             if number and (not entry.is_symlink() or inside(folder, entry.name)):
-                found.setdefault(int(number[1]), []).append(Path(entry.path))
-        return dict(sorted(found.items()))
+                place = int(number[2] or 0), Path(entry.path)
+                found.setdefault(int(number[1]), []).append(place)
+        return {
+            step: [file for _, file in sorted(places)] for step, places in sorted(found.items())
+        }
 
     def step(self, files: Sequence[Path], images: bool = True) -> dict[str, Any]:
         """A step's prompts, and how many lines could not be read. `pictures` are data URIs by the

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from jaxvl import arguments
 from jaxvl.errors import UserError
+from jaxvl.observe.browse import Rollouts, read
 from jaxvl.observe.live import LiveChart
 
 OnStep = Callable[[int, Mapping[str, Any], Sequence[Mapping[str, Any]]], Any]
@@ -35,8 +35,7 @@ class Callbacks:
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         if not self.calls:
             return
-        files = (self.run_dir / "rollouts").glob(f"step_{step}.*jsonl")
-        rows = [json.loads(line) for file in sorted(files) for line in file.open(encoding="utf-8")]
+        rows, _ = read(Rollouts(self.run_dir).files().get(step, []))
         for call in self.calls:
             try:
                 call(step, metrics, rows)

@@ -10,6 +10,7 @@ import pytest
 
 from jaxvl.errors import UserError
 from jaxvl.observe import curves, report
+from jaxvl.observe.browse import Rollouts
 from jaxvl.observe.metrics import MetricsWriter
 from jaxvl.observe.report import Report, thinned, write_report
 from tests.observe.pages import EVIL, Page, rollout, write_run
@@ -43,6 +44,18 @@ def test_untrusted_text_is_in_the_page_as_data_alone(run_dir):
     run = page.data["runs"][0]
     assert run["model"] == EVIL and run["tables"][1]["rows"] == [[EVIL, "0.75"]]
     assert EVIL in run["metrics"]
+
+
+def test_files_of_a_step_are_in_the_order_of_its_processes(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    for name in ("step_2.jsonl", "step_2.10.jsonl", "step_2.9.jsonl", "step_10.jsonl"):
+        (tmp_path / "rollouts" / name).touch()
+    names = {step: [file.name for file in of] for step, of in Rollouts(tmp_path).files().items()}
+    assert names == {
+        2: ["step_2.jsonl", "step_2.9.jsonl", "step_2.10.jsonl"],
+        10: ["step_10.jsonl"],
+    }
+    assert list(names) == [2, 10]
 
 
 def test_every_step_has_its_rollouts_and_small_images_once(run_dir):
