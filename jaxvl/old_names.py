@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import sys
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -115,11 +115,20 @@ CLASSES = {
 }
 
 
-class _Aliasing(SourceFileLoader):
-    """Loads a module and gives its renamed classes their old names beside the new ones."""
+class _Aliasing(Loader):
+    """Loads a module as `loader` does and gives its renamed classes their old names as well."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        super().exec_module(module)
+        self.loader.exec_module(module)
         for old, new in CLASSES[module.__name__.removeprefix("jaxvl.")].items():
             setattr(module, old, getattr(module, new))
 
@@ -131,9 +140,14 @@ class _OldNames(MetaPathFinder, Loader):
         inside = name.removeprefix("jaxvl.") if name.startswith("jaxvl.") else ""
         if inside in MODULES:
             return ModuleSpec(name, self)
-        spec = PathFinder.find_spec(name, path) if inside in CLASSES else None
-        if spec and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Aliasing(spec.loader.name, spec.loader.path)
+        if inside not in CLASSES:
+            return None
+        # What else finds modules keeps its say: a checker of types that tests install, say.
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec), None)
+        if spec and spec.loader:
+            spec.loader = _Aliasing(spec.loader)
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

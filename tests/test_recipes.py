@@ -44,7 +44,7 @@ def test_a_recipe_puts_its_data_to_the_model(recipe, name):
     assert len(encoded.segments) > 0 and example.question in encoded.text
     if isinstance(cfg, SFTConfig):
         assert example.answer in cfg.sft.target(example)
-    check_rows(getattr(cfg, "grpo", None) or cfg.sft, 8 if name.startswith("vlaa") else 4)
+    check_rows(cfg.batch, 8 if name.startswith("vlaa") else 4)
 
 
 def test_visualthinker_is_table_2_of_its_paper(recipe):
