@@ -90,7 +90,7 @@ CLASSES = {
     "data.test_sets": {"Benchmark": "TestSet"},
     "distributed.mesh": {"RowShare": "DataShard"},
     "distributed.preemption": {"Stop": "PreemptionHandler"},
-    "eval.benchmark": {"Mark": "Grade"},
+    "eval.benchmark": {"Benchmark": "BenchmarkSpec", "Mark": "Grade"},
     "eval.engines.predictions": {"Key": "ReplyKey"},
     "eval.engines.replies": {"Sampling": "ReplySampling"},
     "eval.engines.run": {"Asked": "EngineSpec", "Model": "Engine", "Sampling": "ReplySampling"},
@@ -110,8 +110,10 @@ CLASSES = {
     "rl.losses": {"Whole": "BatchCounts"},
     "rl.sampler": {"Look": "LoopStatus", "Past": "DecodeInputs", "State": "DecodeState"},
     "rl.sampling": {"Decoding": "SamplingParams"},
+    "train.grpo": {"Loop": "GRPOLoop"},
     "train.prompts": {"Ahead": "Prefetcher", "Item": "StreamItem", "Stream": "PromptStream"},
     "train.rollouts": {"Answers": "Completions", "Sampled": "ScoredRollout"},
+    "train.sft": {"Loop": "SFTLoop"},
 }
 
 

@@ -176,6 +176,15 @@ def test_an_old_name_of_a_class_is_the_new_class():
     assert (Item.__name__, Limits.__name__) == ("StreamItem", "WorkerLimits")
 
 
+def test_no_two_modules_have_a_public_class_of_one_name():
+    found = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: where for name, where in found.items() if len(where) > 1} == {}
+
+
 def test_names_that_users_had():
     from jaxvl.sft import train as sft
 

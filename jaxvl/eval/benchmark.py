@@ -91,7 +91,7 @@ def by_reference(
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
+class BenchmarkSpec:
     """A benchmark: one of these a file under `benchmarks/`.
 
     `read(source, protocol)` finds the files under the directory (or file) `source` by their layout

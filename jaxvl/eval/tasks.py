@@ -21,14 +21,14 @@ from jaxvl.data.example import Dropped
 from jaxvl.data.templates import VLAA_SYSTEM
 from jaxvl.errors import UserError
 from jaxvl.eval import benchmarks
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring.marks import unverified
 
 SYSTEM_PROMPTS = {"vlaa": VLAA_SYSTEM, "none": ""}
 
 
 @functools.cache
-def known() -> dict[str, Benchmark]:
+def known() -> dict[str, BenchmarkSpec]:
     """Every `BENCHMARK` of the modules of `jaxvl.eval.benchmarks`, by name."""
     modules = [
         importlib.import_module(f"{benchmarks.__name__}.{module.name}")
@@ -38,7 +38,7 @@ def known() -> dict[str, Benchmark]:
     return {benchmark.name: benchmark for benchmark in sorted(found, key=lambda b: b.name)}
 
 
-def find(name: str) -> Benchmark:
+def find(name: str) -> BenchmarkSpec:
     """The benchmark of a name; UserError with a suggestion where there is none."""
     if name not in known():
         near = difflib.get_close_matches(name, known(), n=1)
@@ -52,7 +52,7 @@ class Task:
     """A benchmark's items, read from `source` for a protocol and with a system prompt of one's own
     ("": the items' own)."""
 
-    benchmark: Benchmark
+    benchmark: BenchmarkSpec
     source: str
     protocol: str
     system_prompt: str

@@ -17,7 +17,7 @@ from jaxvl.observe.browse import Rollouts, completion, read, text_of
 from jaxvl.observe.curves import inside
 from jaxvl.observe.metrics import MetricsWriter
 from jaxvl.observe.report import Report
-from jaxvl.observe.trackers import Place, Table, Tracker
+from jaxvl.observe.trackers import Table, TrackedRun, Tracker
 
 NAMES = "trackers.json"  # what each tracker calls the run
 ROWS = 64  # completions of a table
@@ -44,7 +44,7 @@ class Journal:
         self.warnings: list[str] = []
         known = self._known() if start else {}
         for name in track:
-            place = Place(run_dir, start, settings or {}, known.get(name, ""))
+            place = TrackedRun(run_dir, start, settings or {}, known.get(name, ""))
             begun = self._guarded(
                 name, "is not told of this run", functools.partial(trackers.start, name, place)
             )

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import jax
 import numpy as np
 from einops import rearrange
 
-from jaxvl.config import Config, SFTConfig
+from jaxvl.config import GRPO, Model
 from jaxvl.data.prompts import Encoded
 from jaxvl.models.arch import Arch
 from jaxvl.observe import flops
@@ -35,16 +34,22 @@ class Meter:
     that work on it, of however many processes. All are taken to be of one kind."""
 
     def __init__(
-        self, cfg: Config | SFTConfig, arch: Arch, devices: Sequence[jax.Device], shares: int = 1
+        self,
+        model: Model,
+        arch: Arch,
+        devices: Sequence[jax.Device],
+        shares: int = 1,
+        peak_tflops: float | None = None,
     ):
-        self.cfg, self.arch = cfg, arch
+        self.model, self.arch = model, arch
         mine = [device for device in devices if device.process_index == jax.process_index()]
         self.devices = len(devices) // shares
-        known = flops.peak(mine[0].device_kind, cfg.model.dtype)
-        self.peak = cfg.run.peak_tflops * 1e12 if cfg.run.peak_tflops else known
+        known = flops.peak(mine[0].device_kind, model.dtype)
+        self.peak = peak_tflops * 1e12 if peak_tflops else known
 
     def metrics(
         self,
+        grpo: GRPO,
         prompts: Sequence[Encoded],
         lengths_N: np.ndarray,
         learnt_P: np.ndarray,
@@ -56,12 +61,10 @@ class Meter:
         All prompts went through the sampler and the reference, those in `learnt_P` through the
         updates, each with its completions of `lengths_N` tokens.
         """
-        m, grpo = self.cfg.model, cast(Config, self.cfg).grpo
         lengths_PG = rearrange(lengths_N, "(P G) -> P G", P=len(prompts))
         sampled = work_of(prompts, lengths_PG)
         learnt = work_of([prompts[p] for p in learnt_P], lengths_PG[learnt_P])
-        adapted = m.lora.parts if m.lora else ()
-        update = grpo.num_iterations * flops.update(self.arch, learnt, m.train, adapted)
+        update = grpo.num_iterations * self._update(learnt)
         recomputed = grpo.importance_sampling_cap is not None and grpo.updates > 1
         passes = 1 + bool(grpo.beta) + recomputed
         return self._rates(update, update + passes * flops.forward(self.arch, sampled), seconds)
@@ -71,11 +74,12 @@ class Meter:
     ) -> dict[str, float]:
         """The same of a step of fine-tuning: each prompt has one target, and all that is done is to
         learn from it."""
-        m = self.cfg.model
-        learnt = work_of(prompts, rearrange(lengths_N, "P -> P 1"))
-        adapted = m.lora.parts if m.lora else ()
-        update = flops.update(self.arch, learnt, m.train, adapted)
+        update = self._update(work_of(prompts, rearrange(lengths_N, "P -> P 1")))
         return self._rates(update, update, seconds)
+
+    def _update(self, learnt: flops.Work) -> float:
+        m = self.model
+        return flops.update(self.arch, learnt, m.train, m.lora.parts if m.lora else ())
 
     def _rates(self, update: float, step: float, seconds: Mapping[str, float]) -> dict[str, float]:
         rate = step / seconds["time/total"] / self.devices

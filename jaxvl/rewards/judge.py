@@ -9,12 +9,14 @@ None. What then happens is the caller's setting (`OnFailure`).
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
+import functools
 import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from jaxvl.config import Reward
 from jaxvl.data import gold
@@ -140,8 +142,8 @@ class RewardEndpoint:
 class LocalJudge:
     """A scorer by a model of one's own: the log-odds of "Yes" against "No" as its reply.
 
-    A run loads `model` (a checkpoint directory or hub id) and hands over its `VLM.logprobs`, a
-    function logprobs(prompts, images, completions); give one yourself elsewhere.
+    A run loads `model` (a checkpoint directory or hub id) and scores by a copy that has its
+    `VLM.logprobs`, a function logprobs(prompts, images, completions); give one yourself elsewhere.
     """
 
     model: str = ""
@@ -167,13 +169,46 @@ def local_judges(rewards: Sequence[Reward]) -> list[LocalJudge]:
     """The local judges that score for these rewards and still want their function."""
     found: list[LocalJudge] = []
     for reward in rewards:
-        bound = getattr(reward.fn, "keywords", {})  # of a functools.partial
-        scorer = bound.get("scorer", getattr(reward.fn, "scorer", None))
-        if not isinstance(scorer, LocalJudge) or scorer.logprobs is not None:
-            continue
-        if not any(scorer is other for other in found):
+        scorer = _scorer(reward.fn)
+        if _waits(scorer) and not any(scorer is other for other in found):
             found.append(scorer)
     return found
+
+
+def with_models(
+    rewards: Sequence[Reward], logprobs: Callable[[str], Callable[..., Any]]
+) -> tuple[Reward, ...]:
+    """`rewards` whose local judges have the function of their model: logprobs(model), which is
+    called once for a model. Nothing that was given is changed."""
+    of = functools.cache(logprobs)
+
+    def ready(reward: Reward) -> Reward:
+        scorer = _scorer(reward.fn)
+        if not _waits(scorer):
+            return reward
+        own = dataclasses.replace(scorer, logprobs=of(scorer.model))
+        return dataclasses.replace(reward, fn=_with_scorer(reward.fn, own))
+
+    return tuple(ready(reward) for reward in rewards)
+
+
+def _waits(scorer: Any) -> TypeGuard[LocalJudge]:
+    return isinstance(scorer, LocalJudge) and scorer.logprobs is None
+
+
+def _scorer(fn: Any) -> Any:
+    """What a reward's function scores by: bound by a functools.partial, or its own."""
+    return getattr(fn, "keywords", {}).get("scorer", getattr(fn, "scorer", None))
+
+
+def _with_scorer(fn: Any, scorer: Scorer) -> Any:
+    if isinstance(fn, functools.partial):
+        return functools.partial(fn.func, *fn.args, **{**fn.keywords, "scorer": scorer})
+    if dataclasses.is_dataclass(fn) and not isinstance(fn, type):
+        return dataclasses.replace(fn, scorer=scorer)
+    twin = copy.copy(fn)
+    twin.scorer = scorer
+    return twin
 
 
 def probability(log_odds: float) -> float:

@@ -75,11 +75,14 @@ def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
 
 def _train(cfg: Config, stop: PreemptionHandler, told: Callbacks) -> VLM:
     base, checkpoints = init_run(cfg)
-    for local in judge.local_judges(cfg.rewards):
-        local.logprobs = load(local.model, cfg.model.dtype, own_mesh(base.mesh)).logprobs
+    mesh = own_mesh(base.mesh)
+    rewards = judge.with_models(
+        cfg.rewards, lambda model: load(model, cfg.model.dtype, mesh).logprobs
+    )
+    cfg = dataclasses.replace(cfg, rewards=rewards)
     with jax.set_mesh(base.mesh):
         vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
-        loop, before = Loop(cfg, base, vlm, frozen, dropout), None
+        loop, before = GRPOLoop(cfg, base, vlm, frozen, dropout), None
         if loop.held_out:  # a resumed run answers again, with the base
             before = loop.held_out.evaluate(base, "before training", 0)
         begun = first_state(fresh, loop.tx, vlm.mesh, checkpoints)
@@ -96,7 +99,7 @@ class Carry:
     num_tokens: int  # of the run so far
 
 
-class Loop:
+class GRPOLoop:
     """The compiled parts of a run, and a step: the order they are called in.
 
     `base` is what the run starts from, `vlm` the policy without its parameters, of which `frozen`
@@ -131,11 +134,11 @@ class Loop:
         if grpo.own_logps:
             self.logprobs["own_logps"] = learner.make_logprobs(how.policy)
         self.key = jax.random.key(cfg.run.seed)
-        self.stream = PromptStream(cfg, vlm, grpo.prompts)
-        shares = self.stream.share.count
+        self.stream = PromptStream.of(cfg, vlm, grpo.prompts)
+        shares, devices = self.stream.share.count, list(vlm.mesh.devices.flat)
         self.prompts = grpo.prompts // shares  # of this process
         self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
-        self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
+        self.meter = Meter(cfg.model, vlm.config, devices, shares, cfg.run.peak_tflops)
         self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
         self.held_out = heldout.HeldOut(cfg, cfg.eval, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
@@ -260,7 +263,7 @@ class Loop:
         metrics |= clock.metrics(sum(share.all_gather_object(int(lengths_N.sum()))), *compiled)
         live = chosen[reduce(live_R, "(P r) -> P", "any", P=len(chosen))]
         encoded = [item.encoded for item in sampled.items]
-        metrics |= self.meter.metrics(encoded, lengths_N, live, metrics)
+        metrics |= self.meter.metrics(grpo, encoded, lengths_N, live, metrics)
         return carry, metrics, warnings + told
 
     def learnt(

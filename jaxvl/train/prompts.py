@@ -9,7 +9,7 @@ import functools
 import itertools
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from einops import rearrange
 
-from jaxvl.config import Config, SFTConfig
+from jaxvl.config import SFT, BatchShape, Config, Data, Reward, Run, SFTConfig
 from jaxvl.data import buckets, hub, pipeline, templates, test_sets
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
@@ -60,52 +60,68 @@ class PromptStream:
     What could not be used is told to all processes, so that all of them stop when it is too much.
     """
 
-    def __init__(self, cfg: Config | SFTConfig, vlm: VLM, prompts: int):
-        self.cfg, self.data, self.prompts = cfg, cfg.data, prompts
+    def __init__(
+        self,
+        vlm: VLM,
+        template: Callable[[Example], Any],
+        data: Data,
+        run: Run,
+        batch: BatchShape,
+        prompts: int,
+        *,
+        rewards: Sequence[Reward] = (),
+        sft: SFT | None = None,
+    ):
+        self.data, self.run, self.prompts = data, run, prompts
+        self.template, self.sft = template, sft
         self.share = data_shard(vlm.mesh)
-        self.mini_batches = cfg.batch.mini_batches
+        self.mini_batches = batch.mini_batches
         shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
-        self.parts = shards * cfg.batch.micro_batches  # that work side by side or in turn
-        self.template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
-        self.processor = vlm.processor.with_pixels(cfg.data.min_pixels, cfg.data.max_pixels)
-        credit = credit_check(cfg.rewards) if cfg.grpo else None
+        self.parts = shards * batch.micro_batches  # that work side by side or in turn
+        self.processor = vlm.processor.with_pixels(data.min_pixels, data.max_pixels)
+        credit = credit_check(rewards) if rewards else None
         self.trial: list[str] = []  # test sets that this process has met: see `use`
-        self.gate = ExampleFilter(
-            cfg.data.check, cfg.run.trial, cfg.data.digests, self.trial.append, credit
-        )
-        self.gate.admit(cfg.data.source)
-        self.examples = examples = cfg.data.source.load()
+        self.gate = ExampleFilter(data.check, run.trial, data.digests, self.trial.append, credit)
+        self.gate.admit(data.source)
+        self.examples = examples = data.source.load()
         multihost.assert_equal_across_processes(
             {"the data's number of rows": len(examples)} | _some_ids(examples)
         )
         most = [
             None if isinstance(of, str) else max(of)
-            for of in (cfg.data.prompt_buckets, cfg.data.patch_buckets)
+            for of in (data.prompt_buckets, data.patch_buckets)
         ]
-        length = cfg.sft.target_length if cfg.sft else None
+        length = sft.target_length if sft else None
         self.limits = buckets.Limits(most[0], most[1], length)
         self.ends: set[int] = set()  # tokens that have ended a target
-        self.turn = Turn.of(self.processor) if cfg.sft else None
+        self.turn = Turn.of(self.processor) if sft else None
         self._look(examples)
         self.batches = pipeline.batches(
             examples,
             self._item,
             prompts=prompts // self.share.count,
-            seed=cfg.run.seed,
-            shuffle=cfg.data.shuffle,
-            workers=cfg.data.workers,
+            seed=run.seed,
+            shuffle=data.shuffle,
+            workers=data.workers,
             process_index=self.share.index,
             process_count=self.share.count,
             blocks=self.mini_batches,
         )
 
+    @classmethod
+    def of(cls, cfg: Config | SFTConfig, vlm: VLM, prompts: int) -> PromptStream:
+        """The stream of a run."""
+        template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+        own: dict[str, Any] = {"sft": cfg.sft} if cfg.sft else {"rewards": cfg.rewards}
+        return cls(vlm, template, cfg.data, cfg.run, cfg.batch, prompts, **own)
+
     def _look(self, examples: Sequence[Example]) -> None:
         """Looks at the first examples: what does not fit shows before anything is compiled, and
         buckets that are "auto" are chosen. The same in every process, and whenever the run is taken
         up again."""
-        cfg, data = self.cfg, self.data
+        data = self.data
         seen = pipeline.first(
-            examples, cfg.run.seed, data.shuffle, min(len(examples), buckets.LOOK)
+            examples, self.run.seed, data.shuffle, min(len(examples), buckets.LOOK)
         )
         with ThreadPoolExecutor(max(data.workers, 1)) as threads:
             looked = list(threads.map(self._need, seen))
@@ -145,7 +161,7 @@ class PromptStream:
     def account(self) -> DropLog:
         """The rows that cannot be used, of which a run that goes on knows some already: it is asked
         for once the list has lost the steps that are done again."""
-        writer = drops(Path(self.cfg.run.dir))
+        writer = drops(Path(self.run.dir))
         lines = read_metrics(writer.path.parent, writer.path.name) if writer.path.exists() else []
         write = writer.write if jax.process_index() == 0 else lambda step, line: None
         return DropLog(self.examples, self.data.max_bad, write, lines)
@@ -155,7 +171,7 @@ class PromptStream:
         it cannot be used."""
         notes = [*self.account.notes(), *self._costs()]
         if jax.process_index() == 0:
-            notes += pinned(self.cfg.data.source, Path(self.cfg.run.dir))
+            notes += pinned(self.data.source, Path(self.run.dir))
             print("\n".join(f"data: {note}" for note in notes), flush=True)
 
     def _costs(self) -> list[str]:
@@ -206,10 +222,10 @@ class PromptStream:
     def target(self, example: Example, prompt: Any) -> tuple[int, ...]:
         """The tokens to learn, the end token among them, and where more than the answer counts what
         the chat template writes behind it; () where the run is no fine-tuning."""
-        if self.cfg.sft is None:
+        if self.sft is None:
             return ()
         with _told("sft.target", example):
-            text = self.cfg.sft.target(example)
+            text = self.sft.target(example)
         if not isinstance(text, str):
             raise UserError(
                 f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
@@ -218,7 +234,7 @@ class PromptStream:
             raise BadRow("no target", f"sft.target gave {text!r:.60}; expected an answer to learn")
         tokens, turn = self.processor.tokenize(text), self.turn_of(prompt)
         self.ends.add(turn.end)
-        return (*tokens, turn.end, *(turn.tail if self.cfg.sft.loss != "answer" else ()))
+        return (*tokens, turn.end, *(turn.tail if self.sft.loss != "answer" else ()))
 
     def turn_of(self, prompt: Any) -> Turn:
         """What stands around the reply to a prompt; flat text has no turns."""
@@ -256,7 +272,7 @@ class PromptStream:
         found = self.share.all_gather_object([own, list(self.trial)])
         every = [dropped for part, _ in found for dropped in part]
         if jax.process_index() == 0 and any(names for _, names in found):
-            test_sets.mark(Path(self.cfg.run.dir), {name for _, names in found for name in names})
+            test_sets.mark(Path(self.run.dir), {name for _, names in found for name in names})
         for position, row in sorted(every, key=lambda dropped: dropped[0]):
             self.account.add(step, Dropped(**row), position)
         self.account.check()

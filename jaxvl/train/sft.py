@@ -120,7 +120,7 @@ def row_batch(
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class HeldOutResult:
     """What a model makes of the held-out set."""
 
     answers: heldout.Evaluation
@@ -149,7 +149,7 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
         base, checkpoints = init_run(cfg)
         with jax.set_mesh(base.mesh):
             vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
-            loop, before = Loop(cfg, vlm, frozen, dropout), None
+            loop, before = SFTLoop(cfg, vlm, frozen, dropout), None
             if loop.held_out:  # a resumed run answers again, with the base
                 before = loop.evaluate(loop.held_out, base, "before training", 0)
             begun = first_state(fresh, loop.tx, vlm.mesh, checkpoints)
@@ -158,7 +158,7 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
             return loop.run(whole, num_tokens, before, checkpoints, stop, told)
 
 
-class Loop:
+class SFTLoop:
     """The parts of a run, and a step: the order they are called in.
 
     `vlm` is the policy without its parameters, of which `frozen` do not train. From step to step
@@ -168,7 +168,7 @@ class Loop:
 
     def __init__(self, cfg: SFTConfig, vlm: VLM, frozen: dict[str, Any], dropout: jax.Array | None):
         self.cfg, self.frozen, self.run_dir = cfg, frozen, Path(cfg.run.dir)
-        self.stream = PromptStream(cfg, vlm, cfg.sft.rows)
+        self.stream = PromptStream.of(cfg, vlm, cfg.sft.rows)
         # What ends a reply here ends one wherever the trained model is used.
         for id in sorted(self.stream.ends):
             vlm = dataclasses.replace(vlm, processor=vlm.processor.ending(id))
@@ -177,8 +177,8 @@ class Loop:
         self.tx, self.update = how.tx, how.update(dropout)
         warn = cfg.optim.grad_norm_warn, cfg.sft.spike_warn
         self.guard = Guard(cfg.run.max_skipped, *warn)
-        shares = self.stream.share.count
-        self.meter = Meter(cfg, vlm.config, list(vlm.mesh.devices.flat), shares)
+        shares, devices = self.stream.share.count, list(vlm.mesh.devices.flat)
+        self.meter = Meter(cfg.model, vlm.config, devices, shares, cfg.run.peak_tflops)
         self.held_out = heldout.HeldOut(cfg, cfg.eval, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
 
@@ -203,7 +203,7 @@ class Loop:
         self,
         whole: Whole,
         num_tokens: int,
-        before: Held | None,
+        before: HeldOutResult | None,
         checkpoints: Checkpoints,
         stop: PreemptionHandler,
         callbacks: Callbacks,
@@ -285,11 +285,11 @@ class Loop:
         """The model as far as it is trained, what is frozen included."""
         return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
 
-    def evaluate(self, held_out: heldout.HeldOut, vlm: VLM, when: str, step: int) -> Held:
+    def evaluate(self, held_out: heldout.HeldOut, vlm: VLM, when: str, step: int) -> HeldOutResult:
         """The held-out set, answered by `vlm` and scored by the run's rewards, and the loss of its
         targets."""
         vlm = dataclasses.replace(vlm, processor=self.vlm.processor)
-        return Held(held_out.evaluate(vlm, when, step), self.held_out_loss(held_out, vlm))
+        return HeldOutResult(held_out.evaluate(vlm, when, step), self.held_out_loss(held_out, vlm))
 
     def held_out_loss(self, held_out: heldout.HeldOut, vlm: VLM) -> float | None:
         """The mean over the tokens of the held-out set's targets; None, which is said, where its

@@ -27,7 +27,7 @@ from jaxvl.checkpoints.store import Whole
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.example import Example
 from jaxvl.data.templates import chat_question
-from jaxvl.train.grpo import Carry, Loop
+from jaxvl.train.grpo import Carry, GRPOLoop
 from jaxvl.vlm import load
 
 OURS = (
@@ -113,7 +113,7 @@ def main() -> None:
     report(rows, args.out)
 
 
-def run(loop: Loop, whole: Whole, carry: Carry, steps: int, watch: Watch) -> list[dict]:
+def run(loop: GRPOLoop, whole: Whole, carry: Carry, steps: int, watch: Watch) -> list[dict]:
     """The table: what was compiled before the first step and in which steps."""
     watch.take()
     start = time.perf_counter()

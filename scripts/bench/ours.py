@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""jaxvl at work, one step at a time, to compare others with: `jaxvl.train.grpo.Loop` as a run
+"""jaxvl at work, one step at a time, to compare others with: `jaxvl.train.grpo.GRPOLoop` as a run
 calls it.
 
 It runs as a worker process (see `pairs.Worker`):
@@ -40,7 +40,7 @@ from jaxvl.distributed.mesh import put_rows
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl import learner
-from jaxvl.train.grpo import Carry, Loop
+from jaxvl.train.grpo import Carry, GRPOLoop
 from jaxvl.train.setup import partition_trainable
 from jaxvl.vlm import VLM, load
 
@@ -70,10 +70,10 @@ def without_stops(path: str) -> VLM:
     return dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
 
 
-def open_loop(cfg: Config, base: VLM) -> tuple[Loop, Whole, Carry]:
+def open_loop(cfg: Config, base: VLM) -> tuple[GRPOLoop, Whole, Carry]:
     """A run's loop before its first step, as a run that begins has it; call it under the mesh."""
     vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
-    loop = Loop(cfg, base, vlm, frozen, dropout)
+    loop = GRPOLoop(cfg, base, vlm, frozen, dropout)
     return loop, *loop.begin(learner.init_state(fresh, loop.tx))
 
 

@@ -95,7 +95,7 @@ def main() -> None:
     timed.wrap(MetricsWriter, "write", "metrics.jsonl")
     timed.wrap(Progress, "update", "the console")
     timed.wrap(rollouts, "write", "rollouts")
-    timed.wrap(grpo.Loop, "rollout_metrics", "metrics of the rollouts")
+    timed.wrap(grpo.GRPOLoop, "rollout_metrics", "metrics of the rollouts")
     timed.saves()
     grpo.train(cfg)
     step = statistics.median(line["step_time"] for line in read_metrics(run_dir)[WARM:])

@@ -2,17 +2,17 @@
 """A step's model FLOPs by its seconds."""
 
 import types
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvl.config import GRPO, Config, Data, LoRA, Model, Reward, Run
+from jaxvl.config import GRPO, LoRA, Model, Run
 from jaxvl.data.prompts import Processor
 from jaxvl.models.io.hf import arch_from_config
 from jaxvl.observe import flops
 from jaxvl.observe.mfu import Meter, work_of
-from jaxvl.rewards import accuracy
 from tests.tiny import public_config
 from tests.train.test_prompts import BASE
 
@@ -28,16 +28,12 @@ def prompts():
     return [processor.encode(f"{V}{V}which?", pictures), processor.encode("left or right?", [])]
 
 
-def meter(kind="NVIDIA H200", count=2, *, run=None, model=None, **grpo):
-    cfg = Config(
-        model=Model("m", **{"dtype": "bfloat16", **(model or {})}),
-        data=Data(source=types.SimpleNamespace(load=list), template=str),
-        rewards=(Reward(accuracy),),
-        grpo=GRPO(**grpo),
-        run=Run("out", 1, **(run or {})),
-    )
+def meter(kind="NVIDIA H200", count=2, *, devices=None, shares=1, run=None, model=None, **grpo):
+    """The metrics of a step, of its prompts, lengths, those learnt from and seconds."""
+    model, run = Model("m", **{"dtype": "bfloat16", **(model or {})}), Run("out", 1, **(run or {}))
     device = types.SimpleNamespace(device_kind=kind, process_index=0)
-    return Meter(cfg, ARCH, [device] * count)
+    of = Meter(model, ARCH, devices or [device] * count, shares, run.peak_tflops)
+    return partial(of.metrics, GRPO(**grpo))
 
 
 def test_work_is_what_the_prompts_hold(prompts):
@@ -57,7 +53,7 @@ def test_a_step_is_its_passes_by_its_seconds_and_devices(prompts):
         ({"beta": 0.04}, 2, 1),
         ({"beta": 0.0, "num_iterations": 3, "importance_sampling_cap": 2.0}, 2, 3),
     ]:
-        found = meter(**how).metrics(prompts, lengths, np.array([0]), SECONDS)
+        found = meter(**how)(prompts, lengths, np.array([0]), SECONDS)
         rate = (passes * once + updates * update) / 4 / 2
         assert found["perf/tflops"] == pytest.approx(rate / 1e12)
         assert found["perf/mfu"] == pytest.approx(rate / 989.4e12)
@@ -69,12 +65,11 @@ def test_a_share_is_counted_once_over_all_its_devices(prompts, devices, shares):
     """Of a mesh whose tensor axis spans processes: the work of a share of the rows by the devices
     that do it, those of other processes too."""
     lengths, some = np.array([3, 4, 5, 6]), np.array([0, 1])
-    cfg = meter().cfg
     here = types.SimpleNamespace(device_kind="NVIDIA H200", process_index=0)
     other = types.SimpleNamespace(device_kind="NVIDIA H200", process_index=1)
     mesh = [here] + [other] * (devices - 1)
-    found = Meter(cfg, ARCH, mesh, shares).metrics(prompts, lengths, some, SECONDS)
-    alone = meter(count=1).metrics(prompts, lengths, some, SECONDS)
+    found = meter(devices=mesh, shares=shares)(prompts, lengths, some, SECONDS)
+    alone = meter(count=1)(prompts, lengths, some, SECONDS)
     for name in ("perf/tflops", "perf/mfu", "perf/update_mfu"):
         assert found[name] == pytest.approx(alone[name] / (devices // shares))
 
@@ -87,12 +82,9 @@ def test_the_share_is_told_where_the_peak_is_known(prompts):
         (False, meter(model={"dtype": "float32"})),
         (True, meter("cpu", run={"peak_tflops": 0.2})),
     ]:
-        assert ("perf/mfu" in of.metrics(prompts, lengths, some, SECONDS)) is known
-    own = meter("cpu", run={"peak_tflops": 0.2}).metrics(prompts, lengths, some, SECONDS)
+        assert ("perf/mfu" in of(prompts, lengths, some, SECONDS)) is known
+    own = meter("cpu", run={"peak_tflops": 0.2})(prompts, lengths, some, SECONDS)
     assert own["perf/mfu"] == pytest.approx(own["perf/tflops"] / 0.2)
     adapters = {"train": (), "lora": LoRA()}
-    fewer = meter(model=adapters).metrics(prompts, lengths, some, SECONDS)
-    assert (
-        fewer["perf/update_mfu"]
-        < meter().metrics(prompts, lengths, some, SECONDS)["perf/update_mfu"]
-    )
+    fewer = meter(model=adapters)(prompts, lengths, some, SECONDS)
+    assert fewer["perf/update_mfu"] < meter()(prompts, lengths, some, SECONDS)["perf/update_mfu"]

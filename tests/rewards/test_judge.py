@@ -20,7 +20,7 @@ from jaxvl.config import Reward
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, ChatJudge, LocalJudge, Mixed, RewardEndpoint, judged
 from jaxvl.rewards.endpoint import Endpoint
-from jaxvl.rewards.judge import local_judges, probability, yes_or_no
+from jaxvl.rewards.judge import local_judges, probability, with_models, yes_or_no
 
 PICTURE = Image.fromarray(np.full((40, 60, 3), 200, np.uint8))
 
@@ -220,6 +220,38 @@ def test_a_run_finds_the_local_judges_that_want_a_model():
     assert local_judges(rewards) == [waiting]
     with pytest.raises(UserError, match="has no model yet"):
         waiting([[]], ["q"], ["a"])
+
+
+class Own:
+    """A reward of a user's own, with a scorer."""
+
+    def __init__(self, scorer):
+        self.scorer = scorer
+
+
+def test_a_run_scores_by_copies_of_its_judges_that_have_their_model():
+    waiting, other, ready = LocalJudge("a"), LocalJudge("b"), LocalJudge(logprobs=len)
+    rewards = [
+        Reward(partial(judged, scorer=waiting, to_reward=probability), weight=2.0),
+        Reward(Mixed(scorer=other, beta=3.0)),
+        Reward(Own(waiting)),
+        Reward(partial(judged, scorer=ready)),
+        Reward(judged),
+    ]
+    asked = []
+
+    def logprobs(model):
+        asked.append(model)
+        return model.upper
+
+    found = with_models(rewards, logprobs)
+    assert asked == ["a", "b"]  # one model, once
+    assert found[0].fn.keywords["scorer"].logprobs() == "A" and found[0].weight == 2.0
+    assert found[0].fn.keywords["to_reward"] is probability
+    assert found[1].fn.scorer.logprobs() == "B" and found[1].fn.beta == 3.0
+    assert found[2].fn.scorer.logprobs() == "A"
+    assert found[3] is rewards[3] and found[4] is rewards[4]
+    assert local_judges(rewards) == [waiting, other]  # what was given is as it was
 
 
 def test_a_local_judge_asks_the_model_itself():

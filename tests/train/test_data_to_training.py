@@ -157,7 +157,7 @@ def stream(folder, source, **data):
     cfg = make_config(folder, source=source, check=lambda e: "no" * (e.answer == "?"), **data)
     mesh = make_mesh(devices=jax.devices()[:1])
     vlm = types.SimpleNamespace(processor=Processor.from_pretrained(MODEL.path), mesh=mesh)
-    return prompts.PromptStream(cfg, vlm, cfg.grpo.prompts)
+    return prompts.PromptStream.of(cfg, vlm, cfg.grpo.prompts)
 
 
 def test_bad_rows_of_every_kind_are_replaced_and_listed_and_end_no_run(faulty, tmp_path):

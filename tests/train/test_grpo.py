@@ -281,8 +281,8 @@ def test_the_last_step_is_evaluated_once(tmp_path, capsys):
 def test_what_is_compiled_before_the_first_step(tmp_path, monkeypatch, ahead):
     """Nothing, or all that steps may need."""
     seen = []
-    true = grpo.Loop.compile
-    monkeypatch.setattr(grpo.Loop, "compile", lambda *args: seen.append(0) or true(*args))
+    true = grpo.GRPOLoop.compile
+    monkeypatch.setattr(grpo.GRPOLoop, "compile", lambda *args: seen.append(0) or true(*args))
     more = ("run.steps=1", "optim.warmup_steps=0", "run.export=false")
     grpo.train(small(tmp_path, *more, f"run.compile_ahead={str(ahead).lower()}"))
     assert len(seen) == ahead

@@ -143,7 +143,7 @@ def test_the_reference_of_adapters_is_the_base_and_no_copy(tmp_path):
     base, _ = init_run(cfg)
     with jax.set_mesh(base.mesh):
         vlm, fresh, frozen, dropout = partition_trainable(base, cfg)
-        loop = train.Loop(cfg, base, vlm, frozen, dropout)
+        loop = train.GRPOLoop(cfg, base, vlm, frozen, dropout)
     assert {str(x.dtype) for x in jax.tree.leaves(base.params)} == {"bfloat16"}
     for path, x in flat(base.params).items():
         assert flat(loop.reference)[path] is x

@@ -72,7 +72,7 @@ def make_stream(processor):
     def make(cfg, devices=1):
         mesh = make_mesh(devices, devices=jax.devices()[:devices])
         vlm = types.SimpleNamespace(processor=processor, mesh=mesh)
-        return prompts.PromptStream(cfg, vlm, cfg.grpo.prompts)
+        return prompts.PromptStream.of(cfg, vlm, cfg.grpo.prompts)
 
     return make
 
@@ -151,7 +151,7 @@ def make_sft(run_dir, length, too_long="error", **settings):
 def sft_stream(processor):
     def make(cfg):
         vlm = types.SimpleNamespace(processor=processor, mesh=make_mesh(devices=jax.devices()[:1]))
-        return prompts.PromptStream(cfg, vlm, cfg.sft.rows)
+        return prompts.PromptStream.of(cfg, vlm, cfg.sft.rows)
 
     return make
 

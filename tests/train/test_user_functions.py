@@ -34,7 +34,7 @@ def test_a_function_of_the_data_that_raises_is_told(vlm, tmp_path, fields, words
     cfg = config.load(CONFIGS / "quickstart.py", [f"run.dir={tmp_path}", "data.source.size=8"])
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0, **fields))
     with pytest.raises(UserError, match=words):
-        next(PromptStream(cfg, vlm, cfg.grpo.prompts))
+        next(PromptStream.of(cfg, vlm, cfg.grpo.prompts))
 
 
 def test_a_target_that_raises_is_told(vlm, tmp_path):
@@ -45,7 +45,7 @@ def test_a_target_that_raises_is_told(vlm, tmp_path):
     )
     cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, target=broken))
     with pytest.raises(UserError, match="sft.target raised KeyError: 'nope'"):
-        next(PromptStream(cfg, vlm, cfg.sft.rows))
+        next(PromptStream.of(cfg, vlm, cfg.sft.rows))
 
 
 def test_a_check_may_still_refuse_a_row(vlm, tmp_path):
@@ -55,7 +55,7 @@ def test_a_check_may_still_refuse_a_row(vlm, tmp_path):
     cfg = config.load(CONFIGS / "quickstart.py", [f"run.dir={tmp_path}", "data.source.size=8"])
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0, check=check))
     with pytest.raises(UserError, match="mine"):
-        next(PromptStream(cfg, vlm, cfg.grpo.prompts))
+        next(PromptStream.of(cfg, vlm, cfg.grpo.prompts))
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_a_target_without_a_word_is_a_bad_row(vlm, tmp_path, text):
     )
     sft = dataclasses.replace(cfg.sft, target=lambda example: text)
     with pytest.raises(UserError, match="none of the first 8 examples can be used: 8 no target"):
-        PromptStream(dataclasses.replace(cfg, sft=sft), vlm, cfg.sft.rows)
+        PromptStream.of(dataclasses.replace(cfg, sft=sft), vlm, cfg.sft.rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, FilteredRow
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -21,7 +21,7 @@ _IMAGES = ("image", "image_1", "image_2", "image_3", "image_4")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -46,7 +46,7 @@ def _item(row: Row, protocol: str) -> Item:
     )
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="blink_spatial",
     title="BLINK, spatial subsets",
     protocols=protocols.offered(KIT, QWEN, LMMS),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped
-from jaxvl.eval.benchmark import Benchmark, Grade, Item, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item, Scored
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -34,7 +34,7 @@ SOURCES = ("ADE20K", "COCO", "Omni3D")  # the last is the 3D part
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -61,7 +61,7 @@ def _item(row: Row, protocol: str) -> Item:
 
 
 def mark(item: Item, reply: str, mode: str) -> Grade:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return _official(item, reply) if mode == "official" else marks.by_kind(item, reply, mode)
 
 
@@ -117,7 +117,7 @@ def _cambrian(*sums: float) -> float | None:
     return None if flat is None or deep is None else (flat + deep) / 2
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="cv_bench",
     title="CV-Bench",
     protocols=protocols.offered(KIT, QWEN, LMMS),

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval.benchmark import Benchmark, Grade, Item, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item, Scored
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
@@ -46,7 +46,7 @@ _number = marks.within(Fraction(1, 1000))
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -116,7 +116,7 @@ def _robustness(worst: float, questions: int, right: float, replies: int) -> flo
     return (worst / questions) / (right / replies) if right else None
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="dynamath",
     title="DynaMath",
     protocols={

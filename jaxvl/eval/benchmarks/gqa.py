@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 
@@ -23,7 +23,7 @@ _IMAGES = "**/testdev_balanced_images/testdev*.parquet"
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     apart = _images(source)
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol, apart)])
 
@@ -53,7 +53,7 @@ def _item(row: Row, protocol: str, apart: dict[str, Any]) -> Item:
     )
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="gqa",
     title="GQA, balanced test-dev",
     protocols=protocols.offered(gqa="the question, then the request for a single word or phrase"),

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import LETTERS, Row
 from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
@@ -26,7 +26,7 @@ _LIST = re.compile(r"\bA\s*,\s*B(?:\s*,\s*[C-J])*(?:\s*,?\s*(?:or|and)\s+[C-J])?
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -71,7 +71,7 @@ def _plain(skill: str | None) -> str:
     return re.sub(r"[\[\]'\"]", "", skill or "")
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="logicvista",
     title="LogicVista",
     protocols=protocols.offered(KIT, QWEN, REASONING),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, FilteredRow
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import LETTERS, Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -29,7 +29,7 @@ _OPTION = re.compile(r"^\s*([A-H])\s*[:.]\s*(.*\S)\s*$", re.MULTILINE)
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -75,7 +75,7 @@ def _choices(question: str) -> tuple[str, ...]:
     return tuple(text for _, text in found) if in_order else ()
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="mathverse",
     title="MathVerse (testmini, vision only)",
     protocols={

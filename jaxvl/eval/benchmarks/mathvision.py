@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped
-from jaxvl.eval.benchmark import Benchmark, Grade, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import FileLayout, Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -26,7 +26,7 @@ _LMMS_CHOICE = "Answer the question with the option's letter from the given choi
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return read_files(source, protocol, _FILES)
 
 
@@ -77,7 +77,7 @@ def mark(item: Item, reply: str, mode: str) -> Grade:
     return marks.by_kind(item, reply, "lenient")
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="mathvision",
     title="MathVision (test)",
     protocols=protocols.offered(KIT, QWEN, LMMS),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval.benchmark import Benchmark, Item, Metric
+from jaxvl.eval.benchmark import BenchmarkSpec, Item, Metric
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -51,7 +51,7 @@ _LMMS = {
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -118,7 +118,7 @@ def skill(name: str) -> Metric:
     return figures.share(lambda one: name in one.item.extra["skills"])
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="mathvista",
     title="MathVista (testmini)",
     protocols=protocols.offered(KIT, QWEN, LMMS),

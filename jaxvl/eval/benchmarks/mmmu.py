@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped, FilteredRow
-from jaxvl.eval.benchmark import Benchmark, Grade, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -39,7 +39,7 @@ _SUBJECT = re.compile(r"(validation|dev|test)_(.+)_\d+")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -102,11 +102,11 @@ def _to_two_decimals(gold: str) -> str:
 
 
 def mark(item: Item, reply: str, mode: str) -> Grade:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return (marks.by_kind if item.choices else _open)(item, reply, mode)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="mmmu",
     title="MMMU (validation)",
     protocols=protocols.offered(KIT, QWEN, LMMS),

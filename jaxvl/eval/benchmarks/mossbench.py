@@ -20,7 +20,7 @@ from jaxvl.data.example import BadRow, Dropped, Example
 from jaxvl.data.image import read_json
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
-from jaxvl.eval.benchmark import Benchmark, Grade, Item, Metric, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item, Metric, Scored
 from jaxvl.eval.mossbench import refusal, stages
 from jaxvl.rewards.endpoint import Endpoint
 
@@ -341,7 +341,7 @@ def _no_block(rows: Sequence[Scored]) -> float | None:
     return _share(end=refusal.NO_BLOCK)([row for row in rows if row.item.extra.get("block")])
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="mossbench",
     title="MOSSBench: refusals of benign requests (by rule: a proxy)",
     protocols=PROTOCOLS,

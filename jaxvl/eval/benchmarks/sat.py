@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxvl.data.example import Dropped, Example
 from jaxvl.data.tasks.sat import SAT
 from jaxvl.data.templates import VisualThinker, with_choices
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring import figures, marks, protocols
 from jaxvl.eval.scoring.formats import LETTERS, checked
 from jaxvl.eval.scoring.protocols import LMMS
@@ -35,7 +35,7 @@ _TEMPLATES = {
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     examples = SAT(str(source), "test", single_image=False).load()
     items = [
         _item(example, turn, protocol)
@@ -68,7 +68,7 @@ def _item(example: Example, turn: int, protocol: str) -> Item:
     )
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="sat",
     title="SAT (test, circular)",
     protocols=protocols.offered(LMMS, sat="SAT's own sentence, answered in natural language"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxvl.data.example import Dropped, FilteredRow
-from jaxvl.eval.benchmark import Benchmark, Item, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Item, Scored
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import LETTERS, Row
 from jaxvl.eval.scoring.protocols import KIT, LMMS, QWEN
@@ -29,7 +29,7 @@ _FILES = (
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -91,7 +91,7 @@ def full(scored: Sequence[Scored]) -> float | None:
     return figures.accuracy(scored) if without else None
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="scienceqa",
     title="ScienceQA (test)",
     protocols=protocols.offered(KIT, QWEN, LMMS),

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxvl.data.example import Dropped, Example
 from jaxvl.data.scenes import Scenes
 from jaxvl.data.templates import chat_question, vlaa
-from jaxvl.eval.benchmark import Benchmark, Grade, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item
 from jaxvl.eval.scoring.figures import accuracy, macro
 from jaxvl.rewards.verdict import verify
 
@@ -35,7 +35,7 @@ def _mark(item: Item, reply: str, mode: str) -> Grade:
     return Grade(verdict.reward, verdict.extracted, verdict.canonical, verdict.reason)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="smoke",
     title="Eight rendered scenes",
     protocols={"plain": "the question alone", "vlaa": "with VLAA-Thinker's system prompt"},

@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.tasks.fields import shown
 from jaxvl.data.templates import with_choices
-from jaxvl.eval.benchmark import Benchmark, Item
+from jaxvl.eval.benchmark import BenchmarkSpec, Item
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import Row
 
@@ -23,7 +23,7 @@ _CHOICES = ("true", "false")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     return formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
 
 
@@ -44,7 +44,7 @@ def _item(row: Row, protocol: str) -> Item:
     )
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="vsr",
     title="VSR",
     protocols=protocols.offered(vsr="our own wording, in the form of SAT's sentence"),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxvl.data.example import BadRow, Dropped
-from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Item, Metric, Scored
 from jaxvl.eval.scoring import figures, formats, marks, protocols
 from jaxvl.eval.scoring.formats import LETTERS, Row
 from jaxvl.eval.scoring.protocols import KIT, QWEN, REASONING
@@ -27,7 +27,7 @@ _KEY = re.compile(r"([23])steps_([123]|multi)")
 
 
 def read(source: Path, protocol: str) -> tuple[list[Item], list[Dropped]]:
-    """See `Benchmark`."""
+    """See `BenchmarkSpec`."""
     items, dropped = formats.collect(source, _FILES, lambda row: [_item(row, protocol)])
     parts = defaultdict(set)
     for item in items:
@@ -134,7 +134,7 @@ def share(kind: str, strict: bool = True) -> Metric:
     return _problems(strict, value)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="wemath",
     title="We-Math (testmini)",
     protocols=protocols.offered(KIT, QWEN, REASONING),

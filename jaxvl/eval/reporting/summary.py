@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxvl.errors import UserError
-from jaxvl.eval.benchmark import Benchmark, Item, Metric, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Item, Metric, Scored
 from jaxvl.eval.engines.predictions import Line
 from jaxvl.eval.reporting import stats
 from jaxvl.eval.scoring import behaviour
@@ -67,7 +67,7 @@ def results(
     }
 
 
-def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
+def _mode(benchmark: BenchmarkSpec, scored: Sequence[Scored]) -> dict[str, Any]:
     """The figures that depend on how strictly replies are read."""
     count = len(scored)
     unread = sum(one.mark.value is not None and not one.mark.canonical for one in scored)
@@ -84,7 +84,7 @@ def _mode(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def _metrics(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, stats.Estimate]:
+def _metrics(benchmark: BenchmarkSpec, scored: Sequence[Scored]) -> dict[str, stats.Estimate]:
     """The benchmark's own figures."""
     clusters = list(_by(scored, lambda one: cluster(one.item)).values())
     alike = [_alike(members, benchmark.reads_reasons) for members in clusters]
@@ -167,7 +167,7 @@ def _rate(scored: Sequence[Scored]) -> stats.Estimate:
 
 
 def _alike(members: Sequence[Scored], reasons: bool) -> str:
-    """Equal for clusters that are alike to a metric, see `Benchmark`."""
+    """Equal for clusters that are alike to a metric, see `BenchmarkSpec`."""
 
     def seen(one: Scored) -> list[Any]:
         reason = one.mark.reason if reasons else ""
@@ -179,12 +179,14 @@ def _alike(members: Sequence[Scored], reasons: bool) -> str:
     )
 
 
-def _rated(benchmark: Benchmark, scored: Sequence[Scored]) -> Sequence[Scored]:
+def _rated(benchmark: BenchmarkSpec, scored: Sequence[Scored]) -> Sequence[Scored]:
     """The marks that a rate is of."""
     return scored if benchmark.none_is_wrong else [o for o in scored if o.mark.value is not None]
 
 
-def _groups(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, dict[str, stats.Estimate]]:
+def _groups(
+    benchmark: BenchmarkSpec, scored: Sequence[Scored]
+) -> dict[str, dict[str, stats.Estimate]]:
     """Accuracy by each group of each breakdown."""
     names = dict.fromkeys(name for one in scored for name in one.item.groups)
     found: dict[str, dict[str, stats.Estimate]] = {}
@@ -234,7 +236,7 @@ def _sampled(scored: Sequence[Scored]) -> dict[str, Any]:
     return {"n": n, "items": len(whole), "avg": average, "pass": passed, "majority": voted}
 
 
-def baselines(benchmark: Benchmark, items: Sequence[Item]) -> tuple[float | None, dict | None]:
+def baselines(benchmark: BenchmarkSpec, items: Sequence[Item]) -> tuple[float | None, dict | None]:
     """What needs no image: the accuracy of a random choice, and that of the best constant answer.
 
     Items without choices are never guessed. The constant answers tried are the letters, marked by
@@ -278,7 +280,7 @@ def _gold_letter(item: Item) -> str:
 
 
 def _judge(
-    benchmark: Benchmark, scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
+    benchmark: BenchmarkSpec, scored: Sequence[Scored], judged: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """For each judge its mean verdict, on the replies that it gave one on, how often the rules
     agree where they give one, and the metrics and groups that come of its verdicts in place of the

@@ -23,7 +23,7 @@ from typing import Any
 
 import jaxvl
 from jaxvl.errors import UserError
-from jaxvl.eval.benchmark import Benchmark, Grade, Item, Scored
+from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item, Scored
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.predictions import Line
 from jaxvl.eval.reporting import summary
@@ -155,7 +155,7 @@ def _order(task: Task):
 
 
 def _marks(
-    benchmark: Benchmark, items: Sequence[Item], lines: Sequence[Line], mode: str
+    benchmark: BenchmarkSpec, items: Sequence[Item], lines: Sequence[Line], mode: str
 ) -> list[Grade]:
     texts = [line["text"] for line in lines]
     return pool.map_threads(benchmark.mark, items, texts, [mode] * len(items))

@@ -49,7 +49,7 @@ class Table(NamedTuple):
         return [*self.columns, "images"], rows
 
 
-class Place(NamedTuple):
+class TrackedRun(NamedTuple):
     """A run as a tracker sees it. `start` is the step that it goes on after, 0 where it begins;
     `known` is what the tracker called it then ("": it has no name yet)."""
 
@@ -75,7 +75,7 @@ def check(names: Sequence[str]) -> None:
             )
 
 
-def start(name: str, place: Place) -> tuple[Tracker, str]:
+def start(name: str, place: TrackedRun) -> tuple[Tracker, str]:
     """A tracker that goes on with the run it knows, and what to call it by when it goes on again.
     No key is read or written: each package finds its own."""
     return importlib.import_module(f"jaxvl.observe.trackers.{name}").start(place)

@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jaxvl.observe.trackers import Place, Table
+from jaxvl.observe.trackers import Table, TrackedRun
 
 _REFUSED = re.compile(r"[^\w\-./: ]", re.ASCII)  # in names of metrics
 
 
-def start(place: Place) -> tuple[MLflow, str]:
+def start(place: TrackedRun) -> tuple[MLflow, str]:
     """See `trackers.start`."""
     import mlflow
 

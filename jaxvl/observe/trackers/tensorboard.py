@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxvl.observe.trackers import Place, Table
+from jaxvl.observe.trackers import Table, TrackedRun
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 
-def start(place: Place) -> tuple[TensorBoard, str]:
+def start(place: TrackedRun) -> tuple[TensorBoard, str]:
     """See `trackers.start`."""
     from tensorboardX import SummaryWriter
 

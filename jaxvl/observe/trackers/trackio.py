@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from jaxvl.observe.trackers import Place, Table
+from jaxvl.observe.trackers import Table, TrackedRun
 
 
-def start(place: Place) -> tuple[Trackio, str]:
+def start(place: TrackedRun) -> tuple[Trackio, str]:
     """See `trackers.start`."""
     import trackio
 
