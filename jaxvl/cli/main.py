@@ -188,12 +188,29 @@ def report(
         Path | None,
         typer.Option(
             help="The file to write.",
-            show_default="RUN_DIR/report.html; of several compare.html",
+            show_default="RUN_DIR/report.html; of several compare.html; of a paper PAPER.html",
         ),
     ] = None,
+    paper: Annotated[
+        str,
+        typer.Option(
+            help="visualthinker, vlaa or mossbench: its figures and tables, from runs and results "
+            "of `jaxvl eval` given as DIR or ROW=DIR."
+        ),
+    ] = "",
 ) -> None:
-    """Write the page of a run again, or one page of several runs side by side."""
+    """Write the page of a run again, one page of several runs side by side, or a paper's figures
+    and tables with ours beside them."""
     from jaxvl.observe.report import write_report
+
+    if paper:
+        from jaxvl.eval.papers import page
+
+        path, notes = page.write(paper, run_dirs, out)
+        for note in notes:
+            typer.echo(note)
+        typer.echo(path)
+        return
 
     several = Path("compare.html") if len(run_dirs) > 1 else None
     typer.echo(write_report(*run_dirs, out=out or several))

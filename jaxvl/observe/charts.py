@@ -14,13 +14,14 @@ TOP, BOTTOM = 8, 24  # margins
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A bar: its label and text, its middle and height, its end, the ends of its interval and the
-    place of a mark beside it (None: it has none)."""
+    """A bar: its label and text, its middle and height, the lower and the higher of its ends, the
+    ends of its interval and the place of a mark beside it (None: it has none)."""
 
     label: str
     text: str
     y: float
     height: float
+    start: float
     end: float
     interval: tuple[float, float] | None
     mark: float | None
@@ -42,14 +43,17 @@ BarRow = tuple[str, float, tuple[float, float] | None, float | None]
 
 
 def bar_chart(title: str, rows: Sequence[BarRow], top: float = 0.0) -> BarChart | None:
-    """Bars of (label, value, interval, mark) rows; the axis goes to `top` at least."""
+    """Bars of (label, value, interval, mark) rows, from 0 on; the axis has 0 and `top` at least."""
     if not rows:
         return None
-    highest = max(max(value, interval[1] if interval else value) for _, value, interval, _ in rows)
-    ticks = _ticks(0.0, max(highest, top) or 1.0)
+    seen = [value for _, value, _, _ in rows]
+    seen += [end for _, _, interval, _ in rows for end in interval or ()]
+    seen += [mark for *_, mark in rows if mark is not None]
+    ticks = _ticks(min(0.0, *seen), max(0.0, top, *seen) or float(min(seen) == 0))
+    scale = (WIDTH - LABELS - AFTER) / (ticks[-1] - ticks[0])
 
     def to_x(value: float) -> float:
-        return round(LABELS + value / ticks[-1] * (WIDTH - LABELS - AFTER), 1)
+        return round(LABELS + (value - ticks[0]) * scale, 1)
 
     bars = tuple(
         Bar(
@@ -58,8 +62,9 @@ def bar_chart(title: str, rows: Sequence[BarRow], top: float = 0.0) -> BarChart 
             + (f" [{show(interval[0])}, {show(interval[1])}]" if interval else ""),
             TOP + BAR * (at + 0.5),
             BAR - 8,
-            to_x(value),
-            (to_x(max(0.0, interval[0])), to_x(interval[1])) if interval else None,
+            to_x(min(0.0, value)),
+            to_x(max(0.0, value)),
+            (to_x(interval[0]), to_x(interval[1])) if interval else None,
             None if mark is None else to_x(mark),
         )
         for at, (label, value, interval, mark) in enumerate(rows)

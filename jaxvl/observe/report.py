@@ -141,30 +141,52 @@ def document(runs: Sequence[dict[str, Any]], live: bool) -> dict[str, Any]:
 
 def page(data: dict[str, Any], blocks: Mapping[str, str]) -> str:
     """The page around its data, and around `blocks` of text by their element's id."""
+    return render(
+        [_PAGE / "page.html"],
+        [_PAGE / name for name in _SCRIPTS],
+        [_PAGE / name for name in _STYLES],
+        data,
+        title=", ".join(run["name"] for run in data["runs"]) or "runs",
+        connect="; connect-src 'self'" if data["live"] else "",
+        blocks=blocks,
+    )
+
+
+def render(
+    templates: Sequence[Path],
+    scripts: Sequence[Path],
+    styles: Sequence[Path],
+    data: Mapping[str, Any],
+    connect: str = "",
+    **fields: Any,
+) -> str:
+    """The first of the templates with one script, one style, a policy that allows these alone, and
+    `data` as JSON that the script reads. The others are what the first imports by name."""
     import jinja2
     from markupsafe import Markup
 
     script, style = (
-        "\n".join((_PAGE / name).read_text(encoding="utf-8") for name in names)
-        for names in (_SCRIPTS, _STYLES)
+        "\n".join(file.read_text(encoding="utf-8") for file in files) for files in (scripts, styles)
     )
+    texts = {file.name: file.read_text(encoding="utf-8") for file in templates}
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.DictLoader(texts),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string((_PAGE / "page.html").read_text(encoding="utf-8"))
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    connect = "; connect-src 'self'" if data["live"] else ""
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
         f"img-src data:; base-uri 'none'; form-action 'none'{connect}"
     )
-    return template.render(
-        title=", ".join(run["name"] for run in data["runs"]) or "runs",
+    return environment.get_template(templates[0].name).render(
         policy=Markup(policy),
         script=Markup(script),
         style=Markup(style),
         data=Markup(text.replace("<", "\\u003c")),  # no tag can begin, nor the element end
-        blocks=blocks,
+        **fields,
     )
 
 

@@ -37,8 +37,12 @@ def render(
     import jinja2
 
     page = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        loader=jinja2.FileSystemLoader(_TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(_TEMPLATE.name)
     return page.render(
         name=results.resolve().name,
         model=", ".join(dict.fromkeys(one["settings"]["model"] for one in found)),

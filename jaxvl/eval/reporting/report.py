@@ -195,14 +195,19 @@ def _published(one: ResultsJson) -> Iterator[Table]:
         }
 
 
-def _value(mode: ResultsJson, name: str) -> float | None:
-    """A named metric, or the accuracy of a group."""
+def figure_of(mode: ResultsJson, name: str) -> dict[str, Any] | None:
+    """The estimate of a named metric, or of the accuracy of a group."""
     if name in mode["metrics"]:
-        return mode["metrics"][name]["value"]
+        return mode["metrics"][name]
     for groups in mode["groups"].values():
         if name in groups:
-            return groups[name]["value"]
+            return groups[name]
     return None
+
+
+def _value(mode: ResultsJson, name: str) -> float | None:
+    found = figure_of(mode, name)
+    return found["value"] if found else None
 
 
 def _sampled(of: ResultsJson) -> Table:

@@ -18,8 +18,15 @@ function smoothed(values, weight) {
   });
 }
 
-// The lines of a chart over common steps: [{name, colour, values}], x.
+// The lines of a chart over common steps: [{name, colour, values}], x. Those of runs by the chart's
+// metrics, or its own: {name, steps, values, paper: drawn as a level of a paper}.
 function linesOf(chart) {
+  if (chart.lines) {
+    const [x, ...values] = uPlot.join(chart.lines.map((line) => [line.steps, line.values]));
+    const lines = chart.lines.map(({ name, paper }, index) => ({ name, paper, colour: paper ? 6 : index, metric: "" }));
+    const level = (index) => x.map(() => chart.lines[index].values[0]);
+    return [lines.map((line, index) => ({ ...line, values: line.paper ? level(index) : values[index] })), x];
+  }
   const several = DATA.runs.length > 1;
   const parts = [], names = [];
   DATA.runs.forEach((run, number) => {
@@ -80,11 +87,11 @@ class Figure {
       font: "11px system-ui, sans-serif",
     };
     const raw = this.lines.map((line) => line.values);
-    const soft = raw.map((values) => smoothed(values, curves.smooth));
+    const soft = raw.map((values, index) => (this.lines[index].paper ? values : smoothed(values, curves.smooth)));
     const [smooths, points] = [curves.smooth > 0 && this.x.length > 2, this.x.length < 30];
     const series = (line, extra) => ({
       label: line.name, stroke: colour(line.colour), spanGaps: true, show: !curves.hidden.has(line.name),
-      points: { show: false }, ...extra,
+      points: { show: false }, ...(line.paper ? { dash: [6, 4] } : {}), ...extra,
     });
     const options = {
       width: this.lead.clientWidth || 340,
@@ -131,11 +138,13 @@ class Figure {
     return [{ series: [high, low], fill: colour(this.lines[low - 1].colour) + "33" }];
   }
 
-  // The values at a place of the curves, beside their names and for screen readers.
-  tell(at) {
+  // The values at a place of the curves, beside their names and for screen readers; with `last`
+  // those of a line that ended before are its last ones.
+  tell(at, last = false) {
     if (at < 0) return;
     this.at = at;
-    const values = this.lines.map((line) => show(line.values[at]));
+    const known = (values) => values.findLast((value) => value !== null && value !== undefined);
+    const values = this.lines.map((line) => show(last ? known(line.values) : line.values[at]));
     this.legend.querySelectorAll("b").forEach((node, index) => (node.textContent = values[index]));
     const said = this.lines.map((line, index) => `${line.name} ${values[index]}`).join(", ");
     this.lead.setAttribute("aria-valuemin", this.x[0]);
@@ -170,7 +179,8 @@ function zoomed(plot) {
   const { min, max } = plot.scales.x;
   const x = plot.data[0];
   const whole = min <= x[0] && max >= x[x.length - 1];
-  zoomTo(whole ? null : { min, max });
+  const same = whole ? curves.range === null : curves.range?.min === min && curves.range?.max === max;
+  if (!same) zoomTo(whole ? null : { min, max }); // plots tell of what they were told, too
 }
 
 function zoomTo(range) {
@@ -178,7 +188,7 @@ function zoomTo(range) {
   byId("unzoom").disabled = !range;
   curves.busy = true;
   for (const { plot, x } of curves.figures)
-    if (plot) plot.setScale("x", range || { min: x[0], max: x[x.length - 1] });
+    if (plot && x.length > 1) plot.setScale("x", range || { min: x[0], max: x[x.length - 1] });
   curves.busy = false;
 }
 
@@ -209,8 +219,8 @@ function drawCurves() {
   byId("others").querySelector("div").replaceChildren(...others.map((figure) => figure.node));
 }
 
-function startCurves() {
-  const longest = Math.max(0, ...DATA.runs.map((run) => run.steps.length));
+// `longest`: the steps of the longest line.
+function startCurves(longest) {
   byId("smooth").value = longest < 40 ? 0 : longest < 500 ? 0.6 : 0.9;
   const smooth = () => {
     curves.smooth = Number(byId("smooth").value);
@@ -227,4 +237,15 @@ function startCurves() {
     if (innerWidth !== width) for (const { plot, lead } of curves.figures) if (plot) plot.setSize({ width: lead.clientWidth, height: 190 });
     width = innerWidth;
   });
+}
+
+function startTheme() {
+  const redraw = () => curves.figures.forEach((figure) => figure.plot && figure.redraw());
+  byId("theme").addEventListener("change", () => {
+    const chosen = byId("theme").value;
+    if (chosen) document.documentElement.dataset.theme = chosen;
+    else delete document.documentElement.dataset.theme;
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }

@@ -95,19 +95,8 @@ async function goOn() {
   }
 }
 
-function startTheme() {
-  const redraw = () => curves.figures.forEach((figure) => figure.plot && figure.redraw());
-  byId("theme").addEventListener("change", () => {
-    const chosen = byId("theme").value;
-    if (chosen) document.documentElement.dataset.theme = chosen;
-    else delete document.documentElement.dataset.theme;
-    redraw();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-}
-
 startTheme();
-startCurves();
+startCurves(Math.max(0, ...DATA.runs.map((run) => run.steps.length)));
 startRollouts();
 startZoom();
 drawAll();

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the papers with ours beside theirs, and bars of the same figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxvl.eval.papers.curves import recipe
+from jaxvl.eval.papers.given import PaperInput
+from jaxvl.eval.reporting.published import Published
+from jaxvl.eval.reporting.report import figure_of
+from jaxvl.eval.reporting.tables import percent
+from jaxvl.observe.charts import BarChart, BarRow, bar_chart
+
+NOT_RUN = "not run"
+Value = Mapping[str, Any] | None  # an estimate as results.json has it, None: there is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A column: a metric or group of a task's results, or the mean of other cells."""
+
+    task: str = ""
+    figure: str = ""
+    mean_of: tuple[Cell, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """A published table and, for each of its rows, the names under which ours may be given. `base`
+    names each row's model before training where figures are changes in per cent of that. Results
+    that are no row of the paper get rows of their own where `others` is set."""
+
+    title: str
+    published: Published
+    cells: tuple[Cell, ...]
+    names: tuple[tuple[str, ...], ...]
+    base: tuple[str, ...] = ()
+    others: bool = False
+    bars: bool = False
+
+
+@dataclasses.dataclass
+class Entry:
+    """A row: the paper's figures as printed (None: it has none), and ours by whose they are."""
+
+    label: str
+    paper: tuple[str, ...] | None
+    ours: list[tuple[str, list[Value]]]
+
+
+def section(
+    beside: Beside, given: Mapping[str, PaperInput], known: Sequence[str]
+) -> dict[str, Any]:
+    """A section of the page: the table, bars where there are figures of ours, what is missing."""
+    entries, missing = [], []
+    for at, row in enumerate(beside.published[2]):
+        base = beside.base[at] if beside.base else ""
+        ours = []
+        for name in beside.names[at]:
+            values = values_of(beside.cells, given[name]) if name in given else []
+            if base and values:
+                values = _changes(beside.cells, values, given.get(base))
+            ours += [(name, values)] if any(values) else []
+        if not ours:
+            missing.append(f"{row[0]}: {_why(beside, at, given)}")
+        entries.append(Entry(row[0], row[1:], ours))
+    for name, one in given.items() if beside.others else ():
+        values = values_of(beside.cells, one)
+        if name not in known and any(values):
+            entries.append(Entry(name, None, [(name, values)]))
+    columns = beside.published[1]
+    return {
+        "title": beside.title,
+        "text": beside.published[0],
+        "tables": [table(columns, entries, bool(beside.base))],
+        "bars": bars(columns, entries) if beside.bars else [],
+        "missing": missing,
+    }
+
+
+def _why(beside: Beside, at: int, given: Mapping[str, PaperInput]) -> str:
+    """Why a row has no figure of ours."""
+    there = [name for name in beside.names[at] if name in given]
+    if not there:
+        return f"{NOT_RUN} ({recipe(beside.names[at][0])})"
+    base = beside.base[at] if beside.base else ""
+    if base and base not in given:
+        return f"a change needs the model before SFT too ({recipe(base)})"
+    parts = [part for cell in beside.cells for part in (cell, *cell.mean_of)]
+    tasks = ", ".join(dict.fromkeys(part.task for part in parts if part.task))
+    return f"{there[0]} is given without scored results of {tasks}"
+
+
+def mode_of(one: Mapping[str, Any]) -> str:
+    """How replies are read for a paper's table: by its own scorer where we have it; MOSSBench's as
+    a user gets to read them; else leniently, as judge models do."""
+    if "official" in one["modes"]:
+        return "official"
+    return "strict" if one["task"].startswith("mossbench") else "lenient"
+
+
+def values_of(cells: Sequence[Cell], one: PaperInput) -> list[Value]:
+    """The figure of each cell in the results that are there."""
+    return [_value(cell, one) for cell in cells]
+
+
+def _value(cell: Cell, one: PaperInput) -> Value:
+    if cell.mean_of:
+        parts = [of["value"] for of in values_of(cell.mean_of, one) if of]
+        known = [value for value in parts if value is not None]
+        whole = len(known) == len(cell.mean_of)
+        return {"value": sum(known) / len(known), "low": None, "high": None} if whole else None
+    results = one.of_task(cell.task)
+    return figure_of(results["modes"][mode_of(results)], cell.figure) if results else None
+
+
+def _changes(cells: Sequence[Cell], after: Sequence[Value], base: PaperInput | None) -> list[Value]:
+    """How much of each figure of the base was lost or won, as a share of it."""
+    before = values_of(cells, base) if base else [None] * len(after)
+    found: list[Value] = []
+    for new, old in zip(after, before, strict=True):
+        known = new and old and new["value"] is not None and old["value"]
+        change = (new["value"] - old["value"]) / old["value"] if known and new and old else None
+        found.append(None if change is None else {"value": change, "low": None, "high": None})
+    return found
+
+
+def table(columns: Sequence[str], entries: Sequence[Entry], change: bool = False) -> dict[str, Any]:
+    """Two rows or more an entry: the paper's, and each of ours, or that it was not run."""
+    rows = []
+    for entry in entries:
+        if entry.paper is not None:
+            rows.append([entry.label, "the paper", *entry.paper])
+        for whose, values in entry.ours:
+            label = f"ours: {whose}" if whose != entry.label else "ours"
+            rows.append([entry.label, label, *(shown(value, change) for value in values)])
+        if not entry.ours:
+            rows.append([entry.label, "ours", *[NOT_RUN] * len(columns)])
+    return {"columns": ["row", "whose", *columns], "rows": rows}
+
+
+def shown(value: Value, change: bool = False) -> str:
+    """A figure for people, in per cent."""
+    if change and value and value["value"] is not None:
+        return f"{100 * value['value']:+.1f}"
+    return percent(dict(value)) if value else "-"
+
+
+def bars(columns: Sequence[str], entries: Sequence[Entry]) -> list[BarChart]:
+    """A chart a column with the figures of ours in per cent; a mark is the paper's."""
+    charts = []
+    for at, column in enumerate(columns):
+        rows: list[BarRow] = []
+        for entry in entries:
+            for whose, values in entry.ours:
+                label = f"{entry.label}: {whose}" if len(entry.ours) > 1 else entry.label
+                rows += _bar(label, values[at], entry.paper[at] if entry.paper else "")
+        chart = bar_chart(column, rows)
+        charts += [chart] if chart else []
+    return charts
+
+
+def _bar(label: str, value: Value, paper: str) -> list[BarRow]:
+    if not value or value["value"] is None:
+        return []
+    known = value["low"] is not None and value["high"] is not None
+    interval = (100 * value["low"], 100 * value["high"]) if known else None
+    return [(label, 100 * value["value"], interval, float(paper.split()[0]) if paper else None)]
