@@ -6,6 +6,7 @@ A scene is a floor of 4 x 4 places seen from the front. Columns a to d run from 
 and fades with distance, as a real one is, so that a patch of it tells where it is.
 
 Train and held-out scenes never coincide: which side a layout belongs to is a hash of the layout.
+Nor, where it is wanted, do their compositions: the task and the names that a question is about.
 """
 
 from __future__ import annotations
@@ -109,8 +110,17 @@ def distinct_names(rng: np.random.Generator, number: int) -> list[str]:
 
 def held_out(things: Sequence[Thing]) -> bool:
     """Whether a layout belongs to the held-out side (one in four does)."""
-    layout = ";".join(sorted(f"{thing.name}@{thing.place}" for thing in things))
-    return hashlib.sha256(layout.encode()).digest()[0] % 4 == 0
+    return _one_in_four(";".join(sorted(f"{thing.name}@{thing.place}" for thing in things)))
+
+
+def new_composition(task: str, question: Question) -> bool:
+    """Whether the names that a question of a task is about belong together on the held-out side
+    alone (one composition in four does)."""
+    return _one_in_four(f"{task}: {', '.join(sorted(thing.name for thing in question.about))}")
+
+
+def _one_in_four(text: str) -> bool:
+    return hashlib.sha256(text.encode()).digest()[0] % 4 == 0
 
 
 def _ask_relation(rng, things):
@@ -184,25 +194,33 @@ def ask(task: str, rng: np.random.Generator, things: Sequence[Thing]) -> Questio
     return _ASK[task](rng, things)
 
 
-def make_scene(task: str, test: bool, rng: np.random.Generator) -> tuple[tuple, Question]:
-    """A scene of the wanted split with a question that has a clear answer."""
+def make_scene(
+    task: str, test: bool, rng: np.random.Generator, compositions: bool = False
+) -> tuple[tuple, Question]:
+    """A scene of the wanted split with a question that has a clear answer; with `compositions` the
+    question's composition is of that split too."""
     while True:
         things = scatter(rng, _names_for(task, rng))
         if held_out(things) != test:
             continue
         question = ask(task, rng, things)
-        if question is not None:
-            return things, question
+        if question is None or (compositions and new_composition(task, question) != test):
+            continue
+        return things, question
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """`size` questions of a split ("train" or "test"), the tasks taking turns."""
+    """`size` questions of a split ("train" or "test"), the tasks taking turns.
+
+    The splits have no layout in common, and with `compositions` no composition either.
+    """
 
     size: int
     split: str = "train"
     seed: int = 0
     tasks: tuple[str, ...] = TASKS
+    compositions: bool = False
 
     def load(self) -> _SceneList:
         if self.split not in ("train", "test"):
@@ -211,6 +229,10 @@ class Scenes:
         if unknown or not self.tasks:
             raise UserError(f"scenes: tasks {self.tasks}, expected some of {TASKS}")
         return _SceneList(self)
+
+
+def _listed(things: Sequence[Thing]) -> list[str]:
+    return [f"{thing.name} {thing.place}" for thing in things]
 
 
 class _SceneList(Sequence[Example]):
@@ -228,7 +250,7 @@ class _SceneList(Sequence[Example]):
         spec = self.spec
         task = spec.tasks[i % len(spec.tasks)]
         rng = np.random.default_rng([spec.seed, int(spec.split == "test"), i])
-        things, question = make_scene(task, spec.split == "test", rng)
+        things, question = make_scene(task, spec.split == "test", rng, spec.compositions)
         return Example(
             id=f"{spec.split}-{spec.seed}-{i}",
             question=question.text,
@@ -236,5 +258,5 @@ class _SceneList(Sequence[Example]):
             images=(draw(things, rng),),
             choices=question.choices,
             task=task,
-            columns={"things": [f"{thing.name} {thing.place}" for thing in things]},
+            columns={"things": _listed(things), "about": _listed(question.about)},
         )

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,15 @@ class Result:
     total: Estimate
     first_in_format: Estimate | None  # among well-formed replies; None: the run has no such reward
     first_by_task: dict[str, Estimate]
+    length: Estimate  # in tokens
+    # The share of questions of which one of k completions has a point, for the powers of two up to
+    # N; empty where the first reward has other values than 0 and 1.
+    first_pass_at: dict[int, Estimate]
+    # The mean of -log p of the tokens, in nats (none: there are no tokens): of replies drawn at
+    # temperature 1 an estimate of the entropy.
+    surprise: Estimate | None
+    # What was said to each question, and what each reward gave it (none: it does not apply).
+    replies: list[dict[str, Any]] = dataclasses.field(repr=False)
 
 
 def result(
@@ -74,6 +84,8 @@ def result(
     first_N = values_NK[:, 0]
     formed_N = values_NK[:, names.index(_FORMAT)] > 0 if _FORMAT in names else None
     shown = ["format" if n == _FORMAT and "format" not in names else n for n in names]
+    tokens = [-logp for each in flat for logp in each.logprobs]
+    token_of = np.repeat(question_N, [len(each.logprobs) for each in flat])
     return Result(
         rewards={name: mean(values_NK[:, k]) for k, name in enumerate(shown)},
         total=mean(total_N),
@@ -81,7 +93,38 @@ def result(
         first_by_task={
             task: mean(first_N, task_N == task) for task in sorted(set(task_N.tolist()))
         },
+        length=stats.mean([len(each.tokens) for each in flat], question_N),
+        first_pass_at=_pass_at(first_N.reshape(-1, group)),
+        surprise=stats.mean(tokens, token_of) if tokens else None,
+        replies=[
+            _reply(questions[q].example, each, dict(zip(shown, values, strict=True)))
+            for q, each, values in zip(question_N, flat, values_NK.tolist(), strict=True)
+        ],
     )
+
+
+def _reply(example: Example, said: Completion, rewards: dict[str, float]) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "task": example.task,
+        "answer": example.answer,
+        "text": said.text,
+        "tokens": len(said.tokens),
+        "finish_reason": said.finish_reason,
+        "rewards": {name: None if math.isnan(x) else x for name, x in rewards.items()},
+    }
+
+
+def _pass_at(values_QN: np.ndarray) -> dict[int, Estimate]:
+    """pass@k for the powers of two up to N, of values that are 0 or 1."""
+    if not np.isin(values_QN, (0, 1)).all():
+        return {}
+    Q, N = values_QN.shape
+    found = {}
+    for k in (2**i for i in range(N.bit_length())):
+        each = [stats.pass_at_k(N, int(right), k) for right in values_QN.sum(1)]
+        found[k] = stats.rate(each, range(Q))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +163,19 @@ class Evaluation:
 
     greedy: Result
     sampled: Result
+
+    def figures(self) -> dict[str, Any]:
+        """All but the replies, as eval.json has it."""
+        found = dataclasses.asdict(self)
+        for result in found.values():
+            del result["replies"]
+        return found
+
+    def replies(self) -> Iterator[dict[str, Any]]:
+        """Every reply with what it is worth, and whether it is "greedy" or "sampled"."""
+        for how, result in (("greedy", self.greedy), ("sampled", self.sampled)):
+            for reply in result.replies:
+                yield {"answers": how, **reply}
 
     def metrics(self) -> dict[str, float]:
         """The figures as run metrics: eval_<name>/greedy and eval_<name>/sampled of each reward,
@@ -194,12 +250,17 @@ class HeldOut:
         return evaluate(vlm, self.examples, self.how, *how, state)
 
     def write(self, before: Evaluation, after: Evaluation, **more: Any) -> None:
-        """eval.json, with what else there is to say, and the table on the console."""
+        """eval.json, with what else there is to say, eval_replies.jsonl, and the table on the
+        console."""
         shown = table(self.examples, before, after)
-        found = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after), **shown}
+        found = {"before": before.figures(), "after": after.figures(), **shown}
         text = json.dumps(found | more, indent=2)
         file = Path(self.cfg.run.dir) / "eval.json"
         file.write_text(text + "\n", encoding="utf-8")
+        lines = [{"model": "before", **line} for line in before.replies()]
+        lines += [{"model": "after", **line} for line in after.replies()]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file.with_name("eval_replies.jsonl").write_text(text, encoding="utf-8")
         tables.show(shown)
 
 

@@ -200,3 +200,34 @@ def test_rewards_are_given_what_they_are_given_in_training():
     assert seen["processed_sizes"][0] == encoded.processed_sizes
     assert seen["prompts"][0] == chat_question(example)
     np.testing.assert_array_equal(seen["images"][0][0], picture)
+
+
+def test_pass_at_k_length_and_surprise():
+    questions = [AskedColumns(example, "", (), ()) for example in examples()[:2]]
+    words = [["left", "left", "right", "right"], ["right"] * 4]  # of four 2 and none right
+    rows = [
+        [Completion(text, [1] * (2 + q), np.full(2 + q, -1.0 - q), "stop") for text in row]
+        for q, row in enumerate(words)
+    ]
+    got = heldout.result(QUICKSTART, questions, rows)
+    at = {k: estimate.value for k, estimate in got.first_pass_at.items()}
+    assert at == pytest.approx({1: 0.5 / 2, 2: (1 - 1 / 6) / 2, 4: 1 / 2})
+    assert got.length.value == pytest.approx((2 + 3) / 2)
+    assert got.surprise.value == pytest.approx((2 * 1 + 3 * 2) / 5)
+    shares = heldout.result((Reward(constant(0.25)),), questions, rows)
+    assert shares.first_pass_at == {}
+
+
+def test_replies_are_kept_with_what_they_are_worth():
+    def never(prompts, completions, completion_ids, **columns):
+        return [None] * len(completions)
+
+    got = result((*QUICKSTART, Reward(never)), examples(), TEXTS)
+    found = Evaluation(got, got)
+    lines = list(found.replies())
+    assert [line["text"] for line in lines] == [text for row in TEXTS for text in row] * 2
+    assert [line["id"] for line in lines[:4]] == ["0", "0", "1", "1"]
+    assert lines[0]["rewards"] == {"accuracy": 1, "format": 1, "never": None}
+    assert [line["answers"] for line in lines] == ["greedy"] * 12 + ["sampled"] * 12
+    json.dumps(lines, allow_nan=False)
+    assert "replies" not in found.figures()["greedy"] and found.figures()["sampled"]["rewards"]

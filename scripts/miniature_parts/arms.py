@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the experiment and their arms: which stages a model goes through, how it is asked.
+
+docs/miniature.md says what each part is for and what was expected of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+TRACES = ("none", "form", "short", "hesitant", "self")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How large everything is. A stage's checkpoints are its doses, so a smaller dose divides a
+    larger one."""
+
+    rl: int = 64  # steps of reinforcement learning after a stage before it, or of a variant
+    rl_alone: int = 128  # steps that see as many questions as the largest chain
+    low: int = 4  # steps of fine-tuning: low dose, dose, and as many questions as the chain
+    dose: int = 16
+    sft_alone: int = 32
+    own: int = 600  # questions that the base answers for its own traces
+    questions: int = 64  # with `samples` replies each
+    samples: int = 64
+    greedy: int = 192  # questions with a greedy reply
+
+
+FULL = Sizes()
+QUICK = Sizes(32, 64, 4, 16, 16, 520, 24, 64, 96)
+TINY = Sizes(1, 2, 1, 1, 1, 32, 2, 2, 4)  # to see that everything runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Training from the stage before it: `how` is a kind of trace or a variant of the RL run, of
+    whose `of` steps the first `steps` are taken."""
+
+    kind: Literal["sft", "rl"]
+    how: str
+    steps: int
+    of: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A model, by the stages that it goes through from the base, and how it is asked."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    asked: str = "plain"
+
+
+def part_a(sizes: Sizes) -> list[Arm]:
+    after = Stage("rl", "plain", sizes.rl, sizes.rl)
+    arms = [Arm("base", ())]
+    for steps in (sizes.rl, sizes.rl_alone):
+        name = "RL alone" if steps == sizes.rl_alone else "RL, half the data"
+        arms.append(Arm(name, (Stage("rl", "plain", steps, sizes.rl_alone),)))
+    for trace in TRACES:
+        dose = Stage("sft", trace, sizes.dose, sizes.sft_alone)
+        arms += [Arm(f"SFT {trace}", (dose,)), Arm(f"SFT {trace}, RL", (dose, after))]
+    return arms
+
+
+def part_dose(sizes: Sizes) -> list[Arm]:
+    after = Stage("rl", "plain", sizes.rl, sizes.rl)
+    arms = []
+    for trace in TRACES:
+        low = Stage("sft", trace, sizes.low, sizes.sft_alone)
+        whole = Stage("sft", trace, sizes.sft_alone, sizes.sft_alone)
+        arms += [Arm(f"SFT {trace}, low", (low,)), Arm(f"SFT {trace}, low, RL", (low, after))]
+        arms.append(Arm(f"SFT {trace}, all the data", (whole,)))
+    return arms
+
+
+def _variants(sizes: Sizes, names: dict[str, str]) -> list[Arm]:
+    """RL from the base without a change, and with each of the named ones."""
+    arms = [Arm("RL", (Stage("rl", "plain", sizes.rl, sizes.rl_alone),))]
+    return arms + [
+        Arm(name, (Stage("rl", how, sizes.rl, sizes.rl),)) for name, how in names.items()
+    ]
+
+
+def part_b(sizes: Sizes) -> list[Arm]:
+    return _variants(sizes, {"0.001 a token": "length-0.001", "0.02 a token": "length-0.02"})
+
+
+def part_c(sizes: Sizes) -> list[Arm]:
+    return _variants(sizes, {"tower frozen": "tower-frozen", "text frozen": "text-frozen"})
+
+
+def part_e(sizes: Sizes) -> list[Arm]:
+    return _variants(sizes, {"beta 0.04": "kl-0.04", "beta 0.2": "kl-0.2"})
+
+
+def part_f(sizes: Sizes) -> list[Arm]:
+    return _variants(sizes, {f"group {n}": f"group-{n}" for n in (2, 4, 16)})
+
+
+def part_g(sizes: Sizes) -> list[Arm]:
+    return _variants(sizes, {f"{n} questions": f"first-{n}" for n in (50, 200, 512)})
+
+
+def part_h(sizes: Sizes) -> list[Arm]:
+    hesitant = Stage("sft", "hesitant", sizes.dose, sizes.sft_alone)
+    return [
+        Arm("SFT hesitant", (hesitant,)),
+        Arm("RL", (hesitant, Stage("rl", "plain", sizes.rl, sizes.rl))),
+        Arm("RL, banned", (hesitant, Stage("rl", "no-banned", sizes.rl, sizes.rl))),
+    ]
+
+
+def part_i(sizes: Sizes) -> list[Arm]:
+    alone = (Stage("rl", "plain", sizes.rl, sizes.rl_alone),)
+    changes = {"rewards shuffled": "rewards-shuffled", "images shuffled": "images-shuffled"}
+    arms = [Arm("base", ()), *_variants(sizes, changes)]
+    arms.append(Arm("RL, asked with shuffled images", alone, "images"))
+    arms.append(Arm("RL, asked with misleading captions", alone, "captions"))
+    misled = (Stage("rl", "captions", sizes.rl, sizes.rl),)
+    arms.append(Arm("captions in training, asked with them", misled, "captions"))
+    arms.append(Arm("captions in training, asked without", misled))
+    return arms
+
+
+PARTS = {
+    "a": part_a,
+    "b": part_b,
+    "i": part_i,
+    "dose": part_dose,
+    "f": part_f,
+    "g": part_g,
+    "c": part_c,
+    "e": part_e,
+    "h": part_h,
+}
+TITLES = {
+    "a": "When does SFT hurt RL?",
+    "dose": "A low dose of SFT, and SFT alone",
+    "b": "The length reward",
+    "c": "Freezing",
+    "e": "KL",
+    "f": "Group size",
+    "g": "Sample size",
+    "h": "Reflection",
+    "i": "Controls",
+}
