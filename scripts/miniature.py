@@ -27,9 +27,10 @@ def main() -> None:
     args = parser.parse_args()
     chosen = QUICK if args.quick else TINY if args.tiny else FULL
 
-    from jaxvl.cli.runtime import prepare_jax
     from miniature_parts.measure import measure
     from miniature_parts.runs import Place, train
+
+    from jaxvl.cli.runtime import prepare_jax
 
     prepare_jax()
     for part in args.part:
