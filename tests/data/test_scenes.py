@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered scenes: answers follow from the layout, splits share nothing, the seed fixes all."""
 
+import re
+
 import numpy as np
 import pytest
 
-from jaxvl.data import scenes
+from jaxvl.data import scene_traces, scenes
 from jaxvl.data.scenes import TASKS, Scenes, Thing
 from jaxvl.errors import UserError
+from jaxvl.rewards import accuracy, think_format
 
 
 def layout(example):
@@ -87,3 +90,46 @@ def test_nearer_things_are_larger_and_lower():
 def test_a_wrong_field_is_named(bad):
     with pytest.raises(UserError, match="scenes:"):
         Scenes(10, **bad).load()
+
+
+def test_splits_by_composition_share_no_pair_of_names_and_no_layout():
+    def seen(split):
+        found = list(Scenes(300, split, seed=2, compositions=True).load())
+        names = {(e.task, *sorted(thing.split()[0] for thing in e.columns["about"])) for e in found}
+        return names, {layout(e) for e in found}
+
+    (train, train_layouts), (test, test_layouts) = seen("train"), seen("test")
+    assert len(train) > 50 < len(test) and not train & test
+    assert not train_layouts & test_layouts
+    assert set(TASKS) == {task for task, *_ in train} == {task for task, *_ in test}
+
+
+def test_traces_are_about_the_things_that_are_asked_for_and_right_in_the_end():
+    examples = list(Scenes(300, seed=1).load())
+    for example in examples:
+        about = [tuple(thing.split()) for thing in example.columns["about"]]
+        words = example.question.lower().replace("?", "").replace(",", "").split()
+        assert all(name in words or scenes.PLURAL[name] in words for name, _ in about)
+        for trace in (scene_traces.none, scene_traces.form, scene_traces.short):
+            assert accuracy([None], [trace(example)], [()], answer=[example.answer]) == [1.0]
+        thought = scene_traces.short(example).split("</think>")[0]
+        assert [thought.count(place) > 0 for _, place in about] == [True] * len(about)
+        form = scene_traces.form(example)
+        assert think_format([None], [form], [()]) == [1.0] and not any(p in form for _, p in about)
+
+
+def test_a_hesitant_trace_takes_a_wrong_step_back_and_may_leave_another():
+    examples = list(Scenes(200, tasks=("relation", "depth")).load())
+    left = 0
+    for example in examples:
+        text = scene_traces.hesitant(example)
+        assert text == scene_traces.hesitant(example)
+        (name, place), (other, last) = (thing.split() for thing in example.columns["about"])
+        found = re.fullmatch(
+            rf"<think> {name} (..), no, {place}, {other} (..) </think> "
+            rf"<answer> {example.answer} </answer>",
+            text,
+        )
+        assert found and found[1] != place
+        left += found[2] != last
+    assert 70 < left < 130  # half of 200: two deviations are 14
