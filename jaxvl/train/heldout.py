@@ -85,7 +85,8 @@ def result(
     formed_N = values_NK[:, names.index(_FORMAT)] > 0 if _FORMAT in names else None
     shown = ["format" if n == _FORMAT and "format" not in names else n for n in names]
     tokens = [-logp for each in flat for logp in each.logprobs]
-    token_of = np.repeat(question_N, [len(each.logprobs) for each in flat])
+    of = question_N.tolist()
+    token_of = [q for q, each in zip(of, flat, strict=True) for _ in each.logprobs]
     return Result(
         rewards={name: mean(values_NK[:, k]) for k, name in enumerate(shown)},
         total=mean(total_N),
@@ -93,12 +94,12 @@ def result(
         first_by_task={
             task: mean(first_N, task_N == task) for task in sorted(set(task_N.tolist()))
         },
-        length=stats.mean([len(each.tokens) for each in flat], question_N),
+        length=stats.mean([len(each.tokens) for each in flat], of),
         first_pass_at=_pass_at(first_N.reshape(-1, group)),
         surprise=stats.mean(tokens, token_of) if tokens else None,
         replies=[
             _reply(questions[q].example, each, dict(zip(shown, values, strict=True)))
-            for q, each, values in zip(question_N, flat, values_NK.tolist(), strict=True)
+            for q, each, values in zip(of, flat, values_NK.tolist(), strict=True)
         ],
     )
 
