@@ -116,6 +116,7 @@ def test_a_dry_run_touches_nothing_and_says_what_it_would_do(name, tmp_path):
     ],
 )
 def test_what_is_missing_is_named(name, args, settings, message):
+    settings = {**settings, "VENV": sys.prefix}  # what reads the config, wherever it is installed
     done = launch(name, "--dry-run", *args, settings=settings)
     assert done.returncode == 2 and message in done.stderr
 

@@ -141,6 +141,7 @@ def hub(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
+    server.server_close()
 
 
 def load(hub, tmp_path, code, offline="0"):
