@@ -17,19 +17,19 @@ class Sizes:
     """How large everything is. A stage's checkpoints are its doses, so a smaller dose divides a
     larger one."""
 
-    rl: int = 64  # steps of reinforcement learning after a stage before it, or of a variant
-    rl_alone: int = 128  # steps that see as many questions as the largest chain
+    rl: int = 48  # steps of reinforcement learning after a stage before it, or of a variant
+    rl_alone: int = 96  # steps that see as many questions as the largest chain
     low: int = 4  # steps of fine-tuning: low dose, dose, and as many questions as the chain
-    dose: int = 16
-    sft_alone: int = 32
-    own: int = 600  # questions that the base answers for its own traces
-    questions: int = 64  # with `samples` replies each
+    dose: int = 12
+    sft_alone: int = 24
+    own: int = 420  # questions that the base answers for its own traces
+    questions: int = 32  # with `samples` replies each
     samples: int = 64
-    greedy: int = 192  # questions with a greedy reply
+    greedy: int = 128  # questions with a greedy reply
 
 
 FULL = Sizes()
-QUICK = Sizes(32, 64, 4, 16, 16, 520, 24, 64, 96)
+QUICK = Sizes(32, 96, 4, 16, 24, 520, 24, 64, 96)
 TINY = Sizes(1, 2, 1, 1, 1, 32, 2, 2, 4)  # to see that everything runs
 
 
@@ -147,3 +147,14 @@ TITLES = {
     "h": "Reflection",
     "i": "Controls",
 }
+
+
+def stages_of(arms: list[Arm]) -> list[tuple[Stage, ...]]:
+    """The stages of every run that arms need, each once: a run with several doses is one."""
+    found: dict[tuple, tuple[Stage, ...]] = {}
+    for arm in arms:
+        for n in range(1, len(arm.stages) + 1):
+            *before, last = arm.stages[:n]
+            whole = dataclasses.replace(last, steps=last.of)
+            found.setdefault((*before, whole), (*before, whole))
+    return list(found.values())
