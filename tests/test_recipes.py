@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The papers' recipes load, validate and read the data that they are for."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from jaxvl import config
 from jaxvl.config import AdaptiveKL, Config, Grpo, SFTConfig
 from jaxvl.config.validate import check_rows
-from jaxvl.data import templates
+from jaxvl.data import packing, templates
 from jaxvl.data.prompts import Processor
+from jaxvl.data.turns import Turn
+from jaxvl.rl.learner import schedule
+from jaxvl.train.setup import with_steps
 from tests.data.published import write_sat, write_vlaa
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -73,3 +77,46 @@ def test_vlaa_is_its_papers_best(recipe):
     assert cfg.optim.span(49 * 8) == (12, 392)  # 3% of the updates
     assert cfg.sampling.temperature == 0.8
     assert recipe("vlaa_sft").model.train == ("merger", "text")
+
+
+def learnt_of(cfg):
+    """What the loss counts of a recipe's first example, and the example."""
+    example = cfg.data.source.load()[0]
+    template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
+    processor = Processor.from_pretrained(CONFIGS / "quickstart_base")
+    encoded, turn = processor.encode(template(example), list(example.images)), Turn.of(processor)
+    tail = turn.tail if cfg.sft.loss != "answer" else ()
+    target = (*processor.tokenize(cfg.sft.target(example)), turn.end, *tail)
+    uncounted = packing.placeholders(processor)
+    text = packing.text(encoded, target, 0, cfg.sft.loss, turn.header, uncounted)
+    return processor.tokenizer.decode(text.tokens_S[text.counts_S]), example
+
+
+def test_visualthinkers_sft_learns_all_text_at_a_rate_that_falls_over_two_epochs(recipe):
+    cfg = recipe("visualthinker_sft")
+    text, example = learnt_of(cfg)
+    # The user's words are learnt, and the turns' marks; the first token and the image are not.
+    user, reply = text.split("<|im_end|>\n<|im_start|>assistant\n")
+    assert user.startswith("user\n<image> Answer in natural language. ")
+    assert example.question in user and reply == f"{example.answer}<|im_end|>\n"
+    assert cfg.sft.rows == 8 and set(cfg.model.train) == {"tower", "merger", "text"}
+    steps = 2 * 15_000 // 8
+    rate = schedule(cfg.optim, steps)
+    for step in (0, 1, 1000, steps - 1):  # transformers' linear schedule without a warm-up
+        assert rate(step) == pytest.approx(2e-5 * (1 - step / steps), rel=1e-4)
+    rows = len(cfg.data.source.load())
+    assert cfg.run.epochs == 2 and with_steps(cfg).run.steps == -(-2 * rows // 8)
+
+
+def test_vlaas_sft_learns_the_trace_alone_with_a_frozen_tower(recipe):
+    cfg = recipe("vlaa_sft")
+    text, example = learnt_of(cfg)
+    assert text == f"{cfg.sft.target(example)}<|im_end|>"
+    assert text.startswith("<think>") and example.question not in text
+    assert (cfg.sft.rows, cfg.sft.loss, cfg.model.train) == (128, "answer", ("merger", "text"))
+    assert cfg.run.steps == math.ceil(126_000 / 128) == 985
+    rate = schedule(cfg.optim, 985)
+    for step in (30, 500, 984):
+        rest = (step - 30) / (985 - 30)
+        assert rate(step) == pytest.approx(1e-5 * (1 + math.cos(math.pi * rest)) / 2, rel=1e-4)
+    assert rate(0) == pytest.approx(1e-5 / 30)  # a warm-up of 30 updates, ours

@@ -17,12 +17,14 @@ from jaxvl.data.prompts import Processor
 from jaxvl.data.turns import Turn
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.errors import UserError
+from jaxvl.models.io.names import export_tensors
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards import accuracy
 from jaxvl.rl import learner
 from jaxvl.train import sft
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import StreamItem, micro
+from tests.tiny import old_name
 
 ROOT = Path(__file__).parents[2]
 END = "<|im_end|>"
@@ -106,12 +108,14 @@ def gradient_of(vlm, batch, chunk=64):
     return jax.device_get(grads), jax.device_get(stats)
 
 
+def norm(arrays):
+    return np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in arrays))
+
+
 @pytest.mark.parametrize("loss", ["answer", "all"])
 def test_packed_is_unpacked_and_both_are_transformers(loss, vlm, pictures, tiny_hf):
-    """Loss and gradients of three examples: in a row of their own each, in one row, and by
-    transformers, a batch padded on the right with the same labels."""
-    from tests.torch_reference import hf_gradients
-
+    """Loss and gradients, array by array, of three examples: in a row of their own each, in one
+    row, and by transformers, a batch padded on the right with the same labels."""
     tail = Turn.of(vlm.processor).tail if loss == "all" else ()
     items, found = items_of(vlm, pictures, tail), {}
     for pack in (False, True):
@@ -126,22 +130,42 @@ def test_packed_is_unpacked_and_both_are_transformers(loss, vlm, pictures, tiny_
     close = {"rtol": 1e-4, "atol": 1e-5 * scale}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), plain, packed)
 
-    uncounted = packing.placeholders(vlm.processor)
-    texts = [packing.text(i.encoded, i.target, 0, loss, 0, uncounted) for i in items]
-    S = max(len(t.counts_S) for t in texts)
-    tokens, weights = np.full((3, S), vlm.processor.pad_id), np.zeros((3, S))
-    mask = np.zeros((3, S))
-    total = sum(t.counts_S.sum() for t in texts)
-    for row, t in enumerate(texts):
-        tokens[row, : len(t.counts_S)], mask[row, : len(t.counts_S)] = t.tokens_S, 1
-        weights[row, : len(t.counts_S)] = t.counts_S / total
-    patches = np.concatenate([i.encoded.patches_PE for i in items])
-    grids = np.array([grid for i in items for grid in i.encoded.grids])
-    expected, gradients = hf_gradients(tiny_hf, tokens, patches, grids, weights, mask)
-    assert stats["loss"] == pytest.approx(expected, rel=1e-5)
-    assert stats["grad_norm"] == pytest.approx(
-        np.sqrt(sum(np.square(x).sum() for x in gradients.values())), rel=1e-4
-    )
+    expected, own, gradients = by_transformers(vlm, tiny_hf, items, loss)
+    assert stats["loss"] == pytest.approx(expected, rel=1e-5) == pytest.approx(own, rel=1e-5)
+    assert stats["grad_norm"] == pytest.approx(norm(gradients.values()), rel=1e-5)
+    for ours in (plain, packed):
+        arrays = dict(export_tensors(ours))
+        assert arrays.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            apart = norm([arrays[name].reshape(gradient.shape) - gradient])
+            assert norm([gradient]) > 0 and apart <= 2e-5 * norm([gradient]), name
+            assert apart <= 1e-5 * norm(gradients.values()), name
+
+
+def by_transformers(vlm, model, items, loss):
+    """Loss and gradients (by their names in files) of a batch padded on the right, and the loss
+    that the model itself gives for the labels: of `all` those of VisualThinker's public code, which
+    takes padding and three tokens of images out and leaves all else in."""
+    from tests.torch_reference import hf_gradients, hf_inputs
+
+    rows = [[*item.encoded.tokens, *item.target] for item in items]
+    tokens = np.full((len(rows), max(map(len, rows))), vlm.processor.pad_id)
+    mask = np.zeros(tokens.shape, int)
+    for number, (row, item) in enumerate(zip(rows, items, strict=True)):
+        tokens[number, : len(row)], mask[number, : len(row)] = row, 1
+        if loss == "answer":
+            mask[number, : len(item.encoded.tokens)] = 2
+    names = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+    placeholders = vlm.processor.tokenizer.convert_tokens_to_ids(names)
+    counts = (mask == 1) & ~np.isin(tokens, placeholders)
+    patches = np.concatenate([item.encoded.patches_PE for item in items])
+    grids = np.array([grid for item in items for grid in item.encoded.grids])
+    inputs = hf_inputs(model, tokens, patches, grids, mask > 0)
+    labels = inputs["input_ids"].masked_fill(~inputs["input_ids"].new_tensor(counts).bool(), -100)
+    own = model(**inputs, labels=labels).loss.item()
+    weights = counts / counts[:, 1:].sum()
+    value, gradients = hf_gradients(model, tokens, patches, grids, weights, mask > 0)
+    return value, own, {old_name(name): gradient for name, gradient in gradients.items()}
 
 
 @pytest.mark.slow
