@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -69,6 +70,10 @@ Failed = Annotated[
     str, typer.Option(help="What a request that fails for good does: stop the step, or drop a row.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would ask and cost.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="local: this process; ray: workers of Ray Data.")
+]
+Workers = Annotated[int, typer.Option(help="Ray's workers; 0: one for each core.", min=0)]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
 
 
@@ -102,10 +107,14 @@ def _asking(name: str, about: str) -> None:
         key: Key = "",
         prompts: Prompts = None,
         failed: Failed = "stop",
+        engine: EngineName = "local",
+        workers: Workers = 0,
         dry_run: DryRun = False,
     ) -> None:
         from jaxvl.curate import flow, work
         from jaxvl.curate.rows import read
+        from jaxvl.curate.steps import shared
+        from jaxvl.data.engine import opened
 
         cfg = _flow(teacher, model, key, [f"{name}.{text}" for text in settings or []])
         steps = cfg.steps(source.parent / "images", prompts)
@@ -113,15 +122,22 @@ def _asking(name: str, about: str) -> None:
         if dry_run:
             _say_estimate([step], read(source))
             return
-        opened: list[Teacher] = []
+        counts: Counter = Counter()
         cache = out.parent / flow.CACHE
-        open_ = _opener(step, cache, opened)
-        with _progress() as tell:
+        with opened(engine, workers) as mapped, _progress() as tell:
+            step = shared(step, mapped.workers)
             done = work.run(
-                step, source, out, open_, _failed(failed), lambda count: tell(name, count)
+                step,
+                source,
+                out,
+                functools.partial(_open_teacher, step, cache),
+                _failed(failed),
+                functools.partial(tell, name),
+                mapped,
+                counts.update,
             )
         _say(done, out)
-        _say_asked(step, opened)
+        _say_asked(step, counts)
 
 
 _asking("caption", "Step 2: a caption of each image, where there is none.")
@@ -150,18 +166,22 @@ def select(
     ),
     batch_size: Annotated[int, typer.Option(help="Rows at a time.", min=1)] = 16,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    engine: EngineName = "local",
+    workers: Workers = 0,
 ) -> None:
     """Of an SFT set the rows of the highest perplexity under one's own models."""
     from jaxvl.curate.perplexity import PerplexityScorer
     from jaxvl.curate.perplexity import select as run
+    from jaxvl.data.engine import opened
 
     numbers = [_number(text, "--sizes") for text in sizes.split(",")]
     scorers = [
         PerplexityScorer(f"{_fingerprint(path)} {dtype}", functools.partial(_logprobs, path, dtype))
         for path in scorer
     ]
-    with _progress() as tell:
-        done = run(source, out, scorers, numbers, batch_size, lambda count: tell("select", count))
+    with opened(engine, workers) as mapped, _progress() as tell:
+        told = functools.partial(tell, "select")
+        done = run(source, out, scorers, numbers, batch_size, told, mapped)
     _say(done, out)
 
 
@@ -183,6 +203,8 @@ def run(
     seed: Seed = 0,
     prompts: Prompts = None,
     failed: Failed = "stop",
+    engine: EngineName = "local",
+    workers: Workers = 0,
     dry_run: DryRun = False,
 ) -> None:
     """All six steps in one folder; goes on where it was stopped. A step's settings are
@@ -200,22 +222,28 @@ def run(
         with tempfile.TemporaryDirectory() as folder:  # nothing is left in --out
             _say_estimate(steps, collect(paths, Path(folder), chosen)[0])
         return
-    opened: dict[str, list[Any]] = {step.name: [] for step in steps}
+    from jaxvl.curate.steps import shared
+    from jaxvl.data.engine import opened
 
-    def open_(step: Step, cache: Path) -> Teacher:
-        return _opener(step, cache, opened[step.name])()
-
+    counts: dict[str, Counter] = {step.name: Counter() for step in steps}
     manifests = {}
-    sizes = _sizes(sft, rl, aha, seed)
-    with _progress() as tell:
-        for done in flow.run(paths, out, steps, open_, chosen, sizes, _failed(failed), tell):
+    sizes, stop_or_drop = _sizes(sft, rl, aha, seed), _failed(failed)
+
+    def count(step: str, found: Counter) -> None:
+        counts[step].update(found)
+
+    with opened(engine, workers) as mapped, _progress() as tell:
+        steps = [shared(step, mapped.workers) for step in steps]
+        for done in flow.run(
+            paths, out, steps, _open_teacher, chosen, sizes, stop_or_drop, tell, mapped, count
+        ):
             manifests[done["step"]] = done
             _say(done, out)
             if nothing := _nothing(done, out):
                 raise UserError(f"{nothing}; there is nothing to go on with")
             for step in steps:
                 if step.name == done["step"]:
-                    _say_asked(step, opened[step.name])
+                    _say_asked(step, counts[step.name])
     for line in flow.table(manifests):
         typer.echo("  ".join(f"{cell:>18}" for cell in line))
 
@@ -240,23 +268,19 @@ def _flow(teacher: str, model: str, key: str, settings: Sequence[str]) -> Any:
     return cfg
 
 
-def _opener(step: Step, cache: Path, opened: list[Any]) -> Callable[[], Teacher]:
-    """Opens a step's teacher and notes it in `opened`, for what it has to say when all is done."""
+def _open_teacher(step: Step, cache: Path) -> Teacher:
     from jaxvl.curate.teachers import open_teacher
 
-    def local(path: str) -> Answer:
-        from jaxvl.cli.runtime import prepare_jax
+    return open_teacher(step.asked, step.name, cache, _local_answers)
 
-        prepare_jax()
-        from jaxvl.cli import teacher
 
-        return teacher.answers(path)
+def _local_answers(path: str) -> Answer:
+    from jaxvl.cli.runtime import prepare_jax
 
-    def open_() -> Teacher:
-        opened.append(open_teacher(step.asked, step.name, cache, local))
-        return opened[-1]
+    prepare_jax()
+    from jaxvl.cli import teacher
 
-    return open_
+    return teacher.answers(path)
 
 
 def _logprobs(path: str, dtype: str) -> Any:
@@ -371,11 +395,15 @@ def _nothing(done: Manifest, folder: Path) -> str:
     )
 
 
-def _say_asked(step: Step, opened: Sequence[Any]) -> None:
-    for teacher in opened:
-        counts = teacher.counts
-        cost = f", cost {teacher.cost:.2f}" if getattr(teacher, "cost", 0) else ""
-        typer.echo(f"  asked {counts['requests']:,} times, {counts['cached']:,} known{cost}")
+def _say_asked(step: Step, counts: Counter) -> None:
+    """What the step's teachers were asked, where they were."""
+    if counts:
+        asked = step.asked
+        cost = (
+            counts["prompt_tokens"] * asked.price_in + counts["completion_tokens"] * asked.price_out
+        )
+        said = f", cost {cost / 1e6:.2f}" if cost else ""
+        typer.echo(f"  asked {counts['requests']:,} times, {counts['cached']:,} known{said}")
     if step.asked.teacher == "stub":
         typer.echo(
             "  the stub made these replies up: they are for trying the flow, not to train on"

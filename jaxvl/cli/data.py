@@ -70,6 +70,10 @@ def prepare(
     digests: Annotated[
         list[str] | None, typer.Option(help="A file of digests of rows to keep out.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: this process; ray: workers of Ray Data.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(help="Ray's workers; 0: one for each core.", min=0)] = 0,
 ) -> None:
     """Check a dataset row by row and write it as ArrayRecord shards with a manifest."""
     from rich.progress import Progress
@@ -77,11 +81,13 @@ def prepare(
     # Loads tensorflow-datasets, which replaces `import` for all threads while it is loaded: not
     # beside the progress bar's, which imports as it draws.
     import jaxvl.data.builder.examples  # noqa: F401
+    from jaxvl.data.engine import opened
     from jaxvl.data.prepare import prepare as run
     from jaxvl.rewards.golds import gold_check
 
     dataset = _make(name, source, settings)
-    with Progress(*Progress.get_default_columns()[:1]) as progress:
+    columns = Progress.get_default_columns()[:1]
+    with opened(engine, workers) as mapped, Progress(*columns) as progress:
         task = progress.add_task("0 rows", total=None)
         manifest = run(
             name,
@@ -91,6 +97,7 @@ def prepare(
             trial=trial,
             digests=digests or (),
             on_rows=lambda rows: progress.update(task, description=f"{rows:,} rows"),
+            engine=mapped,
         )
     typer.echo(f"{manifest['rows_out']:,} of {manifest['rows_in']:,} rows are in {out}")
     for reason, found in manifest["dropped"].items():

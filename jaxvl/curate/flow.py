@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from jaxvl.curate.manifest import Manifest
 from jaxvl.curate.sources import PAPER, check_names
 from jaxvl.curate.steps import MAX_TOKENS, PLACES, Step, prompt
 from jaxvl.curate.teachers import Teacher, TeacherSettings, check
+from jaxvl.data.engine import LOCAL, Engine
 
 ASKING = tuple(PLACES)
 FILES = {
@@ -48,6 +51,8 @@ def run(
     sizes: split.SplitSizes,
     failed: work.Failed = "stop",
     on_rows: Callable[[str, int], None] = lambda step, count: None,
+    engine: Engine = LOCAL,
+    on_counts: Callable[[str, Counter], None] = lambda step, counts: None,
 ) -> Iterator[Manifest]:
     """The manifest of each step as it is done. What is wrong with a later step's settings is said
     before the first one begins."""
@@ -60,13 +65,16 @@ def run(
     for step in steps:
         target = out / FILES[step.name]
 
-        def opened(step: Step = step) -> Teacher:
-            return teacher(step, out / CACHE)
-
-        def tell(count: int, step: Step = step) -> None:
-            on_rows(step.name, count)
-
-        yield work.run(step, source, target, opened, failed, tell)
+        yield work.run(
+            step,
+            source,
+            target,
+            functools.partial(teacher, step, out / CACHE),
+            failed,
+            functools.partial(on_rows, step.name),
+            engine,
+            functools.partial(on_counts, step.name),
+        )
         source = target
     yield split.run(source, out, sizes)
 

@@ -5,6 +5,7 @@ perplexity, the highest kept, as VLAA-Thinking's subsets of 25K, 10K and 5K."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from jaxvl.curate import manifest, rows
 from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.data import files
+from jaxvl.data.engine import LOCAL, Engine
 from jaxvl.data.example import BadRow, Example
 from jaxvl.data.tasks import fields
 from jaxvl.data.templates import vlaa
@@ -39,6 +41,7 @@ def select(
     sizes: Sequence[int],
     batch: int = 16,
     on_rows: Callable[[int], None] = lambda count: None,
+    engine: Engine = LOCAL,
 ) -> Manifest:
     """Writes a file of each size into the folder `out`, `sft-5K.jsonl` for 5,000 rows; a smaller
     one is part of each larger one."""
@@ -64,7 +67,7 @@ def select(
         if done is None:
             rows.share_images(source, place.out)
             images = source.parent / "images"
-            scores = [_scores(s, given, images, out, batch, on_rows) for s in scorers]
+            scores = [_scores(s, given, images, out, batch, on_rows, engine) for s in scorers]
             means = [math.fsum(of_row) / len(scorers) for of_row in zip(*scores, strict=True)]
             done = _write(place, identity, given, unfit, means, ordered)
         return done
@@ -154,26 +157,36 @@ def _scores(
     out: Path,
     batch: int,
     on_rows: Callable[[int], None],
+    engine: Engine,
 ) -> list[float]:
     """A scorer's perplexity of every row; those of whole batches are kept as they come.
 
-    Batches are always the same rows, so that a score does not depend on where a run was stopped.
+    Batches are always the same rows, so that a score does not depend on where a run was stopped or
+    on which worker had it.
     """
     kept = out / f"scores-{rows.digest([scorer.name, batch])[:16]}.jsonl"
     known = dict(_kept(kept))
-    logprobs: Logprobs | None = None
-    scores: list[float] = []
-    for start in range(0, len(given), batch):
-        some = given[start : start + batch]
-        keys = rows.digest([rows.digest(row) for row in some])
-        if keys not in known:
-            logprobs = logprobs or scorer.open()
-            known[keys] = perplexities(logprobs, some, images)
-            with open(kept, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"rows": keys, "perplexity": known[keys]}) + "\n")
-        scores += known[keys]
-        on_rows(len(scores))
-    return scores
+    batches = [given[start : start + batch] for start in range(0, len(given), batch)]
+    keys = [rows.digest([rows.digest(row) for row in some]) for some in batches]
+    missing = {key: some for key, some in zip(keys, batches, strict=True) if key not in known}
+    make = functools.partial(_scoring, scorer, images.absolute())
+    found = engine.map(make, missing.values(), model=True) if missing else ()
+    done = sum(len(known[key]) for key in keys if key in known)
+    on_rows(done)
+    with open(kept, "a", encoding="utf-8") as file:
+        for key, values in zip(missing, found, strict=True):
+            known[key] = values
+            file.write(json.dumps({"rows": key, "perplexity": values}) + "\n")
+            file.flush()
+            done += len(values)
+            on_rows(done)
+    return [value for key in keys for value in known[key]]
+
+
+def _scoring(scorer: PerplexityScorer, images: Path) -> Callable[[Any], list[float]]:
+    """What a worker does: the scorer's perplexities of some rows."""
+    logprobs = scorer.open()
+    return lambda some: perplexities(logprobs, some, images)
 
 
 def _kept(path: Path) -> Iterator[tuple[str, list[float]]]:

@@ -28,13 +28,13 @@ from jaxvl.errors import UserError
 CuratedRow = dict[str, Any]
 
 
-def read(path: Path) -> Iterator[CuratedRow]:
-    """The rows of a file that a step wrote; UserError names the first that is none, or that has the
-    id of another."""
+def read(path: Path, start: int = 0) -> Iterator[CuratedRow]:
+    """The rows of a file that a step wrote, from number `start` (from 0) on; UserError names the
+    first that is none, or that has the id of another."""
     if not path.is_file():
         raise UserError(f"there is no {path}; expected rows that `jaxvl curate metadata` wrote")
     ids: set[str] = set()
-    for number, _, row in files.read([path]):
+    for number, _, row in files.read([path], start + 1):
         wrong = _wrong(row, ids)
         if isinstance(row, BadRow) or wrong:
             raise UserError(

@@ -85,6 +85,12 @@ class Step:
         return found | ({"word_gap": WORD_GAP} if self.name == "rewrite" else {})
 
 
+def shared(step: Step, workers: int) -> Step:
+    """The step as each of so many workers has it: together they ask as many requests at a time."""
+    concurrency = max(step.asked.concurrency // max(workers, 1), 1)
+    return dataclasses.replace(step, asked=dataclasses.replace(step.asked, concurrency=concurrency))
+
+
 def prompt(step: str, folder: Path | None = None) -> str:
     """A step's prompt: of one's own folder, where it has one, else ours.
 

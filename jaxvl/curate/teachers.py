@@ -85,17 +85,16 @@ class Own:
     def post(self, bodies: Sequence[Body], usable: Callable[[Body], bool]) -> list[Body | None]:
         cache = Cache(self.cache)
         keys = [rows.digest([self.name, body]) for body in bodies]
-        known = cache.lookup(keys)
-        missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in known}
-        self.counts["cached"] += len(bodies) - len(missing)
-        wanted = list(missing.items())
-        for start in range(0, len(wanted), self.batch):
-            part = wanted[start : start + self.batch]
-            self.counts["requests"] += len(part)
-            replies = self.answer([body for _, body in part])
-            fresh = {key: as_reply(*reply) for (key, _), reply in zip(part, replies, strict=True)}
-            cache.store({key: reply for key, reply in fresh.items() if usable(reply)})
-            known |= fresh
+        by_key = dict(zip(keys, bodies, strict=True))
+        with cache.missing(keys) as (known, missing):
+            self.counts["cached"] += len(bodies) - len(missing)
+            for start in range(0, len(missing), self.batch):
+                part = missing[start : start + self.batch]
+                self.counts["requests"] += len(part)
+                replies = self.answer([by_key[key] for key in part])
+                fresh = {key: as_reply(*reply) for key, reply in zip(part, replies, strict=True)}
+                cache.store({key: reply for key, reply in fresh.items() if usable(reply)})
+                known |= fresh
         return [known[key] for key in keys]
 
 

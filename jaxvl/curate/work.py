@@ -3,11 +3,13 @@
 stopped and nothing is asked twice.
 
 The journal has a line for each row that is done, in the order of the input; answers are kept by the
-teacher's cache as they come. SIGTERM ends a step after the requests under way.
+teacher's cache as they come. SIGTERM ends a step after the requests under way. Chunks are worked on
+by an engine; the journal is written by this process alone.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import signal
@@ -23,6 +25,7 @@ from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.steps import Step
 from jaxvl.curate.teachers import Body, Teacher
+from jaxvl.data.engine import LOCAL, Engine, Spans
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
 from jaxvl.rewards.endpoint import chat_reply
@@ -45,8 +48,11 @@ def run(
     teacher: Callable[[], Teacher],
     failed: Failed = "stop",
     on_rows: Callable[[int], None] = lambda count: None,
+    engine: Engine = LOCAL,
+    on_counts: Callable[[Counter], None] = lambda counts: None,
 ) -> Manifest:
-    """Does a step, or what remains of it; its manifest. `teacher` is opened only if it is needed.
+    """Does a step, or what remains of it; its manifest. `teacher` is opened only if it is needed,
+    by each worker of the engine. `on_counts` is told what the teachers counted.
 
     A request that fails for good ends the step ("stop": nothing answered is lost, and it goes on
     when it is run again) or drops its row ("drop").
@@ -61,41 +67,68 @@ def run(
         journal = place.beside("journal")
         if done is None:
             rows.share_images(source, out)
-            _journal(step, source, journal, rows.digest(identity), teacher, failed, on_rows)
+            make = functools.partial(
+                _Chunk, step, source.absolute(), teacher, failed, place.beside("stop").absolute()
+            )
+            _journal(make, journal, rows.digest(identity), engine, on_rows, on_counts)
             done = _finish(place, identity, source, journal)
         journal.unlink(missing_ok=True)
         return done
 
 
 def _journal(
-    step: Step,
-    source: Path,
+    make: functools.partial[_Chunk],
     journal: Path,
     of: str,
-    teacher: Callable[[], Teacher],
-    failed: Failed,
+    engine: Engine,
     on_rows: Callable[[int], None],
+    on_counts: Callable[[Counter], None],
 ) -> None:
     """Brings the journal to its end."""
-    done = _sound_lines(journal, of)
+    step, source, _, _, stop = make.args
+    done, total = _sound_lines(journal, of), sum(1 for _ in rows.read(source))
     on_rows(done)
-    remaining = itertools.islice(rows.read(source), done, None)
-    opened: Teacher | None = None
-    with open(journal, "a", encoding="utf-8") as file, _Hearing() as hearing:
+    size, missed = 4 * step.asked.concurrency, False
+    spans = [(start, min(size, total - start)) for start in range(done, total, size)]
+    with open(journal, "a", encoding="utf-8") as file, _Hearing(stop) as hearing:
         if not file.tell():
             file.write(json.dumps({"of": of}) + "\n")
-        while chunk := list(itertools.islice(remaining, 4 * step.asked.concurrency)):
-            bodies = [_body(step, row) for row in chunk]
-            if opened is None and any(isinstance(body, dict) for body in bodies):
-                opened = teacher()
-            replies = _ask(step, opened, chunk, bodies, failed)
-            entries = map(_entry, itertools.repeat(step), chunk, bodies, replies)
-            file.writelines(rows.line(entry) for entry in entries)
+        for found in engine.map(make, spans, model=step.asked.teacher.startswith("local:")):
+            missed = missed or found is None
+            if missed:  # what other workers did behind it is kept as answers alone
+                continue
+            file.writelines(found["lines"])
             file.flush()
-            done += len(chunk)
+            done += len(found["lines"])
             on_rows(done)
-            if hearing.heard:
-                raise CurationStopped(hearing.heard)
+            on_counts(Counter(found["counts"]))
+        if hearing.heard:
+            raise CurationStopped(hearing.heard)
+
+
+class _Chunk:
+    """Does chunks of a step's rows: (first row, rows) in; lines of the journal and what the teacher
+    counted out, or None once the file `stop` is there."""
+
+    def __init__(
+        self, step: Step, source: Path, teacher: Callable[[], Teacher], failed: Failed, stop: Path
+    ):
+        self.step, self.open, self.failed, self.stop = step, teacher, failed, stop
+        self.spans = Spans(lambda start: rows.read(source, start))
+        self.teacher: Teacher | None = None
+
+    def __call__(self, span: Sequence[int]) -> dict[str, Any] | None:
+        if self.stop.exists():
+            return None
+        chunk = self.spans.take(*span)
+        bodies = [_body(self.step, row) for row in chunk]
+        if self.teacher is None and any(isinstance(body, dict) for body in bodies):
+            self.teacher = self.open()
+        before = Counter(self.teacher.counts) if self.teacher else Counter()
+        replies = _ask(self.step, self.teacher, chunk, bodies, self.failed)
+        counts = Counter(self.teacher.counts) - before if self.teacher else Counter()
+        entries = map(_entry, itertools.repeat(self.step), chunk, bodies, replies)
+        return {"lines": [rows.line(entry) for entry in entries], "counts": counts}
 
 
 def _sound_lines(journal: Path, of: str) -> int:
@@ -189,12 +222,15 @@ def _entries(journal: Path) -> Iterator[dict[str, Any]]:
 
 
 class _Hearing:
-    """Hears SIGTERM and SIGINT; a second one ends the process at once."""
+    """Hears SIGTERM and SIGINT and puts the file `stop` there, by which workers know of it; a
+    second signal ends the process at once."""
 
-    def __init__(self):
-        self.heard, self._before = 0, {}
+    def __init__(self, stop: Path):
+        self.heard, self.stop = 0, stop
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Hearing:
+        self.stop.unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():  # no other may hear signals
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._hear)
@@ -203,9 +239,11 @@ class _Hearing:
     def __exit__(self, *error: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self.stop.unlink(missing_ok=True)
 
     def _hear(self, number: int, frame: Any) -> None:
         self.heard = number
+        self.stop.touch()
         for heard in self._before:
             signal.signal(heard, signal.SIG_DFL)
         print("stopping after the requests under way", file=sys.stderr, flush=True)

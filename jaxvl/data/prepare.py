@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -24,9 +25,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.engine import LOCAL, Engine, Spans
 from jaxvl.data.example import BadRow, Dropped, Example, ReadRow, RowSource, summary
 from jaxvl.data.files import sha256
 from jaxvl.data.intake import Check, ExampleFilter
+from jaxvl.data.locks import held
 from jaxvl.errors import UserError
 
 MANIFEST, KEYS = "manifest.json", "keys.json"
@@ -43,6 +46,7 @@ def prepare(
     digests: Sequence[str] = (),
     shard: int = _SHARD,
     on_rows: Callable[[int], None] = lambda rows: None,
+    engine: Engine = LOCAL,
 ) -> dict[str, Any]:
     """Writes `source` into the folder `out` and returns the manifest; goes on where it was stopped.
 
@@ -65,18 +69,20 @@ def prepare(
     }
     if _planned(out, plan):
         return read_manifest(out)
-    done = sorted(parts.glob("*.json"))
-    pieces = [_read(path) for path in done]
-    rows = source.rows(start=sum(piece["rows"] for piece in pieces))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for number in itertools.count(len(pieces)):
-            chunk = list(itertools.islice(rows, shard))
-            if not chunk:
-                break
-            marks.clear()
-            examined = list(threads.map(lambda row: _examined(row, gate), chunk))
-            pieces.append(_piece(examined, parts, number, sorted(marks)))
-            on_rows(sum(piece["rows"] for piece in pieces))
+    there = {int(path.stem): _read(path) for path in parts.glob("*.json")}
+    make = functools.partial(
+        _Shards, source, parts.absolute(), shard, check, trial, tuple(digests), engine.workers
+    )
+    # Workers begin somewhere in the middle, and leave gaps when they are stopped.
+    rows = sum(1 for _ in source.rows()) if engine.workers else None
+    numbers = itertools.count() if rows is None else range(-(-rows // shard))
+    missing = (number for number in numbers if number not in there)
+    for number, piece in engine.map(make, missing):
+        if not piece["rows"]:
+            break
+        there[number] = piece
+        on_rows(sum(piece["rows"] for piece in there.values()))
+    pieces = [there[number] for number in sorted(there)]
     if not any(piece["keys"] for piece in pieces):
         shutil.rmtree(parts)
         raise UserError(f"{name} has no usable row: {summary(_dropped(pieces)) or 'it is empty'}")
@@ -124,15 +130,47 @@ def _planned(out: Path, plan: dict[str, Any]) -> bool:
     return False
 
 
-def _examined(row: ReadRow, gate: ExampleFilter) -> ReadRow:
-    id, example = row
-    if isinstance(example, BadRow):
+class _Shards:
+    """Makes shards of a source: the number of one in, the account of it out."""
+
+    def __init__(
+        self,
+        source: RowSource,
+        parts: Path,
+        shard: int,
+        check: Check | None,
+        trial: bool,
+        digests: Sequence[str],
+        workers: int,
+    ):
+        self.parts, self.shard, self.marks = parts, shard, set[str]()
+        self.gate = ExampleFilter(check, trial, digests, self.marks.add)
+        self.spans = Spans(source.rows)
+        self.threads = ThreadPoolExecutor(max((os.cpu_count() or 1) // max(workers, 1), 1))
+
+    def __call__(self, number: int) -> tuple[int, dict[str, Any]]:
+        """Writes the shard, and when it is whole the account of it, which is returned; neither
+        where the source has no row so far back."""
+        chunk = self.spans.take(number * self.shard, self.shard)
+        if not chunk:
+            return number, {"rows": 0}
+        account = self.parts / f"{number:05d}.json"
+        with held(self.parts / "lock", [number]):  # a worker of a run that was killed may live on
+            if account.is_file():
+                return number, _read(account)
+            self.marks.clear()
+            rows = list(self.threads.map(self._examined, chunk))
+            return number, _piece(rows, self.parts, number, sorted(self.marks))
+
+    def _examined(self, row: ReadRow) -> ReadRow:
+        id, example = row
+        if isinstance(example, BadRow):
+            return row
+        try:
+            self.gate.open(example)
+        except BadRow as why:
+            return id, why
         return row
-    try:
-        gate.open(example)
-    except BadRow as why:
-        return id, why
-    return row
 
 
 def _piece(rows: Sequence[ReadRow], parts: Path, number: int, marks: list[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.locks import held
 from jaxvl.errors import UserError
 
 
@@ -39,6 +40,20 @@ class Cache:
         with self._opened() as file, file:
             found = [(key, json.dumps(reply)) for key, reply in replies.items()]
             file.executemany("insert or replace into replies values (?, ?)", found)
+
+    @contextmanager
+    def missing(self, keys: Sequence[str]) -> Iterator[tuple[dict[str, dict[str, Any]], list[str]]]:
+        """(answers that are there, keys without one) of keys in hexadecimal. The latter are held
+        against other processes meanwhile: one that wants the same answer waits, and then finds it.
+        A process that dies lets go of its own."""
+        known = self.lookup(keys)
+        wanted = [key for key in dict.fromkeys(keys) if key not in known]
+        if not wanted or not self.path:
+            yield known, wanted
+            return
+        with held(Path(f"{self.path}.lock"), (int(key[:12], 16) for key in wanted)):
+            known |= self.lookup(wanted)
+            yield known, [key for key in wanted if key not in known]
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

@@ -74,15 +74,16 @@ class Endpoint:
         An answer that is not `usable` is handed on but not kept in the cache, so that it is asked
         for again; each other is kept as it comes, whatever becomes of the rest or of the process.
         """
-        keys = [self._key(body) for body in bodies]
-        known = Cache(self.cache).lookup(keys)
-        missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in known}
-        self.counts["cached"] += len(bodies) - len(missing)
+        keys, cache = [self._key(body) for body in bodies], Cache(self.cache)
+        by_key = dict(zip(keys, bodies, strict=True))
         fresh: dict[str, dict[str, Any]] = {}
-        if missing:
-            # In a thread of its own: a notebook already runs an event loop in this one.
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(asyncio.run, self._send(missing, fresh, usable)).result()
+        with cache.missing(keys) as (known, missing):
+            self.counts["cached"] += len(bodies) - len(missing)
+            if missing:
+                # In a thread of its own: a notebook already runs an event loop in this one.
+                wanted = {key: by_key[key] for key in missing}
+                with ThreadPoolExecutor(1) as thread:
+                    thread.submit(asyncio.run, self._send(wanted, fresh, usable)).result()
         return [known.get(key, fresh.get(key)) for key in keys]
 
     async def _send(
