@@ -14,7 +14,7 @@ from jaxvl.curate.manifest import Manifest
 from jaxvl.curate.sources import PAPER, check_names
 from jaxvl.curate.steps import MAX_TOKENS, PLACES, Step, prompt
 from jaxvl.curate.teachers import Teacher, TeacherSettings, check
-from jaxvl.data.engine import LOCAL, Engine
+from jaxvl.data.engine import LOCAL, MapEngine
 
 ASKING = tuple(PLACES)
 FILES = {
@@ -51,7 +51,7 @@ def run(
     sizes: split.SplitSizes,
     failed: work.Failed = "stop",
     on_rows: Callable[[str, int], None] = lambda step, count: None,
-    engine: Engine = LOCAL,
+    engine: MapEngine = LOCAL,
     on_counts: Callable[[str, Counter], None] = lambda step, counts: None,
 ) -> Iterator[Manifest]:
     """The manifest of each step as it is done. What is wrong with a later step's settings is said

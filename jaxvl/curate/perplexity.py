@@ -16,7 +16,7 @@ from jaxvl.curate import manifest, rows
 from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.data import files
-from jaxvl.data.engine import LOCAL, Engine
+from jaxvl.data.engine import LOCAL, MapEngine
 from jaxvl.data.example import BadRow, Example
 from jaxvl.data.tasks import fields
 from jaxvl.data.templates import vlaa
@@ -41,7 +41,7 @@ def select(
     sizes: Sequence[int],
     batch: int = 16,
     on_rows: Callable[[int], None] = lambda count: None,
-    engine: Engine = LOCAL,
+    engine: MapEngine = LOCAL,
 ) -> Manifest:
     """Writes a file of each size into the folder `out`, `sft-5K.jsonl` for 5,000 rows; a smaller
     one is part of each larger one."""
@@ -157,7 +157,7 @@ def _scores(
     out: Path,
     batch: int,
     on_rows: Callable[[int], None],
-    engine: Engine,
+    engine: MapEngine,
 ) -> list[float]:
     """A scorer's perplexity of every row; those of whole batches are kept as they come.
 

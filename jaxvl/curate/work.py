@@ -25,7 +25,7 @@ from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.steps import Step
 from jaxvl.curate.teachers import Body, Teacher
-from jaxvl.data.engine import LOCAL, Engine, Spans
+from jaxvl.data.engine import LOCAL, MapEngine, Spans
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
 from jaxvl.rewards.endpoint import chat_reply
@@ -48,7 +48,7 @@ def run(
     teacher: Callable[[], Teacher],
     failed: Failed = "stop",
     on_rows: Callable[[int], None] = lambda count: None,
-    engine: Engine = LOCAL,
+    engine: MapEngine = LOCAL,
     on_counts: Callable[[Counter], None] = lambda counts: None,
 ) -> Manifest:
     """Does a step, or what remains of it; its manifest. `teacher` is opened only if it is needed,
@@ -80,7 +80,7 @@ def _journal(
     make: functools.partial[_Chunk],
     journal: Path,
     of: str,
-    engine: Engine,
+    engine: MapEngine,
     on_rows: Callable[[int], None],
     on_counts: Callable[[Counter], None],
 ) -> None:

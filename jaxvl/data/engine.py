@@ -23,7 +23,7 @@ Work = Callable[[Any], Any]
 _TRIES = 3  # of an item whose worker dies
 
 
-class Engine(Protocol):
+class MapEngine(Protocol):
     """`workers` is 0 where this process does all."""
 
     workers: int
@@ -34,7 +34,7 @@ class Engine(Protocol):
         ...
 
 
-class Local:
+class LocalMap:
     """This process: each item when its result is asked for."""
 
     workers = 0
@@ -43,10 +43,10 @@ class Local:
         return map(make(), items)
 
 
-LOCAL = Local()
+LOCAL = LocalMap()
 
 
-class RayData:
+class RayMap:
     """So many workers of Ray Data, on one core each."""
 
     def __init__(self, workers: int):
@@ -101,7 +101,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def opened(name: str, workers: int) -> Iterator[Engine]:
+def opened(name: str, workers: int) -> Iterator[MapEngine]:
     """The engine "local" or "ray" with so many workers (0: one for each core). Ray runs on this
     machine for as long as this, or is the cluster that RAY_ADDRESS names."""
     if name not in ("local", "ray"):
@@ -137,7 +137,7 @@ def opened(name: str, workers: int) -> Iterator[Engine]:
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield RayData(workers or there)
+        yield RayMap(workers or there)
     finally:
         ray.shutdown()
 

@@ -101,6 +101,7 @@ def _parquet(file: Path, skip: int) -> Iterator[Raw | None]:
                 continue
             skip = 0
             for batch in parquet.iter_batches(_BATCH, row_groups=[group]):
+                batch.validate(full=True)
                 yield from batch.to_pylist()
 
 
@@ -111,6 +112,7 @@ def _arrow(file: Path) -> Iterator[Raw]:
         stream = pyarrow.ipc.open_stream(source)
         _check_columns(file, stream.schema.names)
         for batch in stream:
+            batch.validate(full=True)  # a place behind the file's end would end the process
             for start in range(0, batch.num_rows, _BATCH):
                 yield from batch.slice(start, _BATCH).to_pylist()
 

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jaxvl.data.engine import LOCAL, Engine, Spans
+from jaxvl.data.engine import LOCAL, MapEngine, Spans
 from jaxvl.data.example import BadRow, Dropped, Example, ReadRow, RowSource, summary
 from jaxvl.data.files import sha256
 from jaxvl.data.intake import Check, ExampleFilter
@@ -46,7 +46,7 @@ def prepare(
     digests: Sequence[str] = (),
     shard: int = _SHARD,
     on_rows: Callable[[int], None] = lambda rows: None,
-    engine: Engine = LOCAL,
+    engine: MapEngine = LOCAL,
 ) -> dict[str, Any]:
     """Writes `source` into the folder `out` and returns the manifest; goes on where it was stopped.
 

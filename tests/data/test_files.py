@@ -4,6 +4,7 @@
 import csv
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -208,3 +209,17 @@ def test_a_checksum_is_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "a") == expected  # FIPS 180-2, example B.1
+
+
+def test_an_arrow_file_whose_texts_lie_behind_its_end_is_a_message(tmp_path):
+    """Read as it is, it would end the process or show other bytes of its memory."""
+    places = pa.py_buffer(np.array([0, 4, 400], np.int32))
+    texts = pa.StringArray.from_buffers(2, places, pa.py_buffer(b"whatelse"))
+    table = pa.Table.from_arrays([texts], ["question"])
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as stream,
+    ):
+        stream.write_table(table)
+    with pytest.raises(UserError, match="out of bounds"):
+        list(read([tmp_path / "a.arrow"]))
