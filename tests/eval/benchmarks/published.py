@@ -619,7 +619,28 @@ def science_tsv(folder):
     tsv(folder / "ScienceQA_TEST.tsv", rows)
 
 
+OWN = [
+    {"id": "a", "question": "Where is it?", "answer": "left", "choices": ["left", "right"]},
+    {"id": "b", "question": "How many?", "answer": 3, "task": "count"},
+    {"id": "c", "question": "What is it?", "answer": "a red hat"},
+    {"id": "d", "question": "How long is it?", "answer": "$2\\sqrt{3}$", "kind": "math"},
+    {"id": "e", "question": "How old is it?", "answer": "3", "kind": "age"},
+]
+
+
+def own(folder, name):
+    folder.mkdir(exist_ok=True)
+    (folder / "1.jpg").write_bytes(picture(1))
+    rows = [row | {"image": "1.jpg"} for row in OWN]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name).write_text(lines if name.endswith(".jsonl") else json.dumps(rows))
+
+
 LAYOUTS = {
+    "own": {
+        "jsonl": lambda folder: own(folder, "questions.jsonl"),
+        "json": lambda folder: own(folder, "questions.json"),
+    },
     "cv_bench": {
         "hf": lambda folder: parquet(folder / "test.parquet", CV),
         "hf parts": lambda folder: [

@@ -8,6 +8,7 @@ import pkgutil
 import pytest
 
 from jaxvl.data.image import load_image
+from jaxvl.data.scenes import TASKS, Scenes
 from jaxvl.errors import UserError
 from jaxvl.eval import benchmarks
 from jaxvl.eval.scoring.protocols import VISUALTHINKER
@@ -48,7 +49,7 @@ def test_items_are_whole(name, layout, tmp_path):
         assert pictures or name == "scienceqa"
         assert marked(item.prompt) == len(pictures)
         letters = "ABCDEFGHIJ"[: len(item.choices)]
-        if item.kind == "mcq" and item.choices and name != "logicvista":
+        if item.kind == "mcq" and item.choices and name not in ("logicvista", "own"):
             assert item.gold in letters
         elif item.choices and name in ("sat", "vsr"):
             assert item.gold in item.choices
@@ -150,3 +151,19 @@ def test_the_first_layout_is_taken_once(tmp_path):
     assert len(items) == len(published.CV) and dropped == []
     alone, _ = benchmark("cv_bench").read(tmp_path / "test_3d.parquet", "vlmevalkit")
     assert [item.id for item in alone] == ["3D-3", "3D-4"]
+
+
+def test_own_questions_are_marked_by_their_kind(tmp_path):
+    items, dropped = read("own", "jsonl", tmp_path / "own")
+    assert {item.id: item.kind for item in items} == dict(a="mcq", b="number", c="text", d="math")
+    assert [item.groups["task"] for item in items] == ["own", "count", "own", "own"]
+    assert [(row.id, row.reason) for row in dropped] == [("e", "unknown kind")]
+    assert "kind is 'age'; expected one of " in dropped[0].found
+
+
+def test_scenes_of_an_evaluation_are_never_trained_on():
+    asked, _ = benchmark("scenes").read(None, "plain")
+    assert len({item.id for item in asked}) == 200
+    trained = {example.images[0].tobytes() for example in Scenes(200).load()}
+    assert not trained & {item.images[0].tobytes() for item in asked}
+    assert {item.groups["task"] for item in asked} == set(TASKS)
