@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from jaxvl.data.example import Example
 from jaxvl.data.templates import VisualThinker, chat_question, vlaa
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 
 # A protocol's template, and what it is.
-_PROTOCOLS = {
+_PROTOCOLS: dict[str, tuple[Callable[[Example], Any], str]] = {
     "plain": (chat_question, "the question alone"),
     "vlaa": (vlaa, "with VLAA-Thinker's system prompt"),
     "visualthinker-base": (VisualThinker(True), "VisualThinker's text for base models"),
