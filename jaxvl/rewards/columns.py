@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxvl.config.overrides import SERVICES
 from jaxvl.data.example import Example
+from jaxvl.data.image import load_image, smart_resize
+
+if TYPE_CHECKING:
+    from jaxvl.data.prompts import Processor
 
 ImageSizes = tuple[tuple[int, int], ...]  # (width, height) of each image
 
@@ -24,6 +28,17 @@ class AskedColumns:
     image_sizes: ImageSizes
     processed_sizes: ImageSizes
     box_frame: str = ""  # in which the model's family writes boxes, see `rules.Frames`
+
+    @classmethod
+    def of(cls, example: Example, prompt: Any, processor: Processor) -> AskedColumns:
+        """As a model with this processor would be asked, without its patches."""
+        how = processor.image
+        sizes = tuple(load_image(image).size for image in example.images)
+        step = how.patch_size * how.merge_size
+        limits = how.min_pixels, how.max_pixels
+        seen = [smart_resize(height, width, step, *limits) for width, height in sizes]
+        shown = tuple((width, height) for height, width in seen)
+        return cls(example, prompt, sizes, shown, processor.box_frame)
 
 
 def inputs(

@@ -17,8 +17,6 @@ import numpy as np
 
 from jaxvl.config import Config, Eval, Reward, SFTConfig
 from jaxvl.data.example import Example
-from jaxvl.data.image import load_image, smart_resize
-from jaxvl.data.prompts import Processor
 from jaxvl.distributed import multihost
 from jaxvl.eval.reporting import stats, tables
 from jaxvl.eval.reporting.stats import Estimate
@@ -202,7 +200,7 @@ def evaluate(
     `rewards`."""
     pixels = vlm.processor.with_pixels(cfg.min_pixels, cfg.max_pixels)
     vlm = dataclasses.replace(vlm, processor=pixels)
-    questions = [_asked(example, template(example), pixels) for example in examples]
+    questions = [AskedColumns.of(example, template(example), pixels) for example in examples]
     prompts = [question.prompt for question in questions]
     images = [list(example.images) for example in examples]
 
@@ -218,16 +216,6 @@ def evaluate(
         return result(rewards, questions, rows, state)
 
     return Evaluation(greedy=answer(1, 0.0), sampled=answer(cfg.samples, 1.0))
-
-
-def _asked(example: Example, prompt: Any, processor: Processor) -> AskedColumns:
-    how = processor.image
-    sizes = tuple(load_image(image).size for image in example.images)
-    step = how.patch_size * how.merge_size
-    limits = how.min_pixels, how.max_pixels
-    seen = [smart_resize(height, width, step, *limits) for width, height in sizes]
-    shown = tuple((width, height) for height, width in seen)
-    return AskedColumns(example, prompt, sizes, shown, processor.box_frame)
 
 
 class HeldOut:

@@ -3,14 +3,17 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from jaxvl import config
 from jaxvl.cli import rewards
 from jaxvl.errors import UserError
-from jaxvl.eval.reporting import rewardaudit
+from jaxvl.eval.reporting import agreement, rewardaudit
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 HOSTILE = '<script>alert(1)</script><img src="https://example.org/x.png">'
 
 
@@ -150,3 +153,109 @@ def test_a_folder_that_is_no_run_is_told(run, tmp_path):
     (run / "rollouts/step_2.jsonl").write_text("{broken\n")
     with pytest.raises(UserError, match="step_2.jsonl, line 1: broken JSON"):
         rewardaudit.completions(run)
+
+
+OTHER = """
+import dataclasses
+from functools import partial
+from pathlib import Path
+from jaxvl import config as jaxvl_config
+from jaxvl.config import Reward
+from jaxvl.rewards import MASKED, accuracy
+
+def scorer(prompts, completions, completion_ids, answer, task, **columns):
+    texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
+    return [MASKED if "?" in text else len(ids) / 10 for text, ids in zip(texts, completion_ids)]
+
+def config():
+    plain = jaxvl_config.load(Path("QUICKSTART"), ["data.source.size=4", ])
+    return dataclasses.replace(plain, rewards=(Reward(scorer, name="judge"), Reward(accuracy)))
+"""
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """A run on four scenes, four completions each, and a config of the same data: one completion is
+    right at each prompt, and the other reward pays by the length."""
+    quickstart = CONFIGS / "quickstart.py"
+    code = OTHER.replace("QUICKSTART", str(quickstart))
+    (tmp_path / "other.py").write_text(code)
+    source = config.load(quickstart, ["data.source.size=4"]).data.source
+    lines = []
+    for example in source.load():
+        texts = [f"<answer> {example.answer} </answer> and so on", "no", "nobody knows", "what?"]
+        completions = [
+            {"text": text, "rewards": {"accuracy": float(n == 0), "judge": 0.1}, "reward": 1.0}
+            for n, text in enumerate(texts)
+        ]
+        line = {"step": 1, "id": example.id, "task": example.task, "answer": example.answer}
+        lines.append(line | {"prompt": "?", "image_files": [], "completions": completions})
+    (tmp_path / "run/rollouts").mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "run/rollouts/step_1.jsonl").write_text(text + "broken\n")
+    return tmp_path
+
+
+def test_two_rewards_on_the_same_completions(scenes):
+    found = scenes / "differ.jsonl"
+    result = call("agree", scenes / "run", "--with", scenes / "other.py", "--out", found)
+    assert result.exit_code == 0, result.exception
+    assert "1 lines of the rollouts could not be read" in result.stdout
+    # What the other reward masks is left out; it credits the right ones, which are long, alone.
+    assert "12 of 16 completions have both rewards" in result.stdout
+    assert "accuracy and judge on the same completions" in result.stdout
+    assert "What accuracy gives where judge gives so much" in result.stdout
+    apart = [json.loads(line) for line in found.read_text().splitlines()]
+    assert f"{len(apart)} completions are credited by one alone" in result.stdout
+    assert all((one["accuracy"] >= 0.5) != (one["judge"] >= 0.5) for one in apart)
+    low = call(
+        "agree", scenes / "run", "--with", scenes / "other.py", "--credit", "1.5", "--shown=0"
+    )
+    assert "0.917" in low.stdout or "1.000" in low.stdout  # of the long ones
+
+
+def test_a_reward_agrees_with_itself_scored_again_and_with_a_constant_by_chance(scenes):
+    args = (scenes / "run", "--with", scenes / "other.py", "--second", "accuracy")
+    itself = call("agree", *args, "--out", scenes / "none.jsonl")
+    assert "0 completions are credited by one alone" in itself.stdout
+    assert "accuracy of --with" in itself.stdout and (scenes / "none.jsonl").read_text() == ""
+    name, pairs, _ = agreement.completions(scenes / "run", "", 100, 0)
+    assert name == "accuracy" and len(pairs) == 16
+    agreement.recorded(scenes / "run", pairs, "judge", "accuracy", 0)
+    assert {pair.second for pair in pairs} == {0.1}
+    found = agreement.agreement(pairs, 0.5)
+    assert found.agreement.value == 0.75 and found.kappa.value == 0
+    assert found.correlation.value is None and found.order.value is None
+    assert (found.first.value, found.second.value) == (0.25, pytest.approx(0.1))
+
+
+def test_kappa_and_order_by_hand():
+    """Of 10, both credit 4 and neither 3: kappa (0.7 - 0.5) / 0.5; one pair of six is turned."""
+    rows = [(1, 1)] * 4 + [(0, 0)] * 3 + [(1, 0)] + [(0, 1)] * 2
+    assert agreement.kappa(rows, 0.5) == pytest.approx((0.7 - 0.5 * 0.6 - 0.5 * 0.4) / 0.5)
+    assert agreement.kappa([(1, 1)] * 3, 0.5) is None
+    values = [(0.1, 1), (0.2, 2), (0.4, 3), (0.3, 4)]
+    pairs = [agreement.Pair("p", ("t", "1"), "", "k", "", a, b) for a, b in values]
+    pairs += [agreement.Pair("q", ("t", "2"), "", "k", "", 0.0, 9.0)]
+    found = agreement.agreement(pairs, 0.5)
+    assert found.order.value == pytest.approx(5 / 6) and found.order.count == 6
+    assert found.correlation.value == pytest.approx(agreement.correlation([*values, (0.0, 9.0)]))
+    bins = agreement.calibration(pairs, "a", "b")["rows"]
+    assert sum(row[1] for row in bins) == 5 and bins[-1][2] == "9.000"
+
+
+def test_rewards_that_cannot_be_compared_are_messages(scenes):
+    def fails(*args):
+        return str(call("agree", *args).exception)
+
+    run, other = scenes / "run", scenes / "other.py"
+    assert "no directory; expected that of a run" in fails(scenes / "none")
+    assert "expected --with CONFIG, or --second NAME" in fails(run)
+    assert "has no rollouts/step_N.jsonl" in fails(scenes, "--second", "judge")
+    assert "the run has no reward `x`; it has accuracy, judge" in fails(run, "--second", "x")
+    assert "--second accuracy: it is the first too" in fails(run, "--second", "accuracy")
+    assert f"--second x: {other} has judge, accuracy" in fails(
+        run, "--with", other, "--second", "x"
+    )
+    of_others = fails(run, "--with", other, "data.source.split=test")
+    assert "--with wants a config of the same data" in of_others
