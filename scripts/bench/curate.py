@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline killed at random: rows through all six steps, five kills, the same bytes.
 
-    python scripts/bench/curate.py --rows 2000
+    python scripts/bench/curate.py --rows 2000 [--engine ray --workers 2] [--mathvision DIR]
 
 A chat endpoint on this machine answers as the stub does and counts how often each request comes.
-Three runs of `jaxvl curate run` over the same sets: one that nothing stops, one that SIGTERM stops
-five times at random moments, one that SIGKILL does. Both have to end in the first one's bytes.
-After SIGTERM no request may have come twice; SIGKILL may cost the requests that were under way.
+Runs of `jaxvl curate run` over the same sets: one in one process that nothing stops, and, on the
+engine that is named, one that SIGTERM stops five times at random moments, one that SIGKILL does,
+and one of which the server fails, stalls or answers garbage one time in ten. All have to end in the
+first one's bytes. After SIGTERM no request may have come twice; SIGKILL may cost the requests that
+were under way. 40 of MathVision's rows (DIR has test.jsonl and images/) go through `caption` and
+`verify`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,18 +74,23 @@ def write_sets(folder: Path, rows: int) -> dict[str, str]:
 class Teacher(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     counts: ClassVar[Counter] = Counter()
-    lock = threading.Lock()
+    lock, draw, bad = threading.Lock(), random.Random(0), 0.0
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["content-length"]))
         with self.lock:
             self.counts[data] += 1
+            fault = self.draw.random() < self.bad and self.draw.choice(FAULTS)
+        if fault:
+            return fault(self)
         body = json.loads(data)
         ((text, reason),) = stub.answers(body["model"])([body])
         time.sleep(0.01)
         choice = {"message": {"content": text}, "finish_reason": reason}
-        reply = json.dumps({"choices": [choice]}).encode()
-        self.send_response(200)
+        self.reply(200, json.dumps({"choices": [choice]}).encode())
+
+    def reply(self, status: int, reply: bytes) -> None:
+        self.send_response(status)
         self.send_header("content-length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -90,18 +99,30 @@ class Teacher(BaseHTTPRequestHandler):
         pass
 
 
+FAULTS = (
+    lambda handler: handler.reply(500, b"oops"),
+    lambda handler: handler.reply(429, b""),
+    lambda handler: handler.reply(200, b'{"choices": ['),
+    lambda handler: handler.reply(200, b'{"choices": "none"}'),
+    lambda handler: handler.reply(200, b"[" * 100_000),
+    lambda handler: handler.wfile.write(b"no HTTP"),
+    lambda handler: time.sleep(6),  # and hangs up
+)
+
+
 class Server(ThreadingHTTPServer):
     def handle_error(self, *request: object) -> None:
         """Whoever asked was killed."""
 
 
-def command(paths: dict[str, str], url: str, out: Path) -> list[str]:
+def command(paths: dict[str, str], url: str, out: Path, *words: str) -> list[str]:
     found = [sys.executable, "-m", "jaxvl", "curate", "run", "--out", str(out), "--teacher", url]
     found += [f"--source={name}={path}" for name, path in paths.items()]
     found += ["--sft=clevr_math=150", "--rl=geoqa170k=200"]
     for step in STEPS:
         found += [f"{step}.model={step}", f"{step}.concurrency={CONCURRENCY}"]
-    return found
+        found += [f"{step}.timeout=5", f"{step}.backoff=0.1", f"{step}.retries=6"]
+    return [*found, *words]
 
 
 def data_of(out: Path) -> dict[str, bytes]:
@@ -122,11 +143,39 @@ def killed(run: list[str], how: signal.Signals, total: float, draw: random.Rando
     return moments
 
 
+def mathvision(folder: Path, out: Path, url: str, engine: tuple[str, ...]) -> None:
+    """Its first 40 rows: read, captioned, and verified with the gold answer as the reply."""
+    lines = (folder / "test.jsonl").read_text().splitlines()[:40]
+    source = out / "sets" / "test.jsonl"
+    (source.parent / "images").mkdir(parents=True)
+    source.write_text("\n".join(lines) + "\n")
+    for image in {json.loads(line)["image"] for line in lines}:
+        shutil.copy(folder / image, source.parent / image)
+    names = [out / f"{number}.jsonl" for number in range(4)]
+    jaxvl = [sys.executable, "-m", "jaxvl", "curate"]
+    first = [f"--source=mathvision={source}", "--kind=mathvision=math", "--all-questions"]
+    subprocess.run([*jaxvl, "metadata", *first, "--out", str(names[0])], check=True)
+    asking = [f"--teacher={url}", *engine]
+    words = [str(names[0]), "--out", str(names[1]), "--model=caption", *asking]
+    subprocess.run([*jaxvl, "caption", *words], check=True)
+    rows = [json.loads(line) for line in names[1].read_text().splitlines()]
+    for row in rows:
+        row["answer"] = f"<think>So it is.</think>\n\n{row['gt']}"
+    names[2].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [str(names[2]), "--out", str(names[3]), "--model=verify", *asking]
+    subprocess.run([*jaxvl, "verify", *words], check=True)
+    assert len(rows) == len(lines) and all(row["caption"] for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", default="local")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--mathvision", type=Path)
     given = parser.parse_args()
+    engine = (f"--engine={given.engine}", f"--workers={given.workers}")
     draw = random.Random(given.seed)
     server = Server(("127.0.0.1", 0), Teacher)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -141,11 +190,20 @@ def main() -> None:
         for how in (signal.SIGTERM, signal.SIGKILL):
             Teacher.counts.clear()
             out = Path(folder) / how.name
-            moments = killed(command(paths, url, out), how, total, draw)
+            moments = killed(command(paths, url, out, *engine), how, total, draw)
             twice = sum(count - 1 for count in Teacher.counts.values())
             same = data_of(out) == data_of(whole)
             print(f"{how.name} after {moments} s: bytes equal {same}, {twice} requests came again")
             assert same and twice <= (0 if how == signal.SIGTERM else 5 * CONCURRENCY)
+        Teacher.counts.clear()
+        Teacher.bad, out = 0.1, Path(folder) / "bad"
+        subprocess.run(command(paths, url, out, *engine), check=True, stdout=subprocess.DEVNULL)
+        again = Teacher.counts.total() - len(Teacher.counts)
+        print(f"a bad server: bytes equal {data_of(out) == data_of(whole)}, {again} tries again")
+        assert data_of(out) == data_of(whole)
+        Teacher.bad = 0.0
+        if given.mathvision:
+            mathvision(given.mathvision, Path(folder) / "mathvision", url, engine)
         sets = {name: VLAA(str(whole / f"{name}.jsonl"), name).load() for name in ("sft", "grpo")}
         pictures = [{e.images[0] for e in loaded} for loaded in sets.values()]
         print({name: len(loaded) for name, loaded in sets.items()}, "examples, read by VLAA;",

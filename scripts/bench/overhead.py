@@ -6,7 +6,9 @@
 A short run of the quickstart. Each part is timed where the loop waits for it; a save's share is its
 seconds by the `run.save_every` steps between two of the config. What is done in the background of a
 save (writing, digests, checksums of files) is timed as well: on a CPU it takes time from the steps.
-Medians, over the steps after the first eight; each part as a share of a step's seconds.
+Medians, over the steps after the first eight; each part as a share of a step's seconds, on the
+clock and in brackets by the processor time of the loop's thread: on a CPU that also updates, the
+clock holds the time of the update.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class Timed:
 
     def __init__(self):
         self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.own: dict[str, list[float]] = defaultdict(list)  # of the processor
         self._saving = 0.0
 
     def wrap(self, owner: Any, name: str, part: str) -> None:
@@ -50,11 +53,12 @@ class Timed:
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start, own = time.perf_counter(), time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
                 self.seconds[part].append(time.perf_counter() - start)
+                self.own[part].append(time.thread_time() - own)
 
         setattr(owner, name, timed)
 
@@ -100,15 +104,20 @@ def main() -> None:
     grpo.train(cfg)
     step = statistics.median(line["step_time"] for line in read_metrics(run_dir)[WARM:])
     print(f"a step: {step:.3f} s")
-    total = 0.0
+    total = owns = 0.0
     for part, seconds in timed.seconds.items():
         of_save = part in SAVES
         spent = statistics.median(seconds[1:] if of_save else seconds[WARM:])
+        counted = part in SAVES[1:2] or not of_save
         share = spent / (every if of_save else 1) / step
+        own = statistics.median(timed.own[part][WARM:]) if part in timed.own else spent
+        owns += own / (every if of_save else 1) / step if counted else 0
         each = f", every {every} steps" if of_save else ""
-        total += share if part in SAVES[1:2] or not of_save else 0
-        print(f"{part}: {1000 * spent:.2f} ms{each}: {100 * share:.3f}% of a step")
-    print(f"in all, saves to their end: {100 * total:.2f}% of a step")
+        total += share if counted else 0
+        print(
+            f"{part}: {1000 * spent:.2f} ({1000 * own:.2f}) ms{each}: {100 * share:.3f}% of a step"
+        )
+    print(f"in all, saves to their end: {100 * total:.2f}% ({100 * owns:.2f}%) of a step")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def judge(answer: str, gold: str, choices: list[str], firm: bool = False) -> tup
         text, known = fold(answer), fold(right)
         return float(text == known), text, MATCH if text == known else MISMATCH
     labels = string.digits if right <= set(string.digits) else _labels(choices)
-    found = read(answer, labels, choices, firm)
+    found = _read(answer, labels, tuple(choices), firm)
     if isinstance(found, str):
         return 0.0, "", found
     found, right = _first(found, labels, choices), _first(right, labels, choices)
@@ -112,6 +112,11 @@ def read(answer: str, labels: str, choices: list[str], firm: bool = False) -> fr
         return several
     found, sure = _said(answer, plain, labels, choices)
     return UNREAD if firm and isinstance(found, frozenset) and not sure else found
+
+
+@functools.lru_cache(10_000)  # a reward and the audit of a step read the same answers
+def _read(answer: str, labels: str, choices: tuple[str, ...], firm: bool) -> frozenset[str] | str:
+    return read(answer, labels, list(choices), firm)
 
 
 def _is_own(rest: str, index: int, texts: list[str]) -> bool:
@@ -225,7 +230,7 @@ def _tail(tail: str, mark: int, texts: Sequence[str]) -> str | None:
 
 def _counted(plain: str, labels: str, choices: list[str]) -> frozenset[str] | str:
     """The one option that is the number of a sentence: "ten" where an option is 10."""
-    read = [number.read(choice) for choice in choices]
+    read = [number.read_gold(choice) for choice in choices]
     if not any(isinstance(one, number.Number) for one in read):
         return UNREAD
     found = number.read(plain)
@@ -240,7 +245,7 @@ def _counted(plain: str, labels: str, choices: list[str]) -> frozenset[str] | st
 def _is_number(plain: str, choice: str) -> bool:
     """Whether the text of an option that is a number is what the sentence says: 5, not the square
     of 5. True for other texts."""
-    text = number.read(choice) if any(char.isdigit() for char in choice) else ""
+    text = number.read_gold(choice) if any(char.isdigit() for char in choice) else ""
     if isinstance(text, str):
         return True
     found = number.read(plain.rstrip("! "), text)

@@ -7,6 +7,7 @@ article, no pronoun, no name of a point.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from jaxvl.rewards import said
@@ -159,6 +160,7 @@ def _apart(lower: str, start: int, stop: int) -> bool:
     return bool(leads or re.search(r"\b(?:is|are|was)$", before))
 
 
+@functools.lru_cache(10_000)  # options are met by every answer to their question
 def plain_text(text: str) -> str:
     """A text without its LaTeX dress; its spaces are single."""
     for _ in range(2):
@@ -166,6 +168,7 @@ def plain_text(text: str) -> str:
     return _SPACE.sub(" ", _DRESS.sub("", text)).strip()
 
 
+@functools.lru_cache(10_000)
 def option_text(text: str) -> str:
     """The normal form in which the text of an option is compared: LaTeX dress, case, spaces and
     punctuation around it aside."""
