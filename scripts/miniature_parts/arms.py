@@ -35,8 +35,8 @@ TINY = Sizes(1, 2, 1, 1, 1, 32, 2, 2, 4)  # to see that everything runs
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Training from the stage before it: `how` is a kind of trace or a variant of the RL run, of
-    whose `of` steps the first `steps` are taken."""
+    """Training from the stage before it: `how` is a kind of trace, "able" or "instruct", or a
+    variant of the RL run, of whose `of` steps the first `steps` are taken."""
 
     kind: Literal["sft", "rl"]
     how: str
@@ -113,6 +113,15 @@ def part_h(sizes: Sizes) -> list[Arm]:
     ]
 
 
+def part_skill(sizes: Sizes) -> list[Arm]:
+    arms = [Arm("base", ()), *_variants(sizes, {})]
+    for model in ("able", "instruct"):
+        made = Stage("sft", model, sizes.dose, sizes.dose)
+        after = Stage("rl", "plain", sizes.rl, sizes.rl)
+        arms += [Arm(model, (made,)), Arm(f"{model}, RL", (made, after))]
+    return arms
+
+
 def part_i(sizes: Sizes) -> list[Arm]:
     alone = (Stage("rl", "plain", sizes.rl, sizes.rl_alone),)
     changes = {"rewards shuffled": "rewards-shuffled", "images shuffled": "images-shuffled"}
@@ -135,6 +144,7 @@ PARTS = {
     "c": part_c,
     "e": part_e,
     "h": part_h,
+    "skill": part_skill,
 }
 TITLES = {
     "a": "When does SFT hurt RL?",
@@ -146,6 +156,7 @@ TITLES = {
     "g": "Sample size",
     "h": "Reflection",
     "i": "Controls",
+    "skill": "A second level of skill, and an instruct sibling",
 }
 
 

@@ -49,6 +49,13 @@ def asked_to_show(example: Example) -> list[dict]:
     return told(example, SHOW)
 
 
+def guessed(example: Example) -> str:
+    """A reply in the form with a true thought, and any of the choices as its answer."""
+    rng = np.random.default_rng(zlib.crc32(example.id.encode()))
+    answer = str(rng.choice(example.choices))
+    return scene_traces.short(dataclasses.replace(example, answer=answer))
+
+
 def misled(example: Example) -> list[dict]:
     """The question behind a caption that puts everything it is about elsewhere."""
     rng = np.random.default_rng(zlib.crc32(example.id.encode()))
@@ -189,11 +196,9 @@ def _config(place: Place, stages: Sequence[Stage]) -> Config | SFTConfig:
         ),
     }
     if stage.kind == "sft":
-        target = completion if stage.how == "self" else getattr(scene_traces, stage.how)
-        if stage.how == "self":
-            source = Traces(_first_of(source, sizes.own), (str(_own(place)),), low=2.0)
-            common["data"] = dataclasses.replace(common["data"], source=source)
+        data, target = _taught(place, common.pop("data"), stage.how)
         return SFTConfig(
+            data=data,
             sft=SFT(target, rows=32, target_length=TOKENS),
             optim=Optim(lr=5e-4, warmup_steps=5),
             **common,
@@ -206,6 +211,20 @@ def _config(place: Place, stages: Sequence[Stage]) -> Config | SFTConfig:
         **common,
     )
     return VARIANTS[stage.how](cfg)
+
+
+def _taught(place: Place, data: Data, how: str) -> tuple[Data, Callable[[Example], str]]:
+    """What a kind of fine-tuning learns from: its data, and targets."""
+    if how == "self":
+        first = _first_of(data.source, place.sizes.own)
+        source = Traces(first, (str(_own(place)),), low=2.0)  # right and in form
+        return dataclasses.replace(data, source=source), completion
+    if how == "able":
+        asked = dataclasses.replace(data, template=asked_to_show, prompt_buckets=(64,))
+        return asked, scene_traces.short
+    if how == "instruct":
+        return data, guessed
+    return data, getattr(scene_traces, how)
 
 
 def _first_of(source: Scenes, count: int) -> Scenes:

@@ -21,6 +21,9 @@ def parts(monkeypatch):
     return [importlib.import_module(f"miniature_parts.{name}") for name in names]
 
 
+MODELS = ("able", "instruct")
+
+
 def measured(right, entropy=0.1):
     at = {"1": right, "2": 1.0, "4": 1.0 - entropy}
     rest = {"greedy": right, "format": 1.0, "length": 20.0, "hesitation": 0.0}
@@ -83,7 +86,7 @@ def test_a_run_of_several_doses_is_one(parts):
             for stages in arms.stages_of(part(sizes)):
                 for stage in stages:
                     assert 0 < stage.steps <= stage.of
-                    known = runs.VARIANTS if stage.kind == "rl" else arms.TRACES
+                    known = runs.VARIANTS if stage.kind == "rl" else (*arms.TRACES, *MODELS)
                     assert stage.how in known
 
 
