@@ -14,19 +14,20 @@ from miniature_parts.arms import TITLES, Arm
 from miniature_parts.runs import Place
 
 FEWEST = 3  # seeds that a part is reported with
+REFERENCES = ("RL alone", "RL")  # what the other arms of a part are compared with
 COLUMNS = ("pass@1", "pass@64", "entropy", "greedy", "format", "length", "hesitation")
 
 
-def results(places: Sequence[Place], arms: Sequence[Arm]) -> dict[str, list[dict]]:
-    """What was measured of each arm, seed by seed; of the seeds that have all arms."""
-    whole = [place for place in places if all(place.results(arm).exists() for arm in arms)]
-    return {
-        arm.name: [
-            json.loads(place.results(arm).read_text()) | {"train": _seconds(place, arm)}
-            for place in whole
-        ]
-        for arm in arms
-    }
+def results(places: Sequence[Place], arms: Sequence[Arm]) -> dict[str, dict[int, dict]]:
+    """What was measured of each arm, by seed. The base has no seed of its own."""
+    found: dict[str, dict[int, dict]] = {}
+    for arm in arms:
+        there = [place for place in places if place.results(arm).exists()]
+        found[arm.name] = {
+            place.seed: json.loads(place.results(arm).read_text()) | {"train": _seconds(place, arm)}
+            for place in there
+        }
+    return found
 
 
 def _seconds(place: Place, arm: Arm) -> float:
@@ -61,27 +62,31 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
 
 
 def tables(part: str, places: Sequence[Place], arms: Sequence[Arm]) -> Iterator[str]:
-    """Lines of Markdown about a part."""
+    """Lines of Markdown about a part: its arms with enough seeds, and the names of the others."""
     found = results(places, arms)
-    count = min(len(rows) for rows in found.values())
+    known = {name: rows for name, rows in found.items() if len(rows) >= FEWEST}
+    reference = next((name for name in REFERENCES if name in found), arms[0].name)
     yield f"### {part}. {TITLES[part]}"
     yield ""
-    if count < FEWEST:
-        yield f"Not run: {count} of at least {FEWEST} seeds are finished."
+    if reference not in known or len(known) < 2:
+        yield f"Not run: fewer than {FEWEST} seeds are finished."
         yield ""
         return
-    yield f"{count} seeds."
+    yield "| arm | seeds | " + " | ".join(COLUMNS) + " | seconds of training |"
+    yield "| --- " * (len(COLUMNS) + 3) + "|"
+    for name, rows in known.items():
+        cells = [_cell([value(row, column) for row in rows.values()], column) for column in COLUMNS]
+        cells.append(f"{np.mean([row['train'] for row in rows.values()]):.0f}")
+        yield f"| {name} | {len(rows)} | " + " | ".join(cells) + " |"
     yield ""
-    yield "| arm | " + " | ".join(COLUMNS) + " | seconds of training |"
-    yield "| --- " * (len(COLUMNS) + 2) + "|"
-    for name, rows in found.items():
-        cells = [_cell([value(row, column) for row in rows], column) for column in COLUMNS]
-        cells.append(f"{np.mean([row['train'] for row in rows]):.0f}")
-        yield f"| {name} | " + " | ".join(cells) + " |"
-    yield ""
-    yield from _differences(found)
-    if any(f"{name}, RL" in found for name in found):
-        yield from _gains(found)
+    few = [name for name in found if name not in known]
+    if few:
+        yield f"Not run, or with fewer than {FEWEST} seeds: {'; '.join(few)}."
+        yield ""
+    yield from _differences(known, reference)
+    chains = [name for name in known if f"{name}, RL" in known]
+    if len(chains) > 1:
+        yield from _gains([(known[name], known[f"{name}, RL"], name) for name in chains])
 
 
 def _cell(values: Sequence[float], column: str) -> str:
@@ -90,17 +95,16 @@ def _cell(values: Sequence[float], column: str) -> str:
     return f"{np.mean(values):.1f}" if column == "length" else f"{np.mean(values):.3f}"
 
 
-def _differences(found: dict[str, list[dict]]) -> Iterator[str]:
-    """Each arm against the part's first arm of RL, seed by seed."""
-    reference = next((name for name in ("RL alone", "RL") if name in found), next(iter(found)))
+def _differences(known: dict[str, dict[int, dict]], reference: str) -> Iterator[str]:
+    """Each arm against the part's plain RL, seed by seed."""
     yield f"| difference to {reference} | pass@1 | greedy | |"
     yield "| --- | --- | --- | --- |"
-    for name, rows in found.items():
+    for name, rows in known.items():
         if name == reference:
             continue
+        pairs = [(rows[seed], known[reference][seed]) for seed in rows if seed in known[reference]]
         cells, seen = [], []
         for column in ("pass@1", "greedy"):
-            pairs = zip(rows, found[reference], strict=True)
             values = [value(one, column) - value(other, column) for one, other in pairs]
             low, high = bounds(values)
             cells.append(interval(values))
@@ -110,28 +114,27 @@ def _differences(found: dict[str, list[dict]]) -> Iterator[str]:
     yield ""
 
 
-def _gains(found: dict[str, list[dict]]) -> Iterator[str]:
-    """What RL gains after fine-tuning, and what it goes with (H1)."""
-    chains = [(name, f"{name}, RL") for name in found if f"{name}, RL" in found]
-    befores = [row for name, _ in chains for row in found[name]]
-    afters = [row for _, name in chains for row in found[name]]
-    gains = [value(b, "pass@1") - value(a, "pass@1") for a, b in zip(befores, afters, strict=True)]
+def _gains(chains: Sequence[tuple[dict[int, dict], dict[int, dict], str]]) -> Iterator[str]:
+    """What RL gains after fine-tuning, and what it goes with (H1): of (before, after, name)."""
+    pairs = [[(one[seed], two[seed]) for seed in one if seed in two] for one, two, _ in chains]
+    gains = [[value(b, "pass@1") - value(a, "pass@1") for a, b in arm] for arm in pairs]
     yield "| before RL | gain in pass@1 by RL |"
     yield "| --- | --- |"
-    count = len(befores) // len(chains)
-    for at, (name, _) in enumerate(chains):
-        yield f"| {name} | {interval(gains[at * count : (at + 1) * count])} |"
+    for (*_, name), of in zip(chains, gains, strict=True):
+        yield f"| {name} | {interval(of)} |"
     yield ""
     yield "| Spearman's rho with, before RL | gain, runs | gain, arms | pass@1 after RL, runs |"
     yield "| --- | --- | --- | --- |"
-    after = [value(row, "pass@1") for row in afters]
+    gain = [each for of in gains for each in of]
+    after = [value(b, "pass@1") for arm in pairs for _, b in arm]
     for column in ("pass@64", "entropy", "pass@1"):
-        before = [value(row, column) for row in befores]
-        by_arm = [np.reshape(of, (len(chains), count)).mean(1) for of in (before, gains)]
-        rhos = [spearman(before, gains), spearman(*by_arm), spearman(before, after)]
+        befores = [[value(a, column) for a, _ in arm] for arm in pairs]
+        before = [each for of in befores for each in of]
+        arms = [np.mean(of) for of in befores], [np.mean(of) for of in gains]
+        rhos = [spearman(before, gain), spearman(*arms), spearman(before, after)]
         yield f"| {column} | " + " | ".join(f"{rho:.2f}" for rho in rhos) + " |"
     yield ""
-    yield f"Over {len(gains)} runs and {len(chains)} arms."
+    yield f"Over {len(gain)} runs and {len(chains)} arms."
     yield ""
 
 
