@@ -26,13 +26,11 @@ from jaxvl.distributed.mesh import fetch, make_mesh, param_shardings, put_rows
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition, qwen_vl
 from jaxvl.models.arch import Arch
-from jaxvl.models.inputs import Prompt
 from jaxvl.models.io import hf, peft
 from jaxvl.models.io.find import checkpoint_dir
 from jaxvl.models.io.hf_config import check_images, check_tokens
 from jaxvl.models.layers import cast
-from jaxvl.rl import batching, learner, streaming
-from jaxvl.rl.batch import TrainBatch
+from jaxvl.rl import batching, forward, learner, streaming
 from jaxvl.rl.completions import check_drawn
 from jaxvl.rl.sampler import Sampler
 from jaxvl.rl.sampling import Banned, SamplingParams
@@ -120,7 +118,7 @@ class VLM:
 
     def logits(self, prompts: Sequence[Any], images: Sequence[Sequence] | None = None) -> list:
         """Next-token logits at every position: float32 [T_i, V] for each prompt, padding off."""
-        run = _logits(self.graphdef, self.dtype)
+        run = forward.logits(self.graphdef, self.dtype)
         pairs = self._pairs(prompts, images)
         results: list[Any] = [None] * len(pairs)
         with jax.set_mesh(self.mesh):
@@ -210,7 +208,7 @@ class VLM:
             return [[np.zeros(0, np.float32) for _ in row] for row in tokens]
         C = data_prompts.round_up(longest, 16)
         policy = learner.Policy(self.graphdef, self.dtype, "block", temperature, chunk=128)
-        run = _logprobs(policy)
+        run = forward.logprobs(policy)
         results: list[list[np.ndarray]] = [[] for _ in tokens]
         with jax.set_mesh(self.mesh):
             pairs = self._pairs(prompts, images)
@@ -263,7 +261,7 @@ class VLM:
         layers, layer = self.config.text.layers, arguments.whole("layer", layer)
         if not -layers <= layer < layers:
             raise UserError(f"layer {layer}: the decoder has {layers}, 0 to {layers - 1}")
-        run = _attention(self.graphdef, self.dtype)
+        run = forward.attention(self.graphdef, self.dtype)
         with jax.set_mesh(self.mesh):
             ((rows, _, encoded),) = batching.batches(self, self._pairs([prompt], [images]))
             length = len(encoded[0].tokens)
@@ -332,39 +330,8 @@ def _new_directory(path: Any) -> Path:
     return arguments.path("the directory to write", path)
 
 
-@functools.lru_cache(maxsize=32)
-def _logits(graphdef: nnx.GraphDef, dtype: str):
-    @jax.jit
-    def run(params, prompt: Prompt) -> jax.Array:
-        model = qwen_vl.assemble(graphdef, params, dtype)
-        return model.text.logits(model.hidden(prompt))
-
-    return run
-
-
 # A second call compiles nothing.
 _sampler = functools.lru_cache(maxsize=32)(Sampler)
-
-
-@functools.lru_cache(maxsize=32)
-def _attention(graphdef: nnx.GraphDef, dtype: str):
-    @jax.jit
-    def run(params, prompt: Prompt, layer: jax.Array) -> jax.Array:
-        model = qwen_vl.assemble(graphdef, params, dtype)
-        return model.attention_weights(prompt, layer)
-
-    return run
-
-
-@functools.lru_cache(maxsize=32)
-def _logprobs(policy: learner.Policy):
-    @jax.jit
-    def run(params, prompt: Prompt, tokens_RgC) -> jax.Array:
-        unused = jnp.zeros(tokens_RgC.shape)
-        batch = TrainBatch(prompt, tokens_RgC, unused > 0, unused[..., 0], unused, unused)
-        return policy.logprobs(params, batch)[0]
-
-    return run
 
 
 def load(

@@ -8,12 +8,14 @@ wanted. What is fetched lies in the hub's own cache and is fetched once.
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.strict_json import read_json
 from jaxvl.errors import UserError
 
 PREFIX = "hf://"
@@ -196,3 +198,20 @@ def _cached(place: dict[str, Any], uri: str, error: Exception) -> str:
         raise UserError(
             f"cannot fetch {uri} ({error}), and it is not in the cache; check the connection"
         ) from error
+
+
+def pinned(source: Any, run_dir: Path) -> list[str]:
+    """The revision of a hub dataset, in words and in the run's data.json. UserError where the run
+    was begun with another."""
+    path = getattr(source, "path", "")
+    if not isinstance(path, str) or not str(address(path)).startswith(PREFIX):
+        return []
+    commit, file = revision(path, source.files()), run_dir / "data.json"
+    before = read_json(file).get("revision")
+    if commit and before not in (None, commit):
+        raise UserError(
+            f"{run_dir} was begun with {path} at {before}, and the hub now has {commit}: go on "
+            f"with data.source.path={address(path)}@{before}, or choose another run.dir"
+        )
+    file.write_text(json.dumps({"path": path, "revision": commit}) + "\n", encoding="utf-8")
+    return [f"{path} is at {commit}"]

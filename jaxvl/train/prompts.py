@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
 from jaxvl.data.intake import DropLog, ExampleFilter
 from jaxvl.data.prompts import Encoded, PromptTooLong
-from jaxvl.data.strict_json import read_json
 from jaxvl.data.turns import Turn
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import data_shard
@@ -171,7 +169,7 @@ class PromptStream:
         it cannot be used."""
         notes = [*self.account.notes(), *self._costs()]
         if jax.process_index() == 0:
-            notes += pinned(self.data.source, Path(self.run.dir))
+            notes += hub.pinned(self.data.source, Path(self.run.dir))
             print("\n".join(f"data: {note}" for note in notes), flush=True)
 
     def _costs(self) -> list[str]:
@@ -388,20 +386,3 @@ class Prefetcher:
 def micro(batch: Any, count: int) -> Any:
     """[R, ..] -> [count, R/count, ..] on the host, for every leaf."""
     return jax.tree.map(lambda x: rearrange(x, "(M R) ... -> M R ...", M=count), batch)
-
-
-def pinned(source: Any, run_dir: Path) -> list[str]:
-    """The revision of a hub dataset, in words and in the run's data.json. UserError where the run
-    was begun with another."""
-    path = getattr(source, "path", "")
-    if not isinstance(path, str) or not str(hub.address(path)).startswith(hub.PREFIX):
-        return []
-    commit, file = hub.revision(path, source.files()), run_dir / "data.json"
-    before = read_json(file).get("revision")
-    if commit and before not in (None, commit):
-        raise UserError(
-            f"{run_dir} was begun with {path} at {before}, and the hub now has {commit}: go on "
-            f"with data.source.path={hub.address(path)}@{before}, or choose another run.dir"
-        )
-    file.write_text(json.dumps({"path": path, "revision": commit}) + "\n", encoding="utf-8")
-    return [f"{path} is at {commit}"]

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from jaxvl.data import hub
+from jaxvl.data.hub import pinned
 from jaxvl.data.tasks.records import Records
 from jaxvl.errors import UserError
-from jaxvl.train.prompts import pinned
 
 
 @pytest.fixture
