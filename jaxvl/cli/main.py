@@ -277,33 +277,40 @@ def plan(
     slices: Annotated[
         int, typer.Option(help="So many of them, joined by the data centre's network.", min=1)
     ] = 1,
+    gpu: Annotated[str, typer.Option(help="GPUs to compile for: a100, h100 or h200.")] = "",
     gpus: Annotated[
-        int | None, typer.Option(help="So many GPUs of 80 GB, by counting.", min=1)
+        int | None,
+        typer.Option(help="How many (1); without --gpu, of 80 GB, by counting.", min=1),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
 ) -> None:
     """See whether a run fits chips that are not there: exit code 1 if it does not.
 
-    For a TPU slice the run's programs are compiled by the TPU's own compiler. Neither weights nor
+    The run's programs are compiled by the compiler of the TPU slice or GPU. Neither weights nor
     data are read.
     """
-    if bool(topology) == (gpus is not None):
-        raise UserError("plan: expected --topology (as in --topology v5e:4x4) or --gpus, one")
-    if gpus and slices > 1:
+    if bool(topology) == bool(gpu or gpus):
+        raise UserError(
+            "plan: expected --topology (as in --topology v5e:4x4), or --gpu (as in --gpu h100) or "
+            "--gpus"
+        )
+    if not topology and slices > 1:
         raise UserError("plan: --slices are of a --topology")
     # Read when jax is first imported and first used: chips that are there are left alone.
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(gpus or 1)}
     from jaxvl import config
     from jaxvl.plan import show
-    from jaxvl.plan.chips import Topology
-    from jaxvl.plan.plan import plan_gpus, plan_tpu
+    from jaxvl.plan.chips import GpuNode, Topology
+    from jaxvl.plan.plan import plan_gpus, plan_node, plan_tpu
 
     cfg = config.load(config_file, overrides or [], config.Config, config.SFTConfig)
-    if gpus:
-        found = plan_gpus(cfg, gpus, config_file)
-    else:
-        say = functools.partial(typer.echo, err=True)
+    say = functools.partial(typer.echo, err=True)
+    if topology:
         found = plan_tpu(cfg, Topology.parse(topology, slices), config_file, say)
+    elif gpu:
+        found = plan_node(cfg, GpuNode.of(gpu, gpus or 1), config_file, say)
+    else:
+        found = plan_gpus(cfg, gpus or 1, config_file)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else show.text(found))
     if not found.fits:
         raise typer.Exit(1)

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chips that a plan knows, from their makers' data sheets, and how slices of them are wired."""
+"""The chips that a plan knows, from their makers' data sheets, and how they are wired."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 from jaxvl.errors import UserError
 from jaxvl.observe import flops
 
 GB, GiB = 1e9, 2.0**30
+
+
+def _peak(kind: str) -> float:
+    peak = flops.peak(kind, "bfloat16")
+    assert peak is not None, f"no peak of a {kind} is known"
+    return peak
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +37,7 @@ class Chip:
     @property
     def flops(self) -> float:
         """FLOP/s of bfloat16 products."""
-        peak = flops.peak(self.kind, "bfloat16")
-        assert peak is not None, f"no peak of a {self.kind} is known"
-        return peak
+        return _peak(self.kind)
 
     @property
     def source(self) -> str:
@@ -55,15 +60,83 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A GPU, of which a plan counts the memory alone."""
+    """A GPU of which the memory alone is known: what a plan by counting needs."""
 
     name: str
-    hbm: float
+    hbm: float  # bytes of memory that a run takes
     source: str
 
 
 GPU_SHARE = 0.92  # of a GPU's memory that a run takes when it starts; the rest is for libraries
 GPU = Gpu("GPU of 80 GB", GPU_SHARE * 80 * GB, f"{GPU_SHARE:.0%} of the makers' 80 GB (A100, H100)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nvidia:
+    """An NVIDIA GPU that programs are compiled for; `target` has what XLA asks about it."""
+
+    name: str
+    kind: str  # what jax calls the device
+    memory: float  # bytes, as the driver counts them
+    bandwidth: float  # bytes/s of memory
+    link: float  # bytes/s one way of a GPU's NVLink, over a switch to all others of its machine
+
+    @property
+    def hbm(self) -> float:
+        """Bytes that a run takes when it starts."""
+        return GPU_SHARE * self.memory
+
+    @property
+    def flops(self) -> float:
+        """FLOP/s of bfloat16 products."""
+        return _peak(self.kind)
+
+    @property
+    def target(self) -> Path:
+        """XLA's description of it: a GpuTargetConfigProto as text."""
+        return Path(__file__).parent / "targets" / f"{self.name}.txtpb"
+
+    @property
+    def source(self) -> str:
+        """Where its figures are from."""
+        page = f"https://www.nvidia.com/en-us/data-center/{self.name}"
+        return f"{page}; {GPU_SHARE:.0%} of {self.memory / GB:.1f} GB"
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Nvidia("a100", "NVIDIA A100-SXM4-80GB", 85.1 * GB, 2039 * GB, 300 * GB),
+        Nvidia("h100", "NVIDIA H100 80GB HBM3", 84.94 * GB, 3352 * GB, 450 * GB),
+        Nvidia("h200", "NVIDIA H200", 151.4 * GB, 4800 * GB, 450 * GB),
+    )
+}
+NODE = 8  # GPUs that one switch joins
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuNode:
+    """GPUs of one machine."""
+
+    chip: Nvidia
+    chips: int
+    slices = 1
+
+    @classmethod
+    def of(cls, name: str, count: int) -> GpuNode:
+        """Of so many GPUs; UserError where they are not known, or too many for one machine."""
+        if name not in GPUS:
+            raise UserError(f"--gpu {name}: no such GPU; expected one of {', '.join(GPUS)}")
+        if not 1 <= count <= NODE:
+            raise UserError(
+                f"--gpus {count}: expected 1 to {NODE} with --gpu, which one switch joins; how "
+                "fast machines are joined is not known here. Without --gpu the memory of any "
+                "number is counted"
+            )
+        return cls(GPUS[name], count)
+
+    def __str__(self) -> str:
+        return f"{self.chips} x {self.chip.kind}"
 
 
 @dataclasses.dataclass(frozen=True)

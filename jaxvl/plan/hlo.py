@@ -163,9 +163,10 @@ class Module:
         slice in place writes the slice. What collectives read and write is left out: see
         `jaxvl.plan.collectives`.
         """
-        return sum(times * self._moved(line) for line, times in self.running())
+        return sum(times * self.moved(line) for line, times in self.running())
 
-    def _moved(self, line: Instruction) -> float:
+    def moved(self, line: Instruction) -> float:
+        """Bytes that one instruction reads and writes in HBM."""
         opcode = line.opcode
         if opcode in FREE or opcode.endswith("-done") or opcode.startswith(COLLECTIVES):
             return 0.0
@@ -232,9 +233,12 @@ class Module:
 
     def flops(self) -> float:
         """Operations of matrix products on one chip; those of custom calls are not seen here."""
+        return sum(times * self.products(line) for line, times in self.running())
+
+    def products(self, line: Instruction) -> float:
+        """Operations of the matrix products that one instruction is made of."""
         return sum(
-            times * self._product(part)
-            for line, times in self.running()
+            self._product(part)
             for part in self.inside(line)
             if part.opcode in ("dot", "convolution")
         )

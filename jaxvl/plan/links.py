@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long chips exchange data at least, over the links of a slice."""
+"""How long chips exchange data at least, over the links of a slice or the switch of a machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jaxvl.plan.chips import Topology
+from jaxvl.plan.chips import GpuNode, Topology
 from jaxvl.plan.collectives import Collective
 
 
-def seconds(topology: Topology, places: Sequence[Sequence[int]], one: Collective) -> float:
+def seconds(
+    topology: Topology | GpuNode, places: Sequence[Sequence[int]], one: Collective
+) -> float:
     """Of one time that chips come by the collective, all its groups at work.
 
-    `places` are the chips' in the slice, by their number in the mesh. Two things bound it: what a
-    chip receives, over the links that it has to where its group lies; and what must cross a plane
-    between the chips of two halves of the slice, over all links through it.
+    GPUs of a machine have all of their link whomever they exchange with. Of a slice `places` are
+    the chips' in it, by their number in the mesh, and two things bound it: what a chip receives,
+    over the links that it has to where its group lies; and what must cross a plane between the
+    chips of two halves of the slice, over all links through it.
     """
     if one.size < 2:
         return 0.0
+    if isinstance(topology, GpuNode):
+        return one.moved / topology.chip.link
     groups = [[places[number] for number in group] for group in one.groups]
     links = min(_links(topology, group) for group in groups)
     busiest = one.moved / links

@@ -14,17 +14,18 @@ import jax
 from jaxvl.config import Config, Mesh, SFTConfig
 from jaxvl.distributed.mesh import make_mesh
 from jaxvl.models.arch import Arch
-from jaxvl.plan import advice, checks, estimate, hlo
-from jaxvl.plan.chips import GPU, GiB, Topology
+from jaxvl.plan import advice, checks, cuda, estimate, hlo
+from jaxvl.plan.chips import GPU, GiB, GpuNode, Nvidia, Topology
 from jaxvl.plan.collectives import Collective, collectives
 from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
-from jaxvl.plan.forecast import forecast
+from jaxvl.plan.forecast import forecast, one_by_one
 from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
 from jaxvl.rewards.judge import local_judges
 
 LARGEST = 6  # arrays that a report lists
+_KERNELS = ("tpu_custom_call", "__cudnn$fmha")  # of attention
 
 
 def plan_tpu(
@@ -36,23 +37,50 @@ def plan_tpu(
 ) -> Plan:
     """Has what a run of `cfg` needs compiled for TPU slices. `say` is told what goes on."""
     arch, devices = read_arch(cfg.model), tpu_devices(topology)
-    mesh = _mesh(cfg.mesh, devices)
-    coords, reports = coordinates(list(mesh.devices.flat)), []
+    return _compiled(cfg, arch, topology, devices, name, say, compiler)
+
+
+def plan_node(
+    cfg: Config | SFTConfig,
+    node: GpuNode,
+    name: str,
+    say: Callable[[str], None] = print,
+    compiler: Callable[[Program], Compiled] = compile_program,
+) -> Plan:
+    """The same for the GPUs of a machine, by XLA's compiler for CUDA."""
+    arch, devices = read_arch(cfg.model), cuda.gpu_devices(node)
+    with cuda.cudnn():
+        return _compiled(cfg, arch, node, devices, name, say, compiler)
+
+
+def _compiled(
+    cfg: Config | SFTConfig,
+    arch: Arch,
+    target: Topology | GpuNode,
+    devices: Sequence[Any],
+    name: str,
+    say: Callable[[str], None],
+    compiler: Callable[[Program], Compiled],
+) -> Plan:
+    """A plan by the compiler of the devices."""
+    mesh, reports = _mesh(cfg.mesh, devices), []
+    tpu = isinstance(target, Topology)
+    places = coordinates(list(mesh.devices.flat)) if tpu else []
     with jax.set_mesh(mesh):
         for program in programs(cfg, arch, mesh):
-            say(f"compiling {program.name} for {topology}")
+            say(f"compiling {program.name} for {target}")
             done = compiler(program)
             say(f"compiled {program.name} in {done.seconds:.0f} s")
-            report = _report(program, done, topology, coords, cfg, arch, mesh)
+            report = _report(program, done, target, places, cfg, arch, mesh)
             if program.name == "update":
                 report = _checked(report, done, cfg, arch, mesh)
             reports.append(report)
-    chip = topology.chip
+    chip = target.chip
     return Plan(
         config=name,
-        target=str(topology),
+        target=str(target),
         chips=mesh.size,
-        slices=topology.slices,
+        slices=target.slices,
         mesh=dict(mesh.shape),
         hbm=chip.hbm,
         peak=chip.flops,
@@ -62,7 +90,8 @@ def plan_tpu(
         sizes=dataclasses.asdict(Sizes.of(cfg)),
         programs=tuple(reports),
         row=estimate.row_bytes(cfg, arch, mesh),
-        notes=_notes(cfg, mesh, topology.chips),
+        notes=_notes(cfg, mesh, target.chips),
+        links="ICI" if tpu else "NVLink",
     )
 
 
@@ -120,8 +149,8 @@ def _counted(program: Program, cfg, arch: Arch, mesh) -> ProgramReport:
 def _report(
     program: Program,
     done: Compiled,
-    topology: Topology,
-    coords: Sequence[Sequence[int]],
+    target: Topology | GpuNode,
+    places: Sequence[Sequence[int]],
     cfg: Config | SFTConfig,
     arch: Arch,
     mesh,
@@ -148,20 +177,31 @@ def _report(
     if done.refused:
         return dataclasses.replace(report, largest=_largest(done.too_large, of))
     module = hlo.Module(done.text, program.turns)
-    kernels = {name: n for name, n in module.kernels().items() if name == "tpu_custom_call"}
+    kernels = {name: n for name, n in module.kernels().items() if name.startswith(_KERNELS)}
     attention = program.work.attention / mesh.size if kernels else 0.0
     flops = module.flops() + attention
     found = collectives(module)
     traffic = module.traffic() + sum(one.traffic for one in found)
     arrays = ((array.bytes, str(array), where) for array, where in module.arrays())
+    bound = roofline(target, places, flops, traffic, found)
+    chip, moving = target.chip, bound.ici + bound.dcn
+    if isinstance(chip, Nvidia):
+        times = one_by_one(module, chip.flops, chip.bandwidth, attention / chip.flops, moving)
+        if program.work.attention:
+            report = dataclasses.replace(
+                report, warnings=(*report.warnings, *cuda.without_cudnn(module))
+            )
+    else:
+        times = forecast(module, chip.clock, attention / chip.flops, moving)
     return dataclasses.replace(
         report,
+        turns=program.turns,
         flops=flops,
         traffic=traffic,
         collectives=_traffic(found),
         kernels=kernels,
-        roofline=roofline(topology, coords, flops, traffic, found),
-        forecast=forecast(module, topology.chip.clock, attention / topology.chip.flops),
+        roofline=bound,
+        forecast=times,
         largest=_largest(arrays, of),
     )
 

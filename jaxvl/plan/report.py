@@ -46,12 +46,13 @@ class ProgramReport:
     refused: str = ""  # the compiler's words, where it made nothing of it
     compile_seconds: float | None = None  # None: not compiled
     model_flops: float = 0.0
+    turns: int = 1  # of the loop whose length the program does not say: tokens of decoding
     flops: float = 0.0  # executed: computed again and padding included
     traffic: float = 0.0  # bytes read and written in HBM
     collectives: tuple[Traffic, ...] = ()
-    kernels: dict[str, float] = dataclasses.field(default_factory=dict)  # Pallas calls, by target
+    kernels: dict[str, float] = dataclasses.field(default_factory=dict)  # of attention, by target
     roofline: Roofline | None = None
-    forecast: Forecast | None = None  # None: its compiler gives no cycles
+    forecast: Forecast | None = None  # None: it was not compiled
     largest: tuple[Large, ...] = ()
     warnings: tuple[str, ...] = ()
     formula: float | None = None  # of an update: its temporaries as they should be
@@ -85,6 +86,7 @@ class Plan:
     programs: tuple[ProgramReport, ...]
     row: float  # bytes that one row more in a micro-batch takes on a chip, by our formula
     notes: tuple[str, ...] = ()  # what is left out, in words
+    links: str = "ICI"  # what joins the chips of a slice, or the GPUs of a machine
 
     @property
     def fits(self) -> bool:
@@ -117,12 +119,22 @@ class Plan:
 
     @property
     def forecast(self) -> float | None:
-        """Seconds of a step's programs by the compiler's cycles; None where the compiler gives
-        none, or not all of them were compiled."""
+        """Seconds of a step's programs, operation by operation; None where not all of them were
+        compiled."""
         found = [(p.calls, p.forecast.seconds) for p in self.programs if p.forecast is not None]
         if self.seconds is None or not found:
             return None
         return sum(calls * seconds for calls, seconds in found)
+
+    @property
+    def on_top(self) -> dict[str, float]:
+        """Seconds of a step, estimated, that the forecast leaves out: of sorts, and of exchanges if
+        nothing overlaps them."""
+        found = [(p.calls, p.forecast) for p in self.programs if p.forecast is not None]
+        return {
+            "sorts": sum(calls * one.sorts for calls, one in found),
+            "exchanges": sum(calls * one.exchanges for calls, one in found),
+        }
 
     def mfu_ceiling(self, name: str) -> float | None:
         """Model FLOPs of a program over what the chip could do in its bound."""
@@ -153,6 +165,7 @@ class Plan:
             "fits": self.fits,
             "step_seconds": self.seconds,
             "forecast_seconds": self.forecast,
+            "on_top_seconds": self.on_top,
             "update_mfu_ceiling": self.mfu_ceiling("update"),
             "update_mfu_forecast": self.mfu_forecast("update"),
             "largest_micro_batch": self.largest_micro_batch,

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxvl.plan import links
-from jaxvl.plan.chips import Topology
+from jaxvl.plan.chips import Chip, GpuNode, Topology
 from jaxvl.plan.collectives import Collective
 
 
@@ -22,7 +22,7 @@ class Roofline:
 
     compute: float
     hbm: float
-    ici: float
+    ici: float  # links of chips: ICI of a slice, NVLink of GPUs
     dcn: float = 0.0  # the data centre's network, between slices
 
     @property
@@ -38,7 +38,7 @@ class Roofline:
 
 
 def roofline(
-    topology: Topology,
+    topology: Topology | GpuNode,
     coords: Sequence[Sequence[int]],
     flops: float,
     traffic: float,
@@ -51,7 +51,8 @@ def roofline(
     chip, ici, dcn = topology.chip, 0.0, 0.0
     for one in collectives:
         if one.across:
-            assert chip.dcn is not None  # `Topology.parse` refuses slices of such chips
+            # `Topology.parse` refuses slices of chips whose network is not known.
+            assert isinstance(chip, Chip) and chip.dcn is not None
             dcn += one.times * one.moved / chip.dcn
         else:
             ici += one.times * links.seconds(topology, coords, one)

@@ -54,7 +54,7 @@ def _memory(plan: Plan) -> list[str]:
 
 
 def _times(plan: Plan) -> list[str]:
-    networks = [("ICI", False)] + [("DCN", True)] * (plan.slices > 1)
+    networks = [(plan.links, False)] + [("DCN", True)] * (plan.slices > 1)
     rows = [
         ["work of a chip, a call", "model TFLOP", "TFLOP", "HBM GB"]
         + [f"{name} GB" for name, _ in networks]
@@ -77,6 +77,8 @@ def _times(plan: Plan) -> list[str]:
             lines.append(
                 f"temporaries of {program.name}: {made}, by formula {program.formula / GiB:.2f}"
             )
+        if program.name == "decode":
+            lines.append(_a_token(program))
         if program.kernels:
             calls = ", ".join(f"{name} {n:.0f}" for name, n in program.kernels.items())
             lines.append(f"kernels of {program.name}: {calls}")
@@ -84,8 +86,8 @@ def _times(plan: Plan) -> list[str]:
     if plan.seconds is not None:
         lines += [
             "",
-            f"a step takes at least {plan.seconds:.2f} s (a bound where compute, HBM and ICI "
-            "overlap, not a forecast); "
+            f"a step takes at least {plan.seconds:.2f} s (a bound where compute, HBM and "
+            f"{plan.links} overlap, not a forecast); "
             f"ceiling of the update's MFU {plan.mfu_ceiling('update'):.0%}",
         ]
     if plan.forecast is not None:
@@ -95,10 +97,16 @@ def _times(plan: Plan) -> list[str]:
 
 
 def _forecast(plan: Plan) -> list[str]:
-    """What the compiler's cycles come to, and what they leave out."""
+    """A step operation by operation, and what that leaves out."""
+    by = "the compiler's estimated cycles"
+    if plan.links == "NVLink":
+        by = "each operation at its own bound, one after the other"
     lines = [
-        f"forecast of a step {plan.forecast:.2f} s: the compiler's estimated cycles, without what "
-        f"has none and the host; MFU of the update then {plan.mfu_forecast('update'):.0%}"
+        f"forecast of a step {plan.forecast:.2f} s ({by}); MFU of the update then "
+        f"{plan.mfu_forecast('update'):.0%}",
+        f"on top of it, estimated: exchanges {plan.on_top['exchanges']:.2f} s if nothing overlaps "
+        f"them, sorts {plan.on_top['sorts']:.2f} s; without an estimate: the latency of exchanges, "
+        "copies that run beside, the start of a kernel, the host",
     ]
     for program in plan.programs:
         found = program.forecast
@@ -106,11 +114,14 @@ def _forecast(plan: Plan) -> list[str]:
             continue
         parts = [f"{name} {seconds:.3f}" for name, seconds in found.parts.items()]
         if found.kernels:
-            parts.append(f"kernels at the chip's peak {found.kernels:.3f}")
+            parts.append(f"attention's kernels at the chip's peak {found.kernels:.3f}")
         lines.append(f"  {program.name} {found.seconds:.3f} s: {', '.join(parts)}")
+        if found.exchanges or found.sorts:
+            ours = f"exchanges {found.exchanges:.3f} s, sorts {found.sorts:.3f} s"
+            lines.append(f"    estimated on top: {ours}")
         if found.missing:
             missing = ", ".join(f"{times:.0f} {kind}" for kind, times in found.missing.items())
-            lines.append(f"    without a figure: {missing}")
+            lines.append(f"    not in the compiler's figures: {missing}")
     return lines
 
 
@@ -131,6 +142,16 @@ def _work(program: ProgramReport, roof: Roofline, networks: Sequence[bool]) -> l
         str(program.calls),
         f"{program.compile_seconds:.0f} s",
     ]
+
+
+def _a_token(program: ProgramReport) -> str:
+    """What decoding moves for one token of every slot, beside what it holds."""
+    moved = program.traffic / program.turns / 1e9
+    held = (program.memory["arguments"] + program.memory["outputs"]) / 1e9
+    return (
+        f"a token of every slot moves {moved:.2f} GB in HBM; weights and caches, whole, read once: "
+        f"{held:.2f} GB"
+    )
 
 
 def _collectives(program: ProgramReport) -> str:
