@@ -63,7 +63,9 @@ def verifier_of(row: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What the reward of each verifier is multiplied by."""
+    """What the reward of each verifier is multiplied by. A prompt's completions are all of one
+    verifier, so that a weight cancels where advantages are scaled by their own group's deviation
+    (grpo.scale_rewards=group); take "batch" or "none"."""
 
     digit: float = 1.0
     mcq: float = 1.0

@@ -208,10 +208,6 @@ def test_two_rewards_on_the_same_completions(scenes):
     apart = [json.loads(line) for line in found.read_text().splitlines()]
     assert f"{len(apart)} completions are credited by one alone" in result.stdout
     assert all((one["accuracy"] >= 0.5) != (one["judge"] >= 0.5) for one in apart)
-    low = call(
-        "agree", scenes / "run", "--with", scenes / "other.py", "--credit", "1.5", "--shown=0"
-    )
-    assert "0.917" in low.stdout or "1.000" in low.stdout  # of the long ones
 
 
 def test_a_reward_agrees_with_itself_scored_again_and_with_a_constant_by_chance(scenes):

@@ -12,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from jaxvl.cli.main import app
+from jaxvl.curate import sources
 from jaxvl.errors import UserError
 from jaxvl.eval.papers import visualthinker, vlaa
 from jaxvl.eval.papers.curves import recipe
 from jaxvl.eval.papers.page import PAPERS
+from jaxvl.eval.reporting import published
 from jaxvl.observe.metrics import MetricsWriter
 from tests.eval import mossbench_files
 from tests.eval.test_mossbench import answered
@@ -302,3 +304,17 @@ def test_the_page_in_a_browser(world):
 
 def test_names_of_rows_are_of_one_paper():
     assert not set(visualthinker.NAMES) & set(vlaa.NAMES) - {"Qwen2-VL-2B"}
+
+
+def test_every_published_row_has_its_line_on_the_page_of_reproduction():
+    text = (ROOT / "docs/reproduction.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    for name, (_, _, rows) in published.WHOLE.items():
+        for row in rows:
+            figures = f"| {' '.join(row[1:])} |"
+            assert any(figures in line for line in lines), (name, row[0])
+    of_data = [
+        " ".join(f"{n:,}" if n else "-" for n in (of.original, of.pipeline, of.sft, of.rl))
+        for of in sources.PAPER.values()
+    ]
+    assert all(any(f"| {figures} |" in line for line in lines) for figures in of_data)

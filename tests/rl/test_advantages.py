@@ -109,3 +109,14 @@ def test_spread_is_told_by_equality():
 def test_the_deviation_of_too_few_is_zero():
     assert reward_std(np.array([[1.0, np.nan]])) == 0
     assert group_advantages(np.array([[1.0, np.nan]]), scale="batch").tolist() == [[0, 0]]
+
+
+def test_a_weight_of_a_prompts_reward_counts_only_where_its_group_does_not_scale_it():
+    """A weight of one kind of question is one of whole groups (`rewards.vlaa.Weights`)."""
+    weighted = SOME * np.array([[3.0]] + [[1.0]] * (len(SOME) - 1))
+    plain, heavy = (group_advantages(x, scale="group") for x in (SOME, weighted))
+    np.testing.assert_allclose(heavy, plain, rtol=1e-3, atol=1e-3)  # but for the epsilon
+    plain, heavy = (group_advantages(x, scale="none") for x in (SOME, weighted))
+    np.testing.assert_allclose(heavy[0], 3 * plain[0], rtol=1e-6)
+    batch = group_advantages(weighted, scale="batch")
+    assert np.abs(batch[0]).max() > 2 * np.abs(batch[1]).max() > 0

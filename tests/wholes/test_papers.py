@@ -3,6 +3,7 @@
 docs/reproduction.md; and of each kind one is launched through the command line at toy sizes, all of
 them with JAXVL_RECIPES=all."""
 
+import json
 import os
 import re
 
@@ -11,7 +12,7 @@ import pytest
 from jaxvl import config
 from jaxvl.data import templates
 from jaxvl.data.prompts import Processor
-from jaxvl.data.tasks.vlaa import SOURCES
+from jaxvl.data.tasks.vlaa import SOURCES, VLAA
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards.vlaa import VERIFIERS
 from tests.data.published import write_sat, write_vlaa
@@ -29,10 +30,10 @@ LAUNCHED = {
     "vlaa_qwen2_7b_zero",
     "vlaa_without_mcq",
     "vlaa_sft_aha_55k",
+    "vlaa_sft_traces",
 }
 if os.environ.get("JAXVL_RECIPES") == "all":
-    # The traces are those of a run of configs/vlaa.py, which is not here.
-    LAUNCHED = {path.stem for path in PAPERS} - {"vlaa_sft_traces"}
+    LAUNCHED = {path.stem for path in PAPERS}
 BASE = ROOT / "configs/quickstart_base"
 PAGE = ROOT / "docs/reproduction.md"
 SIZES = ["data.prompt_buckets=768", "data.patch_buckets=64", "data.workers=0", "mesh.fsdp=1"]
@@ -53,9 +54,30 @@ def world(tmp_path_factory):
     found = {"sat": write_sat(folder / "sat", copies=4), "vlaa": folder / "vlaa"}
     write_vlaa(folder / "vlaa", "sft")
     write_vlaa(folder / "vlaa", "grpo")
+    found["traces"] = write_rollouts(folder / "run", VLAA(found["vlaa"]).load())
     for family, name in (("qwen2_vl", "Qwen2-VL-2B"), ("qwen2_5_vl", "Qwen2.5-VL-3B-Instruct")):
         found[family] = make_checkpoint(folder / name, family=family, weights="old")
     return found
+
+
+def write_rollouts(run, examples):
+    """What a run leaves of its completions: of each question a right and short one, a right and
+    longer one, a wrong one, and one that was cut off."""
+    kinds = (("a", 1.0, "stop"), ("a, at length", 1.0, "stop"), ("no", 0.0, "stop"))
+    kinds += (("a, without an end", 1.0, "length"),)
+    lines = []
+    for one in examples:
+        texts = [(f"<think>{why}</think><answer>{one.answer}</answer>", *of) for why, *of in kinds]
+        completions = [
+            {"text": text, "tokens": len(text), "reward": reward, "finish_reason": reason}
+            | {"rewards": {"mixed": reward}}
+            for text, reward, reason in texts
+        ]
+        lines.append({"task": one.task, "id": one.id, "completions": completions})
+    (run / "rollouts").mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "rollouts/step_1.jsonl").write_text(text)
+    return run
 
 
 def words_of(path, world):
@@ -66,6 +88,8 @@ def words_of(path, world):
     sat = path.stem.startswith("visualthinker")
     where = "data.source.source.path" if "traces" in path.stem else "data.source.path"
     words = [f"model.path={world[family]}", f"{where}={world['sat' if sat else 'vlaa']}"]
+    if "traces" in path.stem:
+        words.append(f"data.source.runs={world['traces']}")
     if sat:
         asked = "Instruct" in cfg.model.path or path.stem.startswith("visualthinker_sft")
         words.append(f"data.template.base={str(not asked).lower()}")
@@ -100,14 +124,28 @@ def test_a_row_of_a_paper_has_its_line_and_reads_its_data(path, world):
     assert f"configs/papers/{path.name}" in PAGE.read_text()
     doc = " ".join(path.read_text().split('"""')[1].split())
     cfg = config.load(path, words_of(path, world), config.Config, config.SFTConfig)
-    source = getattr(cfg.data.source, "source", cfg.data.source)  # of traces, which take a run
-    example = source.load()[0]
+    example = cfg.data.source.load()[0]
     template = templates.for_checkpoint(cfg.data.template, cfg.model.path)
     encoded = Processor.from_pretrained(BASE).encode(template(example), list(example.images))
     assert len(encoded.segments) > 0 and example.question in encoded.text
-    if isinstance(cfg, config.SFTConfig) and source is cfg.data.source:
+    if isinstance(cfg, config.SFTConfig):
         assert example.answer in cfg.sft.target(example)
     assert re.search(r"table \d|figures? \d|section \d|first versions|Not of the paper", doc)
+
+
+def test_traces_are_right_and_short_or_all_that_ended(world):
+    path = ROOT / "configs/papers/vlaa_sft_traces.py"
+    short = config.load(path, words_of(path, world), config.SFTConfig)
+    every = ["data.source.low=0", "data.source.longest=0", "data.source.every=true"]
+    whole = config.load(path, [*words_of(path, world), *every], config.SFTConfig)
+    found = [[cfg.sft.target(one) for one in cfg.data.source.load()] for cfg in (short, whole)]
+    assert {text.split("</think>")[0] for text in found[0]} == {"<think>a"}
+    assert {text.split("</think>")[0] for text in found[1]} == {
+        "<think>a",
+        "<think>a, at length",
+        "<think>no",
+    }
+    assert len(found[1]) == 3 * len(found[0])
 
 
 def test_rows_are_what_their_tables_say():
