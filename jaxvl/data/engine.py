@@ -13,6 +13,8 @@ import itertools
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -124,11 +126,16 @@ def opened(name: str, workers: int) -> Iterator[MapEngine]:
             "leave --engine out"
         ) from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
+    if not os.environ.get("RAY_ADDRESS"):
+        quiet |= {"address": "local", "num_cpus": workers or os.cpu_count()}
+        quiet["include_dashboard"] = False
+    heard = signal.getsignal(signal.SIGTERM)
+    try:
         ray.init(**quiet)
-    else:
-        cores = workers or os.cpu_count()
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+    except SystemExit as stopped:  # of Ray's own handler, with the signal's number alone
+        raise SystemExit(128 + signal.SIGTERM) from stopped
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, heard)  # Ray's own exits with 15
     try:
         there = int(ray.cluster_resources().get("CPU", 0))
         if workers > there:

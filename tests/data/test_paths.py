@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -70,10 +71,11 @@ BAD = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder of rows with pictures and links, and another one beside it."""
-    import os
+    return lay_out(tmp_path_factory.mktemp("paths"))
 
-    top = tmp_path_factory.mktemp("paths")
+
+def lay_out(top):
+    """A folder of rows with pictures and links, and another one beside it."""
     out, own = top / "outside", top / "rows"
     (own / "images/hidden/deep").mkdir(parents=True)
     out.mkdir()
