@@ -3,6 +3,7 @@
 
     B shards of rows (devices along data and fsdp)    r rows of a shard, g completions of a row
     S slots of a shard, Z = B*S of all                n cells of a shard, one a completion: n = r*g
+    (r: the prompts whose keys and values are held)
 
 A slot has keys and values of its own; those of the prompt stand once a row. Queries go to the row
 of their prompt, where one product serves all completions of the row, and what they found comes back
@@ -33,10 +34,8 @@ from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
 class SlotMap:
     """Which completion every slot holds, and where each completion is."""
 
-    request: jax.Array  # [B, S] among the shard's requests
-    slot: (
-        jax.Array | None
-    )  # [B, n] of a request (0 where it has none); None: slot i holds request i
+    cell: jax.Array  # [B, S] among the completions of the shard's rows
+    slot: jax.Array | None  # [B, n] of a cell (any where it has none); None: slot i holds cell i
 
     def to_rows(self, x_BS: jax.Array, rows: int) -> jax.Array:
         """[B, S, ..] -> [B, r, g, ..], every row's completions side by side."""
@@ -46,7 +45,7 @@ class SlotMap:
     def to_slots(self, x_Brg: jax.Array) -> jax.Array:
         """[B, r, g, ..] -> [B, S, ..]"""
         x_Bn = fold(x_Brg, "B r g ... -> B (r g) ...")
-        return x_Bn if self.slot is None else take(x_Bn, self.request)
+        return x_Bn if self.slot is None else take(x_Bn, self.cell)
 
 
 def merge(x_BS: jax.Array) -> jax.Array:
@@ -69,7 +68,7 @@ class DecodeModel:
     embed: Embedding
     layers: list[DecoderLayer]
     norm: RMSNorm
-    head: Embedding
+    head: Embedding | None  # None: `embed` is the head too; as two leaves it would be held twice
     prompts: list[KVCache]  # k [B, r, K, H, T], v [B, r, K, T, H]
     mask: jax.Array  # [B, r, T], true on real prompt tokens
     cos_sin: (
@@ -97,7 +96,7 @@ class DecodeModel:
             embed=embed,
             layers=[layer(i) for i in range(text.arch.layers)],
             norm=text.norm,
-            head=embed if text.arch.tied else jax.tree.map(_gather_fsdp, text.head),
+            head=None if text.arch.tied else jax.tree.map(_gather_fsdp, text.head),
             prompts=prompts,
             mask=fold(mask_RT, "(B r) T -> B r T", B=prompts[0].k.shape[0]),
             cos_sin=jax.tree.map(lambda x: x[0], text.cos_sin(positions_13S)),
@@ -140,6 +139,10 @@ class DecodeModel:
         if self.arch.float32_head:  # what it reads is not rounded
             x_BSD = x_BSD.astype(jnp.float32)
         return self.norm(x_BSD), grown
+
+    def logits(self, hidden_BSD: jax.Array) -> jax.Array:
+        """[B, S, D] -> float32 [B, S, V], the vocabulary split over tensor."""
+        return (self.embed if self.head is None else self.head).logits(hidden_BSD)
 
     def empty_cache(self, slots: int, tokens: int) -> list[KVCache]:
         """Room for `tokens` tokens of every slot, a cache a layer."""

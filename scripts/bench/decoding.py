@@ -68,17 +68,17 @@ class Work:
     def run(self, sampler: Sampler, seed: int = 0) -> dict:
         """One rollout: seconds of prefill and of decoding, tokens, decode steps and slot-steps."""
         start = time.perf_counter()
-        prefilled = clock = slot_steps = 0
+        prefilled = steps = slot_steps = 0
         for state in sampler.states(self.params, self.prompt, jax.random.key(seed)):
-            now = int(state.clock)  # waits for the device
+            now = int(state.step)  # waits for the device
             prefilled = prefilled or time.perf_counter()
-            slot_steps += (now - clock) * state.cell.size
-            clock = now
+            slot_steps += (now - steps) * state.request.size
+            steps = now
         rollout = jax.block_until_ready(sampler.read(self.prompt, state))
         return {
             "prefill": prefilled - start,
             "decode": time.perf_counter() - prefilled,
             "tokens": int(rollout.mask.sum()),
-            "steps": clock,
+            "steps": steps,
             "slot_steps": slot_steps,
         }

@@ -21,7 +21,7 @@ from decoding import Work, arguments, parse
 from pairs import report
 
 from jaxvl.distributed.mesh import make_mesh
-from jaxvl.rl import sampler, sampling
+from jaxvl.rl import sampler, sampling, slots
 
 STOP, OTHER = 1, 2  # token ids
 MEAN = 0.3  # of the cap
@@ -38,7 +38,7 @@ def end_by_chance(cap: int) -> None:
         going_on = jnp.where(token == STOP, OTHER, token)
         return jnp.where(seed < 2**32 / (MEAN * cap), STOP, going_on), logp
 
-    sampler.sample_token = sample_token
+    sampler.sample_token = slots.sample_token = sample_token
 
 
 def forms(args: argparse.Namespace, mesh) -> dict[tuple[str, str], Callable[[int], dict]]:
@@ -47,8 +47,8 @@ def forms(args: argparse.Namespace, mesh) -> dict[tuple[str, str], Callable[[int
     work = Work(args, prompts, args.new_tokens, mesh)
     found = {}
     for lengths, stop_ids in (("exponential", (STOP,)), ("equal", ())):
-        for name, slots in ((f"{args.slots} slots", args.slots), ("all at a time", 0)):
-            made = work.sampler(slots, stop_ids)
+        for name, at_once in ((f"{args.slots} slots", args.slots), ("all at a time", 0)):
+            made = work.sampler(at_once, stop_ids)
             found[lengths, name] = lambda seed, made=made: work.run(made, seed)
     part = Work(args, args.slots // args.group, args.new_tokens, mesh)
     static = part.sampler()

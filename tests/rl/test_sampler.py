@@ -13,7 +13,7 @@ from jaxvl.distributed.mesh import put_rows
 from jaxvl.models import qwen_vl
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL
-from jaxvl.rl import sampler
+from jaxvl.rl import sampler, slots
 from jaxvl.rl.learner import make_logprobs
 from jaxvl.rl.sampler import Sampler
 from jaxvl.rl.sampling import SamplingParams
@@ -191,6 +191,30 @@ def test_slots_and_columns_do_not_matter(vlm, arrays, run, short_ladders, slots,
     np.testing.assert_allclose(got.logps, np.where(mask, free.logps, 0.0), atol=LOGPS)
 
 
+@pytest.mark.parametrize("wave", [1, 2])
+def test_waves_of_prompts_do_not_matter(vlm, images, arrays, run, short_ladders, monkeypatch, wave):
+    """Eight rows, three of which are held at a time; five do not divide by waves of two."""
+    monkeypatch.setattr(slots.DecodeInputs, "wave", wave)
+    how = SamplingParams(2, C, STOP, vlm.processor.pad_id, slots=2)
+    rows = prompt_arrays(vlm, PROMPTS, images, group=G, g=2)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(rows), vlm.mesh)
+        sample = Sampler(vlm.graphdef, how, "float32")
+        inputs, *_ = jax.eval_shape(sample.start, vlm.params, prompt, jax.random.key(0))
+        assert inputs.places == 3 and inputs.decode_model.prompts[0].k.shape[:2] == (1, 3)
+        ready = []
+        for state in sample.states(vlm.params, prompt, jax.random.key(0)):
+            ready.append(int(state.ready))
+            held = jax.device_get((state.live, state.request, state.next_request))
+        got = jax.device_get(sample.read(prompt, state))
+    assert ready[0] == 6 and ready[-1] == 16
+    assert len(set(ready)) == 1 + -(-5 // wave)
+    assert not held[0].any() and held[2].tolist() == [16]
+    whole = run(arrays, stop_ids=STOP)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one.reshape(other.shape), other, atol=3e-5)  # products' sums
+
+
 @pytest.mark.parametrize("tokens", [1, 130])
 def test_rows_prefilled_at_a_time_do_not_matter(vlm, arrays, run, monkeypatch, tokens):
     """One of the four, or two, whose tokens and patches are 56 each."""
@@ -251,6 +275,7 @@ def count_steps(monkeypatch, vlm, arrays, how):
         return sample_token(logits, seed, how)
 
     monkeypatch.setattr(sampler, "sample_token", counted)
+    monkeypatch.setattr(slots, "sample_token", counted)
     with jax.set_mesh(vlm.mesh):
         prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
         run = Sampler(vlm.graphdef, how, "float32")
