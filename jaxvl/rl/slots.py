@@ -99,10 +99,10 @@ class LoopStatus:
 def places(slots: int, rows: int, group: int) -> int:
     """How many prompts of a shard's `rows` are held while `slots` of their completions are decoded.
 
-    Three times what fill the slots: some prompts are held for one long completion alone, others for
-    the slots that end before the next wave of rows, half of what fill the slots. With exponential
-    lengths (simulated, groups of 4 and 8) slots are then as busy as with all prompts held; with
-    twice as many 81 to 95% of that.
+    Three times what fills the slots: some prompts are held for one long completion alone, others
+    for the slots that end before the next wave of rows, half of what fills the slots. With
+    exponential lengths (simulated, groups of 4 and 8, one and eight shards) slots are 95% as busy
+    as with all prompts held, or more; with places for twice what fills the slots 72 to 95%.
     """
     return min(rows, 3 * -(-slots // group))
 

@@ -169,6 +169,24 @@ def test_sampling(spread, images, one_device, temperature, monkeypatch):
     np.testing.assert_allclose(rollout.logps, expected.logps, atol=3 * LOGPS)
 
 
+def test_waves_of_prompts(spread, images):
+    """Three rows of a shard are held at a time; a wave's keys go where the mesh has its shards."""
+    if tuple(spread.mesh.shape.values()) != (2, 2, 2):
+        pytest.skip("one mesh with all axes is enough")
+    arrays = prompt_arrays(spread, PROMPTS, images, group=8, g=1)
+    found = []
+    for slots in (4, 0):
+        how = SamplingParams(1, 8, STOP, 0, spread.config.never_sampled, slots=slots)
+        with jax.set_mesh(spread.mesh):
+            prompt = put_rows(Prompt.from_arrays(arrays), spread.mesh)
+            sample = Sampler(spread.graphdef, how, "float32")
+            found.append(jax.device_get(sample(spread.params, prompt, jax.random.key(3))))
+        assert sample.wave._cache_size() == (slots > 0)
+    few, whole = found
+    np.testing.assert_array_equal(few.tokens, whole.tokens)
+    np.testing.assert_allclose(few.logps, whole.logps, atol=3 * LOGPS)
+
+
 def assert_where_the_rules_say(tree, mesh):
     """Arrays or shapes of a parameter tree carry their parameters' specs."""
 
