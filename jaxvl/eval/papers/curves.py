@@ -98,7 +98,7 @@ def draw(figure: Figure, given: Mapping[str, PaperInput], known: Sequence[str]) 
 def recipe(name: str) -> str:
     """Where what has this name comes from: a recipe, or the evaluation of a checkpoint."""
     if not name.startswith(("visualthinker", "vlaa")):
-        return f"jaxvl eval run --model {name} .., given as {name}=DIR"
+        return f"evaluate the checkpoint with jaxvl eval run .. --out DIR, and give {name}=DIR"
     folder = (
         "configs" if name.removesuffix("_sft") in ("visualthinker", "vlaa") else "configs/papers"
     )

@@ -4,6 +4,7 @@
 
 function openStep() {} // there are no rollouts here to open
 
+byId("curve-controls").hidden = !DATA.charts.length;
 startTheme();
 startCurves(Math.max(0, ...DATA.charts.flatMap((chart) => chart.lines.map((line) => line.steps.length))));
 curves.figures = DATA.charts.map((chart) => new Figure(chart));

@@ -74,7 +74,7 @@ def section(
     columns = beside.published[1]
     return {
         "title": beside.title,
-        "text": beside.published[0],
+        "text": beside.published[0].removeprefix("the same, "),
         "tables": [table(columns, entries, bool(beside.base))],
         "bars": bars(columns, entries) if beside.bars else [],
         "missing": missing,
