@@ -56,10 +56,17 @@ class Rollouts:
             step: [file for _, file in sorted(places)] for step, places in sorted(found.items())
         }
 
-    def step(self, files: Sequence[Path], images: bool = True) -> dict[str, Any]:
+    def gap_files(self, files: Sequence[Path]) -> list[Path]:
+        """Where the gaps by token of a step's files are, of those that have some."""
+        found = (inside(self.run_dir, f"rollouts/gaps/{file.name}") for file in files)
+        return [file for file in found if file and file.is_file()]
+
+    def step(self, files: Sequence[Path], images: bool = True, gaps: bool = True) -> dict[str, Any]:
         """A step's prompts, and how many lines could not be read. `pictures` are data URIs by the
-        digest that the images of the prompts name."""
+        digest that the images of the prompts name; a completion's "gap" is as `train.gaps` writes
+        it: the characters of each token, and its gap, as base64 of bytes."""
         lines, broken = read(files)
+        gaps_by_prompt = _gaps(self.gap_files(files)) if gaps else {}
         pictures: dict[str, str] = {}
         prompts = []
         for line in lines:
@@ -67,12 +74,17 @@ class Rollouts:
             for image in shown:
                 if "uri" in image:
                     pictures[image["digest"]] = image["uri"]
+            completions = [completion(one) for one in line.get("completions") or []]
+            known = gaps_by_prompt.get(text_of(line.get("prompt_id")), [])
+            if len(known) == len(completions):
+                for one, gap in zip(completions, known, strict=True):
+                    one |= {"gap": gap} if gap else {}
             prompts.append(
                 {
                     **{name: text_of(line.get(name)) for name in _ASKED},
                     "learnt": line.get("learnt", True) is not False,
                     "images": [{k: v for k, v in one.items() if k != "uri"} for one in shown],
-                    "completions": [completion(one) for one in line.get("completions") or []],
+                    "completions": completions,
                 }
             )
         return {"prompts": prompts, "broken": broken, "pictures": pictures}
@@ -150,6 +162,21 @@ def completion(one: Mapping[str, Any]) -> dict[str, Any]:
     found["rewards"] = {name: _number(value) for name, value in (one.get("rewards") or {}).items()}
     if one.get("extra"):
         found["extra"] = {name: text_of(value) for name, value in one["extra"].items()}
+    return found
+
+
+def _gaps(files: Sequence[Path]) -> dict[str, list[list[str] | None]]:
+    """By prompt, of each completion what `train.gaps` wrote, or None."""
+    found = {}
+    for raw in (line for file in files for line in file.read_bytes().split(b"\n") if line):
+        try:
+            line = json.loads(raw)
+            found[text_of(line["prompt_id"])] = [
+                [str(lengths), str(codes)] if (lengths, codes) != ("", "") else None
+                for lengths, codes in (one or ("", "") for one in line["completions"])
+            ]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            continue  # the page shows the completions of the prompt without it
     return found
 
 

@@ -23,10 +23,18 @@ from jaxvl.observe import browse, curves
 
 FILE = "report.html"
 _PAGE = Path(__file__).with_name("page")
-_SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "base.js", "curves.js", "rollouts.js", "main.js")
+_SCRIPTS = (
+    "vendor/uplot/uPlot.iife.min.js",
+    "base.js",
+    "curves.js",
+    "gaps.js",
+    "rollouts.js",
+    "main.js",
+)
 _STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 _TEXTS = 160 * 2**20  # bytes of rollouts in a file, before they are packed to a fifth or less
 _IMAGES = 1200  # in a file
+_GAPS = 16 * 2**20  # bytes of gaps by token in a file, which hardly get smaller
 # What a run's file raises that holds other JSON than a run writes, and how it is told.
 BROKEN = (TypeError, ValueError, AttributeError, LookupError)
 NOT_AS_WRITTEN = (
@@ -77,13 +85,17 @@ class Report:
             imaged = thinned(
                 {step: outlines[step].images for step in chosen}, _IMAGES // len(self.rollouts)
             )
+            beside = {step: rollouts.gap_files(files[step]) for step in chosen}
+            bytes_of = {s: sum(x.stat().st_size for x in of) for s, of in beside.items() if of}
+            gapped = thinned(bytes_of, _GAPS // len(self.rollouts))
             for step in chosen:
-                key = (step in imaged, *browse.state(files[step]))
-                packed = before.get(key) or _pack(rollouts.step(files[step], step in imaged))
+                shown = step in imaged, step in gapped
+                key = (*shown, *browse.state([*files[step], *beside[step]]))
+                packed = before.get(key) or _pack(rollouts.step(files[step], *shown))
                 self._packed[key] = packed
                 blocks[f"step-{number}-{step}"] = packed[0]
                 blocks |= {f"image-{digest}": uri for digest, uri in packed[1].items()}
-            said = _left_out(list(files), chosen, imaged)
+            said = _left_out(list(files), chosen, imaged, len(bytes_of) - len(gapped))
             runs.append(run | {"rollouts": chosen, "left_out": said, "outline": table(outlines)})
         return page(document(runs, live=False), blocks)
 
@@ -104,10 +116,13 @@ def thinned(sizes: Mapping[int, int], budget: int) -> list[int]:
     return sorted({*steps[::stride], *steps[-1:]})
 
 
-def _left_out(steps: Sequence[int], chosen: Sequence[int], imaged: Sequence[int]) -> str:
-    if len(imaged) == len(steps):
+def _left_out(
+    steps: Sequence[int], chosen: Sequence[int], imaged: Sequence[int], gapless: int
+) -> str:
+    if len(imaged) == len(steps) and not gapless:
         return ""
     rest = f"and images of {len(imaged)}" if len(imaged) < len(chosen) else "images among them"
+    rest += f", without gaps by token of {gapless}" if gapless else ""
     return (
         f"This file has the rollouts of {len(chosen)} of {len(steps)} steps, {rest}, "
         "to stay small; jaxvl watch shows all."

@@ -25,6 +25,8 @@ from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import BatchCounts, Stats, policy_loss, sft_loss, truncated_weights
 
+TOKEN_GAP = "token_gap"  # the one stat that is an array: see `grpo_objective`
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +125,9 @@ def live_rows(batch: TrainBatch, beta: float) -> jax.Array:
     return live_sequences(batch, beta).any(-1)
 
 
-def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
-    """A host batch with the rows that have something to learn before the others, within each
-    mini-batch; `make_update` leaves out the micro-batches that come after them.
+def live_order(batch: TrainBatch, cfg: GRPO) -> np.ndarray:
+    """[R] row numbers of a host batch such that rows with something to learn come before the
+    others, within each mini-batch; `make_update` leaves out the micro-batches that come after them.
 
     With Bnpo, whose mean depends on how the rows are cut, whole micro-batches change places.
     """
@@ -135,16 +137,25 @@ def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
     live = reduce(live_rows(batch, cfg.beta), "(M n u) -> M n", "any", **cut)
     places = rearrange(np.arange(rows), "(M n u) -> M n u", **cut)
     order = np.argsort(~live, axis=1, kind="stable")[..., None]
-    order_R = rearrange(np.take_along_axis(places, order, axis=1), "M n u -> (M n u)")
-    if (order_R == np.arange(rows)).all():  # always with a reference; images are gigabytes
+    return rearrange(np.take_along_axis(places, order, axis=1), "M n u -> (M n u)")
+
+
+def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
+    """A host batch with its rows in `live_order`."""
+    order_R = live_order(batch, cfg)
+    if (order_R == np.arange(len(order_R))).all():  # always with a reference; images are gigabytes
         return batch
     return jax.tree.map(lambda x: x[order_R], batch)
 
 
-def grpo_objective(policy: Policy, cfg: GRPO, length: int | None = None) -> Callable:
+def grpo_objective(
+    policy: Policy, cfg: GRPO, length: int | None = None, by_token: bool = False
+) -> Callable:
     """Loss of one micro-batch, as its share of the whole batch's loss, and means over its tokens.
 
     `length` is the most tokens that a completion may have (default: what the batch has room for).
+    With `by_token` the stat `TOKEN_GAP` [R, g, C] is the learner's log-probability of every token
+    less the sampler's, NaN where the token does not count.
     """
 
     def objective(params, batch: TrainBatch, whole: TrainBatch, dropout=None, beta=None):
@@ -169,7 +180,10 @@ def grpo_objective(policy: Policy, cfg: GRPO, length: int | None = None) -> Call
             whole=BatchCounts.of(whole.mask, length),
         )
         mean = functools.partial(_mean, batch.mask)
-        gap = jnp.where(batch.mask, jnp.abs(logps - batch.old_logps), 0.0)
+        signed = logps - batch.old_logps
+        gap = jnp.where(batch.mask, jnp.abs(signed), 0.0)
+        if by_token:
+            stats[TOKEN_GAP] = jnp.where(batch.mask, signed, jnp.nan)
         stats |= {
             "entropy": mean(entropy),
             "sampling/sampling_logp_difference/mean": mean(gap),
@@ -231,23 +245,20 @@ def make_gradient(
             whole = partition.combine(frozen or {}, params)
             loss, stats = objective(whole, piece, batch, key, beta)
             tokens = piece.mask.sum()
-            sums = {name: x * (1 if _kept_whole(name) else tokens) for name, x in stats.items()}
+            sums = {n: x if _kept_whole(n, x) else x * tokens for n, x in stats.items()}
             return loss, sums | {"loss": loss, "tokens": tokens}
 
         def add(number, sofar):
             grads, stats = jax.grad(loss_of, has_aux=True)(state.params, number)
-            added = {
-                name: jnp.maximum(sofar[1][name], x) if name.endswith("max") else sofar[1][name] + x
-                for name, x in stats.items()
-            }
+            added = {name: _added(name, sofar[1][name], x, number) for name, x in stats.items()}
             return jax.tree.map(jnp.add, sofar[0], grads), added
 
         shapes = jax.eval_shape(loss_of, state.params, 0)[1]
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        nothing = {name: _begun(x, len(batch.tokens)) for name, x in shapes.items()}
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         grads, stats = jax.lax.fori_loop(0, _needed(live(batch)), add, (zeros, nothing))
         tokens = jnp.maximum(stats.pop("tokens"), 1)
-        stats = {name: x if _kept_whole(name) else x / tokens for name, x in stats.items()}
+        stats = {name: x if _kept_whole(name, x) else x / tokens for name, x in stats.items()}
         return grads, stats | {"grad_norm": optax.tree.norm(grads)}
 
     return gradient
@@ -270,8 +281,9 @@ def make_update(
     Micro-batches are gone through and their gradients added: every one is already divided by the
     counts of the whole batch, so the sum is the true mean whatever way the batch is cut. What
     comes after the last micro-batch with a sequence that is `live` is not computed: its gradient is
-    zero. `state` is donated. Stats that end in "max" are maxima, the loss is a sum, and all others
-    are means over the tokens that were gone through.
+    zero. `state` is donated. Stats that end in "max" are maxima, the loss is a sum, arrays have the
+    micro-batches in front (NaN: not computed), and all others are means over the tokens that were
+    gone through.
 
     Where the loss, the gradient's norm or a parameter that the update would lead to is not finite,
     the state stays as it is to the bit, the optimizer's counts and with them the schedule included,
@@ -302,9 +314,25 @@ def make_update(
     return update
 
 
-def _kept_whole(name: str) -> bool:
+def _kept_whole(name: str, x: jax.Array) -> bool:
     """Whether a stat is no mean over tokens."""
-    return name == "loss" or name.endswith("max")
+    return name == "loss" or name.endswith("max") or x.ndim > 0
+
+
+def _begun(x: jax.ShapeDtypeStruct, count: int) -> jax.Array:
+    """A stat before the first of `count` micro-batches, each of which gives it as `x`: arrays are
+    NaN for those that are not gone through."""
+    if not x.ndim:
+        return jnp.zeros((), x.dtype)
+    spec = P(None, *x.sharding.spec) if x.sharding else None
+    return jnp.full((count, *x.shape), jnp.nan, x.dtype, out_sharding=spec)
+
+
+def _added(name: str, sofar: jax.Array, x: jax.Array, number: jax.Array) -> jax.Array:
+    """A stat with that of micro-batch `number`: arrays [M, ..] are filled, numbers added up."""
+    if x.ndim:
+        return jax.lax.dynamic_update_index_in_dim(sofar, x, number, 0)
+    return jnp.maximum(sofar, x) if name.endswith("max") else sofar + x
 
 
 def _needed(live_MRg: jax.Array) -> jax.Array:

@@ -43,7 +43,7 @@ def learning(cfg: Any, graphdef: Any) -> Learning:
 @learning.register
 def _(cfg: Config, graphdef: Any) -> Learning:
     policy, grpo = _policy(cfg, graphdef, cfg.sampling.temperature), cfg.grpo
-    objective = learner.grpo_objective(policy, grpo, cfg.batch.length)
+    objective = learner.grpo_objective(policy, grpo, cfg.batch.length, by_token=True)
     live = functools.partial(learner.live_sequences, beta=grpo.beta)
     return Learning(policy, objective, *_descent(cfg), live, grpo.beta, grpo.own_logps)
 

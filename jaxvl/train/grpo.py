@@ -40,7 +40,7 @@ from jaxvl.rl.completions import lost_prompts, read_completions
 from jaxvl.rl.learning import learning
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.sampler import Sampler
-from jaxvl.train import failed, heldout, resume, rollouts
+from jaxvl.train import failed, gaps, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
 from jaxvl.train.guard import Event, Guard
@@ -139,6 +139,7 @@ class GRPOLoop:
         self.prompts = grpo.prompts // shares  # of this process
         self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg.model, vlm.config, devices, shares, cfg.run.peak_tflops)
+        self.token_lengths = gaps.TokenLengths(vlm.processor.decode)
         self.guard = Guard(cfg.run.max_skipped, cfg.optim.grad_norm_warn)
         self.held_out = heldout.HeldOut(cfg, cfg.eval, self.stream.template) if cfg.eval else None
         self.during = During(cfg.benchmarks, self.run_dir) if cfg.benchmarks else None
@@ -240,11 +241,13 @@ class GRPOLoop:
             state, stats = self.update(state, part, self.frozen, np.float32(carry.beta))
             found.append(stats)
         del on_device
+        token_gaps = [stats.pop(learner.TOKEN_GAP) for stats in found]
 
         # The device is at work: until its numbers are asked for, the host has time of its own.
         try:
             images = self.cfg.run.rollout_images
             rollouts.write(self.run_dir, step, sampled, chosen, advantages_PG, images, share)
+            lengths = self.token_lengths.of_all(sampled.got)
             metrics = self.rollout_metrics(sampled)
         finally:  # whatever becomes of that, the updates are done
             stats, beta = jax.device_get(found), carry.beta
@@ -252,6 +255,9 @@ class GRPOLoop:
             done = not all(of["skipped"] for of in stats)
             whole.after(step, state, self.get_state(carry), done)
             told = failed.told(step, events, parts, sampled.asked, share, self.run_dir, beta)
+        gap_MRgC = local_rows(token_gaps[0], axis=1)
+        gap_NC = gaps.by_completion(sampled, chosen, batch, grpo, gap_MRgC)
+        gaps.write(self.run_dir, step, sampled, gap_NC, lengths, share)
         live_R = learner.live_rows(batch, grpo.beta)
         metrics["frac_live_rows"] = float(np.mean(share.all_gather_object(float(live_R.mean()))))
         if grpo.dynamic_sampling:

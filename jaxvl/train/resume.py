@@ -135,8 +135,9 @@ def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int)
     checkpoints.set_aside(start, place / "checkpoints")
     for file in later_rollouts(run_dir, start):
         if keep:
-            (place / "rollouts").mkdir(exist_ok=True)
-            shutil.move(file, place / "rollouts" / file.name)
+            kept = place / file.relative_to(run_dir)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, kept)
         else:
             file.unlink()
     drops(run_dir).truncate_after(start or -1)  # nothing stays of a run that begins again
@@ -152,10 +153,12 @@ def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int)
 
 
 def later_rollouts(run_dir: Path, step: int) -> list[Path]:
-    """The rollouts of steps after `step`, whatever number of processes wrote them."""
+    """The rollouts of steps after `step` and what is beside them, whatever number of processes
+    wrote them."""
     numbered = [
         (file.name.split(".")[0].removeprefix("step_"), file)
-        for file in (run_dir / "rollouts").glob("step_*.jsonl")
+        for folder in (run_dir / "rollouts", run_dir / "rollouts" / "gaps")
+        for file in folder.glob("step_*.jsonl")
     ]
     return [file for number, file in numbered if number.isdecimal() and int(number) > step]
 

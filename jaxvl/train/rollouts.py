@@ -252,5 +252,9 @@ def write(
             }
         )
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    name = f"step_{step}.{share.index}.jsonl" if share.index else f"step_{step}.jsonl"
-    (folder / name).write_text(text, encoding="utf-8")
+    (folder / share_file(step, share)).write_text(text, encoding="utf-8")
+
+
+def share_file(step: int, share: DataShard) -> str:
+    """The name of a share's file of a step."""
+    return f"step_{step}.{share.index}.jsonl" if share.index else f"step_{step}.jsonl"

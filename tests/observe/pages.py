@@ -67,6 +67,19 @@ def rollout(step, example="ex-1", right=2):
     }
 
 
+def gaps():
+    """Of the first completion a token a character, the second a gap of -0.1; nothing whole of the
+    others."""
+    codes = [0, -51, *(len(EVIL) - 2) * [1]]
+    packed = [
+        base64.b64encode(bytes(x % 256 for x in of)).decode() for of in ([1] * len(EVIL), codes)
+    ]
+    return (
+        json.dumps({"prompt_id": 0, "completions": [packed, None, ["AQ==", EVIL], [EVIL, 3]]})
+        + "\n"
+    )
+
+
 def write_run(run, steps=(1, 5, 10, 60), last=60):
     """A run of `last` steps with rollouts of `steps`; beside it lies a file it must not show."""
     writer = MetricsWriter(run)
@@ -84,7 +97,9 @@ def write_run(run, steps=(1, 5, 10, 60), last=60):
     ImageDraw.Draw(image).ellipse((100, 100, 900, 700), fill="blue")
     image.save(run / "images/0.png")
     Image.new("RGB", (8, 8)).save(run.parent / "secret.png")
+    (run / "rollouts/gaps").mkdir()
     for number, step in enumerate(steps):
+        (run / "rollouts/gaps" / f"step_{step}.jsonl").write_text(gaps() + "[1\n")
         lines = [rollout(step, "ex-1", number % 5), rollout(step, f"ex-at-{step}", 2)]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run / "rollouts" / f"step_{step}.jsonl").write_text(text + "[1\n")

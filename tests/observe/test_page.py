@@ -114,6 +114,19 @@ def test_hostile_text_is_text_and_reflection_is_marked(opened, folder):
     assert page.evaluate("document.querySelectorAll('body script:not([type])').length") == 1
 
 
+def test_gaps_by_token_are_shown_on_demand(opened, folder):
+    page = opened((folder / "one/report.html").as_uri())
+    first = page.locator("article.completion").first
+    assert first.locator("table").count() == 0
+    page.check("#gaps")
+    assert first.locator("pre").inner_text() == EVIL  # it stays a text
+    assert first.locator("pre span").first.get_attribute("title") == "gap -0.1"
+    assert first.locator("tbody tr").first.inner_text().split("\t") == ["2", '"/"', "-0.1"]
+    assert page.locator("article.prompt").first.get_by_text("No gap is known").count() == 3
+    page.uncheck("#gaps")
+    assert page.locator("article.completion pre span").count() == 0
+
+
 def test_curves_smooth_zoom_hide_and_open_steps(opened, folder):
     page = opened((folder / "one/report.html").as_uri(), viewport={"width": 1200, "height": 900})
     reward = page.locator("[role=slider][aria-label='Reward']")

@@ -129,6 +129,11 @@ def test_a_file_that_leaves_something_out_says_so(run_dir, monkeypatch):
     run = Page(write_report(run_dir).read_text()).data["runs"][0]
     assert run["rollouts"] == [1, 10, 60] and len(run["outline"]["steps"]) == 4
     assert "rollouts of 3 of 4 steps, and images of 2" in run["left_out"]
+    monkeypatch.setattr(report, "_GAPS", 1)
+    page = Page(write_report(run_dir).read_text())
+    assert "without gaps by token of 1" in page.data["runs"][0]["left_out"]
+    having = [s for s in (1, 10, 60) if "gap" in page.step(s)["prompts"][0]["completions"][0]]
+    assert having == [1, 60]
 
 
 def test_a_page_written_again_has_what_is_new_and_packs_nothing_twice(run_dir, monkeypatch):

@@ -51,12 +51,12 @@ def micro(batch, count):
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
 
 
-def updated(cfg, batch, beta=None):
+def updated(cfg, batch, beta=None, by_token=False):
     """Gradients and stats of one update of plain descent, in cfg.micro_batches."""
     live = functools.partial(learner.live_sequences, beta=cfg.beta)
     tx = optax.sgd(1.0)
     update = learner.make_update(
-        learner.grpo_objective(Toy(), cfg, C), tx, lambda step: 1.0, live=live
+        learner.grpo_objective(Toy(), cfg, C, by_token), tx, lambda step: 1.0, live=live
     )
     state = learner.init_state(START, tx)
     state, stats = update(state, micro(batch, cfg.micro_batches), None, beta)
@@ -202,6 +202,15 @@ def test_the_difference_to_the_sampler_is_of_tokens_that_count():
     name = "sampling/sampling_logp_difference"
     np.testing.assert_allclose(stats[f"{name}/mean"], gap.mean(), rtol=CLOSE)
     np.testing.assert_allclose(stats[f"{name}/max"], gap.max(), rtol=CLOSE)
+
+
+def test_the_difference_by_token_is_in_its_place_and_unknown_where_nothing_is_computed():
+    batch = toy_batch(dead=(4, 5))
+    _, stats = updated(GRPO(beta=0.0, micro_batches=3), batch, by_token=True)
+    found = stats[learner.TOKEN_GAP].reshape(R, G, C)
+    true = np.where(batch.mask, Toy().logprobs(START, batch)[0] - batch.old_logps, np.nan)
+    np.testing.assert_allclose(found[:4], true[:4], rtol=CLOSE, atol=CLOSE)
+    assert np.isnan(found[4:]).all()
 
 
 def test_an_adaptive_coefficient_is_handed_in():

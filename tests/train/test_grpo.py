@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole loop on the checkpoint that comes with the checkout, a few small steps."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -21,9 +22,11 @@ from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
 from jaxvl.errors import UserError
 from jaxvl.eval.engines.local import open_model
+from jaxvl.observe.browse import Rollouts
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards import MASKED
 from jaxvl.train import grpo
+from jaxvl.train.gaps import FLOOR, LEVELS
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -170,6 +173,21 @@ def test_rollouts_hold_everything_a_person_wants_to_see(whole):
         for completion in row["completions"]:
             assert completion["reward"] == pytest.approx(sum(completion["rewards"].values()))
             assert (completion["finish_reason"] == "length") <= (completion["tokens"] == 12)
+
+
+def test_gaps_by_token_are_beside_the_rollouts(whole):
+    """On a CPU in float32 no gap is larger than the metric's largest, to the eighth it is kept."""
+    run_dir, _ = whole
+    largest = [line["sampling/sampling_logp_difference/max"] for line in read_metrics(run_dir)]
+    rollouts = Rollouts(run_dir)
+    for step, files in rollouts.files().items():
+        prompts = rollouts.step(files)["prompts"]
+        for one in (one for prompt in prompts for one in prompt["completions"]):
+            lengths, codes = (np.frombuffer(base64.b64decode(x), np.int8) for x in one["gap"])
+            assert len(codes) == len(lengths) == one["tokens"]
+            assert lengths.sum() == len(one["text"])
+            level = np.abs(codes.astype(int)).max()
+            assert level == 0 or FLOOR * 10 ** ((level - 1) / LEVELS) < 1.125 * largest[step - 1]
 
 
 def test_the_export_is_the_trained_model(whole):

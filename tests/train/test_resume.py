@@ -54,9 +54,10 @@ def run_dir(tmp_path):
         if step in (2, 4):
             checkpoints.save(step, STATE, {"position": step})
     checkpoints.close()
-    (run_dir / "rollouts").mkdir()
+    (run_dir / "rollouts/gaps").mkdir(parents=True)
     for step in range(1, 6):
         (run_dir / f"rollouts/step_{step}.jsonl").touch()
+        (run_dir / f"rollouts/gaps/step_{step}.jsonl").touch()
     return run_dir
 
 
@@ -74,7 +75,8 @@ def test_a_run_goes_on_from_its_newest_checkpoint(run_dir, how, capsys):
     assert go_on(make(run_dir, f"run.resume={how}")).step == 4
     assert "run: goes on after step 4" in capsys.readouterr().out
     assert [line["step"] for line in read_metrics(run_dir)] == [1, 2, 3, 4]
-    assert len(list((run_dir / "rollouts").iterdir())) == 4
+    for folder in ("rollouts", "rollouts/gaps"):
+        assert len(list((run_dir / folder).glob("*.jsonl"))) == 4
     assert not (run_dir / "set_aside").exists()  # a step or two are made again
 
 
@@ -94,9 +96,10 @@ def test_an_older_step_can_be_chosen_and_nothing_is_lost(run_dir):
     assert steps_of(aside / "checkpoints") == [4]
     assert [line["step"] for line in read_metrics(run_dir)] == [1, 2]
     assert [line["step"] for line in read_metrics(aside)] == [1, 2, 3, 4, 5]
-    assert sorted(p.name for p in (aside / "rollouts").iterdir()) == [
-        f"step_{n}.jsonl" for n in (3, 4, 5)
-    ]
+    for folder in ("rollouts", "rollouts/gaps"):
+        assert sorted(p.name for p in (aside / folder).glob("*.jsonl")) == [
+            f"step_{n}.jsonl" for n in (3, 4, 5)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ def test_stray_rollouts_are_left_alone(run_dir):
     for name in ("step_x.jsonl", "step_.jsonl", "notes.txt", "step_9", "step_-3.jsonl"):
         (run_dir / "rollouts" / name).touch()
     go_on(make(run_dir))
-    assert len(list((run_dir / "rollouts").iterdir())) == 4 + 5
+    assert len(list((run_dir / "rollouts").iterdir())) == 4 + 5 + 1  # gaps/
 
 
 class Elsewhere:

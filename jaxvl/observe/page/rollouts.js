@@ -3,7 +3,7 @@
 "use strict";
 
 const PROMPTS = 16; // drawn at once; the rest on demand
-const browser = { run: 0, step: null, filter: "all", changed: false, query: "", shown: PROMPTS, found: null, outline: null, asked: 0 };
+const browser = { run: 0, step: null, filter: "all", changed: false, query: "", gaps: false, shown: PROMPTS, found: null, outline: null, asked: 0 };
 const FILTERS = { all: "all completions", right: "right", wrong: "wrong", truncated: "cut off" };
 const reflection = new RegExp(`(${DATA.reflection})`, "gi");
 
@@ -70,9 +70,9 @@ function completionCard(completion, number, most) {
     completion.finish_reason === "length" ? el("span", {}, "cut off") : null,
   );
   if (completion.advantage) head.style.background = shade(completion.advantage / most);
-  const text = el("pre", {}, ...marked(completion.text));
-  const card = el("article", { className: "completion", "aria-label": `completion ${number}, ${words}` }, head, text);
-  if (completion.extra) text.after(extras(completion.extra));
+  const text = browser.gaps ? gapView(completion) : [el("pre", {}, ...marked(completion.text))];
+  const card = el("article", { className: "completion", "aria-label": `completion ${number}, ${words}` }, head, ...text);
+  if (completion.extra) text[0].after(extras(completion.extra));
   return card;
 }
 
@@ -236,6 +236,11 @@ function startRollouts() {
     browser.changed = changed.checked;
     drawPrompts();
   });
+  const gaps = el("input", { type: "checkbox", id: "gaps", checked: browser.gaps });
+  gaps.addEventListener("change", () => {
+    browser.gaps = gaps.checked;
+    drawPrompts();
+  });
   const query = el("input", { type: "search", id: "query" });
   query.addEventListener("input", () => {
     browser.query = query.value.toLowerCase();
@@ -251,6 +256,7 @@ function startRollouts() {
     button("Newest", "newest step", () => openStep(Infinity, false)),
     el("label", {}, "Show ", filter),
     el("label", {}, changed, " changed since last asked"),
+    el("label", { title: "the learner's log-probability of each token less the sampler's" }, gaps, " gap by token"),
     el("label", {}, "Containing ", query),
   );
   addEventListener("keydown", (event) => {
