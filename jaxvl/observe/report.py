@@ -34,7 +34,7 @@ _SCRIPTS = (
 _STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 _TEXTS = 160 * 2**20  # bytes of rollouts in a file, before they are packed to a fifth or less
 _IMAGES = 1200  # in a file
-_GAPS = 16 * 2**20  # bytes of gaps by token in a file, which hardly get smaller
+_GAPS = 4 * 2**20  # bytes of gaps by token in a file, which hardly get smaller
 # What a run's file raises that holds other JSON than a run writes, and how it is told.
 BROKEN = (TypeError, ValueError, AttributeError, LookupError)
 NOT_AS_WRITTEN = (
