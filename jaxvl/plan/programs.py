@@ -272,7 +272,9 @@ def _sampling(
         )
         for cache_len in shorter[-1:]
     ]
-    cells = sizes.rows * sizes.completions // (mesh.shape["data"] * mesh.shape["fsdp"])
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    cells = sizes.rows * sizes.completions // shards
+    first = past.places * shards  # rows; with few slots others follow in waves, the same work a row
     return [
         Program(
             "prefill",
@@ -280,7 +282,8 @@ def _sampling(
             {"parameters": held.params, "batch": asked, "key": key},
             beside,
             caches,
-            work(arch, sizes, "prefill"),
+            work(arch, dataclasses.replace(sizes, rows=first), "prefill"),
+            calls=-(-sizes.rows // first),
         ),
         *growing,
         Program(

@@ -19,6 +19,7 @@ from jaxvl.plan import checks
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Array, Module
 from jaxvl.plan.programs import programs, read_arch
+from jaxvl.rl import sampler
 from jaxvl.rl.sampling import BLOCK, SamplingParams, sample_token
 from tests.plan.small import DIM, VOCAB, small_config, write_model
 
@@ -83,6 +84,31 @@ def test_a_token_is_drawn_without_a_sort_of_the_vocabulary(decode):
     sorts = [line for line in lines if line.opcode == "sort" or line.target == "TopK"]
     widths = [max(decode.lines[line.operands[0]].results[0].shape) for line in sorts]
     assert widths and max(widths) <= 3 * BLOCK < VOCAB // 2
+
+
+def test_shards_tell_each_other_once_a_token_whether_to_go_on(decode):
+    (one,) = (one for one in collectives(decode) if one.times >= 128 and one.size == 4)
+    assert one.kind == "all-reduce" and one.bytes <= 16
+
+
+def test_a_token_reads_the_prompts_in_slots_alone(tmp_path_factory, monkeypatch):
+    """Four slots, eight rows of four completions: three rows are held, and by `traffic` a token
+    reads less by what the other five's keys and values are."""
+    cfg = small_config(write_model(tmp_path_factory.mktemp("slots")))
+    cfg = dataclasses.replace(cfg, sampling=Sampling(max_new_tokens=128, slots=4))
+    mesh, traffic = make_mesh(devices=jax.devices()[:1]), []
+    for held in (3, 8):
+        monkeypatch.setattr(sampler, "places", lambda slots, rows, group, held=held: held)
+        with jax.set_mesh(mesh):
+            found = {p.name: p for p in programs(cfg, read_arch(cfg.model), mesh)}
+            decode = found["decode"]
+            assert found["prefill"].calls == -(-8 // held)
+            cache = decode.args["past"].decode_model.prompts
+            assert {x.shape[:2] for x in jax.tree.leaves(cache)} == {(1, held)}
+            module = Module(decode.lower().compile().as_text(), decode.turns)
+        traffic.append(module.traffic() / decode.turns)
+    row = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / 8
+    assert traffic[1] - traffic[0] >= 5 * row
 
 
 @pytest.mark.parametrize("top_k", [1, 20, 50, 64])
