@@ -8,7 +8,7 @@ seconds by the `run.save_every` steps between two of the config. What is done in
 save (writing, digests, checksums of files) is timed as well: on a CPU it takes time from the steps.
 Medians, over the steps after the first eight; each part as a share of a step's seconds, on the
 clock and in brackets by the processor time of the loop's thread: on a CPU that also updates, the
-clock holds the time of the update.
+clock holds the time of the update. The threads that judge for the audit are not in it.
 """
 
 from __future__ import annotations
