@@ -169,7 +169,9 @@ class Run:
     def after(self, folder: Path, damage: Callable[[Path], object]) -> tuple[str, str]:
         """What became of a copy of the run in `folder`, and what was said."""
         shutil.copytree(self.cfg.run.dir, folder)
-        damage(folder / "checkpoints" / str(STEPS[-1]))
+        newest = folder / "checkpoints" / str(STEPS[-1])
+        damage(newest)
+        empty = not any(newest.iterdir())  # and so nothing that could be lost
         cfg = dataclasses.replace(self.cfg, run=dataclasses.replace(self.cfg.run, dir=str(folder)))
         said = io.StringIO()
         try:
@@ -185,7 +187,7 @@ class Run:
         same = jax.tree.map(np.array_equal, found.state, self.states[found.step])
         if not jax.tree.all(same):
             return "silent", said.getvalue()
-        kept = (folder / "set_aside").is_dir()
+        kept = empty or (folder / "set_aside").is_dir()
         if found.step == STEPS[-1]:
             return "harmless", said.getvalue()
         return ("went on from the older" if kept else "lost the newer"), said.getvalue()
