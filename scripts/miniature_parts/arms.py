@@ -57,7 +57,7 @@ def part_a(sizes: Sizes) -> list[Arm]:
     after = Stage("rl", "plain", sizes.rl, sizes.rl)
     arms = [Arm("base", ())]
     for steps in (sizes.rl, sizes.rl_alone):
-        name = "RL alone" if steps == sizes.rl_alone else "RL, half the data"
+        name = "RL alone" if steps == sizes.rl_alone else "RL alone, first steps"
         arms.append(Arm(name, (Stage("rl", "plain", steps, sizes.rl_alone),)))
     for trace in TRACES:
         dose = Stage("sft", trace, sizes.dose, sizes.sft_alone)

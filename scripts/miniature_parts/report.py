@@ -65,6 +65,7 @@ def tables(part: str, places: Sequence[Place], arms: Sequence[Arm]) -> Iterator[
     """Lines of Markdown about a part: its arms with enough seeds, and the names of the others."""
     found = results(places, arms)
     known = {name: rows for name, rows in found.items() if len(rows) >= FEWEST}
+    single = {arm.name for arm in arms if not arm.stages}  # one model, whatever the seed
     reference = next((name for name in REFERENCES if name in found), arms[0].name)
     yield f"### {part}. {TITLES[part]}"
     yield ""
@@ -75,9 +76,11 @@ def tables(part: str, places: Sequence[Place], arms: Sequence[Arm]) -> Iterator[
     yield "| arm | seeds | " + " | ".join(COLUMNS) + " | seconds of training |"
     yield "| --- " * (len(COLUMNS) + 3) + "|"
     for name, rows in known.items():
-        cells = [_cell([value(row, column) for row in rows.values()], column) for column in COLUMNS]
+        several = name not in single
+        values = [[value(row, column) for row in rows.values()] for column in COLUMNS]
+        cells = [_cell(of, column, several) for of, column in zip(values, COLUMNS, strict=True)]
         cells.append(f"{np.mean([row['train'] for row in rows.values()]):.0f}")
-        yield f"| {name} | {len(rows)} | " + " | ".join(cells) + " |"
+        yield f"| {name} | {len(rows) if several else '-'} | " + " | ".join(cells) + " |"
     yield ""
     few = [name for name in found if name not in known]
     if few:
@@ -89,8 +92,8 @@ def tables(part: str, places: Sequence[Place], arms: Sequence[Arm]) -> Iterator[
         yield from _gains([(known[name], known[f"{name}, RL"], name) for name in chains])
 
 
-def _cell(values: Sequence[float], column: str) -> str:
-    if column in ("pass@1", "greedy"):
+def _cell(values: Sequence[float], column: str, several: bool) -> str:
+    if several and column in ("pass@1", "greedy"):
         return interval(values)
     return f"{np.mean(values):.1f}" if column == "length" else f"{np.mean(values):.3f}"
 
