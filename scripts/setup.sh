@@ -7,7 +7,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV="${VENV:-.venv}"
 case "${1:-}" in
-"" | tpu | cuda | judge | track | notebook | test | docs | bench) EXTRA="${1:-}" ;;
+"" | tpu | cuda | plan-gpu | judge | ray | track | notebook | test | docs | bench) EXTRA="${1:-}" ;;
 *)
     # A script that sources this without arguments hands over its own, which are no extra.
     if [ "${BASH_SOURCE[0]}" = "$0" ]; then

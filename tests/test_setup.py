@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripts of the README on a fresh checkout: what is installed, and who gets the arguments."""
 
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,6 +51,50 @@ def test_the_wheel_holds_every_file_that_is_no_python():
     ]
     configs = {path for path in (ROOT / "configs").rglob("*") if path.is_file()}
     assert {path for path in configs if "__pycache__" not in path.parts} <= set(data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="the docs extra is missing")
+def test_the_docs_site_is_built_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reference/config/index.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("build"), reason="the package build is missing")
+def test_the_wheel_and_the_sdist_are_built_and_the_wheel_runs_alone(tmp_path):
+    """The wheel is unpacked where no checkout is; the packages that it needs are this Python's."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
+    for name in filter(None, (x.decode() for x in names)):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(source),
+    ]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,), (_,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], capture_output=True, check=True)
+    config = site / "share/jaxvl/configs/quickstart.py"
+    command = [sys.executable, "-m", "jaxvl", "config", str(config)]
+    place = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True)
+    assert done.returncode == 0 and "grpo.group = " in done.stdout, done.stderr
+    asked = [sys.executable, "-c", "import jaxvl; print(jaxvl.__file__)"]
+    done = subprocess.run(asked, cwd=tmp_path, env=place, capture_output=True, text=True)
+    assert done.stdout.strip() == str(site / "jaxvl/__init__.py")
 
 
 @pytest.fixture
@@ -105,7 +152,9 @@ def test_sourced_without_arguments_it_installs_no_extra(fresh, arguments):
     assert fresh("-c", "set -eu; . scripts/setup.sh", "script", *arguments) == [INSTALL + "|"]
 
 
-@pytest.mark.parametrize("extra", ["tpu", "cuda", "judge", "notebook", "test", "bench"])
+@pytest.mark.parametrize(
+    "extra", ["tpu", "cuda", "plan-gpu", "judge", "ray", "notebook", "test", "bench"]
+)
 def test_extras_by_name(fresh, extra):
     assert fresh("scripts/setup.sh", extra) == [f"{INSTALL}[{extra}]|"]
     assert fresh("scripts/setup.sh", extra) == ""  # installed already

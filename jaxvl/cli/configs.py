@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from jaxvl.errors import UserError
 
@@ -31,6 +33,34 @@ def folder() -> Path:
             f"the configs that come with jaxvl are neither in {checkout} nor {installed}"
         )
     return found
+
+
+def helped(kind: str) -> type[TyperCommand]:
+    """A command whose help also lists every field of the config `kind` of `jaxvl.config`."""
+
+    class Helped(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            super().format_help(ctx, formatter)
+            for line in _fields(kind):
+                typer.echo(line)
+
+    return Helped
+
+
+def _fields(kind: str) -> Iterator[str]:
+    """Every field by group: its default, type and range, and what it is for."""
+    from jaxvl import config
+    from jaxvl.config.fields import MISSING, describe
+
+    group = ""
+    for field in describe(getattr(config, kind)):
+        if (head := field.path.partition(".")[0]) != group:
+            group = head
+            yield f"\n{group}"
+        of = f" (of {field.of})" if field.path.startswith("grpo.loss.") else ""
+        default = "must be set" if field.default is MISSING else _shown(field.default)
+        yield f"  {field.path}={default}{of}"
+        yield f"      {field.type}{', ' if field.range else ''}{field.range}. {field.doc}"
 
 
 def show(

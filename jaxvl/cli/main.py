@@ -69,7 +69,7 @@ Overrides = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=configs.helped("Config"))
 def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Train with GRPO."""
     from jaxvl import config
@@ -82,7 +82,7 @@ def grpo(config_file: ConfigFile, overrides: Overrides = None) -> None:
     _done(cfg.run.dir, cfg.run.export)
 
 
-@app.command()
+@app.command(cls=configs.helped("SFTConfig"))
 def sft(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune on given answers."""
     from jaxvl import config

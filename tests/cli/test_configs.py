@@ -40,6 +40,15 @@ def test_the_whole_config_is_shown(name):
             assert f" {field.path} = " in said, field.path
 
 
+@pytest.mark.parametrize("command, kind", [("grpo", config.Config), ("sft", config.SFTConfig)])
+def test_help_lists_every_field_with_its_default_and_range(command, kind):
+    lines = run(command, "--help").splitlines()
+    for field in describe(kind):
+        at = [n for n, line in enumerate(lines) if line.startswith(f"  {field.path}=")]
+        assert at and any(f"{field.range}. {field.doc}" in lines[n + 1] for n in at), field.path
+    assert "  run.dir=must be set" in lines
+
+
 def test_a_config_is_begun_for_ones_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("my.jsonl").write_text(json.dumps({"question": "2 + 2?", "answer": "4"}) + "\n")
