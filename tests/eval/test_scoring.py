@@ -324,7 +324,8 @@ def test_a_judge_stands_beside_the_rules(tmp_path, serve):  # noqa: F811
 def test_files_of_other_kits_go_out_and_come_back(tmp_path):
     answered(tmp_path, mostly)
     (tsv,) = export.export(tmp_path, "vlmevalkit", tmp_path / "out")
-    head, *rows = csv.reader(tsv.open(newline=""), delimiter="\t")
+    with tsv.open(newline="") as file:
+        head, *rows = csv.reader(file, delimiter="\t")
     assert head[:3] == ["index", "question", "A"] and len(rows) == 8
     assert rows[1][head.index("prediction")] == mostly(1, tasks.open_task("smoke").items[1], 0)
     (lines,) = export.export(tmp_path, "lmms", tmp_path / "out")
