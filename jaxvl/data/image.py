@@ -20,7 +20,7 @@ from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxvl.data.example import BadRow
-from jaxvl.data.image_settings import MAX_IMAGE_PIXELS, ImageSettings
+from jaxvl.data.image_settings import BYTES, MAX_IMAGE_PIXELS, ImageSettings
 from jaxvl.data.image_settings import read_config as read_config  # its name before it moved
 from jaxvl.data.strict_json import read_json as read_json
 
@@ -191,7 +191,8 @@ def pixel_patches(
     """`pixel_values` [P, E] of one image, in `settings.dtype`, and its grid (1, h, w), P = h * w.
 
     Patches come in merge order (block by block of merge_size x merge_size), the values of a patch
-    in the order channel, time, row, column; a still image is repeated along time.
+    in the order channel, time, row, column; a still image is repeated along time. Bytes are the
+    image's own, and not repeated: channel, row, column.
     """
     image = load_image(image)
     size, merge = settings.patch_size, settings.merge_size
@@ -209,17 +210,10 @@ def pixel_patches(
         y=size,
         x=size,
     )
-    values_3B = _pixel_values(settings)
+    if settings.dtype == BYTES:
+        return rearrange(bytes_PCS, "P C S -> P (C S)"), (1, h, w)
+    values_3B = settings.values().astype(settings.dtype)
     patches = np.empty((h * w, 3, settings.temporal_patch_size, size * size), values_3B.dtype)
     for channel, values in enumerate(values_3B):
         patches[:, channel] = values.take(bytes_PCS[:, channel])[:, None]
     return rearrange(patches, "P C t S -> P (C t S)"), (1, h, w)
-
-
-def _pixel_values(settings: ImageSettings) -> np.ndarray:
-    """What each value of a byte becomes, [3, 256]; rounded at the steps where transformers does."""
-    rescaled = (np.arange(256, dtype=np.float64) * settings.rescale_factor).astype(np.float32)
-    mean, std = (
-        np.array(x, np.float32)[:, None] for x in (settings.image_mean, settings.image_std)
-    )
-    return ((rescaled - mean) / std).astype(settings.dtype)

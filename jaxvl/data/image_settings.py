@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from jaxvl.data.strict_json import read_json
@@ -17,6 +18,7 @@ from jaxvl.errors import UserError
 MAX_IMAGE_PIXELS = 2**26  # 8192 x 8192; a file of a few bytes can unpack into gigabytes
 _MAX_SIZE = 1024  # pixels of a patch's side; also of patches that are merged, along a side
 _MAX_FRAMES = 64
+BYTES = "uint8"
 _EDGES = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 
 
@@ -36,7 +38,9 @@ class ImageSettings:
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     rescale_factor: float = 1 / 255
     resample: int = Image.Resampling.BICUBIC
-    dtype: str = "float32"  # of patches: "bfloat16" where the tower's products would round them so
+    # Of patches: "bfloat16" where the tower's products would round them so; "uint8" for the bytes
+    # of the image, of which a device makes the values (`as_bytes`).
+    dtype: str = "float32"
 
     def __post_init__(self):
         self._check_sizes()
@@ -81,8 +85,35 @@ class ImageSettings:
 
     @property
     def patch_values(self) -> int:
-        """Values of a patch: E = channels * temporal_patch_size * patch_size ** 2."""
-        return 3 * self.temporal_patch_size * self.patch_size**2
+        """Values of a patch: E = channels * temporal_patch_size * patch_size ** 2; of bytes, which
+        are not repeated along time, channels * patch_size ** 2."""
+        frames = 1 if self.dtype == BYTES else self.temporal_patch_size
+        return 3 * frames * self.patch_size**2
+
+    def values(self) -> np.ndarray:
+        """What each value of a byte becomes: float32 [3, 256], rounded at the steps where
+        transformers does."""
+        rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
+        mean, std = (np.array(x, np.float32)[:, None] for x in (self.image_mean, self.image_std))
+        return (rescaled - mean) / std
+
+    def pixels(self) -> np.ndarray:
+        """How a device makes them, (byte a + byte b - c) d in float32: a, b, c and d of each
+        channel, float32 [4, 3].
+
+        a and b are the factor in two parts of 16 bits, whose products with a byte are exact: what
+        is rescaled is rounded once, as it is above, and so is the difference. The last product
+        stands for a division, which no accelerator rounds as IEEE says and XLA writes as a product
+        anyway: a value is within two units in the last place of that above, the same everywhere.
+        """
+        high = _sixteen_bits(self.rescale_factor)
+        low = _sixteen_bits(self.rescale_factor - high)
+        std = np.array(self.image_std, np.float32)
+        return np.array([[high] * 3, [low] * 3, self.image_mean, 1 / std], np.float32)
+
+    def as_bytes(self) -> ImageSettings:
+        """With patches that are the image's bytes, an eighth of float32's."""
+        return dataclasses.replace(self, dtype=BYTES)
 
     @classmethod
     def from_config(
@@ -177,3 +208,9 @@ def _number(value: Any) -> bool:
 def _wrong(name: str, value: Any, expected: str) -> UserError:
     shown = list(value) if isinstance(value, tuple) else value
     return UserError(f"{name} is {shown!r:.80}; expected {expected}")
+
+
+def _sixteen_bits(number: float) -> float:
+    """The number, of whose mantissa 16 bits are left."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(mantissa * 2**16), exponent - 16)

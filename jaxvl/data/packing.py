@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxvl.data.prompts import Encoded, Processor
+from jaxvl.data.prompts import Encoded, Processor, repeated_pixels
 from jaxvl.errors import UserError
 
 HEADER = 16  # tokens that may open an assistant's turn
@@ -121,17 +121,19 @@ def lay_rows(rows: Sequence[Sequence[Text]], room: Room, pad_id: int) -> dict[st
         mask [R, C]      whether there is one                                    bool
     """
     R, (S, P, C) = len(rows), room
-    values = next(t.prompt.patches_PE.shape[1] for row in rows for t in row)
-    first = next(t.position for row in rows for t in row)
+    first = next(t for row in rows for t in row)
+    patches_PE = first.prompt.patches_PE
     batch = {
         "tokens": np.full((R, S), pad_id, np.int32),
         "length": np.zeros(R, np.int32),
         "positions": np.zeros((R, 3, S), np.int32),
         "next_position": np.zeros(R, np.int32),
         "slots": np.full((R, S), -1, np.int32),
-        "prompt_id": np.array([row[0].position if row else first for row in rows], np.int32),
+        "prompt_id": np.array(
+            [row[0].position if row else first.position for row in rows], np.int32
+        ),
         "completion": np.zeros(R, np.int32),
-        "patches": np.zeros((R, P, values), np.float32),
+        "patches": np.zeros((R, P, patches_PE.shape[1]), patches_PE.dtype),
         "coords": np.zeros((R, P, 2), np.int32),
         "segments": np.zeros((R, P), np.int32),
         "windows": np.zeros((R, P), np.int32),
@@ -143,7 +145,7 @@ def lay_rows(rows: Sequence[Sequence[Text]], room: Room, pad_id: int) -> dict[st
     for r, row in enumerate(rows):
         _lay_row({name: x[r] for name, x in batch.items()}, row)
         batch["length"][r] = (batch["examples"][r] > 0).sum()
-    return batch
+    return batch | repeated_pixels(first.prompt, R)
 
 
 def _lay_row(into: dict[str, np.ndarray], row: Sequence[Text]) -> None:

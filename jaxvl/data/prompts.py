@@ -22,6 +22,7 @@ from jaxvl.data.example import BadRow
 from jaxvl.data.geometry import Grid, lay_out, mrope_positions
 from jaxvl.data.image import load_image, pixel_patches
 from jaxvl.data.image_settings import (
+    BYTES,
     ImageSettings,
     read_config,
     read_settings,
@@ -55,6 +56,7 @@ class Encoded:
     grids: tuple[Grid, ...]
     image_sizes: tuple[Size, ...]  # of the images as they were given, upright
     processed_sizes: tuple[Size, ...]  # of what the model sees
+    pixels: np.ndarray | None = None  # `ImageSettings.pixels` of patches that are bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +144,10 @@ class Processor:
         would round is rounded before it is sent to a device."""
         return dataclasses.replace(self, image=dataclasses.replace(self.image, dtype=dtype))
 
+    def as_bytes(self) -> Processor:
+        """This processor with patches that are bytes, of which a device makes the values."""
+        return dataclasses.replace(self, image=self.image.as_bytes())
+
     def render(self, prompt: str | Messages) -> str:
         """The text of a prompt: a string as it is, messages through the chat template."""
         if isinstance(prompt, str):
@@ -220,6 +226,7 @@ class Processor:
             processed_sizes=tuple(
                 (w * self.image.patch_size, h * self.image.patch_size) for _, h, w in grids
             ),
+            pixels=self.image.pixels() if self.image.dtype == BYTES else None,
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -276,6 +283,7 @@ def collate(
         prompt_id [R], completion [R], coords [R, P, 2],                    int32
         segments [R, P], windows [R, P]
         patches [R, P, E]                                        as those of `encoded`
+        pixels [R, 4, 3]         where patches are bytes         float32
 
     Padding is on the right: pad_id in tokens, -1 in slots, 0 elsewhere.
     """
@@ -314,7 +322,14 @@ def collate(
         batch["coords"][rows, :patches] = e.coords_P2
         batch["segments"][rows, :patches] = e.segments
         batch["windows"][rows, :patches] = e.windows
-    return batch
+    return batch | repeated_pixels(encoded[0], R)
+
+
+def repeated_pixels(encoded: Encoded, rows: int) -> dict[str, np.ndarray]:
+    """`pixels` of a batch of so many rows: those of one prompt are those of all."""
+    if encoded.pixels is None:
+        return {}
+    return {"pixels": np.repeat(encoded.pixels[None], rows, axis=0)}
 
 
 def bucket(n: int, buckets: Sequence[int], name: str = "the buckets") -> int:

@@ -6,6 +6,7 @@ of all, and end together.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -29,7 +30,8 @@ HEARTBEAT_SECONDS = 100  # after which jax itself ends the others of a silent on
 START_SECONDS = 600  # for all processes to come: machines of a pod start at different times
 _LOOK_SECONDS = 1.0  # between two looks at whether another process has failed
 _LAST_SECONDS = 5.0  # that a failing process stays, so that all others can read why
-_FAILED = "jaxvl/failed"
+_FAILED, _GATHERED = "jaxvl/failed", "jaxvl/gathered"
+_gathers = itertools.count()  # the same in all processes, who gather in the same order
 # Errors of what joins processes: as jax tells them itself, and as a compiled program does.
 _LOST = re.compile("Gloo|[Cc]onnection|UNAVAILABLE|heartbeat")
 _LOST_INSIDE = re.compile("Gloo")
@@ -113,9 +115,36 @@ def _in_cluster() -> bool:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """`value`, made of what JSON holds, of every process, in their order. All must call it."""
+    """`value`, made of what JSON holds, of every process, in their order. All must call it.
+
+    It goes through jax's key-value store: a collective of the devices would wait for the work that
+    these have, and the host, which has work of its own, with it.
+    """
     if jax.process_count() == 1:
         return [value]
+    store, index = distributed.global_state.client, jax.process_index()
+    if store is None:  # a TPU slice whose processes jax has joined before `start`
+        return _gather_on_devices(value)
+    number, text = next(_gathers), json.dumps(value)
+    store.key_value_set(f"{_GATHERED}/{number}/{index}", text)
+    others = [i for i in range(jax.process_count()) if i != index]
+    found = {index: text} | {i: _told(store, f"{_GATHERED}/{number}/{i}") for i in others}
+    # Whoever has told this has read all that was told the time before.
+    store.key_value_delete(f"{_GATHERED}/{number - 1}/{index}")
+    return [json.loads(found[i]) for i in range(jax.process_count())]
+
+
+def _told(store: Any, key: str) -> str:
+    """What another process tells, however long it takes; in between signals are heard."""
+    while True:
+        try:
+            return store.blocking_key_value_get(key, int(1000 * _LOOK_SECONDS))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def _gather_on_devices(value: Any) -> list[Any]:
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(data.size, np.int32))
     room = max(4096, 1 << int(sizes.max() - 1).bit_length())  # few shapes: each is compiled

@@ -30,6 +30,11 @@ class VisionArch:
         """Numbers in one patch (E)."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
+    @property
+    def patch_bytes(self) -> int:
+        """Bytes of one patch of a still image, of which `vision.pixel_values` makes its numbers."""
+        return self.in_channels * self.patch_size**2
+
 
 @dataclasses.dataclass(frozen=True)
 class TextArch:

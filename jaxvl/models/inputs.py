@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 
 @jax.tree_util.register_dataclass
@@ -21,10 +21,13 @@ from jaxtyping import Array, Float, Int32
 class Vision:
     """The images of each row, their patches one after the other."""
 
-    patches: Float[Array, "R Q E"]  # float32 or as products take them, zeros on padding
+    # float32 or as products take them; or the image's bytes (`pixel_values`). Zeros on padding.
+    patches: Float[Array, "R Q E"] | UInt8[Array, "R Q E"]
     coords: Int32[Array, "R Q 2"]  # (h, w) of a patch in its image
     segments: Int32[Array, "R Q"]  # 1, 2, .. the image of a patch; 0 on padding
     windows: Int32[Array, "R Q"]  # 1, 2, .. its attention window, in order; 0 on padding
+    # What makes values of bytes (`ImageSettings.pixels`), the same in every row.
+    pixels: Float32[Array, "R 4 3"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +48,8 @@ class Prompt:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Prompt:
         """From the dict that `jaxvl.data.prompts.collate` makes."""
         on_host: Mapping[str, Any] = arrays  # numpy's, in the places of jax's
-        vision = Vision(**{f.name: on_host[f.name] for f in dataclasses.fields(Vision)})
+        vision = Vision(
+            **{f.name: on_host[f.name] for f in dataclasses.fields(Vision) if f.name in on_host}
+        )
         names = [f.name for f in dataclasses.fields(cls) if f.name != "vision"]
         return cls(**{name: on_host[name] for name in names}, vision=vision)

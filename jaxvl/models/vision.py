@@ -49,6 +49,23 @@ class PatchEmbed(nnx.Module):
         )
 
 
+def pixel_values(vision: Vision, frames: int) -> jax.Array:
+    """[R, Q, E] as the image processor makes them; of bytes float32, a still image being as many
+    `frames` that are the same.
+
+    Within two units in the last place of its float32: see `ImageSettings.pixels`.
+    """
+    if vision.pixels is None:
+        return vision.patches
+    high, low, mean, scale = (vision.pixels[:, i][:, None, :, None] for i in range(4))
+    bytes_RQCS = fold(vision.patches, "R Q (C S) -> R Q C S", C=3).astype(jnp.float32)
+    values = ((bytes_RQCS * high + bytes_RQCS * low - mean) * scale)[:, :, :, None]
+    R, Q, C, _, S = values.shape
+    spec = P(ROWS, *(None,) * 4)
+    values = jnp.broadcast_to(values, (R, Q, C, frames, S), out_sharding=spec)
+    return fold(values, "R Q C f S -> R Q (C f S)")
+
+
 class VisionAttention(nnx.Module):
     """Attention among the patches of a segment (an image, or a window of one), [R, Q, D]."""
 
@@ -121,7 +138,7 @@ class VisionTower(nnx.Module):
             return block(x_RQD, cos_sin, segments_RQ), None
 
         layers = (self.blocks, jnp.array(arch.full_attention))
-        x_RQD = self.patch_embed(vision.patches)
+        x_RQD = self.patch_embed(pixel_values(vision, arch.temporal_patch_size))
         x_RQD, _ = jax.lax.scan(remat_layer(body, remat), x_RQD, layers)
         return self.merger(x_RQD)
 

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxvl.checkpoints.start import locate
 from jaxvl.config import Config, Model, Sampling, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
+from jaxvl.data.image_settings import BYTES
 from jaxvl.distributed.mesh import data_shard, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition, public, qwen_vl
@@ -178,7 +179,7 @@ def _logprobs(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, held: Held, mes
         "logprobs",
         learner.make_logprobs(policy),
         {"reference": held.reference, "batch": _asked_of(cfg, arch, sizes, mesh)},
-        {"state": held.state},
+        {"state": held.state, "batch": largest_prompt(cfg, arch, sizes, mesh)},
         {},
         work(arch, sizes, "forward"),
     )
@@ -192,7 +193,11 @@ def _own_logprobs(
         "own_logprobs",
         learner.make_logprobs(held.how.policy),
         {"parameters": held.params, "batch": _asked_of(cfg, arch, sizes, mesh)},
-        {"moments": held.state.opt_state, "reference": held.own_reference()},
+        {
+            "moments": held.state.opt_state,
+            "reference": held.own_reference(),
+            "batch": largest_prompt(cfg, arch, sizes, mesh),
+        },
         {},
         work(arch, sizes, "forward"),
     )
@@ -334,9 +339,7 @@ def base_params(model: Model, arch: Arch, mesh: Mesh) -> dict[str, Any]:
 
 def largest_prompt(cfg: Config | SFTConfig, arch: Arch, sizes: Sizes, mesh: Mesh) -> Prompt:
     """A step's prompts, in the largest buckets."""
-    return list(
-        shapes.prompts(cfg.data, sizes.rows, arch.vision.patch_values, mesh, cfg.model.dtype)
-    )[-1]
+    return list(shapes.prompts(cfg.data, sizes.rows, arch.vision.patch_bytes, mesh, BYTES))[-1]
 
 
 def train_batch(
@@ -345,6 +348,6 @@ def train_batch(
     """`count` micro-batches of a step, each to be learnt from."""
     cut = (sizes.micro_batches, count)
     if cfg.batch.whole_rows:
-        return shapes.row_batch(cfg.data, cfg.batch, arch.vision.patch_values, *cut, mesh)
+        return shapes.row_batch(cfg.data, cfg.batch, arch.vision.patch_bytes, *cut, mesh, BYTES)
     asked = largest_prompt(cfg, arch, sizes, mesh)
     return shapes.batch(asked, sizes.completions, sizes.length, *cut, mesh)

@@ -82,10 +82,11 @@ def batches(
 
 def _encoded(vlm: BatchedModel, pairs: Sequence[tuple[Any, Sequence]]) -> Iterator[Encoded]:
     """Prompts in order, made in threads, a few ahead of who takes them."""
+    processor = vlm.processor.as_bytes()
     with ThreadPoolExecutor(READERS) as threads:
         ahead: deque[Future] = deque()
         for pair in pairs:
-            ahead.append(threads.submit(vlm.processor.encode, *pair))
+            ahead.append(threads.submit(processor.encode, *pair))
             if len(ahead) > 2 * ROWS_A_DEVICE:
                 yield ahead.popleft().result()
         while ahead:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange, reduce
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -24,6 +23,7 @@ from jaxvl.models.qwen_vl import assemble
 from jaxvl.rl.batch import TrainBatch
 from jaxvl.rl.logprobs import token_logprobs
 from jaxvl.rl.losses import BatchCounts, Stats, policy_loss, sft_loss, truncated_weights
+from jaxvl.rl.placement import Placement
 
 TOKEN_GAP = "token_gap"  # the one stat that is an array: see `grpo_objective`
 
@@ -125,27 +125,27 @@ def live_rows(batch: TrainBatch, beta: float) -> jax.Array:
     return live_sequences(batch, beta).any(-1)
 
 
-def live_order(batch: TrainBatch, cfg: GRPO) -> np.ndarray:
-    """[R] row numbers of a host batch such that rows with something to learn come before the
-    others, within each mini-batch; `make_update` leaves out the micro-batches that come after them.
+def live_order(batch: TrainBatch, cfg: GRPO, shards: int = 1) -> np.ndarray:
+    """[R], the rows of a host batch with those that have something to learn before the others,
+    within each mini-batch and each of its `shards`; `make_update` leaves out the micro-batches that
+    come after them.
 
     With Bnpo, whose mean depends on how the rows are cut, whole micro-batches change places.
     """
-    rows = len(batch.tokens)
-    unit = rows // cfg.pieces if isinstance(cfg.loss, Bnpo) else 1
-    cut = {"M": cfg.mini_batches, "u": unit}
-    live = reduce(live_rows(batch, cfg.beta), "(M n u) -> M n", "any", **cut)
-    places = rearrange(np.arange(rows), "(M n u) -> M n u", **cut)
-    order = np.argsort(~live, axis=1, kind="stable")[..., None]
-    return rearrange(np.take_along_axis(places, order, axis=1), "M n u -> (M n u)")
+    placement = Placement(cfg.mini_batches, cfg.micro_batches, shards)
+    return placement.order(live_rows(batch, cfg.beta), whole=isinstance(cfg.loss, Bnpo))
+
+
+def in_order(tree: Any, order_R: np.ndarray) -> Any:
+    """Host arrays with their rows in an order; themselves where they are: images are large."""
+    if (order_R == np.arange(len(order_R))).all():
+        return tree
+    return jax.tree.map(lambda x: x[order_R], tree)
 
 
 def live_first(batch: TrainBatch, cfg: GRPO) -> TrainBatch:
-    """A host batch with its rows in `live_order`."""
-    order_R = live_order(batch, cfg)
-    if (order_R == np.arange(len(order_R))).all():  # always with a reference; images are gigabytes
-        return batch
-    return jax.tree.map(lambda x: x[order_R], batch)
+    """A host batch in `live_order`."""
+    return in_order(batch, live_order(batch, cfg))
 
 
 def grpo_objective(

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvl.config import BatchShape, Data
 from jaxvl.data import packing
+from jaxvl.data.image_settings import BYTES
 from jaxvl.distributed.mesh import ROWS
 from jaxvl.models.inputs import Prompt, Vision
 from jaxvl.rl.batch import TrainBatch
@@ -46,7 +47,7 @@ def prompts(
     data: Data, rows: int, patch_values: int, mesh: Mesh, dtype: str = "float32"
 ) -> Iterator[Prompt]:
     """The shapes of a batch of `rows` rows for every pair of buckets, as they lie on the mesh.
-    `dtype` is that of the model's products."""
+    `patch_values` and `dtype` are those of the patches (`ImageSettings`)."""
 
     def shape(*sizes: int, dtype=jnp.int32) -> Any:
         sharding = NamedSharding(mesh, P(ROWS, *(None,) * len(sizes)))
@@ -66,21 +67,28 @@ def prompts(
                 coords=shape(patches, 2),
                 segments=shape(patches),
                 windows=shape(patches),
+                pixels=shape(4, 3, dtype=jnp.float32) if dtype == BYTES else None,
             ),
         )
 
 
 def row_batch(
-    data: Data, step: BatchShape, patch_values: int, pieces: int, count: int, mesh: Mesh
+    data: Data,
+    step: BatchShape,
+    patch_values: int,
+    pieces: int,
+    count: int,
+    mesh: Mesh,
+    dtype: str = "float32",
 ) -> TrainBatch:
     """The shapes of `count` micro-batches of whole rows, in the largest buckets; the rows of a step
-    are cut in `pieces`."""
+    are cut in `pieces`. Of patches as `prompts` has them."""
     tokens, patches = (max(of) for of in sizes(data))
     room = packing.room(step.whole_rows or "answer", tokens, patches, step.length)
     largest = dataclasses.replace(
         data, prompt_buckets=(room.tokens,), patch_buckets=(room.patches,)
     )
-    (prompt,) = prompts(largest, step.rows, patch_values, mesh)
+    (prompt,) = prompts(largest, step.rows, patch_values, mesh, dtype)
     found = batch(prompt, 1, room.counted, pieces, count, mesh)
 
     def places(tokens: int) -> Any:

@@ -64,17 +64,19 @@ def by_completion(
     batch: TrainBatch,
     cfg: GRPO,
     first_MRgC: np.ndarray,
+    shards: int = 1,
 ) -> np.ndarray:
     """[N, C], NaN where it is not known: `first_MRgC` is the stat `TOKEN_GAP` of a step's first
     update, whose rows are those of `batch` (the prompts `chosen`) in the order they are learnt
-    in."""
+    in, which lie in so many `shards`."""
     old_RgC, mask_RgC = sampled.rollout.logps, sampled.rollout.mask
     if "own_logps" in sampled.logps:
         gap_RgC = np.where(mask_RgC, sampled.logps["own_logps"] - old_RgC, np.nan)
     else:
         first_RgC = rearrange(first_MRgC, "M R g C -> (M R) g C")
         rows_Pr = rearrange(np.arange(len(old_RgC)), "(P r) -> P r", P=len(sampled.items))
-        rows_R = rearrange(rows_Pr[chosen], "P r -> (P r)")[learner.live_order(batch, cfg)]
+        rows_R = rearrange(rows_Pr[chosen], "P r -> (P r)")
+        rows_R = rows_R[learner.live_order(batch, cfg, shards)]
         gap_RgC = np.full(old_RgC.shape, np.nan, np.float32)
         gap_RgC[rows_R[: len(first_RgC)]] = first_RgC
     return rearrange(gap_RgC, "R g C -> (R g) C")

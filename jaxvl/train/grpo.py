@@ -39,6 +39,7 @@ from jaxvl.rl.batch import UNREAD, Rollout, TrainBatch
 from jaxvl.rl.completions import lost_prompts, read_completions
 from jaxvl.rl.learning import learning
 from jaxvl.rl.losses import next_beta
+from jaxvl.rl.placement import Placement
 from jaxvl.rl.sampler import Sampler
 from jaxvl.train import failed, gaps, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
@@ -137,6 +138,7 @@ class GRPOLoop:
         self.stream = PromptStream.of(cfg, vlm, grpo.prompts)
         shares, devices = self.stream.share.count, list(vlm.mesh.devices.flat)
         self.prompts = grpo.prompts // shares  # of this process
+        self.placement = Placement.of(grpo, vlm.mesh)
         self.ahead = Prefetcher(self.stream, grpo.group // self.per_row, self.per_row)
         self.meter = Meter(cfg.model, vlm.config, devices, shares, cfg.run.peak_tflops)
         self.token_lengths = gaps.TokenLengths(vlm.processor.decode)
@@ -165,11 +167,15 @@ class GRPOLoop:
         """
         cfg, grpo, mesh = self.cfg, self.cfg.grpo, self.vlm.mesh
         params, key = self.with_state(state).params, jax.random.fold_in(self.key, 0)
-        values = self.vlm.config.vision.patch_values
-        for prompt in shapes.prompts(self.stream.data, grpo.rows, values, mesh, cfg.model.dtype):
+        image = self.stream.processor.image
+        patches_as = image.patch_values, mesh, image.dtype
+        for prompt in shapes.prompts(self.stream.data, grpo.rows, *patches_as):
             T, patches = prompt.tokens.shape[1], prompt.vision.patches.shape[1]
             print(f"compiling for prompts of {T} tokens and {patches} patches", flush=True)
             self.sample.compile(params, prompt, key)
+            self.placement.compile(prompt, mesh)
+            if self.logprobs:
+                self.placement.pieces.compile(prompt, mesh)
             sizes = prompt, self.per_row, cfg.sampling.max_new_tokens, grpo.pieces
             whole = shapes.batch(*sizes, grpo.pieces, mesh)
             asked = dataclasses.replace(whole, **UNREAD)
@@ -227,15 +233,18 @@ class GRPOLoop:
         `whole`; what the next step is handed, metrics and warnings are returned."""
         grpo, share, clock = self.cfg.grpo, self.stream.share, Clock()
         warnings: list[str] = []
-        rounds = [self.sample_round(step, whole.held, clock, warnings)]
+        first, prompt = self.sample_round(step, whole.held, clock, warnings)
+        rounds = [first]
         while len(rounds) <= grpo.dynamic_sampling and self.lacks_live(rounds):
-            rounds.append(self.sample_round(step, whole.held, clock, warnings))
+            prompt = None  # those that are learnt from are chosen among all, and put together anew
+            rounds.append(self.sample_round(step, whole.held, clock, warnings)[0])
         sampled = rounds[0] if len(rounds) == 1 else rollouts.join(rounds)
         chosen = rollouts.choose(has_spread(sampled.total_PG), self.prompts)
         advantages_PG = self.advantages(sampled.total_PG[chosen])
         batch = self.train_batch(sampled, chosen, advantages_PG)
-        parts = self.mini_batches(batch)
-        on_device = [put_rows(part, self.vlm.mesh, lead=1) for part in parts]
+        order_R = learner.live_order(batch, grpo, self.placement.shards)
+        on_device = self.on_device(batch, prompt, order_R)
+        prompt = None
         found, state = [], whole.take()
         for part in on_device * grpo.num_iterations:
             state, stats = self.update(state, part, self.frozen, np.float32(carry.beta))
@@ -254,9 +263,11 @@ class GRPOLoop:
             carry, learnt, events = self.learnt(carry, stats, sampled.tokens(share))
             done = not all(of["skipped"] for of in stats)
             whole.after(step, state, self.get_state(carry), done)
+            parts = self.mini_batches(batch, order_R) if events else []
             told = failed.told(step, events, parts, sampled.asked, share, self.run_dir, beta)
         gap_MRgC = local_rows(token_gaps[0], axis=1)
-        gap_NC = gaps.by_completion(sampled, chosen, batch, grpo, gap_MRgC)
+        shards = self.placement.shards
+        gap_NC = gaps.by_completion(sampled, chosen, batch, grpo, gap_MRgC, shards)
         gaps.write(self.run_dir, step, sampled, gap_NC, lengths, share)
         live_R = learner.live_rows(batch, grpo.beta)
         metrics["frac_live_rows"] = float(np.mean(share.all_gather_object(float(live_R.mean()))))
@@ -287,22 +298,22 @@ class GRPOLoop:
 
     def sample_round(
         self, step: int, state: learner.TrainState, clock: Clock, warnings: list[str]
-    ) -> rollouts.ScoredRollout:
-        """The next prompts of the stream, their completions and what these are worth. What a person
-        should know is added to `warnings`."""
+    ) -> tuple[rollouts.ScoredRollout, Prompt]:
+        """The next prompts of the stream, their completions and what these are worth; and the
+        prompts on the devices. What a person should know is added to `warnings`."""
         cfg = self.cfg
         items, arrays = self.ahead.take(step)
-        prompt = put_rows(Prompt.from_arrays(arrays), self.vlm.mesh)
+        prompt = self.placement.put(Prompt.from_arrays(arrays), self.vlm.mesh)
         clock.lap("data")
 
         params = self.with_state(state).params
         key = jax.random.fold_in(self.key, step)
         meanwhile = self.ahead.prepare if step < cfg.run.steps else None
         rollout = jax.tree.map(local_rows, self.sample(params, prompt, key, meanwhile))
-        del prompt
+        rollout = self.placement.on_host(rollout)
         clock.lap("generate")
 
-        logps = self.start_logprobs(params, arrays, rollout)
+        logps = self.start_logprobs(params, prompt, rollout)
         got = read_completions(rollout, self.vlm.processor)
         inputs = rollouts.reward_inputs(items, got, self.vlm.processor.box_frame)
         where = TrainerState(step, cfg.run.steps)
@@ -319,16 +330,18 @@ class GRPOLoop:
             for name, x in logps.items()
         }
         clock.lap("logprob")
-        return rollouts.ScoredRollout(items, arrays, rollout, own, got, scores)
+        return rollouts.ScoredRollout(items, arrays, rollout, own, got, scores), prompt
 
     def start_logprobs(
-        self, params: dict[str, Any], arrays: dict[str, np.ndarray], rollout: Rollout
+        self, params: dict[str, Any], prompt: Prompt, rollout: Rollout
     ) -> dict[str, jax.Array]:
         """What the loss needs beside the sampler's, each under way: [M, R/M, g, C]."""
         if not self.logprobs:
             return {}
-        batch = TrainBatch(Prompt.from_arrays(arrays), rollout.tokens, **UNREAD)
-        batch = put_rows(micro(batch, self.cfg.grpo.pieces), self.vlm.mesh, lead=1)
+        mesh, in_order = self.vlm.mesh, np.arange(len(rollout.tokens))
+        (asked,) = self.placement.pieces.cut_out(prompt, in_order, mesh)
+        tokens = put_rows(micro(rollout.tokens, self.cfg.grpo.pieces), mesh, lead=1)
+        batch = TrainBatch(asked, tokens, **UNREAD)
         weights = {"ref_logps": self.reference, "own_logps": params}
         return {name: of(weights[name], batch) for name, of in self.logprobs.items()}
 
@@ -355,10 +368,25 @@ class GRPOLoop:
         fields["advantages"] = rearrange(advantages_PG, "P (r g) -> (P r) g", g=self.per_row)
         return TrainBatch(prompt=Prompt.from_arrays(arrays), **fields)
 
-    def mini_batches(self, batch: TrainBatch) -> list[TrainBatch]:
-        """The host batch of each update, what there is to learn from in front."""
+    def on_device(
+        self, batch: TrainBatch, prompt: Prompt | None, order_R: np.ndarray
+    ) -> list[TrainBatch]:
+        """The batch of each update on the devices, where its prompts may be already (`prompt`)."""
+        mesh = self.vlm.mesh
+        if prompt is None:
+            prompt = self.placement.put(batch.prompt, mesh)
+        asked = self.placement.cut_out(prompt, order_R, mesh)
+        names = [field.name for field in dataclasses.fields(batch) if field.name != "prompt"]
+        learnt = self.mini_batches({name: getattr(batch, name) for name in names}, order_R)
+        return [
+            TrainBatch(prompt=of, **put_rows(part, mesh, lead=1))
+            for of, part in zip(asked, learnt, strict=True)
+        ]
+
+    def mini_batches(self, batch: Any, order_R: np.ndarray) -> list[Any]:
+        """Host arrays [R, ..] of each update, [micro-batch, row, ..], rows in an order."""
         grpo = self.cfg.grpo
-        parts = micro(learner.live_first(batch, grpo), grpo.mini_batches)
+        parts = micro(learner.in_order(batch, order_R), grpo.mini_batches)
         return [
             micro(jax.tree.map(lambda x, i=i: x[i], parts), grpo.micro_batches)
             for i in range(grpo.mini_batches)

@@ -76,7 +76,7 @@ class PromptStream:
         self.mini_batches = batch.mini_batches
         shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
         self.parts = shards * batch.micro_batches  # that work side by side or in turn
-        self.processor = vlm.processor.with_pixels(data.min_pixels, data.max_pixels)
+        self.processor = vlm.processor.with_pixels(data.min_pixels, data.max_pixels).as_bytes()
         credit = credit_check(rewards) if rewards else None
         self.trial: list[str] = []  # test sets that this process has met: see `use`
         self.gate = ExampleFilter(data.check, run.trial, data.digests, self.trial.append, credit)

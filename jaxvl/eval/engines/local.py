@@ -108,10 +108,11 @@ class Local:
 
     def _encoded(self, rows: Iterable[tuple[Item, int]]) -> Iterator[_Row]:
         """The rows in order, a few batches ahead of the device, images opened in threads."""
+        processor = self.vlm.processor.as_bytes()
 
         def encode(item: Item, first: int) -> _Row | Dropped:
             try:
-                return _Row(item, first, self.vlm.processor.encode(item.prompt, item.images))
+                return _Row(item, first, processor.encode(item.prompt, item.images))
             except BadRow as why:
                 return Dropped.of(item.id, why)
 
