@@ -25,7 +25,7 @@ from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.attention.reference import MASKED
-from jaxvl.models.layers import RMSNorm, fuse
+from jaxvl.models.layers import RMSNorm, fuse, fuse_row
 from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
 
 
@@ -89,6 +89,8 @@ class DecodeModel:
             one = jax.tree.map(lambda x: _gather_fsdp(x[i]), text.layers)
             fuse(one.attn, *one.attn.COLUMNS)
             fuse(one.mlp, *one.mlp.COLUMNS)
+            fuse_row(one.attn, "o")
+            fuse_row(one.mlp, "down")
             return one
 
         return cls(

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
@@ -100,37 +101,112 @@ class FusedLinear(nnx.Module):
     """Several "column" `Linear`s of one input as one product: x [R, S, in] -> what each returns.
 
     For decoding, where every product of a few rows has a price of its own. Each device's columns of
-    all weights stand side by side, so that the split over tensor stays as it is.
+    all weights stand side by side, so that the split over tensor stays as it is. So do the first
+    factors of adapters, whole on every device, whose second factors are another product, zero
+    where one does not change what another weight makes. Left beside the weights, XLA's GPU compiler
+    would join them itself, and write all of them anew for every token.
     """
 
     def __init__(self, linears: list[Linear]):
         parts = axis_size("tensor")
 
-        def side_by_side(leaves: list[jax.Array]) -> nnx.Param:
+        def side_by_side(leaves: list[jax.Array]) -> jax.Array:
             cut = [fold(x, "... (P f) -> ... P f", P=parts) for x in leaves]
-            return nnx.Param(jnp.concatenate(cut, axis=-1))
+            return jnp.concatenate(cut, axis=-1)
 
         self.widths = tuple(linear.w.shape[-1] // parts for linear in linears)
-        self.w = side_by_side([linear.w[...] for linear in linears])
+        w_DPf = side_by_side([linear.w[...] for linear in linears])
+        adapters = [linear.lora if hasattr(linear, "lora") else None for linear in linears]
+        spec = P(None, "tensor", None)
+        if any(adapters):
+            low = [_on_each_part(adapter.a[...], spec) for adapter in adapters if adapter]
+            w_DPf = jnp.concatenate([w_DPf, *low], axis=-1)
+            self.scales = _scales(adapters)
+            self.low = nnx.Param(_blocks(adapters, self.widths))
+        self.w = nnx.Param(w_DPf)
         if hasattr(linears[0], "b"):
-            self.b = side_by_side([reshard(linear.b[...], P("tensor")) for linear in linears])
+            leaves = [reshard(linear.b[...], P("tensor")) for linear in linears]
+            self.b = nnx.Param(side_by_side(leaves))
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         spec = P(ROWS, None, "tensor", None)
         y_RSPf = jnp.einsum("RSD,DPf->RSPf", x, self.w[...], out_sharding=spec)
-        y_RSPf = y_RSPf + self.b[...] if hasattr(self, "b") else y_RSPf
         ends = list(itertools.accumulate(self.widths))
+        if hasattr(self, "low"):
+            y_RSPf, low_RSPr = jnp.split(y_RSPf, ends[-1:], axis=-1)
+            low_RSPr = _scaled(low_RSPr, self.scales)
+            y_RSPf += jnp.einsum("RSPr,Prf->RSPf", low_RSPr, self.low[...], out_sharding=spec)
+        y_RSPf = y_RSPf + self.b[...] if hasattr(self, "b") else y_RSPf
         return [fold(y, "R S P f -> R S (P f)") for y in jnp.split(y_RSPf, ends[:-1], axis=-1)]
 
 
+class AdaptedRow(nnx.Module):
+    """A "row" `Linear` with an adapter for decoding: both read x [R, S, in] in one product."""
+
+    def __init__(self, linear: Linear):
+        self.scales = _scales([linear.lora])
+        self.w = nnx.Param(jnp.concatenate([linear.w[...], linear.lora.a[...]], axis=-1))
+        self.low = nnx.Param(linear.lora.b[...])
+        if hasattr(linear, "b"):
+            self.b = linear.b
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        whole = P(ROWS, None, None)
+        y = jnp.einsum("RSF,FD->RSD", x, self.w[...], out_sharding=whole)
+        y, low_RSr = jnp.split(y, [self.low.shape[-1]], axis=-1)
+        y += jnp.einsum(
+            "RSr,rD->RSD", _scaled(low_RSr, self.scales), self.low[...], out_sharding=whole
+        )
+        return y + self.b[...] if hasattr(self, "b") else y
+
+
+def _scaled(low: jax.Array, scales: tuple[float, ...]) -> jax.Array:
+    """What adapters' first factors return, scaled as `lora.Adapter` does it."""
+    return (low.astype(jnp.float32) * jnp.array(scales, jnp.float32)).astype(low.dtype)
+
+
+def _scales(adapters: list[Any]) -> tuple[float, ...]:
+    """Of every number that the first factors of some adapters return."""
+    return tuple(one.scale for one in adapters if one for _ in range(one.a.shape[-1]))
+
+
+def _on_each_part(x_Dr: jax.Array, spec: P) -> jax.Array:
+    """[D, r] -> [D, P, r]: once for each of the parts of tensor."""
+    D, r = x_Dr.shape
+    x_D1r = reshard(x_Dr, P(None, None))[:, None]
+    return jnp.broadcast_to(x_D1r, (D, axis_size("tensor"), r), out_sharding=spec)
+
+
+def _blocks(adapters: list[Any], widths: tuple[int, ...]) -> jax.Array:
+    """[P, sum of r, f]: second factors of adapters, each in its weight's columns."""
+    parts, spec = axis_size("tensor"), P("tensor", None, None)
+    rows = []
+    for at, adapter in enumerate(adapters):
+        if adapter is None:
+            continue
+        b_rPf = fold(reshard(adapter.b[...], P(None, "tensor")), "r (P f) -> r P f", P=parts)
+        b_Prf = rearrange(b_rPf, "r P f -> P r f")
+        shape = b_Prf.shape[:2]
+        blocks = [
+            b_Prf if i == at else jnp.zeros((*shape, width), b_Prf.dtype, out_sharding=spec)
+            for i, width in enumerate(widths)
+        ]
+        rows.append(jnp.concatenate(blocks, axis=-1))
+    return jnp.concatenate(rows, axis=1)
+
+
 def fuse(module: Any, *names: str) -> None:
-    """Puts a `FusedLinear` in the place of the named `Linear`s, unless one has an adapter."""
-    linears = [getattr(module, name) for name in names]
-    if any(hasattr(linear, "lora") for linear in linears):
-        return
-    module.fused = FusedLinear(linears)
+    """Puts a `FusedLinear` in the place of the named "column" `Linear`s."""
+    module.fused = FusedLinear([getattr(module, name) for name in names])
     for name in names:
         delattr(module, name)
+
+
+def fuse_row(module: Any, name: str) -> None:
+    """Puts an `AdaptedRow` in the place of a "row" `Linear` that has an adapter."""
+    linear = getattr(module, name)
+    if hasattr(linear, "lora"):
+        setattr(module, name, AdaptedRow(linear))
 
 
 def apply_fused(module: nnx.Module, x: jax.Array, *names: str) -> list[jax.Array]:

@@ -57,9 +57,14 @@ def measure(processor: Processor, args: argparse.Namespace, live_R: np.ndarray) 
         best = {name: min(best.get(name, np.inf), float(x)) for name, x in parts}
         del on_device
     nbytes = arrays["patches"].nbytes
-    return sizes | {"patches": len(one.segments), "tokens": len(one.tokens)} | best | {
-        "GB": nbytes / 1e9,
-    }
+    return (
+        sizes
+        | {"patches": len(one.segments), "tokens": len(one.tokens)}
+        | best
+        | {
+            "GB": nbytes / 1e9,
+        }
+    )
 
 
 def main() -> None:

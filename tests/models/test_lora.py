@@ -2,6 +2,7 @@
 """Adapters: nothing at first, the chain rule's gradients, the same merged, saved and on a mesh."""
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from flax import nnx
 
 from jaxvl import config
 from jaxvl.config import LoRA
-from jaxvl.distributed.mesh import check_divisible, make_mesh
+from jaxvl.distributed.mesh import check_divisible, make_mesh, put_rows
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition, qwen_vl
+from jaxvl.models.inputs import Prompt
 from jaxvl.models.io import hf
 from jaxvl.rl import learner
+from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampling import SamplingParams
 from jaxvl.vlm import load
 from tests.distributed.test_mesh import PUBLIC_MESHES
 from tests.rl.adapted import Update, adapted, flat, some_rows
-from tests.rl.rows import V, assert_trees_close, grpo_step, policy
+from tests.rl.rows import V, assert_trees_close, grpo_step, policy, prompt_arrays
 from tests.tiny import PUBLIC, public_config
 
 EVERYWHERE = LoRA(rank=4, alpha=6, parts=("tower", "merger", "text"))
@@ -124,6 +128,21 @@ def test_the_sampler_uses_the_adapters(vlm, tuned, pictures):
             np.testing.assert_allclose(c.logprobs, expected, atol=1e-5)  # another program's shape
     base = vlm.generate(PROMPTS, images, n=2, max_new_tokens=6, temperature=0.0)
     assert tokens != [[c.tokens for c in row] for row in base]
+
+
+def test_a_token_reads_each_activation_once(tuned):
+    """A layer has four products of weights and four of adapters, and four of attention; none is
+    beside another that reads the same, which XLA's GPU compiler would join, weights and all."""
+    how = SamplingParams(completions=2, max_new_tokens=8, stop_ids=(0,), pad_id=0)
+    arrays = prompt_arrays(tuned, ["How many?"], [[]], group=2)
+    with jax.set_mesh(tuned.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), tuned.mesh)
+        sample = Sampler(tuned.graphdef, how, "float32")
+        inputs, state, _ = jax.eval_shape(sample.start, tuned.params, prompt, jax.random.key(0))
+        text = sample.decode_steps.lower(inputs, state, np.int32(0), np.int32(0)).as_text()
+    products = re.findall(r"stablehlo.dot_general (%\w+), (%\w+)", text)
+    assert len(products) == 12 * tuned.config.text.layers + 1  # and the head
+    assert len({left for left, _ in products}) == len(products)
 
 
 def test_exports_are_the_same_model_in_transformers(tuned, tiny_path, pictures, tmp_path):
