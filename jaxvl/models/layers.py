@@ -143,10 +143,10 @@ class FusedLinear(nnx.Module):
 class AdaptedRow(nnx.Module):
     """A "row" `Linear` with an adapter for decoding: both read x [R, S, in] in one product."""
 
-    def __init__(self, linear: Linear):
-        self.scales = _scales([linear.lora])
-        self.w = nnx.Param(jnp.concatenate([linear.w[...], linear.lora.a[...]], axis=-1))
-        self.low = nnx.Param(linear.lora.b[...])
+    def __init__(self, linear: Linear, adapter: Any):
+        self.scales = _scales([adapter])
+        self.w = nnx.Param(jnp.concatenate([linear.w[...], adapter.a[...]], axis=-1))
+        self.low = nnx.Param(adapter.b[...])
         if hasattr(linear, "b"):
             self.b = linear.b
 
@@ -206,7 +206,7 @@ def fuse_row(module: Any, name: str) -> None:
     """Puts an `AdaptedRow` in the place of a "row" `Linear` that has an adapter."""
     linear = getattr(module, name)
     if hasattr(linear, "lora"):
-        setattr(module, name, AdaptedRow(linear))
+        setattr(module, name, AdaptedRow(linear, linear.lora))
 
 
 def apply_fused(module: nnx.Module, x: jax.Array, *names: str) -> list[jax.Array]:

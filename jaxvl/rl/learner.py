@@ -133,7 +133,7 @@ def live_order(batch: TrainBatch, cfg: GRPO, shards: int = 1) -> np.ndarray:
     With Bnpo, whose mean depends on how the rows are cut, whole micro-batches change places.
     """
     placement = Placement(cfg.mini_batches, cfg.micro_batches, shards)
-    return placement.order(live_rows(batch, cfg.beta), whole=isinstance(cfg.loss, Bnpo))
+    return placement.order(np.asarray(live_rows(batch, cfg.beta)), whole=isinstance(cfg.loss, Bnpo))
 
 
 def in_order(tree: Any, order_R: np.ndarray) -> Any:

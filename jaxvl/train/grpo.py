@@ -233,6 +233,7 @@ class GRPOLoop:
         `whole`; what the next step is handed, metrics and warnings are returned."""
         grpo, share, clock = self.cfg.grpo, self.stream.share, Clock()
         warnings: list[str] = []
+        prompt: Prompt | None
         first, prompt = self.sample_round(step, whole.held, clock, warnings)
         rounds = [first]
         while len(rounds) <= grpo.dynamic_sampling and self.lacks_live(rounds):

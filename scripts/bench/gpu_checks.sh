@@ -17,7 +17,7 @@ if [ "${1:-}" = --merge ]; then
 fi
 pieces=(kernels decode64 decode512 generate64 generate512 slots
     update2 update4 update8 update16 products8 step)
-[ $# -ge 1 ] || { sed -n 3,13p "$0"; echo "# pieces: ${pieces[*]}"; exit 2; }
+[ $# -ge 1 ] || { sed -n 3,11p "$0"; echo "# pieces: ${pieces[*]}"; exit 2; }
 mkdir -p "$1"
 out=$(realpath "$1")
 shift

@@ -224,6 +224,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
     assert Checkpoints(tmp_path, keep=1).latest() == done < 6
     assert "stopping after this step" in Path(log.name).read_text()
     assert end(signal.SIGKILL, 5, "run.resume=true") == -signal.SIGKILL
+    log.close()
     done = subprocess.run(
         [*command, "run.resume=true"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
