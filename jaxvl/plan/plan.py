@@ -18,7 +18,7 @@ from jaxvl.plan import advice, checks, cuda, estimate, hlo
 from jaxvl.plan.chips import GPU, GiB, GpuNode, Nvidia, Topology
 from jaxvl.plan.collectives import Collective, collectives
 from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
-from jaxvl.plan.forecast import forecast, one_by_one
+from jaxvl.plan.forecast import Forecast, forecast, one_by_one
 from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
@@ -185,6 +185,7 @@ def _report(
     arrays = ((array.bytes, str(array), where) for array, where in module.arrays())
     bound = roofline(target, places, flops, traffic, found)
     chip, moving = target.chip, bound.ici + bound.dcn
+    times: Forecast | None
     if isinstance(chip, Nvidia):
         times = one_by_one(module, chip.flops, chip.bandwidth, attention / chip.flops, moving)
         if program.work.attention:
