@@ -41,7 +41,8 @@ class TokenLengths:
     def of(self, ids: Sequence[int], text: str) -> list[int] | None:
         """Of the tokens of `text`. A character whose bytes are of several tokens is the last one's.
         None where the tokens do not make up the text one after another."""
-        found, begun = [], []
+        found: list[int] = []
+        begun: list[int] = []
         for token in ids:
             length = self._known.get(token) if not begun else None
             if length is None:
