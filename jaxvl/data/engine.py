@@ -134,6 +134,12 @@ def opened(name: str, workers: int) -> Iterator[MapEngine]:
         ray.init(**quiet)
     except SystemExit as stopped:  # of Ray's own handler, with the signal's number alone
         raise SystemExit(128 + signal.SIGTERM) from stopped
+    except Exception as error:  # a plain one where its processes do not start in time
+        where = os.environ.get("RAY_ADDRESS") or "this machine"
+        raise UserError(
+            f"Ray cannot be started or reached on {where} ({error!s:.200}); try again when it is "
+            "less busy, or leave --engine out"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, heard)  # Ray's own exits with 15
     try:

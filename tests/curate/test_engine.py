@@ -4,6 +4,9 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -161,8 +164,23 @@ def test_an_engine_that_is_none_is_named(name, workers, message):
 
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'jaxvl\[ray\]'"), opened("ray", 2):
+        pass
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    """In place of Ray, whose own time-outs take minutes."""
+
+    def init(**how):
+        raise ConnectionError("no answer")
+
+    ray = types.ModuleType("ray")
+    ray.init, ray.data = init, types.ModuleType("ray.data")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match=r"on 10\.0\.0\.1:6379 \(no answer\)"), opened("ray", 2):
         pass
 
 
@@ -183,9 +201,6 @@ def test_spans_are_the_rows_wherever_they_begin():
 
 def test_processes_that_want_the_same_answer_ask_for_it_once(tmp_path):
     """The second waits for the first, and finds what it has kept."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, time\n"
         "from jaxvl.curate.teachers import Own\n"
