@@ -193,11 +193,20 @@ def check_rows(batch: BatchShape, shards: int) -> None:
         for size in range(1, batch.group + 1)
         if batch.group % size == 0 and batch.prompts * batch.group // size % parts == 0
     ]
-    step = parts // math.gcd(parts, batch.group // batch.per_row)
-    cures = [f"{batch.prompts_field}={-(-batch.prompts // step) * step}"]
+    fewer = [
+        size
+        for size in range(1, batch.micro_batches)
+        if batch.rows % (shards * batch.mini_batches * size) == 0
+    ]
+    cures = []
     if fitting:
         nearest = min(fitting, key=lambda size: abs(size - batch.per_row))
         cures.append(f"{batch.row_field}={nearest}")
+    if fewer:
+        cures.append(f"{batch.part}.micro_batches={fewer[-1]}")
+    if not cures:  # nothing else will do: a step's batch is no longer what it was
+        step = parts // math.gcd(parts, batch.group // batch.per_row)
+        cures.append(f"{batch.prompts_field}={-(-batch.prompts // step) * step}")
     has = f"{batch.prompts_field} = {batch.prompts} is"
     if batch.group > 1:
         has = f"a step has {batch.rows} rows ({batch.prompts} prompts, groups of {batch.group} in "

@@ -36,12 +36,22 @@ def _folded(text: bytes) -> bytes:
     return text.lower()
 
 
+def states(words: Sequence[str]) -> int:
+    """How many states the table of these words has, whatever the tokenizer."""
+    return len(_starts([_folded(word.encode()) for word in words]))
+
+
+def _starts(words: Sequence[bytes]) -> list[bytes]:
+    """All that words begin with, each once; the first is nothing."""
+    found = [b""]
+    for word in words:
+        found += [word[:end] for end in range(1, len(word) + 1)]
+    return list(dict.fromkeys(found))
+
+
 def _automaton(words: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """The next state by state and byte, int16 [S, 256], and which states end in a whole word."""
-    starts = [b""]
-    for word in words:
-        starts += [word[:end] for end in range(1, len(word) + 1)]
-    states = {text: number for number, text in enumerate(dict.fromkeys(starts))}
+    states = {text: number for number, text in enumerate(_starts(words))}
     if len(states) > np.iinfo(np.int16).max:
         raise UserError(f"sampling.ban has {len(states)} characters, expected fewer than 32,768")
     step = np.zeros((len(states), 256), np.int16)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which setting makes what takes memory smaller."""
+"""Which setting makes what takes memory smaller.
+
+Settings that change what is learnt (a step's prompts, the sizes of images and texts) come last.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,12 @@ def for_kind(kind: str, prompts: str) -> str:
         "frozen": _SPLIT,
         "moments": f"{_SPLIT}; fewer parts in model.train, or adapters (model.lora)",
         "reference": f"{_SPLIT}; there is none where grpo.beta is 0",
-        "batch": f"{prompts}, data.patch_buckets or model.max_pixels",
+        "batch": f"mesh.fsdp or mesh.data; if nothing else helps {prompts} or data.patch_buckets",
         "weights for decoding": "mesh.tensor: they are split over nothing else",
-        "caches of prompts": f"{prompts} or data.prompt_buckets",
-        "completions": "sampling.slots or sampling.max_new_tokens",
+        "caches of prompts": f"mesh.tensor or mesh.fsdp; if nothing else helps {prompts} or "
+        "data.prompt_buckets",
+        "completions": "sampling.slots; if nothing else helps sampling.max_new_tokens",
+        "tables of sampling.ban": "fewer or shorter words in sampling.ban",
     }.get(kind, "")
 
 
@@ -51,7 +56,7 @@ def for_array(shape: str, of: Of) -> str:
         if axes - vocab <= {text.dim, text.dim // of.mesh["fsdp"], 1}:
             return "mesh.tensor: the table of tokens is split over it"
         if of.program in ("prefill", "decode"):
-            return f"mesh.tensor or {batch.prompts_field}: logits"
+            return f"mesh.tensor; if nothing else helps {batch.prompts_field}: logits"
         return f"{batch.part}.logprob_chunk or mesh.tensor: logits"
     if of.program in ("grow", "decode"):
         if sizes.length in axes:

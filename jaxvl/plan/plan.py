@@ -75,6 +75,7 @@ def _compiled(
             if program.name == "update":
                 report = _checked(report, done, cfg, arch, mesh)
             reports.append(report)
+    reports = [_beside_others(report, reports) for report in reports]
     chip = target.chip
     return Plan(
         config=name,
@@ -101,7 +102,9 @@ def plan_gpus(cfg: Config | SFTConfig, count: int, name: str) -> Plan:
     arch = read_arch(cfg.model)
     mesh = _mesh(cfg.mesh, jax.devices()[:count])
     with jax.set_mesh(mesh):
-        reports = [_counted(program, cfg, arch, mesh) for program in programs(cfg, arch, mesh)]
+        every = programs(cfg, arch, mesh)
+        constants = sum(program.constants for program in every)
+        reports = [_counted(program, constants, cfg, arch, mesh) for program in every]
     return Plan(
         config=name,
         target=f"{count} x {GPU.name}",
@@ -138,9 +141,19 @@ def _notes(cfg: Config | SFTConfig, mesh: jax.sharding.Mesh, chips: int) -> tupl
     return tuple(found)
 
 
-def _counted(program: Program, cfg, arch: Arch, mesh) -> ProgramReport:
-    """Bytes on one device by what they are, all that a run holds meanwhile included."""
+def _beside_others(report: ProgramReport, every: Sequence[ProgramReport]) -> ProgramReport:
+    """A program's report with the code of the others, which stays on the device; arrays that are
+    constants of a program are part of its code."""
+    others = sum(one.memory.get("code", 0.0) for one in every if one is not report)
+    return dataclasses.replace(report, memory=report.memory | {"other programs": others})
+
+
+def _counted(program: Program, constants: float, cfg, arch: Arch, mesh) -> ProgramReport:
+    """Bytes on one device by what they are, all that a run holds meanwhile included; `constants`
+    are those of all its programs."""
     held = estimate.held(program)
+    if constants:
+        held["tables of sampling.ban"] = constants
     made = estimate.temporaries(program, cfg, arch, mesh)
     memory = held | {"temporaries (estimate)": made}
     return ProgramReport(program.name, program.calls, memory, held=held)
@@ -163,6 +176,8 @@ def _report(
             sizes["temporaries"] = max(done.wanted - sizes["arguments"], 0.0)
     else:
         sizes = dataclasses.asdict(done.memory)
+        if isinstance(target, GpuNode):  # whose compiler leaves a program's constants out
+            sizes["code"] += program.constants
     report = ProgramReport(
         name=program.name,
         calls=program.calls,

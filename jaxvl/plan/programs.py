@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
 from jaxvl.checkpoints.start import locate
 from jaxvl.config import Config, Model, Sampling, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
+from jaxvl.data import banned
 from jaxvl.data.image_settings import BYTES
 from jaxvl.distributed.mesh import data_shard, param_shardings
 from jaxvl.errors import UserError
@@ -33,7 +35,7 @@ from jaxvl.rl import learner, shapes
 from jaxvl.rl.batch import UNREAD, TrainBatch
 from jaxvl.rl.learning import Learning, learning
 from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize
-from jaxvl.rl.sampling import SamplingParams
+from jaxvl.rl.sampling import Banned, SamplingParams
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
 
@@ -100,6 +102,7 @@ class Program:
     beside: dict[str, Any]  # what a run holds on the device meanwhile, that is no argument
     makes: dict[str, Any]  # what comes out and takes no argument's place, if it is large
     work: ProgramWork  # of one call
+    constants: float = 0.0  # bytes of large arrays that are part of the program on every device
     calls: int = 1  # in a step
     turns: int = 1  # of the loop whose length the program does not say
 
@@ -241,6 +244,8 @@ def _sampling(
 ) -> list[Program]:
     """Prefill, the last time that caches grow, and the loop of decoding at its largest: all slots,
     room for whole completions."""
+    never = _banned(sampling.ban, arch.text.vocab)
+    constants = float(never.table.nbytes) if never else 0.0
     how = SamplingParams(
         completions=sizes.completions,
         max_new_tokens=sizes.length,
@@ -251,6 +256,7 @@ def _sampling(
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         slots=sampling.slots,
+        banned=never,
     )
     sampler = Sampler(held.how.policy.graphdef, how, cfg.model.dtype)
     asked = largest_prompt(cfg, arch, sizes, mesh)
@@ -288,6 +294,7 @@ def _sampling(
             beside,
             caches,
             work(arch, dataclasses.replace(sizes, rows=first), "prefill"),
+            constants,
             calls=-(-sizes.rows // first),
         ),
         *growing,
@@ -298,9 +305,19 @@ def _sampling(
             meanwhile,
             {},
             work(arch, sizes, "decode"),
+            constants,
             turns=sizes.length * -(-cells // state.slots),
         ),
     ]
+
+
+def _banned(words: Sequence[str], vocab: int) -> Banned | None:
+    """A table of the size of `sampling.ban`'s: a plan has no tokenizer. Its numbers differ, so that
+    no compiler makes one number of it."""
+    if not words:
+        return None
+    states = banned.states(words)
+    return Banned(np.resize(np.arange(states, dtype=np.int16), (states, vocab)))
 
 
 def work(arch: Arch, sizes: Sizes, kind: str, model: Model | None = None) -> ProgramWork:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from jaxvl.cli import main
+from jaxvl.config import GRPO
+from jaxvl.config.validate import check_rows
 from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
@@ -22,7 +24,7 @@ from jaxvl.plan.chips import CHIPS, Topology
 from jaxvl.plan.collectives import Collective
 from jaxvl.plan.compile import read_exhausted, tpu_devices
 from jaxvl.plan.estimate import shard_bytes
-from jaxvl.plan.plan import plan_gpus
+from jaxvl.plan.plan import _beside_others, plan_gpus
 from jaxvl.plan.programs import Sizes, programs, read_arch
 from jaxvl.plan.roofline import roofline
 from tests.plan.small import DIM, VOCAB, small_config, small_sft, write_model
@@ -273,3 +275,47 @@ def test_what_does_not_fit_ends_with_1(monkeypatch, capsys, config_file):
 def test_a_mistake_ends_with_2(monkeypatch, capsys, config_file, args, message):
     code, _, err = run(monkeypatch, capsys, config_file, *args)
     assert code == 2 and message in err
+
+
+def test_tables_of_banned_words_are_counted(model):
+    """Of prefill and of decoding, each with its own: int16 by state and token. "over" and "oven"
+    begin with the same three letters, so that they and the start make six states."""
+    cfg = small_config(model)
+    words = dataclasses.replace(
+        cfg, sampling=dataclasses.replace(cfg.sampling, ban=("Over", "oven"))
+    )
+    without, found = (plan_gpus(one, 1, "ban") for one in (cfg, words))
+    for before, after in zip(without.programs, found.programs, strict=True):
+        assert after.memory["tables of sampling.ban"] == 2 * 6 * VOCAB * 2
+        grown = after.total - before.total - 2 * 6 * VOCAB * 2
+        # What follows a completion through the table is a number a slot.
+        assert 0 <= grown < 1000
+
+
+def test_the_code_of_other_programs_stays(model):
+    """A chip holds all programs of a step, not only the one that runs."""
+    plan = plan_gpus(small_config(model), 1, "code")
+    sizes = (3.0, 5.0, 7.0)
+    reports = [
+        dataclasses.replace(report, memory={"arguments": 1.0, "code": size})
+        for report, size in zip(plan.programs, sizes, strict=False)
+    ]
+    found = [_beside_others(report, reports).total for report in reports]
+    assert found == [1.0 + sum(sizes)] * 3
+
+
+def test_advice_leaves_a_steps_batch_until_last(model):
+    """64 chips and 64 rows of one completion each: shorter rows are a cure, more prompts are not
+    named; where nothing else fits they are."""
+    for kind in ("batch", "caches of prompts", "completions"):
+        said = advice.for_kind(kind, "grpo.prompts")
+        assert said.startswith(("mesh.", "sampling.slots")), said
+    for grpo, cure in (
+        ({"prompts": 8, "group": 8}, "try grpo.group_per_row=1"),
+        ({"prompts": 8, "group": 8, "group_per_row": 1, "micro_batches": 2}, "micro_batches=1"),
+        ({"prompts": 7, "group": 8}, "try grpo.prompts=64"),
+    ):
+        cfg = dataclasses.replace(small_config(model), grpo=GRPO(**grpo))
+        with pytest.raises(UserError, match=cure) as caught:
+            check_rows(cfg.batch, 64)
+        assert ("prompts=" in str(caught.value)) == ("prompts" in cure)
