@@ -106,8 +106,8 @@ def test_warm_up_and_horizon_in_updates(path, capsys, words, span, note):
         (["rewards.1.name=accuracy"], "a name of its own"),
         (["mesh.data=-1", "mesh.fsdp=-1"], "at most one is -1"),
         (["mesh.data=3"], "grpo.prompts=9"),
-        (["mesh.data=16"], "grpo.prompts=16 or grpo.group_per_row=4"),
-        (["grpo.micro_batches=16"], "grpo.prompts=16 or grpo.group_per_row=4"),
+        (["mesh.data=16"], "try grpo.group_per_row=4"),
+        (["grpo.micro_batches=16"], "try grpo.group_per_row=4"),
     ],
 )
 def test_fields_that_disagree_are_refused(path, overrides, words):
