@@ -2,6 +2,7 @@
 """Flags for GPUs: set where there may be some, overridden by what is said, known to XLA."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from jaxvl.distributed import gpu
+from scripts.bench import gpu_tables
 
 
 @pytest.fixture
@@ -58,3 +60,21 @@ def test_xla_knows_the_flags():
     flags = " ".join(f"--{name}={value}" for name, value in gpu.FLAGS.items())
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=env, check=True)
+
+
+def test_tables_take_the_place_of_those_before(tmp_path):
+    """And of nothing else on the page; a page without the marks is left alone."""
+    rows = [{"slots": 64, "step ms": 3.14159}, {"slots": 512, "step ms": "-"}]
+    (tmp_path / "decode64.json").write_text(json.dumps({"machine": {"cpus": 16}, "rows": rows}))
+    (tmp_path / "kernels.json").write_text('{"rows": []}')
+    tables = [gpu_tables.table(file) for file in sorted(tmp_path.glob("*.json"))]
+    assert "| 64 | 3.142 |" in tables[0] and "| 512 | - |" in tables[0]
+    assert tables[1].startswith("**kernels**") and tables[1].endswith("passed")
+    page = f"before\n{gpu_tables.BEGIN}\nNot run.\n{gpu_tables.END}\nbehind\n"
+    once = gpu_tables.merged(page, tables)
+    assert once.startswith("before\n") and once.endswith("\nbehind\n") and "Not run" not in once
+    assert gpu_tables.merged(once, tables) == once
+    with pytest.raises(ValueError, match="gpu tables"):
+        gpu_tables.merged("no marks", tables)
+    marks = gpu_tables.PAGE.read_text(encoding="utf-8")
+    assert marks.count(gpu_tables.BEGIN) == marks.count(gpu_tables.END) == 1
