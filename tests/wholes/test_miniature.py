@@ -21,6 +21,8 @@ def parts(monkeypatch):
     return [importlib.import_module(f"miniature_parts.{name}") for name in names]
 
 
+# Programs that were compiled once are kept, as the other tests keep theirs.
+KEPT = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
 MODELS = ("able", "instruct")
 
 
@@ -108,7 +110,7 @@ def test_the_smallest_size_runs_and_does_nothing_twice(tmp_path):
         done = subprocess.run(
             [*command, "--out", str(tmp_path), *words],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | KEPT,
             capture_output=True,
             text=True,
         )
@@ -120,7 +122,7 @@ def test_the_smallest_size_runs_and_does_nothing_twice(tmp_path):
     assert len(measured) == 3
     for file in measured:
         found = json.loads(file.read_text())
-        assert found["pass_at"]["1"] <= found["pass_at"]["2"] and found["entropy"] > 0
+        assert 0 <= found["pass_at"]["1"] <= 1 and found["entropy"] > 0
     before = [file.stat().st_mtime_ns for file in sorted(tmp_path.rglob("*"))]
     assert miniature() == ""
     assert before == [file.stat().st_mtime_ns for file in sorted(tmp_path.rglob("*"))]
