@@ -170,9 +170,8 @@ def test_what_gpus_hold_is_what_arrays_take(model):
     assert update.memory["moments"] == 2 * here + 8  # and two counters
     assert update.memory["reference"] == here / 2  # in bfloat16
     assert set(update.held) <= set(update.memory)
-    batch = 2 * (
-        256 * 1176 * 2 + 256 * 4 * 4
-    )  # two rows of patches in bfloat16, their places and numbers
+    # Two rows of patches as bytes of one frame, their places and numbers, and how to normalise.
+    batch = 2 * (256 * 588 + 256 * 4 * 4 + 4 * 3 * 4)
     tokens = 2 * (128 * (1 + 3 + 1) * 4 + 4 * 4)
     completions = 2 * (4 * 128 * (4 + 1 + 4 + 4) + 4 * 4)
     assert update.memory["batch"] == batch + tokens + completions
