@@ -83,7 +83,8 @@ def test_two_processes_are_one_run(config_file, tmp_path, monkeypatch):
         assert prompts(both, step) == prompts(alone, step)
     files = sorted(path.name for path in (both / "rollouts").glob("*.jsonl"))
     assert files[:4] == ["step_1.1.jsonl", "step_1.jsonl", "step_2.1.jsonl", "step_2.jsonl"]
-    assert len(json.loads((both / "rollouts/step_1.1.jsonl").open().readline())["completions"]) == 4
+    first = (both / "rollouts/step_1.1.jsonl").read_text().splitlines()[0]
+    assert len(json.loads(first)["completions"]) == 4
 
     here(config_file, both, "run.resume=true")
     gap, where = difference(both, alone)

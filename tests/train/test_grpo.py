@@ -250,7 +250,9 @@ def test_a_masked_completion_is_left_out_and_what_a_reward_logs_is_kept(tmp_path
     grpo.train(dataclasses.replace(cfg, rewards=(Reward(judge),)))
     [line] = read_metrics(tmp_path)
     assert (line["reward"], line["reward_masked"], line["half"]) == (1.0, 0.5, 0.5)
-    rows = [json.loads(row) for row in (tmp_path / "rollouts/step_1.jsonl").open()]
+    rows = [
+        json.loads(row) for row in (tmp_path / "rollouts/step_1.jsonl").read_text().splitlines()
+    ]
     for row in rows:
         found = [(c["reward"], c["extra"]["note"]) for c in row["completions"]]
         assert found == [(0.0, "even"), (None, "odd"), (2.0, "even"), (None, "odd")]
@@ -266,7 +268,10 @@ def test_tokens_are_those_of_the_whole_run(whole):
     run_dir, vlm = whole
     total = 0
     for line in read_metrics(run_dir):
-        rows = [json.loads(r) for r in (run_dir / f"rollouts/step_{line['step']}.jsonl").open()]
+        rows = [
+            json.loads(r)
+            for r in (run_dir / f"rollouts/step_{line['step']}.jsonl").read_text().splitlines()
+        ]
         asked = [len(vlm.processor.tokenize(row["prompt"])) for row in rows]
         answered = [sum(c["tokens"] for c in row["completions"]) for row in rows]
         total += 4 * sum(asked) + sum(answered)
