@@ -91,6 +91,14 @@ def codes(gap: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(gap), UNKNOWN, signed).astype(np.int8)
 
 
+def values(packed: str) -> np.ndarray:
+    """The gaps of a completion's codes as they are in the file: NaN where unknown, 0 below
+    `FLOOR`."""
+    found = np.frombuffer(base64.b64decode(packed), np.int8).astype(np.float64)
+    size = FLOOR * 10 ** ((np.abs(found) - 1) / LEVELS)
+    return np.where(found == UNKNOWN, np.nan, np.sign(found) * size)
+
+
 def write(
     run_dir: Path,
     step: int,
