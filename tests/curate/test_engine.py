@@ -20,6 +20,8 @@ from jaxvl.data.tasks.records import Records
 from jaxvl.errors import UserError
 from tests.curate.sets import jsonl, picture, teaching, write_sets
 
+pytestmark = pytest.mark.filterwarnings("ignore:::ray")  # Ray's own warnings of itself
+
 
 @pytest.fixture(scope="module")
 def ray_data():
