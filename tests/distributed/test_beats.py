@@ -102,6 +102,7 @@ def test_a_stopped_process_is_a_message_and_no_stack(victim):
     finally:
         for process in both:
             process.kill()
+            process.communicate()
     assert time.monotonic() - start < 40 and both[1 - victim].returncode == 1
     assert f"error: process {victim} of 2 has given no sign of life for 6 s" in said
     assert "Traceback" not in said and "*** " not in said

@@ -84,7 +84,8 @@ def test_what_nohup_ignores_stays_ignored():
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    process.communicate(timeout=30)
+    assert process.returncode == 130
 
 
 def test_handlers_are_left_as_they_were():

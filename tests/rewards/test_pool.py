@@ -170,7 +170,7 @@ def test_workers_know_nothing_of_jax_and_end_with_their_parent():
     maps = [psutil.Process(each).memory_maps() for each in pids]
     assert not any("jaxlib" in entry.path for entries in maps for entry in entries)
     parent.kill()  # without warning
-    parent.wait()
+    parent.communicate()
     deadline = time.monotonic() + 20
     while any(psutil.pid_exists(each) for each in pids):
         assert time.monotonic() < deadline, "a worker outlived its parent"

@@ -121,7 +121,8 @@ def test_other_settings_are_refused_by_name_unless_allowed(run_dir, change, line
     assert len(read_metrics(run_dir)) == 5  # nothing was touched
     assert go_on(make(run_dir, change, f"run.allow={name},run.dir")).step == 4
     assert f"run: {name}: " in capsys.readouterr().out
-    first, last = (json.loads(x) for x in (run_dir / settings.HISTORY).open())
+    history = (run_dir / settings.HISTORY).read_text().splitlines()
+    first, last = map(json.loads, history)
     assert first["config"] != last["config"] and last["after_step"] == 4
     assert go_on(make(run_dir, change)).step == 4  # they are the run's from now on
 
@@ -245,7 +246,7 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path):
     ):
         pass
     other.kill()
-    other.wait()
+    other.communicate()
     with runlock.held(tmp_path):
         assert json.loads((tmp_path / runlock.FILE).read_text())["pid"] == os.getpid()
     assert not (tmp_path / runlock.FILE).exists()

@@ -64,7 +64,7 @@ def test_a_target_is_never_cut():
 
 
 def test_rows_that_do_not_split_are_refused(tmp_path):
-    with pytest.raises(UserError, match="try sft.rows=6"):
+    with pytest.raises(UserError, match="try sft.micro_batches=2"):
         small(tmp_path, "sft.micro_batches=3")
 
 

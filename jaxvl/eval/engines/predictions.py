@@ -113,6 +113,7 @@ class Writer:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.file.close()
             raise UserError(f"{path} is being written by another process") from None
         self.file.truncate(_whole(self.file))
 
