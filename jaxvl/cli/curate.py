@@ -9,16 +9,15 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxvl.cli import given
 from jaxvl.errors import UserError
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
     from jaxvl.curate.manifest import Manifest
-    from jaxvl.curate.metadata import Chosen
-    from jaxvl.curate.split import SplitSizes
     from jaxvl.curate.steps import Step
     from jaxvl.curate.teachers import Answer, Teacher
 
@@ -90,8 +89,8 @@ def metadata(
     """Step 1: rows of (image, question, answer) from published datasets."""
     from jaxvl.curate.metadata import run
 
-    chosen = _chosen(take, kind, captions, all_questions, seed)
-    _say(run(_pairs(source, "--source"), out, chosen), out)
+    chosen = given.chosen(take, kind, captions, all_questions, seed)
+    _say(run(given.pairs(source, "--source"), out, chosen), out)
 
 
 def _asking(name: str, about: str) -> None:
@@ -131,7 +130,7 @@ def _asking(name: str, about: str) -> None:
                 source,
                 out,
                 functools.partial(_open_teacher, step, cache),
-                _failed(failed),
+                given.failed(failed),
                 functools.partial(tell, name),
                 mapped,
                 counts.update,
@@ -153,7 +152,7 @@ def split(
     """Step 6: disjoint sets for SFT and RL, by words of reflection."""
     from jaxvl.curate.split import run
 
-    _say(run(source, out, _sizes(sft, rl, aha, seed)), out)
+    _say(run(source, out, given.sizes(sft, rl, aha, seed)), out)
 
 
 @app.command()
@@ -174,7 +173,7 @@ def select(
     from jaxvl.curate.perplexity import select as run
     from jaxvl.data.engine import opened
 
-    numbers = [_number(text, "--sizes") for text in sizes.split(",")]
+    numbers = [given.number(text, "--sizes") for text in sizes.split(",")]
     scorers = [
         PerplexityScorer(f"{_fingerprint(path)} {dtype}", functools.partial(_logprobs, path, dtype))
         for path in scorer
@@ -211,8 +210,8 @@ def run(
     STEP.FIELD=VALUE: distil.model=NAME, caption.teacher=https://.., verify.key=VARIABLE."""
     from jaxvl.curate import flow
 
-    paths = _pairs(source, "--source")
-    chosen = _chosen(take, kind, captions, all_questions, seed)
+    paths = given.pairs(source, "--source")
+    chosen = given.chosen(take, kind, captions, all_questions, seed)
     steps = _flow(teacher, model, key, settings or []).steps(out / "images", prompts)
     if dry_run:
         import tempfile
@@ -227,7 +226,7 @@ def run(
 
     counts: dict[str, Counter] = {step.name: Counter() for step in steps}
     manifests = {}
-    sizes, stop_or_drop = _sizes(sft, rl, aha, seed), _failed(failed)
+    sizes, stop_or_drop = given.sizes(sft, rl, aha, seed), given.failed(failed)
 
     def count(step: str, found: Counter) -> None:
         counts[step].update(found)
@@ -308,71 +307,6 @@ def _progress() -> Iterator[Callable[[str, int], None]]:
     with Progress(*Progress.get_default_columns()[:1], transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda step, count: progress.update(task, description=f"{step}: {count:,} rows")
-
-
-def _chosen(
-    take: list[str] | None,
-    kind: list[str] | None,
-    captions: list[str] | None,
-    all_questions: bool,
-    seed: int,
-) -> Chosen:
-    from jaxvl.curate.metadata import Chosen
-    from jaxvl.curate.sources import PAPER
-    from jaxvl.data.tasks.vlaa import TYPES
-
-    kinds = _pairs(kind, "--kind")
-    for name, named in kinds.items():
-        if named not in TYPES:
-            raise UserError(f"--kind {name}={named}: expected one of {', '.join(TYPES)}")
-    return Chosen(
-        first=_numbers(take, "--take", {name: facts.taken for name, facts in PAPER.items()}),
-        kinds=kinds,
-        captions=_pairs(captions, "--captions"),
-        all_questions=all_questions,
-        seed=seed,
-    )
-
-
-def _sizes(sft: list[str] | None, rl: list[str] | None, aha: int, seed: int) -> SplitSizes:
-    from jaxvl.curate.sources import PAPER
-    from jaxvl.curate.split import SplitSizes
-
-    return SplitSizes(
-        sft=_numbers(sft, "--sft", {name: facts.sft for name, facts in PAPER.items()}),
-        rl=_numbers(rl, "--rl", {name: facts.rl for name, facts in PAPER.items()}),
-        aha=aha,
-        seed=seed,
-    )
-
-
-def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given or []:
-        name, equals, value = text.partition("=")
-        if not name or not equals or not value or name in pairs:
-            again = " a second time" if name in pairs else ""
-            raise UserError(f"{option} {text}{again}: expected NAME=VALUE, each name once")
-        pairs[name] = value
-    return pairs
-
-
-def _numbers(given: Sequence[str] | None, option: str, paper: dict[str, int]) -> dict[str, int]:
-    numbers = dict(paper) if "paper" in (given or []) else {}
-    pairs = _pairs([text for text in given or [] if text != "paper"], option)
-    return numbers | {name: _number(text, f"{option} {name}") for name, text in pairs.items()}
-
-
-def _number(text: str, option: str) -> int:
-    if not text.strip().isdecimal():
-        raise UserError(f"{option}: found {text!r}, expected a whole number")
-    return int(text)
-
-
-def _failed(text: str) -> Literal["stop", "drop"]:
-    if text not in ("stop", "drop"):
-        raise UserError(f"--failed {text}: expected stop or drop")
-    return "stop" if text == "stop" else "drop"
 
 
 def _say(done: Manifest, out: Path) -> None:
