@@ -16,6 +16,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh, NamedSharding
@@ -107,8 +108,16 @@ def _cut_out(prompt: Prompt, order_Bnr: jax.Array, micro_batches: int) -> list[P
     B, n, _ = order_Bnr.shape
 
     def cut(x: jax.Array, number: int) -> jax.Array:
-        x_Br = fold(x, "(B n r) ... -> B n r ...", B=B, n=n)[:, number]
-        x_Bmu = fold(take(x_Br, order_Bnr[:, number]), "B (m u) ... -> B m u ...", m=micro_batches)
+        x_Br = _at(fold(x, "(B n r) ... -> B n r ...", B=B, n=n), number)
+        x_Bmu = take(x_Br, _at(order_Bnr, number))
+        x_Bmu = fold(x_Bmu, "B (m u) ... -> B m u ...", m=micro_batches)
         return fold(rearrange(x_Bmu, "B m u ... -> m B u ..."), "m B u ... -> m (B u) ...")
 
     return [jax.tree.map(lambda x, i=i: cut(x, i), prompt) for i in range(n)]
+
+
+def _at(x_Bn: jax.Array, number: int) -> jax.Array:
+    """[B, n, ..] -> [B, ..], split as it is along B: jax 0.12 forgets that of a single number."""
+    x_B1 = jax.lax.slice_in_dim(x_Bn, number, number + 1, axis=1)
+    B, _, *rest = x_Bn.shape
+    return jnp.reshape(x_B1, (B, *rest), out_sharding=P(ROWS, *(None,) * len(rest)))
