@@ -24,7 +24,7 @@ def prompts() -> Prompt:
     return Prompt(wide(5), rows, wide(3, 5), rows, wide(5), rows, rows, vision)
 
 
-CUTS = [(1, 1, 1), (2, 3, 1), (1, 1, 4), (1, 3, 4), (3, 2, 2), (1, 6, 4)]
+CUTS = [(1, 1, 1), (24, 1, 1), (2, 12, 1), (2, 3, 1), (1, 1, 4), (1, 3, 4), (3, 2, 2), (1, 6, 4)]
 
 
 @pytest.mark.parametrize(("mini", "micro", "shards"), CUTS)
