@@ -55,7 +55,13 @@ def merge(x_BS: jax.Array) -> jax.Array:
 
 def take(x: jax.Array, index: jax.Array) -> jax.Array:
     """x[b, index[b]] for every shard b."""
-    return jax.vmap(lambda x, index: x[index])(x, index)
+    return jax.vmap(lambda x, index: x[index])(x, split_rows(index))
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+    """x [B, ..], split along B alone. It is so already, but that jax 0.12 forgets it where a slice
+    leaves a single number."""
+    return reshard(x, P(ROWS, *(None,) * (x.ndim - 1)))
 
 
 @jax.tree_util.register_dataclass

@@ -16,7 +16,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh, NamedSharding
@@ -25,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxvl.config import GRPO
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, data_shard, put_rows
-from jaxvl.models.decode import take
+from jaxvl.models.decode import split_rows, take
 from jaxvl.models.inputs import Prompt
 
 
@@ -117,7 +116,5 @@ def _cut_out(prompt: Prompt, order_Bnr: jax.Array, micro_batches: int) -> list[P
 
 
 def _at(x_Bn: jax.Array, number: int) -> jax.Array:
-    """[B, n, ..] -> [B, ..], split as it is along B: jax 0.12 forgets that of a single number."""
-    x_B1 = jax.lax.slice_in_dim(x_Bn, number, number + 1, axis=1)
-    B, _, *rest = x_Bn.shape
-    return jnp.reshape(x_B1, (B, *rest), out_sharding=P(ROWS, *(None,) * len(rest)))
+    """[B, n, ..] -> [B, ..]"""
+    return split_rows(x_Bn[:, number])

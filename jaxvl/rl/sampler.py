@@ -21,7 +21,7 @@ from flax import nnx
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import axis_size
-from jaxvl.models.decode import DecodeModel
+from jaxvl.models.decode import DecodeModel, split_rows
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
 from jaxvl.rl.batch import Rollout
@@ -109,7 +109,7 @@ def prefill_wave(
     taken = jax.vmap(lambda x, at: x.at[at].set(True, mode="drop"))(
         filled(False, B, w, dtype=bool), jnp.where(held, inputs.place, w)
     )
-    place_Bk = jnp.argsort(taken, axis=1, stable=True)[:, :k].astype(jnp.int32)
+    place_Bk = split_rows(jnp.argsort(taken, axis=1, stable=True)[:, :k].astype(jnp.int32))
     to_Bk = jnp.where(new_k, place_Bk, w)  # out of bounds: not written
 
     def put(x, part):
