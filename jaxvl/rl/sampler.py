@@ -109,8 +109,8 @@ def prefill_wave(
     taken = jax.vmap(lambda x, at: x.at[at].set(True, mode="drop"))(
         filled(False, B, w, dtype=bool), jnp.where(held, inputs.place, w)
     )
-    place_Bk = split_rows(jnp.argsort(taken, axis=1, stable=True)[:, :k].astype(jnp.int32))
-    to_Bk = jnp.where(new_k, place_Bk, w)  # out of bounds: not written
+    place_Bk = jnp.argsort(taken, axis=1, stable=True)[:, :k].astype(jnp.int32)
+    to_Bk = split_rows(jnp.where(new_k, place_Bk, w))  # out of bounds: not written
 
     def put(x, part):
         return jax.vmap(lambda x, at, part: x.at[at].set(part, mode="drop"))(x, to_Bk, part)
@@ -121,7 +121,8 @@ def prefill_wave(
     def over(x_Bn, part, start, new):
         """`x_Bn` with `part` from `start` on, where that is new."""
         old = jax.lax.dynamic_slice_in_dim(x_Bn, start, part.shape[1], axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(x_Bn, jnp.where(new, part, old), start, axis=1)
+        part = split_rows(jnp.where(new, part, old))
+        return jax.lax.dynamic_update_slice_in_dim(x_Bn, part, start, axis=1)
 
     seed_Bm = some_requests(inputs.seed[:, :, 0], start, k)
     token_Bm, logp_Bm = _first_tokens(model, hidden_ID, seed_Bm, sampling)
@@ -153,7 +154,7 @@ def _some_rows(prompt: Prompt, shards: int, start: jax.Array, rows: int) -> Prom
 
     def cut(x: jax.Array) -> jax.Array:
         x = fold(x, "(B r) ... -> B r ...", B=shards)
-        x = jax.lax.dynamic_slice_in_dim(x, start, rows, axis=1)
+        x = split_rows(jax.lax.dynamic_slice_in_dim(x, start, rows, axis=1))
         return fold(x, "B r ... -> (B r) ...")
 
     return jax.tree.map(cut, prompt)
