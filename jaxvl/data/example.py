@@ -107,7 +107,20 @@ class RowSource:
     def load(self) -> Examples:
         """All usable rows, kept in memory with the bytes of their images where the files hold
         them. For more than a few gigabytes: `jaxvl data prepare`."""
-        return collect(self.rows(), repr(self))
+        return collect(self.rows(), _shown(self))
+
+
+def _shown(source: RowSource) -> str:
+    """A source as it would be written in a config: what stands at its default is left out."""
+    if not dataclasses.is_dataclass(source):
+        return repr(source)
+    given = {
+        field.name: getattr(source, field.name)
+        for field in dataclasses.fields(source)
+        if getattr(source, field.name) != field.default
+    }
+    words = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return f"{type(source).__name__}({words})"
 
 
 def collect(rows: Iterable[ReadRow], what: str) -> Examples:
