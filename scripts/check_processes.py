@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run on 1, 2 and 4 processes of this machine: the same figures; killed, resumed, asked to
-stop, failing, unlike each other, unable to write.
+stop, halted, failing, unlike each other, unable to write.
 
     python scripts/check_processes.py [--steps 6] [--out DIR] [--only same killed resumed ..]
 
@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from jaxvl.checkpoints.store import Checkpoints  # noqa: E402
+from jaxvl.checkpoints.folders import steps_at  # noqa: E402
 from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
 # The quickstart's model; small batches, so that four processes on two cores come to an end.
@@ -247,27 +247,86 @@ def failed(out: Path, steps: int) -> None:
     for log in job.logs:
         text = log.read_text().strip()
         print(f"  {log.name}: {text.splitlines()[-1]}")
-        if "process 1 of 2 failed: reward `fails` raised ValueError: no more rewards" not in text:
+        if "process 1: reward `fails` raised ValueError: no more rewards" not in text:
             raise SystemExit("the reason is missing")
 
 
-def stopped(out: Path, steps: int) -> None:
-    """One of two is asked to stop: both save the same step and end; one process goes on from it."""
-    run_dir = out / "stopped"
+def asked(out: Path, steps: int, name: str, victim: int, what: signal.Signals) -> None:
+    """One of two is asked to stop: both save the same step and end; one process goes on from it.
+    With "save" in the name it is asked while a checkpoint is written."""
+    run_dir = out / name
     if not run_dir.exists():
-        job = launch(2, run_dir, [*MESHES[2], f"run.steps={steps}", "run.save_every=100"])
+        every = 1 if "save" in name else 100
+        job = launch(2, run_dir, [*MESHES[2], f"run.steps={steps}", f"run.save_every={every}"])
         job.wait_for_step(2)
-        job.processes[1].terminate()
+        while "save" in name and not steps_at(run_dir / "checkpoints")[1]:
+            time.sleep(0.002)
+        job.processes[victim].send_signal(what)
         start = time.monotonic()
         codes, done = job.wait(120), len(read_metrics(run_dir))
-        saved = Checkpoints.newest(run_dir).name
-        print(f"process 1 asked to stop: exit codes {codes} after {time.monotonic() - start:.0f} s")
-        print(f"  steps done: {done}; saved: {saved}", flush=True)
-        if codes != [143, 143] or int(saved) != done or done >= steps:
+        saved, torn = steps_at(run_dir / "checkpoints")
+        print(f"{name}: exit codes {codes} after {time.monotonic() - start:.0f} s")
+        print(f"  steps done: {done}; saved: {saved}; cut short: {torn}", flush=True)
+        if codes != [128 + what] * 2 or max(saved) != done or torn or done >= steps:
             raise SystemExit("that is not as it should be")
     if not finished(run_dir, steps):
         launch(1, run_dir, [f"run.steps={steps}", "run.resume=true"]).finish()
-    check_close(run_dir, whole(out, 1, steps), "stopped on 2, resumed on 1")
+    check_close(run_dir, whole(out, 1, steps), f"{name} on 2, resumed on 1")
+
+
+def stopped(out: Path, steps: int) -> None:
+    asked(out, steps, "stopped", 1, signal.SIGTERM)
+    asked(out, steps, "stopped_first", 0, signal.SIGTERM)
+
+
+def interrupted(out: Path, steps: int) -> None:
+    asked(out, steps, "interrupted", 1, signal.SIGINT)
+    asked(out, steps, "interrupted_first", 0, signal.SIGINT)
+
+
+def in_save(out: Path, steps: int) -> None:
+    """One of two is asked to stop, and one is killed, while a checkpoint is written."""
+    asked(out, steps, "stopped_in_save", 1, signal.SIGTERM)
+    asked(out, steps, "interrupted_in_save", 0, signal.SIGINT)
+    for victim in (0, 1):
+        run_dir = out / f"killed_in_save_{victim}"
+        if not run_dir.exists():
+            overrides = [*MESHES[2], f"run.steps={steps}", "run.save_every=1"]
+            job = launch(2, run_dir, overrides)
+            job.wait_for_step(2)
+            while not steps_at(run_dir / "checkpoints")[1]:
+                time.sleep(0.002)
+            job.processes[victim].kill()
+            codes = job.wait(120)
+            whole_ones, torn = steps_at(run_dir / "checkpoints")
+            print(f"process {victim} killed in a save: exit codes {codes}; whole {whole_ones}, "
+                  f"cut short {torn}", flush=True)  # fmt: skip
+            if 0 in codes or not whole_ones:
+                raise SystemExit("that is not as it should be")
+        if not finished(run_dir, steps):
+            launch(1, run_dir, [f"run.steps={steps}", "run.resume=true"]).finish()
+        check_close(run_dir, whole(out, 1, steps), f"{victim} killed in a save, resumed on 1")
+
+
+def halted(out: Path, steps: int) -> None:
+    """One of two is stopped by SIGSTOP: the other ends and names it, without a stack."""
+    for victim in (0, 1):
+        run_dir = out / f"halted_{victim}"
+        if run_dir.exists():
+            continue
+        job = launch(2, run_dir, [*MESHES[2], "run.steps=2000", "run.save_every=100"])
+        job.wait_for_step(2)
+        job.processes[victim].send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        code = job.processes[1 - victim].wait(300)
+        took = time.monotonic() - start
+        job.kill()
+        text = job.logs[1 - victim].read_text()
+        print(f"process {victim} halted: the other ended with {code} after {took:.0f} s",
+              *(line for line in text.splitlines() if line.startswith("error: ")),
+              sep="\n  ", flush=True)  # fmt: skip
+        if code != 1 or f"error: process {victim} of 2" not in text or "Traceback" in text:
+            raise SystemExit("that is not as it should be")
 
 
 def ends(job: Job, why: str, what: str) -> None:
@@ -300,6 +359,7 @@ def unwritable(out: Path, steps: int) -> None:
 
 
 PARTS = {"same": same, "killed": killed, "resumed": resumed, "stopped": stopped}
+PARTS |= {"interrupted": interrupted, "in_save": in_save, "halted": halted}
 PARTS |= {"failed": failed, "unlike": unlike, "unwritable": unwritable}
 
 
