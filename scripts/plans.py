@@ -4,6 +4,7 @@
     python scripts/plans.py --out plans              compiles what is not in plans/ yet: hours
     python scripts/plans.py --out plans --only visualthinker-2b/v5e:4x4
     python scripts/plans.py --out plans --table      the tables, of what is there
+    python scripts/plans.py --papers                 configs/papers on GPUs of 80 GB, by counting
 
 What a compiler made is kept, program by program, so that an interrupted campaign goes on where it
 was, and a recipe whose settings have changed is planned again. Delete its folder too where they or
@@ -16,6 +17,7 @@ import argparse
 import dataclasses
 import gzip
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -137,12 +139,33 @@ def table(out: Path) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 
+def papers() -> str:
+    """Every recipe of configs/papers as it stands on GPUs of 80 GB, by counting, in markdown: on
+    the most of 8, 4, 2 or 1 that its rows can be shared among."""
+    rows = [("recipe", "GPUs", "fits", "largest program", "rows a chip"), ["---"] * 5]
+    for path in sorted((ROOT / "configs/papers").glob("*.py")):
+        cfg = config.load(path, [], config.Config, config.SFTConfig)
+        if before := re.fullmatch(r"runs/(\w+)/hf", cfg.model.path):  # of another recipe's model
+            of = config.load(path.with_stem(before[1]), [], config.SFTConfig).model
+            cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=of.path))
+        gpus = math.gcd(8, cfg.batch.rows // (cfg.batch.mini_batches * cfg.batch.micro_batches))
+        found = plan_gpus(cfg, gpus, path.stem).to_json()
+        largest = max(found["programs"], key=lambda program: program["total"])
+        share = f"{largest['total'] / GiB:.1f} of {found['hbm'] / GiB:.1f} GiB ({largest['name']})"
+        fits, micro = "yes" if found["fits"] else "NO", found["largest_micro_batch"]
+        rows.append((f"`{path.stem}`", str(gpus), fits, share, str(micro)))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="where plans are kept")
+    parser.add_argument("--out", type=Path, default=Path("plans"), help="where plans are kept")
     parser.add_argument("--only", nargs="*", help="recipes, as visualthinker-2b/v5e:4x4")
     parser.add_argument("--table", action="store_true", help="show what there is, plan nothing")
+    parser.add_argument("--papers", action="store_true", help="count for configs/papers alone")
     args = parser.parse_args()
+    if args.papers:
+        return print(papers())
     args.out.mkdir(parents=True, exist_ok=True)
     if unknown := set(args.only or ()) - set(recipes()):
         parser.error(f"no recipe {min(unknown)}; there are: {', '.join(recipes())}")
