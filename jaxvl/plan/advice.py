@@ -55,7 +55,7 @@ def for_array(shape: str, of: Of) -> str:
     if axes & vocab:
         if axes - vocab <= {text.dim, text.dim // of.mesh["fsdp"], 1}:
             return "mesh.tensor: the table of tokens is split over it"
-        if of.program in ("prefill", "decode"):
+        if of.program in ("prefill", "wave", "decode"):
             return f"mesh.tensor; if nothing else helps {batch.prompts_field}: logits"
         return f"{batch.part}.logprob_chunk or mesh.tensor: logits"
     if of.program in ("grow", "decode"):
@@ -65,7 +65,7 @@ def for_array(shape: str, of: Of) -> str:
             return for_kind("caches of prompts", batch.prompts_field)
         weights = for_kind("weights for decoding", batch.prompts_field)
         return weights if text.dim in axes else ""
-    micro = "" if of.program == "prefill" else f"{batch.part}.micro_batches, "
+    micro = "" if of.program in ("prefill", "wave") else f"{batch.part}.micro_batches, "
     if axes & {own, own + sizes.tokens}:
         return f"{micro}or {batch.row_field}: activations of rows"
     if axes & patches:

@@ -68,22 +68,23 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows, tokens = sizes.rows // shards, sizes.tokens
-    # Float32 logits of every completion, and what is drawn from them.
-    logits = DRAWN * 4.0 * rows * sizes.completions * text.vocab / tensor
+
+    def drawn(completions: int) -> float:
+        """Their float32 logits, and what is drawn from them."""
+        return DRAWN * 4.0 * completions * text.vocab / tensor
+
     if name == "decode":
-        slots = program.args["completions"].slots
-        return logits * slots / (rows * sizes.completions)
-    made = 0.0
-    if name == "prefill":  # a share of each weight as products take it
+        return drawn(program.args["completions"].slots)
+    made, logits, tokens = 0.0, 0.0, sizes.tokens
+    if name in ("prefill", "wave"):
+        rows = program.makes["past"].places if name == "prefill" else program.args["past"].wave
+        logits = drawn(rows * sizes.completions)
+        # A share of each weight as products take it.
         made = _cast(program.args["parameters"], cfg.model.dtype)
         rows = rows_at_a_time(rows, tokens + sizes.patches, TOKENS)
     else:
-        rows, tokens, logits = (
-            rows // sizes.micro_batches,
-            tokens + sizes.completions * sizes.length,
-            0.0,
-        )
+        rows = sizes.rows // shards // sizes.micro_batches
+        tokens += sizes.completions * sizes.length
     heads = text.heads * text.head_dim
     decoder = tokens * (4 * text.dim + (2 * heads + 3 * text.hidden) / tensor)
     tower = sizes.patches * (6 * vision.dim + 3 * vision.hidden / tensor)

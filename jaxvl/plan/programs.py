@@ -34,7 +34,7 @@ from jaxvl.observe import flops
 from jaxvl.rl import learner, shapes
 from jaxvl.rl.batch import UNREAD, TrainBatch
 from jaxvl.rl.learning import Learning, learning
-from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize
+from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize, without_cache
 from jaxvl.rl.sampling import Banned, SamplingParams
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
@@ -242,8 +242,8 @@ def _sampling(
     held: Held,
     mesh: Mesh,
 ) -> list[Program]:
-    """Prefill, the last time that caches grow, and the loop of decoding at its largest: all slots,
-    room for whole completions."""
+    """Prefill, a wave of further prompts where not all are held at once, the last time that caches
+    grow, and the loop of decoding at its largest: all slots, room for whole completions."""
     never = _banned(sampling.ban, arch.text.vocab)
     constants = float(never.table.nbytes) if never else 0.0
     how = SamplingParams(
@@ -285,7 +285,6 @@ def _sampling(
     ]
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     cells = sizes.rows * sizes.completions // shards
-    first = past.places * shards  # rows; with few slots others follow in waves, the same work a row
     return [
         Program(
             "prefill",
@@ -293,10 +292,10 @@ def _sampling(
             {"parameters": held.params, "batch": asked, "key": key},
             beside,
             caches,
-            work(arch, dataclasses.replace(sizes, rows=first), "prefill"),
+            work(arch, dataclasses.replace(sizes, rows=past.places * shards), "prefill"),
             constants,
-            calls=-(-sizes.rows // first),
         ),
+        *_waves(sampler, arch, sizes, mesh, meanwhile, caches, constants),
         *growing,
         Program(
             "decode",
@@ -308,6 +307,37 @@ def _sampling(
             constants,
             turns=sizes.length * -(-cells // state.slots),
         ),
+    ]
+
+
+def _waves(
+    sampler: Sampler,
+    arch: Arch,
+    sizes: Sizes,
+    mesh: Mesh,
+    held: dict[str, Any],
+    caches: dict[str, Any],
+    constants: float,
+) -> list[Program]:
+    """The prefill of rows that find no place at first, so many of every shard at a time; none where
+    all do. `held` is what a run holds beside the `caches`."""
+    past, shards = caches["past"], mesh.shape["data"] * mesh.shape["fsdp"]
+    waiting = sizes.rows // shards - past.places
+    if not waiting:
+        return []
+    read = {"parameters": held["parameters"], "batch": held["batch"], "past": past}
+    return [
+        Program(
+            "wave",
+            sampler.wave,
+            read | {"completions": without_cache(caches["completions"])},
+            {name: x for name, x in held.items() if name not in read}
+            | {"completions": caches["completions"].cache},
+            {},
+            work(arch, dataclasses.replace(sizes, rows=past.wave * shards), "prefill"),
+            constants,
+            calls=-(-waiting // past.wave),
+        )
     ]
 
 

@@ -174,7 +174,7 @@ def _first_tokens(
     return token_Bm, logp_Bm
 
 
-def _without_cache(state: DecodeState) -> DecodeState:
+def without_cache(state: DecodeState) -> DecodeState:
     """What a wave needs of a state: one program serves all lengths of the slots' caches."""
     return dataclasses.replace(state, cache=[])
 
@@ -250,7 +250,7 @@ class Sampler:
             if not busy and not pending:
                 return
             if status.wave:
-                inputs, rest, status = self.wave(params, prompt, inputs, _without_cache(state))
+                inputs, rest, status = self.wave(params, prompt, inputs, without_cache(state))
                 state = dataclasses.replace(rest, cache=state.cache)
             slots = state.slots if pending else min(x for x in slot_counts if x >= busy)
             if slots < state.slots:
@@ -269,7 +269,7 @@ class Sampler:
         inputs, first, _ = _compiled(self.start, params, prompt, key)
         slot_counts, cache_lengths = self._sizes(first)
         if inputs.place is not None:  # all slots are in use until the last wave
-            _compiled(self.wave, params, prompt, inputs, _without_cache(first))
+            _compiled(self.wave, params, prompt, inputs, without_cache(first))
         states = {(first.slots, first.cache_len): first}
         for slots, cache_len in itertools.product(reversed(slot_counts), cache_lengths):
             state = states[slots, cache_len]

@@ -102,7 +102,7 @@ def test_a_token_reads_the_prompts_in_slots_alone(tmp_path_factory, monkeypatch)
         with jax.set_mesh(mesh):
             found = {p.name: p for p in programs(cfg, read_arch(cfg.model), mesh)}
             decode = found["decode"]
-            assert found["prefill"].calls == -(-8 // held)
+            assert ("wave" in found) == (held < 8)
             cache = decode.args["past"].decode_model.prompts
             assert {x.shape[:2] for x in jax.tree.leaves(cache)} == {(1, held)}
             module = Module(decode.lower().compile().as_text(), decode.turns)

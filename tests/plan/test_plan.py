@@ -179,6 +179,31 @@ def test_what_gpus_hold_is_what_arrays_take(model):
     assert "fits" in show.text(found)
 
 
+def test_waves_are_counted(model):
+    """Four slots a shard of 32 completions: places for three rows of a shard's eight, the other
+    five one after the other. Logits that a program draws from are those of its own rows."""
+    cfg = small_config(model)
+    cfg = dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, slots=8))
+    cfg = dataclasses.replace(cfg, grpo=dataclasses.replace(cfg.grpo, prompts=16))
+    arch, made = read_arch(cfg.model), {}
+    with jax.set_mesh(mesh := make_mesh(1, 2, 1, devices=jax.devices()[:2])):
+        found = {program.name: program for program in programs(cfg, arch, mesh)}
+        assert list(found) == ["prefill", "wave", *PROGRAMS[1:]]
+        for name in ("prefill", "wave"):
+            # Of a vocabulary beside which all else is small.
+            wide = dataclasses.replace(arch.text, vocab=10**9, dim=1)
+            wide = dataclasses.replace(arch, text=wide)
+            made[name] = estimate.temporaries(found[name], cfg, wide, mesh)
+        wave, decode = found["wave"], found["decode"]
+        assert sum(estimate.held(wave).values()) == sum(estimate.held(decode).values())
+        donated = wave.lower().as_text().count("jax.buffer_donor")
+    assert (found["prefill"].calls, wave.calls) == (1, 5)
+    rows = found["prefill"].work.model_flops, wave.work.model_flops
+    assert rows[0] == pytest.approx(3 * rows[1])
+    assert made["prefill"] == pytest.approx(3 * made["wave"], rel=1e-3)
+    assert donated  # the caches of prompts are written in place
+
+
 def test_a_program_that_is_refused_without_a_size(model):
     """No size is made up: neither a share of the memory, nor rows that would fit."""
     plan = plan_gpus(small_config(model), 2, "two")
