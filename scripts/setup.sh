@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts, or run: makes .venv in the checkout and installs jaxvl in it.
 #   bash scripts/setup.sh          what training needs
-#   bash scripts/setup.sh test     what the tests need too; so tpu, cuda, judge, track, notebook, docs, bench
+#   bash scripts/setup.sh test     what the tests need too; so tpu, cuda, plan-gpu, judge, ray, track, notebook,
+#                                  docs, bench
 # PYTHON chooses the interpreter (3.11 or newer), VENV the folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -11,7 +12,7 @@ case "${1:-}" in
 *)
     # A script that sources this without arguments hands over its own, which are no extra.
     if [ "${BASH_SOURCE[0]}" = "$0" ]; then
-        echo "error: no extra $1; expected one of tpu, cuda, judge, track, notebook, test, docs, bench" >&2
+        echo "error: no extra $1; expected one of tpu, cuda, plan-gpu, judge, ray, track, notebook, test, docs, bench" >&2
         exit 2
     fi
     EXTRA=""

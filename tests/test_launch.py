@@ -121,14 +121,34 @@ def test_what_is_missing_is_named(name, args, settings, message):
     assert done.returncode == 2 and message in done.stderr
 
 
-def test_no_cloud_is_called_unless_told_to(fakes, tmp_path):
-    """Without --yes the commands are shown, and nothing is there that they would have made."""
-    command = ["bash", str(LAUNCH / "slurm.sh"), "train", *ARGS]
-    env = {"PATH": f"{fakes}:{os.environ['PATH']}", "HOME": str(tmp_path), **SETTINGS}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and "|  sbatch" in done.stdout
-    assert "nothing was done; to go on" in done.stderr and "--yes train" in done.stderr
-    assert not (tmp_path / "calls").exists() and not (tmp_path / "runs").exists()
+# Whatever a launcher may call.
+CALLED = "docker gcloud git kubectl mkdir rm rsync sbatch scancel sky tail touch".split()
+VERBS = [
+    (name, verb)
+    for name in LAUNCHERS
+    for verb in ("up", "build", "train", "logs", "stop", "collect", "down")
+    if f"{verb})" in (LAUNCH / f"{name}.sh").read_text()
+]
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS, ids="-".join)
+def test_a_command_is_shown_and_called_only_when_told_to(name, verb, tmp_path):
+    """Without --yes nothing is called, with it what was shown."""
+    for program in CALLED:
+        (tmp_path / program).write_text(f"#!/bin/bash\necho {program} >>{tmp_path}/called\n")
+        (tmp_path / program).chmod(0o755)
+    command = ["bash", str(LAUNCH / f"{name}.sh"), verb, *(ARGS if verb == "train" else ())]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), **SETTINGS}
+    env["VENV"] = "none"  # the config is read in other tests
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and not (tmp_path / "called").exists(), done.stderr
+    assert f"nothing was done; to go on: {command[1]} --yes {verb}" in done.stderr
+    shown = done.stdout
+    told = [*command[:2], "--yes", *command[2:]]
+    done = subprocess.run(told, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == shown, done.stderr
+    words = [line.split()[1] for line in shown.splitlines() if line.startswith(("+ ", "|  "))]
+    assert (tmp_path / "called").read_text().split() == words and words
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)

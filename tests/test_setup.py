@@ -24,13 +24,31 @@ esac
 """
 
 
-def test_the_container_copies_what_is_there_and_takes_an_extra_that_is_there():
-    lines = (ROOT / "scripts/launch/Dockerfile").read_text().splitlines()
+DOCKERFILE = ROOT / "scripts/launch/Dockerfile"
+
+
+def test_the_container_copies_what_is_there_and_installs_what_was_tested():
+    lines = DOCKERFILE.read_text().splitlines()
+    (base,) = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    python = re.fullmatch(r"python:(3\.\d+)-slim-\w+", base)[1]  # never the newest that there is
     copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
     assert copied and all((ROOT / word).exists() for word in copied)
+    assert f"constraints/py{python}.txt" in copied
+    assert f"--constraint constraints/py{python}.txt " in DOCKERFILE.read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"pyproject.toml", "requirements.txt", project["readme"]} <= set(copied)
+    assert set(project["license-files"]) <= set(copied)
     named = re.findall(r'"\.\[(\w+)\]"', "\n".join(lines))
     assert named and set(named) <= project["optional-dependencies"].keys()
+
+
+def test_hadolint_finds_nothing():
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    hadolint = shutil.which("hadolint", path=here)
+    if not hadolint:
+        pytest.skip("hadolint is not there (the test extra brings it)")
+    done = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_wheel_holds_every_file_that_is_no_python():
@@ -60,6 +78,8 @@ def test_the_docs_site_is_built_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "reference/config/index.html").is_file()
+    fields = (tmp_path / "reference/fields/index.html").read_text()  # made by a hook
+    assert all(f"<code>{name}</code>" in fields for name in ("optim.lr", "sft.pack"))
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 #   [--dry-run | --yes] VERB [CONFIG [KEY=VALUE]...]
 # and is told the rest by variables, which `need` and `: "${NAME:=default}"` list at its top.
 
-# Without --yes the commands are shown and none is run, but for `logs`, which changes nothing.
+# Without --yes the commands are shown and none is run.
 DRY=0 YES=0
 while [[ "${1:-}" == --* ]]; do
     case "$1" in
@@ -22,7 +22,7 @@ CHECKOUT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 VERB="${1:-help}"
 [ $# -eq 0 ] || shift
 case "$VERB" in
-logs | help | -h | --help) YES=1 ;;
+help | -h | --help) YES=1 ;;
 esac
 if [ "$DRY$YES" = 00 ]; then
     DRY=1
