@@ -58,7 +58,7 @@ def _fields(kind: str) -> Iterator[str]:
             group = head
             yield f"\n{group}"
         of = f" (of {field.of})" if field.path.startswith("grpo.loss.") else ""
-        default = "must be set" if field.default is MISSING else _shown(field.default)
+        default = "must be set" if field.default is MISSING else shown(field.default)
         yield f"  {field.path}={default}{of}"
         yield f"      {field.type}{', ' if field.range else ''}{field.range}. {field.doc}"
 
@@ -83,7 +83,7 @@ def show(
                 typer.echo(f"\n{group}")
             star = "*" if field.default is MISSING or value != field.default else " "
             told = f"{field.type}{', ' if field.range else ''}{field.range}"
-            typer.echo(f"  {star} {path} = {_shown(value)}\n        {told}. {field.doc}")
+            typer.echo(f"  {star} {path} = {shown(value)}\n        {told}. {field.doc}")
 
 
 def _at(node: Any, keys: list[str], kind: str, path: str = "") -> list[tuple[str, Any]]:
@@ -100,7 +100,8 @@ def _at(node: Any, keys: list[str], kind: str, path: str = "") -> list[tuple[str
     return _at(value, rest, kind, prefix + key) if rest else [(prefix + key, value)]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A field's value as the command line writes it; of what it cannot write, how many or what."""
     from jaxvl.config.overrides import function_name
 
     if isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):

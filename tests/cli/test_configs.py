@@ -9,12 +9,15 @@ from typer.testing import CliRunner
 
 import jaxvl
 from jaxvl import config
+from jaxvl.cli import configs
 from jaxvl.cli.main import app
-from jaxvl.config.fields import describe
+from jaxvl.config.fields import MISSING, describe
 from jaxvl.errors import UserError
+from scripts import docs_fields
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ("--memory=80", "--devices=1")
+NOTHING = '""'
 
 
 def run(*args, code=0, answers=None):
@@ -47,6 +50,20 @@ def test_help_lists_every_field_with_its_default_and_range(command, kind):
         at = [n for n, line in enumerate(lines) if line.startswith(f"  {field.path}=")]
         assert at and any(f"{field.range}. {field.doc}" in lines[n + 1] for n in at), field.path
     assert "  run.dir=must be set" in lines
+
+
+def test_the_sites_page_has_every_field_with_its_default_and_range():
+    rows = [line.split(" | ") for line in docs_fields.page().splitlines() if line[:3] == "| `"]
+    told = {tuple(row[:3]) for row in rows}
+    assert len(rows) > 120 and all(len(row) == 4 and len(row[3]) > 4 for row in rows)
+    for kind in (config.Config, config.SFTConfig):
+        for field in describe(kind):
+            ranged = f"{field.type}, {field.range}" if field.range else field.type
+            cells = {row[1:] for row in told if row[0] == f"| `{field.path}`"}
+            assert ranged in {of for _, of in cells}, field.path
+            missing = field.default is MISSING
+            written = "must be set" if missing else f"`{configs.shown(field.default) or NOTHING}`"
+            assert written in {default for default, _ in cells}, field.path
 
 
 def test_a_config_is_begun_for_ones_data(tmp_path, monkeypatch):
