@@ -41,6 +41,18 @@ jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# Whole runs come first: where processes share the files, none of these is what all wait for.
+FIRST = ("wholes", "train", "test_notebooks.py", "distributed", "plan", "rl", "models")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        top = item.path.relative_to(ROOT / "tests").parts[0]
+        return FIRST.index(top) if top in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory):
     """A random Qwen2-VL of two layers in the form of the public checkpoints (flat, tied, old)."""
