@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 import platform
 import shutil
@@ -16,7 +15,6 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +34,7 @@ from jaxvl.errors import UserError
 from jaxvl.models.io import hf, sound
 from jaxvl.plan.plan import plan_gpus
 from jaxvl.rewards import pool
-from jaxvl.rewards.endpoint import Endpoint
+from jaxvl.rewards.endpoint import endpoints
 from jaxvl.rewards.mix import score
 from jaxvl.rl.completions import Completions
 from jaxvl.train import resume, rollouts
@@ -302,23 +300,3 @@ class _Found:
 def _answers(gold: str) -> list[str]:
     right = f"<think>x</think><answer>{gold}</answer>"
     return [right, right.replace(gold, "no idea"), "", "word " * 200]
-
-
-def endpoints(thing: Any, depth: int = 4) -> list[Endpoint]:
-    """The endpoints that a reward function asks, as far as they are its parts."""
-    if isinstance(thing, Endpoint):
-        return [thing]
-    if not depth:
-        return []
-    parts: list[Any] = []
-    if isinstance(thing, functools.partial):
-        parts = [thing.func, *thing.args, *thing.keywords.values()]
-    elif isinstance(thing, (list, tuple)):
-        parts = list(thing)
-    elif isinstance(thing, dict):
-        parts = list(thing.values())
-    elif getattr(thing, "__closure__", None):
-        parts = [cell.cell_contents for cell in thing.__closure__]
-    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
-        parts = list(vars(thing).values())
-    return list(itertools.chain.from_iterable(endpoints(part, depth - 1) for part in parts))

@@ -282,6 +282,9 @@ def plan(
         int | None,
         typer.Option(help="How many (1); without --gpu, of 80 GB, by counting.", min=1),
     ] = None,
+    host: Annotated[
+        bool, typer.Option("--host", help="This machine's own seconds of a step, measured.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
 ) -> None:
     """See whether a run fits chips that are not there: exit code 1 if it does not.
@@ -289,10 +292,10 @@ def plan(
     The run's programs are compiled by the compiler of the TPU slice or GPU. Neither weights nor
     data are read.
     """
-    if bool(topology) == bool(gpu or gpus):
+    if bool(topology) + bool(gpu or gpus) + host != 1:
         raise UserError(
-            "plan: expected --topology (as in --topology v5e:4x4), or --gpu (as in --gpu h100) or "
-            "--gpus"
+            "plan: expected --topology (as in --topology v5e:4x4), --gpu (as in --gpu h100) or "
+            "--gpus, or --host"
         )
     if not topology and slices > 1:
         raise UserError("plan: --slices are of a --topology")
@@ -301,10 +304,15 @@ def plan(
     from jaxvl import config
     from jaxvl.plan import show
     from jaxvl.plan.chips import GpuNode, Topology
+    from jaxvl.plan.host import plan_host
     from jaxvl.plan.plan import plan_gpus, plan_node, plan_tpu
 
     cfg = config.load(config_file, overrides or [], config.Config, config.SFTConfig)
     say = functools.partial(typer.echo, err=True)
+    if host:
+        ours = plan_host(cfg, config_file, configs.folder() / "quickstart_base")
+        typer.echo(json.dumps(ours.to_json(), indent=2) if as_json else show.host_text(ours))
+        return
     if topology:
         found = plan_tpu(cfg, Topology.parse(topology, slices), config_file, say)
     elif gpu:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jaxvl.plan import advice
 from jaxvl.plan.chips import GiB
+from jaxvl.plan.host import HostPlan
 from jaxvl.plan.report import SPARE, Plan, ProgramReport
 from jaxvl.plan.roofline import Roofline
 
@@ -14,6 +15,34 @@ from jaxvl.plan.roofline import Roofline
 def text(plan: Plan) -> str:
     """The whole of it, in the order of the questions: does it fit, how long, why, what to do."""
     return "\n".join((*_head(plan), *_memory(plan), *_times(plan), *_advice(plan))) + "\n"
+
+
+def host_text(plan: HostPlan) -> str:
+    """The host's share of a step."""
+    rows = [["the host in a step", "measured", "ms each", "in a step", "s", "devices meanwhile"]]
+    rows.extend(
+        [
+            part.name,
+            f"{part.measured} {part.what}",
+            f"{1000 * part.seconds / part.measured:.2f}",
+            str(part.of),
+            f"{part.a_step:.3f}",
+            part.meanwhile or "wait",
+        ]
+        for part in plan.parts
+    )
+    total = sum(part.a_step for part in plan.parts)
+    waited = sum(part.a_step for part in plan.parts if not part.meanwhile)
+    lines = [
+        f"{plan.config} on this machine: {plan.cpus} processors, load {plan.load:.1f} before",
+        *table(rows),
+        f"in all {total:.2f} s of one processor, of which the devices wait for {waited:.2f} "
+        "and for what takes longer than they do; several processes have a share each",
+        f"handed to the devices in a step: {plan.patch_bytes / 1e9:.3f} GB of images, "
+        f"{plan.other_bytes / 1e9:.3f} GB of all else",
+        *plan.notes,
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _head(plan: Plan) -> list[str]:
@@ -50,7 +79,7 @@ def _memory(plan: Plan) -> list[str]:
     refused = [
         f"{p.name} is refused by the compiler: {p.refused}" for p in plan.programs if p.refused
     ]
-    return [*_table(rows), verdict, *refused, f"held in {largest.name}, GiB: {held}", ""]
+    return [*table(rows), verdict, *refused, f"held in {largest.name}, GiB: {held}", ""]
 
 
 def _times(plan: Plan) -> list[str]:
@@ -68,7 +97,7 @@ def _times(plan: Plan) -> list[str]:
     )
     if len(rows) == 1:
         return []
-    lines = [*_table(rows), ""]
+    lines = [*table(rows), ""]
     for program in plan.programs:
         if program.collectives:
             lines.append(f"collectives of {program.name}: " + _collectives(program))
@@ -187,7 +216,7 @@ def _advice(plan: Plan) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as they must be, the first to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -200,3 +202,23 @@ def retry_after(text: str) -> float:
         return 0.0
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max((date - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def endpoints(thing: Any, depth: int = 4) -> list[Endpoint]:
+    """The endpoints that a reward function asks, as far as they are its parts."""
+    if isinstance(thing, Endpoint):
+        return [thing]
+    if not depth:
+        return []
+    parts: list[Any] = []
+    if isinstance(thing, functools.partial):
+        parts = [thing.func, *thing.args, *thing.keywords.values()]
+    elif isinstance(thing, (list, tuple)):
+        parts = list(thing)
+    elif isinstance(thing, dict):
+        parts = list(thing.values())
+    elif getattr(thing, "__closure__", None):
+        parts = [cell.cell_contents for cell in thing.__closure__]
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        parts = list(vars(thing).values())
+    return list(itertools.chain.from_iterable(endpoints(part, depth - 1) for part in parts))

@@ -11,7 +11,6 @@ threads, which other jobs on the machine do not use up.
 """
 
 import argparse
-import contextlib
 import functools
 import io
 import os
@@ -20,47 +19,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from pairs import report
 from PIL import Image
 
-from jaxvl.data import pipeline
+from jaxvl.data import made_up, pipeline
 from jaxvl.data.image import ImageSettings, load_image, pixel_patches
 from jaxvl.data.intake import ExampleFilter
-from jaxvl.data.prepare import prepare
 from jaxvl.data.prepared import Prepared
 from jaxvl.data.prompts import Processor
-from jaxvl.data.tasks.records import Records
 from jaxvl.data.templates import chat_question
 
 BASE = Path(__file__).parents[2] / "configs/quickstart_base"
 SIDE, BATCH = 448, 8
 
 
-def photo(rng: np.random.Generator) -> bytes:
-    """A JPEG that is as hard to decode as a photograph: detail at all scales, quality 90."""
-    pixels = np.zeros((SIDE, SIDE, 3))
-    for step in (1, 2, 4, 8, 16, 32, 64):
-        cells = rng.normal(size=(SIDE // step, SIDE // step, 3)) * step**0.7
-        pixels += cells.repeat(step, 0).repeat(step, 1)
-    pixels = (pixels - pixels.min()) / np.ptp(pixels) * 255
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
-def write(folder: Path, count: int) -> Path:
+def write(folder: Path, count: int) -> Prepared:
     """A prepared set of `count` images with a question each."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(count):
-        (folder / f"{number}.jpg").write_bytes(photo(rng))
-        question = f"Which of the two things is nearer to number {number}?"
-        lines.append(f'{{"question": "{question}", "answer": "a", "image": "{number}.jpg"}}')
-    (folder / "rows.jsonl").write_text("\n".join(lines))
-    with contextlib.redirect_stdout(io.StringIO()):
-        prepare("bench", Records(str(folder / "rows.jsonl")), folder / "set")
-    return folder / "set"
+    asked = "Which of the two things is nearer to number {}?"
+    rows = [{"question": asked.format(number), "answer": "a"} for number in range(count)]
+    return made_up.prepared(folder, rows, SIDE, photos=count)
 
 
 def decode(files: list[bytes]) -> None:
@@ -107,7 +84,7 @@ def main() -> None:
     count = args.images // BATCH * BATCH
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Prepared(str(write(Path(folder), count)))
+        prepared = write(Path(folder), count)
         files = [example.images[0] for example in prepared.load()]
         processor = Processor.from_pretrained(BASE, max_pixels=512 * 28 * 28)
         tasks = {

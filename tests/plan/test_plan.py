@@ -286,6 +286,7 @@ def test_what_does_not_fit_ends_with_1(monkeypatch, capsys, config_file):
         ((), "expected --topology"),
         (("--gpus", "1", "--topology", "v5e:4x4"), "expected --topology"),
         (("--gpu", "h100", "--topology", "v5e:4x4"), "expected --topology"),
+        (("--host", "--gpus", "1"), "or --host"),
         (("--gpus", "1", "--slices", "2"), "--slices are of a --topology"),
         (("--gpu", "h101", "--gpus", "8"), "no such GPU; expected one of a100, h100, h200"),
         (("--gpu", "h200", "--gpus", "9"), "expected 1 to 8 with --gpu"),
