@@ -26,6 +26,7 @@ from jaxvl.checkpoints.start import locate
 from jaxvl.config import Config, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
 from jaxvl.data import templates
+from jaxvl.data.buckets import read_off
 from jaxvl.data.example import BadRow
 from jaxvl.data.intake import ExampleFilter
 from jaxvl.data.prompts import Processor
@@ -74,7 +75,7 @@ def examine(cfg: Config | SFTConfig | None = None, name: str = "") -> Iterator[F
             ("mesh", functools.partial(_mesh, cfg)),
             ("model", found.model),
             ("data", found.data),
-            ("memory", functools.partial(_memory, cfg, name)),
+            ("memory", functools.partial(found.memory, name)),
             ("run.dir", functools.partial(_run_dir, cfg)),
         ]
         if cfg.grpo is not None:
@@ -194,21 +195,6 @@ def _mesh(cfg: Config | SFTConfig) -> tuple[str, str]:
     return "ok", sizes
 
 
-def _memory(cfg: Config | SFTConfig, name: str) -> tuple[str, str]:
-    """As `jaxvl plan --gpus` counts it, for the devices that are there."""
-    plan = plan_gpus(cfg, len(jax.devices()), name)
-    most = max(plan.programs, key=lambda program: program.total)
-    limit = device_memory(jax.devices()[0])
-    text = f"{most.name} takes about {most.total / 2**30:.2f} GiB of a device, by formula"
-    if limit is None:
-        return "warning", f"{text}; what a device has is not known"
-    shared = limit / len(jax.local_devices()) if jax.devices()[0].platform == "cpu" else limit
-    text += f", of {shared / 2**30:.2f} GiB"
-    if most.total > shared:
-        return "error", f"{text}: raise micro_batches, shard over more devices, or see jaxvl plan"
-    return ("warning" if most.total > 0.9 * shared else "ok"), text
-
-
 def _run_dir(cfg: Config | SFTConfig) -> tuple[str, str]:
     """What a run would find there, by what `resume.check` refuses."""
     resume.check(cfg)
@@ -264,6 +250,34 @@ class _Found:
             text += f", the largest buckets are {limits[0] or 'auto'} and {limits[1] or 'auto'}"
             return ("warning" if data.too_long == "drop" else "error"), text
         return ("warning", f"{text}; {'; '.join(bad[:2])}") if bad else ("ok", text)
+
+    def memory(self, name: str) -> tuple[str, str]:
+        """As `jaxvl plan --gpus` counts it, for the devices that are there. Buckets that are auto
+        are as large as the rows that were looked at need."""
+        cfg, data, told = self.cfg, self.cfg.data, ""
+        sizes = {"prompt_buckets": [len(item.encoded.tokens) for item in self.items]}
+        sizes |= {"patch_buckets": [len(item.encoded.segments) for item in self.items]}
+        auto = {of: sizes[of] for of in sizes if getattr(data, of) == "auto"}
+        if auto and not self.items:
+            return "warning", "not counted: buckets are auto, and no row was read"
+        if auto:
+            read: dict[str, Any] = {of: read_off(auto[of], cfg.batch.prompts) for of in auto}
+            cfg = dataclasses.replace(cfg, data=dataclasses.replace(data, **read))
+            told = f", with {' '.join(f'{of}={max(read[of])}' for of in read)} for these rows"
+        plan = plan_gpus(cfg, len(jax.devices()), name)
+        most = max(plan.programs, key=lambda program: program.total)
+        limit = device_memory(jax.devices()[0])
+        text = f"{most.name} takes about {most.total / 2**30:.2f} GiB of a device, by formula{told}"
+        if limit is None:
+            return "warning", f"{text}; what a device has is not known"
+        shared = limit / len(jax.local_devices()) if jax.devices()[0].platform == "cpu" else limit
+        text += f", of {shared / 2**30:.2f} GiB"
+        if most.total > shared:
+            return (
+                "error",
+                f"{text}: raise micro_batches, shard over more devices, or see jaxvl plan",
+            )
+        return ("warning" if most.total > 0.9 * shared else "ok"), text
 
     def rewards(self) -> tuple[str, str]:
         """Those that ask no endpoint, on a made-up batch: a right, a wrong, an empty and a long

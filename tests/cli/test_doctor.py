@@ -49,6 +49,17 @@ def test_what_can_be_trained_has_no_error_and_is_not_touched(cfg):
     assert "accuracy 0.25" in findings["rewards"].text  # one of four made-up answers is right
 
 
+def test_buckets_that_are_auto_are_those_of_the_first_rows(cfg):
+    """As `jaxvl init` and configs/jsonl.py have them."""
+    sizes = {"prompt_buckets": "auto", "patch_buckets": "auto"}
+    memory = found(changed(cfg, data=sizes))["memory"]
+    assert memory.status == "ok" and "prompt_buckets=64 patch_buckets=64" in memory.text
+    fixed = found(cfg)["memory"]  # the same sizes, set
+    assert memory.text.split(" of ")[0] == fixed.text.split(" of ")[0]
+    none = found(changed(cfg, data=sizes | {"check": lambda example: "no"}))
+    assert none["memory"].status == "warning" and none["data"].status == "error"
+
+
 def test_every_fault_is_named_beside_the_others(cfg, tmp_path):
     """Six at once: a check that fails keeps none of the others from being made."""
 
