@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -273,10 +274,8 @@ class _Found:
         shared = limit / len(jax.local_devices()) if jax.devices()[0].platform == "cpu" else limit
         text += f", of {shared / 2**30:.2f} GiB"
         if most.total > shared:
-            return (
-                "error",
-                f"{text}: raise micro_batches, shard over more devices, or see jaxvl plan",
-            )
+            text += ": raise micro_batches, shard over more devices, or see jaxvl plan"
+            return "error", text
         return ("warning" if most.total > 0.9 * shared else "ok"), text
 
     def rewards(self) -> tuple[str, str]:
