@@ -83,6 +83,7 @@ def convert(file: Path | None, args: str = "", devices: int = 0, rows: int = 0) 
         given, of = Given(_top(found) | named | dotted), "TRL"
         cfg = trl.config(given, devices, rows)
     validate.validate(cfg)
+    given.tell_variables()
     return Converted(cfg, tuple(given.lines), given.unknown(), of)
 
 

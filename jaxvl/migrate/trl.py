@@ -131,6 +131,10 @@ def _lora(given: Given) -> schema.LoRA | None:
 def _data(given: Given) -> schema.Data:
     if given.has("data_file_paths"):
         given.drop({"data_file_paths names the files": "dataset_name"})
+        note = (
+            "VLM-R1 asks for <think> and <answer> behind it; visualthinker-instruct does the like"
+        )
+        given.lines.append(Line("the question", "data.template", note))
     where = given.take(
         "data_file_paths train_file dataset_name dataset", "questions.jsonl", "data.source.path"
     )

@@ -12,6 +12,8 @@ from typing import Any
 
 from jaxvl.errors import UserError
 
+VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")  # of a shell
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -32,6 +34,7 @@ class Given:
     def __init__(self, values: Mapping[str, Any]):
         self.left = dict(values)
         self.lines: list[Line] = []
+        self._all = tuple(values.values())
 
     def has(self, *names: str) -> bool:
         """Whether one of `names` is given and not yet taken."""
@@ -97,6 +100,14 @@ class Given:
         for name in [name for name in self.left if name.startswith(prefix)]:
             self.take(name, note=reason)
 
+    def tell_variables(self) -> None:
+        """A line for each variable of a shell that stands in a value as it is."""
+        names = {found[0]: None for value in self._all for found in VARIABLE.finditer(str(value))}
+        for name in names:
+            self.lines.append(
+                Line(name, "", "NOT THERE: a variable of a shell stays as it is; set what holds it")
+            )
+
     def unknown(self) -> dict[str, Any]:
         """What has not been taken."""
         return self.left
@@ -135,15 +146,18 @@ def scalar(text: str) -> Any:
 
 def command_line(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """`--name value ..`, `--name=value` and `--name` alone (true) of a command, whatever starts it;
-    and its words `a.b=value` and `config=FILE`. A name with several values has a list."""
+    and its words `a.b=value` and `config=FILE`. A name with several values has a list. Variables
+    that a script sets before its command (`NAME=value`) are filled in."""
     try:
         words = shlex.split(text.replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise UserError(f"the arguments cannot be read ({error}): `{text:.80}`") from None
     named: dict[str, list[str]] = {}
     dotted: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     name = ""
     for word in words:
+        word = VARIABLE.sub(lambda found: variables.get(found[1], found[0]), word)
         if re.match(r"--[A-Za-z]", word):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
@@ -153,6 +167,8 @@ def command_line(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
             dotted[path], name = scalar(value), ""
         elif name and not word.endswith(".py"):
             named[name].append(word.rstrip(","))
+        elif assigned := re.match(r"([A-Za-z_]\w*)=", word):
+            variables[assigned[1]] = word[assigned.end() :]
     found = {}
     for key, values in named.items():
         items = [scalar(value) for value in values if value]

@@ -113,7 +113,16 @@ def test_vlm_r1s_script():
     assert [reward.name for reward in cfg.rewards] == ["accuracy", "think_format"]
     told = "\n".join(found.report())
     assert "NOT THERE: 1 more files" in told and "flash_attention_2" in told
+    assert "a variable of a shell" in told  # ${HOME}
     assert found.unknown == {} and "dataset_name = not_used" in told
+
+
+def test_variables_of_a_script_are_filled_in_or_told():
+    words = "export RUN=first\nMODEL=Qwen/X torchrun a.py --model_name_or_path $MODEL "
+    found = of(words + "--output_dir ${HOME}/out/${RUN} --learning_rate 2e-6")
+    assert (found.cfg.model.path, found.cfg.run.dir) == ("Qwen/X", "${HOME}/out/first")
+    told = "\n".join(found.report())
+    assert "${HOME}  " in told and told.count("NOT THERE: a variable") == 1
 
 
 def test_easyr1s_example(tmp_path):
@@ -299,6 +308,22 @@ run: {dir: runs/mine, steps: 5, resume: never}
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             config.load(file)
+
+
+def test_vlm_r1s_datasets_are_recognised(tmp_path, capsys):
+    from jaxvl.data.tasks.records import Records
+
+    turns = [{"from": "human", "value": "<image>2 + 2?"}, {"from": "gpt", "value": "4"}]
+    image = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAAAAAAALAAAAAABAAEAAAIBRAA7"
+    rows = [{"image": image, "conversations": turns}, {"conversations": [{"from": ["gpt"]}]}]
+    file = tmp_path / "rec.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (_, example), (_, bad) = Records(str(file)).rows()
+    assert (example.question, example.answer, len(example.images)) == ("2 + 2?", "4", 1)
+    assert [part["type"] for part in as_given(example)[0]["content"]] == ["image", "text"]
+    assert "has the form of LLaVA's datasets" in capsys.readouterr().err
+    assert "expected a role of" in str(bad)
+    assert of(f"--model_name_or_path m --data_file_paths {file}").cfg.data.template is as_given
 
 
 def test_datasets_in_trls_form_are_recognised(tmp_path, capsys):

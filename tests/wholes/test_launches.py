@@ -14,9 +14,11 @@ import urllib.request
 
 import numpy as np
 import pytest
+import yaml
 
 from jaxvl.observe.metrics import read_metrics
 from tests.data.published import write_sat, write_vlaa
+from tests.migrate.test_convert import EASY_R1, VLM_R1
 from tests.tiny import make_checkpoint
 from tests.wholes.launch import CONFIGS, ROOT, command, launch, scorer, write_questions
 
@@ -191,6 +193,38 @@ def watched(folder):
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=20)
         assert server.returncode == 0
+
+
+def write_vlm_r1(folder, questions):
+    """The questions in the form that VLM-R1's scripts read."""
+    file = folder / "rec.jsonl"
+    with file.open("w") as out:
+        for row in map(json.loads, questions.read_text().splitlines()):
+            asked = {"from": "human", "value": f"<image>{row['question']}"}
+            turns = [asked, {"from": "gpt", "value": row["answer"]}]
+            out.write(json.dumps({"image": row["image"], "conversations": turns}) + "\n")
+    return file
+
+
+def test_converted_examples_of_easyr1_and_vlm_r1_are_launched(world, tmp_path):
+    """As they are published, but for model, data and sizes; of these those of TRL's launch."""
+    questions = world("jsonl")
+    small = [f"model.path={BASE}", *GRPO, *ONE, "run.steps=2", "data.workers=0"]
+    easy, config = tmp_path / "config.yaml", tmp_path / "easy.py"
+    easy.write_text(yaml.safe_dump(EASY_R1))
+    words = "python3 -m verl.trainer.main config=config.yaml data.prompt_key=question"
+    words += f" data.image_key=image data.train_files={questions}"
+    launch("convert-config", easy, "--from-args", words, "--out", config)
+    pixels = ["model.min_pixels=none", "model.max_pixels=none"]
+    sizes = ["grpo.group_per_row=0", "grpo.mini_batches=2", *pixels]
+    launch("grpo", config, *small, *sizes, f"run.dir={tmp_path / 'easy'}")
+    check_run(tmp_path / "easy", 2)
+
+    data, config = write_vlm_r1(tmp_path, questions), tmp_path / "vlm_r1.py"
+    words = VLM_R1.replace("a.jsonl:b.jsonl", str(data)).replace("coco:coco", str(questions.parent))
+    launch("convert-config", "--from-args", words, "--out", config)
+    launch("grpo", config, *small, f"run.dir={tmp_path / 'vlm_r1'}")
+    check_run(tmp_path / "vlm_r1", 2)
 
 
 def test_a_converted_script_of_trl_is_launched_and_watched(world, tmp_path):

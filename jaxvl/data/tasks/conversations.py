@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations in TRL's format: a list of turns {"role", "content"}, content being text or a list
-of parts, and the images beside them or in the parts."""
+of parts, and the images beside them or in the parts; and in LLaVA's, {"from", "value"}."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxvl.data.example import BadRow, Example
 from jaxvl.data.tasks.fields import plain, shown
 
 _ROLES = ("system", "user", "assistant", "tool")
+_LLAVA = {"human": "user", "gpt": "assistant", "system": "system"}  # who speaks, as LLaVA says it
 RawTurn = dict[str, Any]
 
 
@@ -26,8 +27,9 @@ def turns(value: Any, name: str) -> tuple[list[RawTurn], list[Any]]:
     """The turns with their content as a list of parts {"type": "image"} and {"type": "text",
     "text"}, and the images that stood in the parts.
 
-    Plain text is a user's turn. `<image>` in a text is where an image stands; numbered markers
-    stand in the order of their numbers. An image in a part may be in OpenAI's form.
+    Plain text is a user's turn; a turn may have LLaVA's names. `<image>` in a text is where an
+    image stands; numbered markers stand in the order of their numbers. An image in a part may be in
+    OpenAI's form.
     """
     if isinstance(value, str) and value.strip():
         value = [{"role": "user", "content": value}]
@@ -35,7 +37,7 @@ def turns(value: Any, name: str) -> tuple[list[RawTurn], list[Any]]:
         raise BadRow("no conversation", f"`{name}` is {shown(value)}, expected a list of turns")
     pictures: list[Any] = []
     found = []
-    for turn in value:
+    for turn in map(_in_trls_names, value):
         if not isinstance(turn, Mapping) or turn.get("role") not in _ROLES:
             raise BadRow(
                 "broken conversation",
@@ -43,6 +45,13 @@ def turns(value: Any, name: str) -> tuple[list[RawTurn], list[Any]]:
             )
         found.append({"role": turn["role"], "content": _parts(turn.get("content"), name, pictures)})
     return found, pictures
+
+
+def _in_trls_names(turn: Any) -> Any:
+    who = turn.get("from") if isinstance(turn, Mapping) and "role" not in turn else None
+    if isinstance(who, str) and who in _LLAVA:
+        return {"role": _LLAVA[who], "content": turn.get("value")}
+    return turn
 
 
 def _parts(content: Any, name: str, pictures: list[Any]) -> list[dict[str, Any]]:

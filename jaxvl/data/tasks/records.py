@@ -15,8 +15,13 @@ from jaxvl.data import files, gold, hub, places
 from jaxvl.data.example import BadRow, Example, ReadRow, RowSource
 from jaxvl.data.tasks import conversations, fields
 
-# Of TRL's datasets: what a column is, and what is said of it.
-_TRL = {"prompt": "conversation", "messages": "conversation", "problem": "question"}
+# Of TRL's datasets, and of LLaVA's: what a column is, and what is said of it.
+_KNOWN = {
+    "prompt": "conversation",
+    "messages": "conversation",
+    "conversations": "conversation",
+    "problem": "question",
+}
 _MEANS = {
     "conversation": "holds turns, which the template as-given takes as they are",
     "question": "is the question",
@@ -49,12 +54,14 @@ class Records(RowSource):
     off unless `keep_markers`.
 
     With `conversation`, the name of a field that holds turns in TRL's format ("messages" or
-    "prompt"), the question is the last user's turn and the answer, where there is no field of that
-    name, what the assistant replies in it or in `completion`; the turns become the column
-    `messages` and the template is `jaxvl.data.tasks.conversations.as_given`.
+    "prompt") or LLaVA's ("conversations"), the question is the last user's turn and the answer,
+    where there is no field of that name, what the assistant replies in it or in `completion`; the
+    turns become the column `messages` and the template is
+    `jaxvl.data.tasks.conversations.as_given`.
 
     Where these names are left as they are and the first row has no `question`, columns as in TRL's
-    datasets are recognised, which is printed: `prompt` (turns or text) or `problem`, `solution`.
+    datasets are recognised, which is printed: `prompt` (turns or text) or `problem`, `solution`;
+    so are LLaVA's `conversations`.
 
     `limit` takes only the first so many rows (0: all).
     """
@@ -100,7 +107,7 @@ class Records(RowSource):
         told: list[str] = []
         found: dict[str, Any] = {}
         if "question" not in first:
-            for name, field in _TRL.items():
+            for name, field in _KNOWN.items():
                 if name in first:
                     found[field] = name
                     told.append(f"`{name}` {_MEANS[field]}")
@@ -113,7 +120,8 @@ class Records(RowSource):
     def rows(self, start: int = 0) -> Iterator[ReadRow]:
         seen = self.recognised()
         if seen.told and start == 0:
-            text = f"data: {self.path} has the form of TRL's datasets: {', '.join(seen.told)}"
+            whose = "LLaVA" if seen.source.conversation == "conversations" else "TRL"
+            text = f"data: {self.path} has the form of {whose}'s datasets: {', '.join(seen.told)}"
             print(text, file=sys.stderr, flush=True)
         yield from seen.source._rows(start)
 
