@@ -222,8 +222,8 @@ def killed(out: Path, steps: int) -> None:
         said = [line for line in lines if line.startswith("error: ")]
         print(f"process {victim} killed: the other ended with {code} after {took:.0f} s", *said,
               sep="\n  ", flush=True)  # fmt: skip
-        if took > 60 or not code or not said:
-            raise SystemExit("that is too late, or without a word")
+        if took > 60 or not code or "lost another one" not in "".join(said):
+            raise SystemExit("that is too late, or not said")
 
 
 def resumed(out: Path, steps: int) -> None:

@@ -281,7 +281,10 @@ def leave(code: int, why: str) -> NoReturn:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether an error tells of another process: not one of files or addresses of the run's own."""
+    """Whether an error tells of another process: not one of files or addresses of the run's own.
+    Of a step that failed it is what has ended it that counts."""
+    if isinstance(error, TrainingFailed) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, jax.errors.JaxRuntimeError):
         return bool(_LOST.search(str(error)))
     plain = isinstance(error, ValueError) and not isinstance(error, UserError)

@@ -15,7 +15,7 @@ from jaxvl import config
 from jaxvl.checkpoints.folders import COMMITTED
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.distributed import multihost
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards.mix import Scores
 from jaxvl.rl.learner import TrainState
@@ -199,8 +199,19 @@ def test_processes_with_the_same_rows_take_the_rewards_of_one(monkeypatch):
     assert broadcast_scores.extra == own.extra
 
 
+def of_step(error):
+    """It, as it comes out of a step."""
+    failed = TrainingFailed(f"step 3: {error}; newer work than the last is not saved")
+    failed.__cause__ = error
+    return failed
+
+
+LOST = ValueError("UNKNOWN: Gloo AllGather failed: Read error")
+
+
+@pytest.mark.parametrize("error", [LOST, of_step(LOST)], ids=["as it comes", "of a step"])
 @pytest.mark.parametrize("told", ["process 1 of 2 failed: no more rewards", ""])
-def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
+def test_a_lost_connection_is_explained(monkeypatch, capsys, told, error):
     """By what another process has said, or by what it means that it has said nothing."""
     state = types.SimpleNamespace(process_id=1, num_processes=2, client=types.SimpleNamespace())
     said = [("jaxvl/failed/1", '[1, "this is I"]')]
@@ -216,7 +227,7 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
 
     monkeypatch.setattr(multihost.os, "_exit", leave)
     with pytest.raises(SystemExit, match="2" if told else "1"):
-        multihost._fail(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
+        multihost._fail(error)
     error = capsys.readouterr().err
     assert error.startswith("error: process 1 of 2 lost another one, which failed or was killed: ")
     assert error.endswith(f"error: {told}\n") == bool(told) and "Traceback" not in error
@@ -230,6 +241,8 @@ def test_a_lost_connection_is_explained(monkeypatch, capsys, told):
         (ValueError("UNKNOWN: Gloo AllGather failed: Read error"), True),
         (ConnectionError("Connection refused"), False),
         (UserError("Gloo is a word"), False),
+        (of_step(jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed")), True),
+        (of_step(OSError("Connection refused")), False),
         (jax.errors.JaxRuntimeError("INTERNAL: out of memory"), False),
     ],
 )
