@@ -139,9 +139,9 @@ def _eight_bits(image: Image.Image, clear: int | None, name: str) -> Image.Image
     values = np.asarray(image)
     low, high = values.min(), values.max()
     deep = image.mode.startswith("I;16") or high > 255
+    outside = not 0 <= low <= high < 2**16 or (deep and image.mode == "F")  # so is NaN
     # Cut to whole numbers, what lies between 0 and 1 would be a black sheet.
-    parts = image.mode == "F" and bool((values % 1).any())
-    if not 0 <= low <= high < 2**16 or parts or (deep and image.mode == "F"):
+    if outside or (image.mode == "F" and (values % 1).any()):
         raise BadRow(
             "image of a wrong type",
             f"the image {name} has values from {low} to {high} (mode {image.mode}); expected 8 or "

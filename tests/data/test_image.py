@@ -152,7 +152,7 @@ def test_grey_of_16_bits_keeps_its_steps(form):
     np.testing.assert_array_equal(np.asarray(load_image(data))[..., 1], ramp >> 8)
 
 
-@pytest.mark.parametrize("value", [-1.0, 256.0, 70_000.0])
+@pytest.mark.parametrize("value", [-1.0, 256.0, 70_000.0, np.inf, -np.inf, np.nan])
 def test_values_that_are_no_picture_are_named(value):
     with pytest.raises(UserError, match="expected 8 or 16 bits"):
         load_image(Image.fromarray(np.full((4, 4), value, np.float32)))
