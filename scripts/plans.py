@@ -30,7 +30,7 @@ from jaxvl.errors import UserError
 from jaxvl.plan.chips import GiB, Topology
 from jaxvl.plan.compile import Compiled, Memory, compile_program
 from jaxvl.plan.plan import plan_gpus, plan_tpu
-from jaxvl.plan.programs import Program
+from jaxvl.plan.program import Program
 from jaxvl.plan.report import Plan
 
 ROOT = Path(__file__).parents[1]

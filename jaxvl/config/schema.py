@@ -109,6 +109,13 @@ class Sampling:
     ban: tuple[str, ...] = ()
     """Texts that no completion of training has, in any case of ASCII letters, however they are cut
     into tokens and also inside of words. As top_k, it restricts the choice and not the measure."""
+    tensor: Annotated[int, Ge(1)] | None = None
+    """Devices that share the weights while completions are decoded, a multiple of mesh.tensor: the
+    parameters are moved once a rollout. It changes speed and memory (none: mesh.tensor)."""
+    weights: Literal["int8"] | None = None
+    """How the decoder's layers are multiplied while completions are decoded: int8 halves what a
+    token reads of them, draws from a policy that is a little off, and so needs
+    grpo.importance_sampling_cap (none: in model.dtype, as the learner does)."""
 
 
 @dataclasses.dataclass(frozen=True)

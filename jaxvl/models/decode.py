@@ -84,19 +84,26 @@ class DecodeModel:
 
     @classmethod
     def of(
-        cls, text: Decoder, prompts: list[KVCache], mask_RT: jax.Array, tokens: int
+        cls,
+        text: Decoder,
+        prompts: list[KVCache],
+        mask_RT: jax.Array,
+        tokens: int,
+        *,
+        int8: bool = False,
     ) -> DecodeModel:
-        """`prompts` are what prefill makes. Completions have at most so many `tokens`."""
+        """`prompts` are what prefill makes. Completions have at most so many `tokens`. With `int8`
+        the products of layers are of weights in eight bits; the head's stay as they are."""
         embed = jax.tree.map(_gather_fsdp, text.embed)
         every = jnp.arange(mask_RT.shape[1] + tokens)  # a position is never above its token's place
         positions_13S = jnp.broadcast_to(every, (1, 3, len(every)))
 
         def layer(i: int) -> DecoderLayer:
             one = jax.tree.map(lambda x: _gather_fsdp(x[i]), text.layers)
-            fuse(one.attn, *one.attn.COLUMNS)
-            fuse(one.mlp, *one.mlp.COLUMNS)
-            fuse_row(one.attn, "o")
-            fuse_row(one.mlp, "down")
+            fuse(one.attn, *one.attn.COLUMNS, int8=int8)
+            fuse(one.mlp, *one.mlp.COLUMNS, int8=int8)
+            fuse_row(one.attn, "o", int8=int8)
+            fuse_row(one.mlp, "down", int8=int8)
             return one
 
         return cls(

@@ -26,6 +26,7 @@ from jax.sharding import reshard
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size, path_name
+from jaxvl.models.int8 import product, quantize, scaled
 
 # Names of what a policy may keep for the backward pass: see `remat_layer`.
 PRODUCT = "product"  # what a Linear returns before its bias
@@ -104,10 +105,10 @@ class FusedLinear(nnx.Module):
     all weights stand side by side, so that the split over tensor stays as it is. So do the first
     factors of adapters, whole on every device, whose second factors are another product, zero
     where one does not change what another weight makes. Left beside the weights, XLA's GPU compiler
-    would join them itself, and write all of them anew for every token.
+    would join them itself, and write all of them anew for every token. `int8`: see `models.int8`.
     """
 
-    def __init__(self, linears: list[Linear]):
+    def __init__(self, linears: list[Linear], int8: bool):
         parts = axis_size("tensor")
 
         def side_by_side(leaves: list[jax.Array]) -> jax.Array:
@@ -124,45 +125,48 @@ class FusedLinear(nnx.Module):
             self.scales = _scales(adapters)
             self.low = nnx.Param(_blocks(adapters, self.widths))
         self.w = nnx.Param(w_DPf)
+        if int8:
+            quantize(self)
         if hasattr(linears[0], "b"):
             leaves = [reshard(linear.b[...], P("tensor")) for linear in linears]
             self.b = nnx.Param(side_by_side(leaves))
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         spec = P(ROWS, None, "tensor", None)
-        y_RSPf = jnp.einsum("RSD,DPf->RSPf", x, self.w[...], out_sharding=spec)
+        y_RSPf = product("RSD,DPf->RSPf", x, self, out_sharding=spec)
         ends = list(itertools.accumulate(self.widths))
         if hasattr(self, "low"):
             y_RSPf, low_RSPr = jnp.split(y_RSPf, ends[-1:], axis=-1)
-            low_RSPr = _scaled(low_RSPr, self.scales)
+            low_RSPr = scaled(low_RSPr, jnp.array(self.scales, jnp.float32))
             y_RSPf += jnp.einsum("RSPr,Prf->RSPf", low_RSPr, self.low[...], out_sharding=spec)
         y_RSPf = y_RSPf + self.b[...] if hasattr(self, "b") else y_RSPf
         return [fold(y, "R S P f -> R S (P f)") for y in jnp.split(y_RSPf, ends[:-1], axis=-1)]
 
 
-class AdaptedRow(nnx.Module):
-    """A "row" `Linear` with an adapter for decoding: both read x [R, S, in] in one product."""
+class DecodeRow(nnx.Module):
+    """A "row" `Linear` for decoding: beside an adapter, with which it reads x [R, S, in] in one
+    product, or in `int8`."""
 
-    def __init__(self, linear: Linear, adapter: Any):
-        self.scales = _scales([adapter])
-        self.w = nnx.Param(jnp.concatenate([linear.w[...], adapter.a[...]], axis=-1))
-        self.low = nnx.Param(adapter.b[...])
+    def __init__(self, linear: Linear, int8: bool):
+        w = linear.w[...]
+        if hasattr(linear, "lora"):
+            w = jnp.concatenate([w, linear.lora.a[...]], axis=-1)
+            self.scales = _scales([linear.lora])
+            self.low = nnx.Param(linear.lora.b[...])
+        self.w = nnx.Param(w)
+        if int8:
+            quantize(self)
         if hasattr(linear, "b"):
             self.b = linear.b
 
     def __call__(self, x: jax.Array) -> jax.Array:
         whole = P(ROWS, None, None)
-        y = jnp.einsum("RSF,FD->RSD", x, self.w[...], out_sharding=whole)
-        y, low_RSr = jnp.split(y, [self.low.shape[-1]], axis=-1)
-        y += jnp.einsum(
-            "RSr,rD->RSD", _scaled(low_RSr, self.scales), self.low[...], out_sharding=whole
-        )
+        y = product("RSF,FD->RSD", x, self, out_sharding=whole)
+        if hasattr(self, "low"):
+            y, low_RSr = jnp.split(y, [self.low.shape[-1]], axis=-1)
+            low_RSr = scaled(low_RSr, jnp.array(self.scales, jnp.float32))
+            y += jnp.einsum("RSr,rD->RSD", low_RSr, self.low[...], out_sharding=whole)
         return y + self.b[...] if hasattr(self, "b") else y
-
-
-def _scaled(low: jax.Array, scales: tuple[float, ...]) -> jax.Array:
-    """What adapters' first factors return, scaled as `lora.Adapter` does it."""
-    return (low.astype(jnp.float32) * jnp.array(scales, jnp.float32)).astype(low.dtype)
 
 
 def _scales(adapters: list[Any]) -> tuple[float, ...]:
@@ -195,18 +199,18 @@ def _blocks(adapters: list[Any], widths: tuple[int, ...]) -> jax.Array:
     return jnp.concatenate(rows, axis=1)
 
 
-def fuse(module: Any, *names: str) -> None:
+def fuse(module: Any, *names: str, int8: bool) -> None:
     """Puts a `FusedLinear` in the place of the named "column" `Linear`s."""
-    module.fused = FusedLinear([getattr(module, name) for name in names])
+    module.fused = FusedLinear([getattr(module, name) for name in names], int8)
     for name in names:
         delattr(module, name)
 
 
-def fuse_row(module: Any, name: str) -> None:
-    """Puts an `AdaptedRow` in the place of a "row" `Linear` that has an adapter."""
+def fuse_row(module: Any, name: str, *, int8: bool) -> None:
+    """Puts a `DecodeRow` in the place of a "row" `Linear` that has an adapter or is to be int8."""
     linear = getattr(module, name)
-    if hasattr(linear, "lora"):
-        setattr(module, name, AdaptedRow(linear, linear.lora))
+    if hasattr(linear, "lora") or int8:
+        setattr(module, name, DecodeRow(linear, int8))
 
 
 def apply_fused(module: nnx.Module, x: jax.Array, *names: str) -> list[jax.Array]:

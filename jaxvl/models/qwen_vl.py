@@ -197,18 +197,19 @@ def graphdef(arch: Arch) -> nnx.GraphDef:
     return nnx.split(model, nnx.Param)[0]
 
 
-def check_mesh(arch: Arch, mesh: Mesh) -> None:
-    """UserError where the model cannot be cut as the mesh asks: its parameters or its heads."""
+def check_mesh(arch: Arch, mesh: Mesh, field: str = "mesh.tensor") -> None:
+    """UserError where the model cannot be cut as the mesh asks: its parameters or its heads.
+    `field` says how many devices there are along tensor."""
     check_divisible(abstract_params(arch), mesh)
     tensor, kv_heads = mesh.shape["tensor"], arch.text.kv_heads
     for name, heads in (("tower", arch.vision.heads), ("decoder", arch.text.heads)):
         if heads % tensor:
             raise UserError(
-                f"the {name}'s {heads} heads do not divide by mesh.tensor = {tensor}; "
-                "choose a smaller mesh.tensor"
+                f"the {name}'s {heads} heads do not divide by {field} = {tensor}; "
+                f"choose a smaller {field}"
             )
     if max(kv_heads, tensor) % min(kv_heads, tensor):
         raise UserError(
-            f"{kv_heads} kv heads do not fit mesh.tensor = {tensor}; choose one that divides "
+            f"{kv_heads} kv heads do not fit {field} = {tensor}; choose one that divides "
             "their number or is a multiple of it"
         )

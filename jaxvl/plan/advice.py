@@ -11,7 +11,7 @@ import re
 
 from jaxvl.config import Config, SFTConfig
 from jaxvl.models.arch import Arch
-from jaxvl.plan.programs import Sizes
+from jaxvl.plan.program import Sizes
 
 _SPLIT = "mesh.fsdp or mesh.tensor"
 
@@ -35,7 +35,9 @@ def for_kind(kind: str, prompts: str) -> str:
         "moments": f"{_SPLIT}; fewer parts in model.train, or adapters (model.lora)",
         "reference": f"{_SPLIT}; there is none where grpo.beta is 0",
         "batch": f"mesh.fsdp or mesh.data; if nothing else helps {prompts} or data.patch_buckets",
-        "weights for decoding": "mesh.tensor: they are split over nothing else",
+        "weights for decoding": "sampling.tensor or mesh.tensor: they are split over nothing else",
+        "moved parameters": "sampling.tensor: they are split over nothing else",
+        "moved batch": "sampling.tensor, fewer of which share a row",
         "caches of prompts": f"mesh.tensor or mesh.fsdp; if nothing else helps {prompts} or "
         "data.prompt_buckets",
         "completions": "sampling.slots; if nothing else helps sampling.max_new_tokens",

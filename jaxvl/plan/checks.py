@@ -13,7 +13,7 @@ from jaxvl.distributed.mesh import param_shardings, path_name
 from jaxvl.models.arch import Arch
 from jaxvl.models.attention.splash import BLOCKS
 from jaxvl.plan.hlo import Array, Module
-from jaxvl.plan.programs import Sizes
+from jaxvl.plan.program import Sizes
 from jaxvl.rl.logprobs import chunk_size
 
 MiB = 2.0**20

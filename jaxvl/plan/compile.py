@@ -18,7 +18,7 @@ import jax
 
 from jaxvl.errors import UserError
 from jaxvl.plan.chips import Topology
-from jaxvl.plan.programs import Program
+from jaxvl.plan.program import Program
 
 # What libtpu would otherwise ask the machine it runs on, which on a TPU host it would also claim.
 _ENVIRONMENT = {

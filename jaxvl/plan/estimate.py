@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxvl.config import Config, SFTConfig
 from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
-from jaxvl.plan.programs import Held, Program, Sizes
+from jaxvl.plan.program import Held, Program, Sizes
 from jaxvl.rl.learner import TrainState
 from jaxvl.rl.logprobs import chunk_size
 from jaxvl.rl.sampler import DecodeInputs
@@ -63,6 +63,8 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
     name = program.name
     if name == "grow":
         return 0.0
+    if name == "reshard":
+        return _cast(program.args["parameters"], cfg.model.dtype)
     if name == "update":
         return sum(update_temporaries(cfg, arch, mesh, Held.of(cfg, arch, mesh)).values())
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
@@ -80,7 +82,7 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
         rows = program.makes["past"].places if name == "prefill" else program.args["past"].wave
         logits = drawn(rows * sizes.completions)
         # A share of each weight as products take it.
-        made = _cast(program.args["parameters"], cfg.model.dtype)
+        made = _cast(program.args.get("parameters", {}), cfg.model.dtype)
         rows = rows_at_a_time(rows, tokens + sizes.patches, TOKENS)
     else:
         rows = sizes.rows // shards // sizes.micro_batches

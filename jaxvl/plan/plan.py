@@ -19,7 +19,8 @@ from jaxvl.plan.chips import GPU, GiB, GpuNode, Nvidia, Topology
 from jaxvl.plan.collectives import Collective, collectives
 from jaxvl.plan.compile import Compiled, compile_program, coordinates, tpu_devices
 from jaxvl.plan.forecast import Forecast, forecast, one_by_one
-from jaxvl.plan.programs import Held, Program, Sizes, programs, read_arch
+from jaxvl.plan.program import Held, Program, Sizes
+from jaxvl.plan.programs import programs, read_arch
 from jaxvl.plan.report import Large, Plan, ProgramReport, Traffic
 from jaxvl.plan.roofline import roofline
 from jaxvl.rewards.judge import local_judges
@@ -154,7 +155,7 @@ def _counted(program: Program, constants: float, cfg, arch: Arch, mesh) -> Progr
     held = estimate.held(program)
     if constants:
         held["tables of sampling.ban"] = constants
-    made = estimate.temporaries(program, cfg, arch, mesh)
+    made = estimate.temporaries(program, cfg, arch, program.mesh or mesh)
     memory = held | {"temporaries (estimate)": made}
     return ProgramReport(program.name, program.calls, memory, held=held)
 
@@ -188,7 +189,8 @@ def _report(
         model_flops=program.work.model_flops / mesh.size,
         warnings=done.warnings,
     )
-    of = advice.Of(cfg, arch, dict(mesh.shape), program.name)
+    shape = dict((program.mesh or mesh).shape)
+    of = advice.Of(cfg, arch, dict(mesh.shape) | shape, program.name)
     if done.refused:
         return dataclasses.replace(report, largest=_largest(done.too_large, of))
     module = hlo.Module(done.text, program.turns)

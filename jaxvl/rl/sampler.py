@@ -75,7 +75,7 @@ def prefill(
     if w < r:
         place = filled(0, B, r, dtype=jnp.int32).at[:, :w].set(jnp.arange(w))
     inputs = DecodeInputs(
-        decode_model=DecodeModel.of(model.text, cache, prompt_mask(first), C),
+        decode_model=DecodeModel.of(model.text, cache, prompt_mask(first), C, int8=sampling.int8),
         position=requests(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
         seed=requests(seed_RgC),
         place=place,
@@ -179,7 +179,7 @@ def without_cache(state: DecodeState) -> DecodeState:
     return dataclasses.replace(state, cache=[])
 
 
-def _compiled(function: Any, *args: Any) -> Any:
+def compiled(function: Any, *args: Any) -> Any:
     """Compiles a jitted function for arguments of these shapes; the shapes of what it returns, on
     the devices where it will lie: what is compiled for others would not serve."""
     lowered = function.lower(*args)
@@ -228,7 +228,16 @@ class Sampler:
         key: jax.Array,
         meanwhile: Callable[[], None] | None = None,
     ) -> Rollout:
-        for number, state in enumerate(self.states(params, prompt, key)):  # noqa: B007 (the last)
+        return self.finish(self.states(params, prompt, key), prompt, meanwhile)
+
+    def finish(
+        self,
+        states: Iterator[DecodeState],
+        prompt: Prompt,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Rollout:
+        """The rollout of `states` that nobody has begun to go through."""
+        for number, state in enumerate(states):  # noqa: B007 (the last)
             if number == 1 and meanwhile is not None:  # the first state is the prefill's
                 meanwhile()
         return self.read(prompt, state)
@@ -243,6 +252,8 @@ class Sampler:
         """States of a rollout, at least every `every` tokens (0: whenever the loop ends), the last
         of them whole. The one before is gone when the next is asked for: its memory is reused."""
         inputs, state, status = self.start(params, prompt, key)
+        if inputs.place is None:  # there are no waves: where nobody else holds them, they are freed
+            params = {}
         slot_counts, cache_lengths = self._sizes(state)
         while True:
             yield state
@@ -264,20 +275,22 @@ class Sampler:
                 inputs, state, np.int32(max_step), np.int32(shrink_below)
             )
 
-    def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> None:
-        """Compile all that `states` may call for these arguments, of which the shapes count."""
-        inputs, first, _ = _compiled(self.start, params, prompt, key)
+    def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> Rollout:
+        """Compile all that `states` may call for these arguments, of which the shapes count; the
+        shapes of the rollout."""
+        inputs, first, _ = compiled(self.start, params, prompt, key)
         slot_counts, cache_lengths = self._sizes(first)
         if inputs.place is not None:  # all slots are in use until the last wave
-            _compiled(self.wave, params, prompt, inputs, without_cache(first))
+            compiled(self.wave, params, prompt, inputs, without_cache(first))
         states = {(first.slots, first.cache_len): first}
         for slots, cache_len in itertools.product(reversed(slot_counts), cache_lengths):
             state = states[slots, cache_len]
-            _compiled(self.decode_steps, inputs, state, np.int32(0), np.int32(0))
-            _compiled(self.rollout, state, self.sampling, self._shape(prompt))
+            compiled(self.decode_steps, inputs, state, np.int32(0), np.int32(0))
+            rollout = compiled(self.rollout, state, self.sampling, self._shape(prompt))
             longer = [(slots, x) for x in cache_lengths if x > cache_len][:1]
             for to in longer + [(x, cache_len) for x in slot_counts if x < slots]:
-                states[to] = _compiled(self.resize, state, *to)
+                states[to] = compiled(self.resize, state, *to)
+        return rollout
 
     def _resized(self, state: DecodeState, slots: int, cache_len: int) -> DecodeState:
         """`resize`, after which the old caches' memory is free, whoever holds `state`."""

@@ -52,6 +52,7 @@ class SamplingParams:
     top_k: int = 0
     slots: int = 0  # completions decoded at a time, over all devices; 0: all
     banned: Banned | None = None  # words that may not be written
+    int8: bool = False  # weights of layers in eight bits, once prompts are prefilled
 
 
 def seeds(

@@ -40,7 +40,6 @@ from jaxvl.rl.completions import lost_prompts, read_completions
 from jaxvl.rl.learning import learning
 from jaxvl.rl.losses import next_beta
 from jaxvl.rl.placement import Placement
-from jaxvl.rl.sampler import Sampler
 from jaxvl.train import failed, gaps, heldout, resume, rollouts
 from jaxvl.train.benchmarks import During
 from jaxvl.train.callbacks import Callbacks, expect
@@ -112,19 +111,10 @@ class GRPOLoop:
         self, cfg: Config, base: VLM, vlm: VLM, frozen: dict[str, Any], dropout: jax.Array | None
     ):
         self.cfg, self.vlm, self.frozen, self.run_dir = cfg, vlm, frozen, Path(cfg.run.dir)
-        grpo, sampling, self.per_row = cfg.grpo, cfg.sampling, cfg.batch.per_row
-        decoding = vlm.decoding(
-            self.per_row,
-            sampling.max_new_tokens,
-            sampling.temperature,
-            sampling.top_p,
-            sampling.top_k,
-            sampling.slots,
-            sampling.ban,
-        )
+        grpo, self.per_row = cfg.grpo, cfg.batch.per_row
         how = learning(cfg, vlm.graphdef)
         self.tx, self.update = how.tx, how.update(dropout)
-        self.sample = Sampler(vlm.graphdef, decoding, cfg.model.dtype)
+        self.sample = rollouts.sampler(cfg, vlm)
         # The reference is what the run starts from, whether or not it is resumed. What is frozen
         # is shared with it: beside adapters alone it is the base, and takes no memory.
         self.logprobs, self.reference = {}, None
@@ -264,7 +254,7 @@ class GRPOLoop:
             carry, learnt, events = self.learnt(carry, stats, sampled.tokens(share))
             done = not all(of["skipped"] for of in stats)
             whole.after(step, state, self.get_state(carry), done)
-            parts = self.mini_batches(batch, order_R) if events else []
+            parts = rollouts.mini_batches(batch, order_R, grpo) if events else []
             told = failed.told(step, events, parts, sampled.asked, share, self.run_dir, beta)
         gap_MRgC = local_rows(token_gaps[0], axis=1)
         shards = self.placement.shards
@@ -292,9 +282,10 @@ class GRPOLoop:
         metrics, events = over_updates(stats), self.guard.see(stats)
         num_tokens, beta = carry.num_tokens + tokens, carry.beta
         metrics |= {"skipped_steps": self.guard.skipped, "num_tokens": num_tokens}
-        if self.cfg.grpo.adaptive_kl:
-            metrics["beta"] = beta
-            beta = self.next_beta(beta, metrics["kl"])
+        grpo, how = self.cfg.grpo, self.cfg.grpo.adaptive_kl
+        if how is not None:
+            metrics["beta"], sampled = beta, grpo.prompts * grpo.group
+            beta = next_beta(beta, metrics["kl"], how.target, how.horizon, sampled)
         return Carry(beta, num_tokens), metrics, events
 
     def sample_round(
@@ -377,20 +368,11 @@ class GRPOLoop:
         if prompt is None:
             prompt = self.placement.put(batch.prompt, mesh)
         asked = self.placement.cut_out(prompt, order_R, mesh)
-        names = [field.name for field in dataclasses.fields(batch) if field.name != "prompt"]
-        learnt = self.mini_batches({name: getattr(batch, name) for name in names}, order_R)
+        fields = {name: x for name, x in vars(batch).items() if name != "prompt"}
+        learnt = rollouts.mini_batches(fields, order_R, self.cfg.grpo)
         return [
             TrainBatch(prompt=of, **put_rows(part, mesh, lead=1))
             for of, part in zip(asked, learnt, strict=True)
-        ]
-
-    def mini_batches(self, batch: Any, order_R: np.ndarray) -> list[Any]:
-        """Host arrays [R, ..] of each update, [micro-batch, row, ..], rows in an order."""
-        grpo = self.cfg.grpo
-        parts = micro(learner.in_order(batch, order_R), grpo.mini_batches)
-        return [
-            micro(jax.tree.map(lambda x, i=i: x[i], parts), grpo.micro_batches)
-            for i in range(grpo.mini_batches)
         ]
 
     def rollout_metrics(self, sampled: rollouts.ScoredRollout) -> dict[str, float]:
@@ -402,13 +384,6 @@ class GRPOLoop:
         lost = sum(multihost.all_gather_object(pool.restarts()))
         found = {"verify/restarts": lost} | self.stream.metrics(sampled.items)
         return found | whole.metrics(group)
-
-    def next_beta(self, beta: float, kl: float) -> float:
-        """The coefficient of the next step."""
-        grpo, how = self.cfg.grpo, self.cfg.grpo.adaptive_kl
-        if how is None:
-            return beta
-        return next_beta(beta, kl, how.target, how.horizon, grpo.prompts * grpo.group)
 
     def get_state(self, carry: Carry) -> dict[str, Any]:
         """What a checkpoint needs beside the learner's state."""

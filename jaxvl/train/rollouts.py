@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's completions on the host: their text, their rewards, and the file that keeps them.
+"""A step's completions: what draws them; on the host their text, their rewards, and the file that
+keeps them.
 
 Texts stay with the process that sampled them; numbers go to all.
 """
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from einops import rearrange
 
+from jaxvl.config import GRPO, Config
 from jaxvl.data.image import load_image
 from jaxvl.distributed.mesh import DataShard
 from jaxvl.errors import UserError
@@ -24,9 +26,39 @@ from jaxvl.observe.metrics import rollout_metrics
 from jaxvl.rewards import audit
 from jaxvl.rewards.columns import AskedColumns, inputs
 from jaxvl.rewards.mix import Scores, join_scores
+from jaxvl.rl import learner
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import Completions
-from jaxvl.train.prompts import StreamItem
+from jaxvl.rl.resharded import ReshardedSampler, make_sampler
+from jaxvl.rl.sampler import Sampler
+from jaxvl.train.prompts import StreamItem, micro
+from jaxvl.vlm import VLM
+
+
+def sampler(cfg: Config, vlm: VLM) -> Sampler | ReshardedSampler:
+    """What draws the completions of a run of `cfg` with the parameters of `vlm`."""
+    how = cfg.sampling
+    drawn = vlm.decoding(
+        cfg.batch.per_row,
+        how.max_new_tokens,
+        how.temperature,
+        how.top_p,
+        how.top_k,
+        how.slots,
+        how.ban,
+    )
+    drawn = dataclasses.replace(drawn, int8=how.weights == "int8")
+    form = vlm.config, vlm.graphdef, drawn, cfg.model.dtype
+    return make_sampler(*form, vlm.mesh, how.tensor)
+
+
+def mini_batches(batch: Any, order_R: np.ndarray, grpo: GRPO) -> list[Any]:
+    """Host arrays [R, ..] of each update, [micro-batch, row, ..], rows in an order."""
+    parts = micro(learner.in_order(batch, order_R), grpo.mini_batches)
+    return [
+        micro(jax.tree.map(lambda x, i=i: x[i], parts), grpo.micro_batches)
+        for i in range(grpo.mini_batches)
+    ]
 
 
 def reward_inputs(items: Sequence[StreamItem], got: Completions, box_frame: str) -> dict[str, Any]:

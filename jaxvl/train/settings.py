@@ -23,7 +23,7 @@ FREE = (
     "run.rollout_images run.report_every run.track run.export run.peak_tflops "
     "run.on_save_failure run.save_timeout eval benchmarks profile verify data.workers "
     "data.max_bad mesh model.remat grpo.micro_batches grpo.group_per_row grpo.logprob_chunk "
-    "sft.micro_batches sft.logprob_chunk sft.pack sampling.slots run.max_skipped "
+    "sft.micro_batches sft.logprob_chunk sft.pack sampling.slots sampling.tensor run.max_skipped "
     "run.compile_ahead optim.grad_norm_warn sft.spike_warn"
 ).split()
 _HOW = ("run.resume", "run.allow", "run.restore_step")  # of this start alone: not worth a word

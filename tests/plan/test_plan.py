@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import math
 import os
 import sys
 
@@ -16,6 +17,7 @@ import pytest
 from jaxvl.cli import main
 from jaxvl.config import GRPO
 from jaxvl.config.validate import check_rows
+from jaxvl.distributed.decode_mesh import decode_mesh
 from jaxvl.distributed.mesh import make_mesh, param_shardings
 from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
@@ -25,7 +27,8 @@ from jaxvl.plan.collectives import Collective
 from jaxvl.plan.compile import read_exhausted, tpu_devices
 from jaxvl.plan.estimate import shard_bytes
 from jaxvl.plan.plan import _beside_others, plan_gpus
-from jaxvl.plan.programs import Sizes, programs, read_arch
+from jaxvl.plan.program import Sizes
+from jaxvl.plan.programs import programs, read_arch
 from jaxvl.plan.roofline import roofline
 from tests.plan.small import DIM, VOCAB, small_config, small_sft, write_model
 
@@ -202,6 +205,52 @@ def test_waves_are_counted(model):
     assert rows[0] == pytest.approx(3 * rows[1])
     assert made["prefill"] == pytest.approx(3 * made["wave"], rel=1e-3)
     assert donated  # the caches of prompts are written in place
+
+
+def test_decoding_on_a_mesh_of_its_own_is_counted(model):
+    """Two devices share weights that all eight had whole; what is moved there is held until the
+    last prompt is prefilled, and training's own all the while."""
+    cfg = small_config(model, fsdp=-1)
+
+    def planned(cfg, **sampling):
+        cfg = dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, **sampling))
+        return {one.name: one.held for one in plan_gpus(cfg, 8, "small").programs}
+
+    plain, apart = planned(cfg), planned(cfg, tensor=2)
+    assert list(apart) == ["reshard", *PROGRAMS]
+    weights = "weights for decoding"
+    assert apart["decode"][weights] == pytest.approx(plain["decode"][weights] / 2, rel=0.1)
+    assert apart["decode"]["parameters"] == plain["decode"]["parameters"]
+    with_parameters = [name for name, held in apart.items() if "moved parameters" in held]
+    assert with_parameters == ["reshard", "prefill"]
+    arch, mesh = read_arch(cfg.model), make_mesh(1, 8, 1)
+    shapes = qwen_vl.abstract_params(arch)
+    shardings = param_shardings(shapes, decode_mesh(mesh, 2))
+    moved = jax.tree.map(lambda x, to: 2 * math.prod(to.shard_shape(x.shape)), shapes, shardings)
+    assert apart["prefill"]["moved parameters"] == sum(jax.tree.leaves(moved))  # in bfloat16
+    assert apart["update"] == plain["update"]
+    for kind, size in apart["prefill"].items():
+        assert size < 100 or advice.for_kind(kind, cfg.batch.prompts_field), kind
+    cfg = dataclasses.replace(cfg, grpo=dataclasses.replace(cfg.grpo, prompts=32))
+    waves = planned(cfg, tensor=2, slots=8)
+    assert "moved parameters" in waves["wave"] and "moved parameters" in waves["decode"]
+    with pytest.raises(UserError, match="sampling.tensor = 8"):
+        planned(cfg, tensor=8)  # two heads
+
+
+def test_eight_bits_halve_the_weights_of_layers(model):
+    """But for the table of tokens, norms, biases and the scales."""
+    cfg = small_config(model)
+    found = []
+    for weights in (None, "int8"):
+        cfg = dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, weights=weights))
+        decode = next(one for one in plan_gpus(cfg, 1, "one").programs if one.name == "decode")
+        found.append(decode.held["weights for decoding"])
+    text = read_arch(cfg.model).text
+    kv = text.kv_heads * text.head_dim
+    layer = text.dim * (2 * text.heads * text.head_dim + 2 * kv + 3 * text.hidden)
+    scales = 4 * (2 * text.dim + text.heads * text.head_dim + 2 * kv + 2 * text.hidden)
+    assert found[0] - found[1] == text.layers * (layer - scales)
 
 
 def test_a_program_that_is_refused_without_a_size(model):

@@ -20,7 +20,7 @@ from jaxvl.plan.chips import Topology
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
-from jaxvl.plan.programs import Program, ProgramWork
+from jaxvl.plan.program import Program, ProgramWork
 from jaxvl.rl.sampling import SamplingParams, sample_token
 from tests.plan.small import write_model
 

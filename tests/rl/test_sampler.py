@@ -315,3 +315,22 @@ def test_products_in_bfloat16_keep_the_float32_measure(vlm, arrays):
     expected = learner_logps(vlm, arrays, rollout.tokens)
     # 8 bits a product over two layers, logits near 5: some tenths at worst, hundredths in the mean
     assert np.abs(rollout.logps - expected).mean() < 0.1
+
+
+def test_weights_in_eight_bits(vlm, arrays, run):
+    """Prefill is the learner's; after it a weight is off by half of 1/127 of its column's largest
+    at most, a product of 64 numbers by half a percent, and log-probabilities near -4.6 by
+    hundredths, behind fourteen products one after the other."""
+    rollout = run(arrays, int8=True)
+    gap = np.abs(rollout.logps - learner_logps(vlm, arrays, rollout.tokens))
+    assert gap[..., 0].max() < LOGPS
+    assert 1e-3 < gap.mean() < 0.06 and gap.max() < 0.5
+    how = SamplingParams(G, C, (), 0, int8=True)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh)
+        start = Sampler(vlm.graphdef, how, "float32").start
+        inputs, *_ = jax.eval_shape(start, vlm.params, prompt, jax.random.key(0))
+    model = inputs.decode_model
+    wide = [x.dtype for x in jax.tree.leaves(model.layers) if x.ndim > 1 and x.shape[0] >= 64]
+    assert wide == [np.dtype(np.int8)] * 4 * vlm.config.text.layers
+    assert model.embed.w.dtype == model.norm.scale.dtype == np.float32
