@@ -14,6 +14,7 @@ Every run's line is kept in DIR/results.jsonl, so that a campaign that was cut s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -68,7 +69,12 @@ class Launch:
     def wait_for_any(self, steps: int, seconds: float, rng: random.Random) -> None:
         """Until a random moment of the steps to come, each of about so many seconds."""
         self.wait_for(rng.randint(min(self.done + 1, steps - 1), steps - 1))
-        time.sleep(rng.uniform(0, 1.5 * seconds))
+        self.wait(rng.uniform(0, 1.5 * seconds))
+
+    def wait(self, seconds: float) -> None:
+        """So long, or until the run has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
     def end(self) -> int:
         """The exit code, when it comes."""
@@ -131,7 +137,7 @@ class Campaign:
         while len(moments) < kills:
             launch = Launch(run_dir, self.steps, self.dtype)
             if rng.random() < EARLY:
-                time.sleep(rng.uniform(0, self.first))
+                launch.wait(rng.uniform(0, self.first))
             else:
                 launch.wait_for_any(self.steps, self.seconds, rng)
             launch.process.kill()
