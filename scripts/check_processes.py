@@ -369,6 +369,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/processes"))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
+    # Started in the background of a shell it ignores SIGINT, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.only:
         PARTS[name](args.out.absolute(), args.steps)

@@ -187,6 +187,8 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--dir", type=Path, default=Path("runs/kills"))
     args = parser.parse_args()
+    # Started in the background of a shell it ignores SIGINT, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args.dir.mkdir(parents=True, exist_ok=True)
     rows = []
     for which, dtype in enumerate(args.dtypes):
