@@ -23,7 +23,8 @@ class LiveChart:
             raise UserError("a live chart needs ipykernel and matplotlib: install jaxvl[notebook]")
         self.metrics = tuple(metrics)
         self.seen: dict[str, list[Any]] = {}
-        self._display, self._drawn = None, -SECONDS
+        self._display: Any = None
+        self._drawn, self._behind = -SECONDS, False
 
     @staticmethod
     def possible() -> bool:
@@ -34,7 +35,12 @@ class LiveChart:
         for name in self.metrics:
             if isinstance(metrics.get(name), (int, float)):
                 self.seen.setdefault(name, []).append((step, metrics[name]))
-        if self.seen and time.monotonic() - self._drawn > SECONDS:
+                self._behind = True
+        if self._behind and time.monotonic() - self._drawn > SECONDS:
+            self.draw()
+
+    def on_end(self) -> None:
+        if self._behind:  # the last steps took less than what is between two drawings
             self.draw()
 
     def draw(self) -> None:
@@ -46,7 +52,7 @@ class LiveChart:
             self._display = display.display(drawn, display_id=True)
         else:
             self._display.update(drawn)
-        self._drawn = time.monotonic()
+        self._drawn, self._behind = time.monotonic(), False
 
 
 def drawing(series: Mapping[str, Sequence[tuple[int, float]]], form: str) -> bytes | None:

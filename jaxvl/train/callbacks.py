@@ -22,7 +22,9 @@ class Callbacks:
 
     `metrics` is the step's line of metrics.jsonl, `rollouts` the lines of rollouts/step_N.jsonl (no
     line in a supervised run). They are called by process 0, when both are written. What one raises
-    ends the run, whose last step is saved. None is a live chart in a notebook, and else nothing.
+    ends the run, whose last step is saved. An object may have a method `on_end()` too, which is
+    called when the steps are over, whatever ended them. None is a live chart in a notebook, and
+    else nothing.
     """
 
     def __init__(self, given: Sequence[Any] | None, run_dir: Path):
@@ -31,23 +33,33 @@ class Callbacks:
         if callable(given) or not isinstance(given, (list, tuple)):
             raise UserError(f"callbacks: expected a list, found {arguments.found(given)}")
         self.run_dir, self.calls = run_dir, [_on_step(one) for one in given]
+        self.ends = [one.on_end for one in given if hasattr(one, "on_end")]
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         if not self.calls:
             return
         rows, _ = read(Rollouts(self.run_dir).files().get(step, []))
         for call in self.calls:
-            try:
-                call(step, metrics, rows)
-            except (UserError, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                where = f"{Path(frame.filename).name}:{frame.lineno}"
-                raise UserError(
-                    f"the callback {getattr(call, '__qualname__', call)} raised "
-                    f"{type(error).__name__}: {error} ({where})"
-                ) from error
+            _call(call, step, metrics, rows)
+
+    def close(self) -> None:
+        """No step follows."""
+        for end in self.ends:
+            _call(end)
+
+
+def _call(function: Callable[..., Any], *given: Any) -> None:
+    try:
+        function(*given)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise UserError(
+            f"the callback {getattr(function, '__qualname__', function)} raised "
+            f"{type(error).__name__}: {error} ({where})"
+        ) from error
 
 
 def _on_step(given: Any) -> OnStep:

@@ -40,6 +40,7 @@ def steps_after(
     with (
         journal(cfg, start) as notes,
         Progress(run.steps, start) as progress,
+        contextlib.closing(callbacks),
         contextlib.closing(numbers),
     ):
         yield Steps(numbers, whole, run, checkpoints, stop, notes, progress, callbacks)
