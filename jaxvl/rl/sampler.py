@@ -54,7 +54,8 @@ def prefill(
     model: QwenVL, prompt: Prompt, key: jax.Array, sampling: SamplingParams
 ) -> tuple[DecodeInputs, DecodeState, LoopStatus]:
     """The prompts once a row, as many as there are places, and the first token of each of their
-    completions.
+    completions. A row whose first completion has a number below 0 is nobody's: it fills a shard up,
+    behind the shard's others, and nothing is made of it but the first token.
 
     Draws depend on (key, prompt id, completion index, token index) and nothing else: not on the
     row, the slot, its neighbours or the number of devices.
@@ -78,6 +79,7 @@ def prefill(
         decode_model=DecodeModel.of(model.text, cache, prompt_mask(first), C, int8=sampling.int8),
         position=requests(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
         seed=requests(seed_RgC),
+        wanted=g * fold(prompt.completion >= 0, "(B r) -> B r", B=B).sum(1, dtype=jnp.int32),
         place=place,
     )
     token_Bm, logp_Bm = _first_tokens(model, hidden_ID, inputs.seed[:, : w * g, 0], sampling)
@@ -219,7 +221,7 @@ class Sampler:
         self.start, self.wave, self.decode_steps = start, wave, decode_steps
         # Programs are counted by function: partial, so that every sampler has its own.
         self.resize = jax.jit(functools.partial(resize), static_argnums=(1, 2))
-        self.rollout = jax.jit(functools.partial(rollout), static_argnums=(1, 2))
+        self.rollout = jax.jit(functools.partial(rollout), static_argnums=(2, 3))
 
     def __call__(
         self,
@@ -244,7 +246,7 @@ class Sampler:
 
     def read(self, prompt: Prompt, state: DecodeState) -> Rollout:
         """The rollout as far as it is in `state`."""
-        return self.rollout(state, self.sampling, self._shape(prompt))
+        return self.rollout(state.tokens, state.logps, self.sampling, self._shape(prompt))
 
     def states(
         self, params: dict[str, Any], prompt: Prompt, key: jax.Array, every: int = 0
@@ -282,11 +284,13 @@ class Sampler:
         slot_counts, cache_lengths = self._sizes(first)
         if inputs.place is not None:  # all slots are in use until the last wave
             compiled(self.wave, params, prompt, inputs, without_cache(first))
+        rollout = compiled(
+            self.rollout, first.tokens, first.logps, self.sampling, self._shape(prompt)
+        )
         states = {(first.slots, first.cache_len): first}
         for slots, cache_len in itertools.product(reversed(slot_counts), cache_lengths):
             state = states[slots, cache_len]
             compiled(self.decode_steps, inputs, state, np.int32(0), np.int32(0))
-            rollout = compiled(self.rollout, state, self.sampling, self._shape(prompt))
             longer = [(slots, x) for x in cache_lengths if x > cache_len][:1]
             for to in longer + [(x, cache_len) for x in slot_counts if x < slots]:
                 states[to] = compiled(self.resize, state, *to)

@@ -4,7 +4,8 @@
 A request is one completion of a row; a slot whose request has ended takes the next one in the
 queue, inside the compiled loop. A request waits until its row's prompt is prefilled: prompts have
 places, fewer than rows where slots are fewer than completions, and a place is free again when none
-of its row's requests waits or lives.
+of its row's requests waits or lives. Rows that only fill a shard up are behind its others, and no
+slot takes their requests.
 
     B shards of rows (devices along data and fsdp)    n requests of a shard, [R, g] flat
     S slots of a shard                                w places of a shard, n = r*g where w = r
@@ -38,6 +39,7 @@ class DecodeInputs:
     decode_model: DecodeModel  # weights, and the keys and values of the prompts in their places
     position: Int32[Array, "B n"]  # of a completion's first token
     seed: UInt32[Array, "B n C"]  # the random bits that draw a token
+    wanted: Int32[Array, " B"]  # requests of a shard, its first, that there are
     place: Int32[Array, "B r"] | None  # of a row that is prefilled; None: row i stands in place i
 
     @property
@@ -48,7 +50,9 @@ class DecodeInputs:
     @property
     def wave(self) -> int:
         """Rows of a shard that are prefilled together: see `places`."""
-        return max(1, self.places // 6)
+        assert self.place is not None, "prompts that are all held need no wave"
+        alone = self.position.shape[1] == self.place.shape[1]
+        return max(1, self.places // (5 if alone else 6))
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +107,12 @@ def places(slots: int, rows: int, group: int) -> int:
     for the slots that end before the next wave of rows, half of what fills the slots. With
     exponential lengths (simulated, groups of 4 and 8, one and eight shards) slots are 95% as busy
     as with all prompts held, or more; with places for twice what fills the slots 72 to 95%.
+
+    A prompt with one completion is held for no longer than a slot: a quarter more than slots lets
+    a wave of a quarter wait, and comes when all of it has been taken.
     """
+    if group == 1:
+        return min(rows, slots + max(1, slots // 4))
     return min(rows, 3 * -(-slots // group))
 
 
@@ -130,7 +139,7 @@ def first_state(
         cache=inputs.decode_model.empty_cache(slots, cache_len),
         request=filled(0, B, slots, dtype=jnp.int32) + jnp.arange(slots, dtype=jnp.int32),
         start_step=filled(0, B, slots, dtype=jnp.int32),
-        live=~_ends(first, jnp.int32(1), sampling),
+        live=~_ends(first, jnp.int32(1), sampling) & (jnp.arange(slots) < inputs.wanted[:, None]),
         last=first,
         banned=_follow(sampling, jnp.zeros_like(first), first),
         next_request=filled(slots, B, dtype=jnp.int32),
@@ -158,10 +167,15 @@ def held_rows(inputs: DecodeInputs, state: DecodeState) -> jax.Array:
     """[B, r], rows of which a request lives or, prefilled, waits."""
     n = state.tokens.shape[1]
     request, next_request = jnp.arange(n), state.next_request[:, None]
-    waits = (request >= next_request) & (request < state.ready)
+    waits = (request >= next_request) & (request < _ready(inputs, state))
     at = jnp.where(state.live, state.request, n)
     held = jax.vmap(lambda x, at: x.at[at].set(True, mode="drop"))(waits, at)
     return fold(held, "B (r g) -> B r g", r=_rows(inputs)).any(-1)
+
+
+def _ready(inputs: DecodeInputs, state: DecodeState) -> jax.Array:
+    """[B, 1], the first request of a shard that no slot may take yet."""
+    return jnp.minimum(state.ready, inputs.wanted)[:, None]
 
 
 def _rows(inputs: DecodeInputs) -> int:
@@ -172,18 +186,18 @@ def _rows(inputs: DecodeInputs) -> int:
 def loop_status(inputs: DecodeInputs, state: DecodeState) -> LoopStatus:
     """Shards tell each other their numbers at once: an exchange of its own for each would be the
     price of a small one several times over, at every token."""
-    n = state.tokens.shape[1]
     numbers = [
         jnp.where(state.live, state.step - state.start_step, 0).max(1),
         state.live.sum(1, dtype=jnp.int32),
-        n - state.next_request,
+        inputs.wanted - state.next_request,
     ]
     if inputs.place is not None:
-        numbers.append(held_rows(inputs, state).sum(1, dtype=jnp.int32))
-    oldest, busy, pending, *held = jnp.stack(numbers).max(1)
+        numbers += [held_rows(inputs, state).sum(1, dtype=jnp.int32), inputs.wanted]
+    oldest, busy, pending, *of_waves = jnp.stack(numbers).max(1)
     wave = jnp.bool_(False)
-    if held:
-        wave = (state.ready < n) & (inputs.places - held[0] >= inputs.wave)
+    if of_waves:
+        held, wanted = of_waves
+        wave = (state.ready < wanted) & (inputs.places - held >= inputs.wave)
     return LoopStatus(state.step, oldest, busy, pending > 0, wave)
 
 
@@ -216,7 +230,7 @@ def _one_token(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParam
         slot_map = SlotMap(state.request, None)
         position = inputs.position
     else:
-        state = _admit(state, sampling)
+        state = _admit(inputs, state, sampling)
         slot_map = _slot_map(inputs, state)
         position = take(inputs.position, state.request)
     age = state.step - state.start_step  # [B, S] tokens fed before this one
@@ -266,11 +280,11 @@ def _slot_map(inputs: DecodeInputs, state: DecodeState) -> SlotMap:
     return SlotMap(cell, slot_of(filled(0, B, cells, dtype=jnp.int32), at))
 
 
-def _admit(state: DecodeState, sampling: SamplingParams) -> DecodeState:
+def _admit(inputs: DecodeInputs, state: DecodeState, sampling: SamplingParams) -> DecodeState:
     """Pending requests into slots whose request has ended, in order."""
     free = ~state.live
     request = state.next_request[:, None] + jnp.cumsum(free, axis=1, dtype=jnp.int32) - 1
-    taken = free & (request < state.ready)
+    taken = free & (request < _ready(inputs, state))
     request = jnp.where(taken, request, state.request)
     last = jnp.where(taken, take(state.tokens[:, :, 0], request), state.last)
     banned = _follow(sampling, jnp.zeros_like(last), last)
@@ -310,13 +324,15 @@ def resize(state: DecodeState, slots: int, cache_len: int) -> DecodeState:
     return dataclasses.replace(state, cache=cache, **moved)
 
 
-def rollout(state: DecodeState, sampling: SamplingParams, shape: tuple[int, int]) -> Rollout:
-    """What there is of every completion, in `shape` = (R, g)."""
+def rollout(
+    tokens_BnC: jax.Array, logps_BnC: jax.Array, sampling: SamplingParams, shape: tuple[int, int]
+) -> Rollout:
+    """What there is of every completion in a state, in `shape` = (R, g)."""
 
     def rows(x):
         return fold(x, "B (r g) ... -> (B r) g ...", g=shape[1])
 
-    mask = state.tokens != EMPTY
-    stop = (state.tokens[..., None] == jnp.array(sampling.stop_ids, jnp.int32)).any((-1, -2))
-    tokens = jnp.where(mask, state.tokens, sampling.pad_id)
-    return Rollout(rows(tokens), rows(mask), rows(state.logps), rows(stop))
+    mask = tokens_BnC != EMPTY
+    stop = (tokens_BnC[..., None] == jnp.array(sampling.stop_ids, jnp.int32)).any((-1, -2))
+    tokens = jnp.where(mask, tokens_BnC, sampling.pad_id)
+    return Rollout(rows(tokens), rows(mask), rows(logps_BnC), rows(stop))

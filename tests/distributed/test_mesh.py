@@ -170,7 +170,7 @@ def test_sampling(spread, images, one_device, temperature, monkeypatch):
 
 
 def test_waves_of_prompts(spread, images):
-    """Three rows of a shard are held at a time; a wave's keys go where the mesh has its shards."""
+    """Two rows of a shard are held at a time; a wave's keys go where the mesh has its shards."""
     if tuple(spread.mesh.shape.values()) != (2, 2, 2):
         pytest.skip("one mesh with all axes is enough")
     arrays = prompt_arrays(spread, PROMPTS, images, group=8, g=1)

@@ -41,7 +41,6 @@ def items():
 def asked(engine, wanted):
     """What the engine replies, by (id, sample)."""
     batches = list(engine.replies(wanted))
-    assert all(len(batch) <= engine.rows * engine.per_row for batch in batches)
     return {(r.item.id, r.sample): r for batch in batches for r in batch}
 
 
@@ -55,7 +54,7 @@ def pairs(items, n=2):
 
 def test_replies_depend_on_nothing_that_is_asked_beside_them(base, items):
     engine = Local(base, SAMPLED, batch=6)
-    assert (engine.rows, engine.per_row) == (3, 2)
+    assert (engine.slots, engine.rows, engine.per_row) == (6, 12, 2)
     whole = asked(engine, pairs(items))
     programs = engine.sample._cache_size()
     assert len(whole) == 16 and len(set(texts(whole).values())) > 4
