@@ -193,7 +193,8 @@ def test_slots_and_columns_do_not_matter(vlm, arrays, run, short_ladders, slots,
 
 @pytest.mark.parametrize("wave", [1, 2])
 def test_waves_of_prompts_do_not_matter(vlm, images, arrays, run, short_ladders, monkeypatch, wave):
-    """Eight rows, three of which are held at a time; five do not divide by waves of two."""
+    """Eight rows, three of which are held at a time; five do not divide by waves of two. Where the
+    last three are nobody's, nobody makes their completions."""
     monkeypatch.setattr(slots.DecodeInputs, "wave", wave)
     how = SamplingParams(2, C, STOP, vlm.processor.pad_id, slots=2)
     rows = prompt_arrays(vlm, PROMPTS, images, group=G, g=2)
@@ -213,6 +214,16 @@ def test_waves_of_prompts_do_not_matter(vlm, images, arrays, run, short_ladders,
     whole = run(arrays, stop_ids=STOP)
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(one.reshape(other.shape), other, atol=3e-5)  # products' sums
+    rows["completion"][5:] = -1
+    with jax.set_mesh(vlm.mesh):
+        prompt, before = put_rows(Prompt.from_arrays(rows), vlm.mesh), sample._cache_size()
+        for state in sample.states(vlm.params, prompt, jax.random.key(0)):
+            held = jax.device_get((state.live, state.next_request))
+        few = jax.device_get(sample.read(prompt, state))
+    assert sample._cache_size() == before and held[1].tolist() == [10] and not held[0].any()
+    for one, other in zip(jax.tree.leaves(few), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(one[:5], other[:5], atol=3e-5)
+    assert few.mask[5:].sum(-1).max() <= 1 < got.mask[5:].sum(-1).max()
 
 
 @pytest.mark.parametrize("tokens", [1, 130])
