@@ -21,17 +21,12 @@ OVERRIDES = typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change.")
 
 def folder() -> Path:
     """Where the configs are that come with jaxvl: in the checkout, or where pip has put them."""
-    import sysconfig
+    from jaxvl.config.load import shipped
 
-    import jaxvl
-
-    checkout = Path(jaxvl.__file__).parents[1] / "configs"
-    installed = Path(sysconfig.get_path("data")) / "share/jaxvl/configs"
-    found = next((at for at in (checkout, installed) if (at / "quickstart.py").is_file()), None)
+    found = next((at for at in shipped() if (at / "quickstart.py").is_file()), None)
     if found is None:
-        raise UserError(
-            f"the configs that come with jaxvl are neither in {checkout} nor {installed}"
-        )
+        places = " nor ".join(map(str, shipped()))
+        raise UserError(f"the configs that come with jaxvl are neither in {places}")
     return found
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     kinds = kinds or (Config,)
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no config file at {path}; give the path of a Python file, or of YAML")
+        raise UserError(f"no config file at {path}; {_instead(path)}")
     if path.suffix in (".yaml", ".yml"):
         from jaxvl.config import plain  # its sources load numpy
 
@@ -51,6 +52,22 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     for note in notes(cfg):
         print(f"note: {note}", file=sys.stderr, flush=True)
     return cfg
+
+
+def shipped() -> list[Path]:
+    """Where the configs that come with jaxvl may be: in the checkout, or where pip has put them."""
+    checkout = Path(__file__).parents[2] / "configs"
+    return [checkout, Path(sysconfig.get_path("data")) / "share/jaxvl/configs"]
+
+
+def _instead(path: Path) -> str:
+    """What to name where there is no `path`: `configs/..`, as the docs have it, is in the checkout,
+    or where pip has put it."""
+    below = path.parts[1:] if path.parts[:1] == ("configs",) else (path.name,)
+    there = [folder.joinpath(*below) for folder in shipped() if folder.joinpath(*below).is_file()]
+    if there:
+        return f"the one that comes with jaxvl is {there[0]}"
+    return "give the path of a Python file, or of YAML"
 
 
 def _told_where(path: Path, act: Callable[[], Any]) -> Any:

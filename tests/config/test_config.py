@@ -204,6 +204,16 @@ def test_types_are_checked_in_the_file_too(path):
         assert words in str(caught.value)
 
 
+def test_a_config_of_the_docs_is_named_where_no_checkout_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("jsonl.py", "papers/vlaa_modern.py"):
+        with pytest.raises(UserError, match="comes with jaxvl is (.*)$") as caught:
+            C.load(f"configs/{name}")
+        C.load(str(caught.value).split(" is ")[-1], [f"run.dir={tmp_path}"])
+    with pytest.raises(UserError, match="give the path of a Python file"):
+        C.load("configs/none.py")
+
+
 def test_a_file_that_is_no_config_is_refused(path, tmp_path):
     with pytest.raises(UserError, match="no config file"):
         C.load(tmp_path / "none.py")
