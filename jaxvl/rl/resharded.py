@@ -32,7 +32,8 @@ class ReshardedSampler:
 
     def __init__(self, sampler: Sampler, params: ParamReshard, training: Mesh):
         self.sampler, self.params, self.decoding = sampler, params, params.decoding
-        self.to_decoding, self.to_training = rows_to(self.decoding), rows_to(training)
+        self.to_decoding = _mover(self.decoding, (P(ROWS), P()))
+        self.to_training = _mover(training, P(ROWS))
 
     def __call__(
         self,
@@ -41,9 +42,11 @@ class ReshardedSampler:
         key: jax.Array,
         meanwhile: Callable[[], None] | None = None,
     ) -> Rollout:
-        moved, prompt = self.params(params), self.to_decoding(prompt)
+        moved = self.params(params)
+        # As numbers: jax takes keys of a jitted function's first call for others than later ones.
+        prompt, bits = self.to_decoding((prompt, jax.random.key_data(key)))
         with jax.set_mesh(self.decoding):
-            key = jax.device_put(key, self._everywhere)
+            key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
             states = self.sampler.states(moved, prompt, key)
             del moved  # whose memory is free as soon as the sampler needs it no more
             rollout = self.sampler.finish(states, prompt, meanwhile)
@@ -51,15 +54,12 @@ class ReshardedSampler:
 
     def compile(self, params: dict[str, Any], prompt: Prompt, key: jax.Array) -> None:
         """See `Sampler.compile`; what moves parameters and rows is compiled too."""
-        prompt = compiled(self.to_decoding, prompt)
         moved = self.params.compile(params)
+        prompt, bits = compiled(self.to_decoding, (prompt, jax.random.key_data(key)))
         with jax.set_mesh(self.decoding):
-            rollout = self.sampler.compile(moved, prompt, jax.device_put(key, self._everywhere))
+            key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=bits.sharding)
+            rollout = self.sampler.compile(moved, prompt, key)
         compiled(self.to_training, rollout)
-
-    @property
-    def _everywhere(self) -> NamedSharding:
-        return NamedSharding(self.decoding, P())
 
     def _cache_size(self) -> int:
         """How many programs there are."""
@@ -90,8 +90,8 @@ def make_sampler(
     return ReshardedSampler(sampler, ParamReshard(training, decoding, prepare), training)
 
 
-def rows_to(mesh: Mesh) -> jax.stages.Wrapped:
-    """A jitted function that moves arrays of rows, split over the rows of any mesh of the same
-    devices in the same order, to those of `mesh`."""
-    sharding = NamedSharding(mesh, P(ROWS))
-    return jax.jit(lambda tree: tree, out_shardings=sharding)
+def _mover(mesh: Mesh, specs: Any) -> jax.stages.Wrapped:
+    """A jitted function that moves arrays from any mesh of the same devices in the same order to
+    `mesh`, split there as `specs` say, one of which may be that of a whole tree."""
+    shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
+    return jax.jit(lambda tree: tree, out_shardings=shardings)

@@ -317,3 +317,32 @@ def test_the_seed_changes_the_run(whole, tmp_path):
     grpo.train(small(tmp_path, "run.steps=1", "run.seed=1", "optim.warmup_steps=0"))
     assert values(tmp_path)[0]["loss"] != values(whole[0])[0]["loss"]
     assert values(tmp_path)[0]["data/dropped"] == values(whole[0])[0]["data/dropped"] == 0
+
+
+@pytest.mark.slow  # three runs on two devices
+def test_decoding_on_a_mesh_of_its_own(tmp_path):
+    """It changes no completion and no update, and compiles nothing later. In eight bits the learner
+    sees what the sampler was off by, and a run goes on from its checkpoint bit for bit."""
+    common = ("mesh.fsdp=2", "run.steps=2", "run.save_every=1", "run.keep=2", "run.export=false")
+    apart = ("sampling.tensor=2", "grpo.importance_sampling_cap=2")
+    plain, both, eight = tmp_path / "plain", tmp_path / "both", tmp_path / "eight"
+    grpo.train(small(plain, *common, "grpo.importance_sampling_cap=2"))
+    grpo.train(small(both, *common, *apart))
+    for step, (line, other) in enumerate(zip(values(both), values(plain), strict=True), 1):
+        file = f"rollouts/step_{step}.jsonl"
+        said = [json.loads(row)["completions"] for row in (both / file).read_text().splitlines()]
+        assert said == [
+            json.loads(row)["completions"] for row in (plain / file).read_text().splitlines()
+        ]
+        for name, value in other.items():
+            assert line[name] == pytest.approx(value, abs=1e-4, rel=1e-4), name
+    compiles = [line["perf/compiles"] for line in read_metrics(both)]
+    assert compiles[0] == compiles[1]
+    grpo.train(small(eight, *common, *apart, "sampling.weights=int8"))
+    first = values(eight)
+    gap = "sampling/sampling_logp_difference/mean"
+    assert 5 * values(both)[0][gap] < first[0][gap] < 0.1
+    assert 0.9 < first[0]["sampling/importance_sampling_ratio/mean"] < 1.1
+    more = ("sampling.weights=int8", "run.restore_step=1")
+    grpo.train(small(eight, *common, *apart, *more))
+    assert values(eight) == first

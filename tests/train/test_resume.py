@@ -130,7 +130,13 @@ def test_other_settings_are_refused_by_name_unless_allowed(run_dir, change, line
 @pytest.mark.parametrize(
     "change",
     ["run.steps=9", "run.save_every=3", "run.keep=5", "data.workers=0", "mesh.fsdp=2"]
-    + ["sft.micro_batches=2", "model.remat=block", "profile.steps=1:2", "run.export=false"],
+    + [
+        "sft.micro_batches=2",
+        "sampling.tensor=2",
+        "model.remat=block",
+        "profile.steps=1:2",
+        "run.export=false",
+    ],
 )
 def test_what_changes_nothing_is_let_through_and_said(run_dir, change, capsys):
     assert go_on(make(run_dir, change)).step == 4
