@@ -180,6 +180,9 @@ def _model(run_dir: Path) -> Model:
     """What the run's config.json says of its model."""
     fields = read_json(run_dir / "config.json").get("model")
     if not fields:
-        raise UserError(f"{run_dir} has checkpoints but no config.json that names its model")
+        raise UserError(
+            f"{run_dir} has checkpoints but no config.json that names its model; bring it back "
+            "from a copy, or from the newest line of config_history.jsonl"
+        )
 
     return from_json(Model, fields)

@@ -334,6 +334,16 @@ def main() -> None:
         if isinstance(error, UserError):
             sys.exit(2)
         os._exit(1)  # after a save that failed, orbax's threads may wait for what will not come
+    except OSError as error:  # of the machine: a file that may not be read, a volume that is gone
+        typer.echo(f"error: {_said(error)}", err=True)
+        sys.exit(1)
+
+
+def _said(error: OSError) -> str:
+    """The file, what is wrong with it, and what to do."""
+    if error.filename is None:
+        return f"{type(error).__name__}: {error}"
+    return f"{error.filename}: {error.strerror}; see whether it is there, and whose it is"
 
 
 if __name__ == "__main__":

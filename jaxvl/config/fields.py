@@ -15,7 +15,7 @@ import textwrap
 import typing
 from typing import Annotated, Any, Literal
 
-from jaxvl.config.ranges import FLOAT32, in_range, is_union, range_words
+from jaxvl.config.ranges import held, in_range, is_union, range_words
 from jaxvl.data.example import Source
 from jaxvl.errors import UserError
 
@@ -48,7 +48,8 @@ def _check(value: Any, kind: Any, where: str) -> None:
         raise UserError(f"{where}: expected {type_name(kind)}, found {found}")
     if not any(in_range(value, one) for one in fitting):
         expected = f" {range_words(kind)}".removesuffix(" any")
-        expected += "" if abs(value) <= FLOAT32 else " that float32 holds"
+        kind_there = "int32" if isinstance(value, int) else "float32"
+        expected += "" if held(value) else f" that {kind_there} holds"
         raise UserError(f"{where} = {value}: expected a number{expected}")
     if isinstance(value, tuple):
         (item,) = {typing.get_args(one)[0] for one in fitting}

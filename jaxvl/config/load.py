@@ -35,7 +35,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     """
     kinds = kinds or (Config,)
     path = Path(path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise UserError(f"no config file at {path}; {_instead(path)}")
     if path.suffix in (".yaml", ".yml"):
         from jaxvl.config import plain  # its sources load numpy
@@ -81,12 +85,17 @@ def _told_where(path: Path, act: Callable[[], Any]) -> Any:
             raise UserError(f"{path}: {error.filename}, line {error.lineno}: {error.msg}") from None
         text = f": `{error.text.strip():.80}`" if error.text else ""
         raise UserError(f"{path}, line {error.lineno}: {error.msg}{text}") from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if Path(f.filename).name == path.name]
         where = f"{path}, line {own[-1].lineno}" if own else f"{path}"
         text = f" (`{own[-1].line:.80}`)" if own and own[-1].line else ""
-        raise UserError(f"{where}: {type(error).__name__}: {error}{text}") from error
+        said = traceback.format_exception_only(error)[-1].strip()
+        name, _, rest = said.partition(":")
+        said = ":".join(filter(None, (name.rpartition(".")[2], rest)))
+        raise UserError(f"{where}: {said}{text}") from error
 
 
 def _of_python(path: Path) -> Any:

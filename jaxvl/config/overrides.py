@@ -211,11 +211,11 @@ def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
         return _parse_one_of(text, kind, path)
     if origin is tuple:
         if (word[:1] in ("(", "["), word[-1:] in (")", "]")) in ((True, False), (False, True)):
-            raise UserError(f"{path}: found `{text}`, a bracket without the other")
+            raise UserError(f"{path}: found `{text:.80}`, a bracket without the other")
         items = _items(word)
         kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
         if len(items) != len(kinds):
-            raise UserError(f"{path}: expected {len(kinds)} items, found `{text}`")
+            raise UserError(f"{path}: expected {len(kinds)} items, found `{text:.80}`")
         return tuple(_parse(*pair, path) for pair in zip(items, kinds, strict=True))
     try:
         if kind is bool:
@@ -229,7 +229,7 @@ def _parse(text: str, kind: Any, path: str, named: str = "") -> Any:
             word = word.lower() if word.lower() in ("true", "false") else word
             return {word_of(arg): arg for arg in args}[word]
     except (ValueError, KeyError):
-        raise UserError(f"{path}: expected {type_name(kind)}, found `{text}`") from None
+        raise UserError(f"{path}: expected {type_name(kind)}, found `{text:.80}`") from None
     if kind in (str, Path):
         return kind(text)
     return _parse_item(word, kind, path)
@@ -255,7 +255,7 @@ def _parse_one_of(text: str, kind: Any, path: str) -> Any:
             return _parse(text, one, path)
         except UserError:
             continue
-    raise UserError(f"{path}: expected {type_name(kind)}, found `{text}`")
+    raise UserError(f"{path}: expected {type_name(kind)}, found `{text:.80}`")
 
 
 def _parse_item(word: str, kind: Any, path: str) -> Any:
@@ -280,8 +280,8 @@ def _named(word: str, module: str, path: str) -> Any:
     name = word.removeprefix(f"{module}.")
     if name not in home.FUNCTIONS:
         raise UserError(
-            f"{path}: expected one of {', '.join(home.FUNCTIONS)}, found `{word}`; a function of "
-            "your own stands in the config file"
+            f"{path}: expected one of {', '.join(home.FUNCTIONS)}, found `{word:.80}`; a function "
+            "of your own stands in the config file"
         )
     found = home.FUNCTIONS[name] if isinstance(home.FUNCTIONS, dict) else getattr(home, name)
     return found() if isinstance(found, type) else found
@@ -292,7 +292,7 @@ def _choose(word: str, parts: dict[str, type], path: str) -> Any:
     plain = {name.replace("_", ""): kind for name, kind in parts.items()}
     kind = plain.get(word.lower().replace("_", ""))
     if kind is None:
-        raise UserError(f"{path}: expected one of {', '.join(parts)}, found `{word}`")
+        raise UserError(f"{path}: expected one of {', '.join(parts)}, found `{word:.80}`")
     return kind()
 
 

@@ -25,11 +25,11 @@ SOURCES = {"records": Records, "scenes": Scenes, "prepared": Prepared}
 
 def config(path: Path) -> Config:
     """The config in a YAML file. What it does not say is the default, and the template chat."""
-    import yaml
+    from jaxvl.data import strict_yaml  # loads yaml, which Python files do without
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        found = strict_yaml.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise UserError(f"{path}: expected fields of a config with values, as model: {{path: ..}}")
@@ -38,7 +38,7 @@ def config(path: Path) -> Config:
     data = found.get("data")
     source = data.get("source") if isinstance(data, dict) else None
     kind = source.pop("type", "records") if isinstance(source, dict) else "records"
-    if kind not in SOURCES:
+    if not isinstance(kind, str) or kind not in SOURCES:
         raise UserError(
             f"{path}: data.source.type = {kind!r:.40}: expected one of {', '.join(SOURCES)}"
         )

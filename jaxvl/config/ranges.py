@@ -2,8 +2,8 @@
 """The range of a number, as the markers of its annotation say it: `Annotated[int, Ge(1)]`.
 
 The markers are those of annotated-types: Ge, Gt, Le, Lt, and Interval of several. A number that may
-be any is marked `ANY`: that there is no range is then a decision. No field takes what float32
-cannot hold.
+be any is marked `ANY`: that there is no range is then a decision. No field takes what float32, or
+for whole numbers int32, cannot hold.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 
 ANY = Interval()
 FLOAT32 = 3.4028234663852886e38  # the largest
+INT32 = 2**31 - 1
 _TESTS = {
     Gt: ("gt", "above", operator.gt),
     Ge: ("ge", "at least", operator.ge),
@@ -44,7 +45,12 @@ def in_range(value: Any, kind: Any) -> bool:
         return True
     tests = ((*_TESTS[type(marker)], marker) for marker in markers(kind))
     within = all(test(value, getattr(marker, name)) for name, _, test, marker in tests)
-    return within and abs(value) <= FLOAT32
+    return within and held(value)
+
+
+def held(value: Any) -> bool:
+    """Whether arrays of the type that numbers of this kind have there can hold it."""
+    return abs(value) <= (INT32 if isinstance(value, int) else FLOAT32)
 
 
 def range_words(kind: Any) -> str:

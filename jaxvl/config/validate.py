@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 from jaxvl.config.batch import BatchShape
-from jaxvl.config.fields import MISSING, check_fields, type_name
+from jaxvl.config.fields import MISSING, check_fields, to_json, type_name
 from jaxvl.config.grpo import GRPO
 from jaxvl.config.overrides import function_name, keywords
 from jaxvl.config.schema import Config, Model, Reward, SFTConfig
@@ -101,11 +104,27 @@ def _check_run(cfg: Config | SFTConfig) -> None:
             f"run.keep_every = {run.keep_every} is no multiple of run.save_every = "
             f"{run.save_every}: there would be nothing to keep after most of these steps"
         )
+    if run.allow:
+        known = set(_names(to_json(cfg)))
+        for name in run.allow:
+            if name.strip() not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else "expected names such as optim.lr"
+                raise UserError(f"run.allow: there is no field `{name}`; {hint}")
     if cfg.eval and not cfg.rewards:
         raise UserError(
             "eval needs rewards that score its answers, as "
             "rewards=(Reward(accuracy),) of jaxvl.rewards"
         )
+
+
+def _names(value: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of a config's parts and fields, of what `to_json` made of it."""
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    for key, item in items:
+        yield f"{prefix}{key}"
+        yield from _names(item, f"{prefix}{key}.")
 
 
 def _check_profile(cfg: Config | SFTConfig) -> None:

@@ -125,14 +125,14 @@ def _by_name(files: Sequence[str], split: str) -> list[str]:
 
 def _listed(card: str, files: Sequence[str], split: str, subset: str) -> list[str]:
     """What the card's header says of a split: `configs: [{config_name, data_files: ..}]`."""
-    import yaml
+    from jaxvl.data import strict_yaml  # loads yaml, which local files do without
 
     header = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
     try:
-        configs = (yaml.safe_load(header[1]) or {}).get("configs") or [] if header else []
+        configs = (strict_yaml.loads(header[1]) or {}).get("configs") or [] if header else []
         chosen = [c for c in configs if c.get("config_name", "default") == (subset or "default")]
         listed = [item for c in chosen or configs[:1] for item in _patterns(c.get("data_files"))]
-    except (yaml.YAMLError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):
         return []  # a header of another form says nothing about files
     patterns = [pattern for name, pattern in listed if not split or name == split]
     return [name for name in files if any(fnmatch.fnmatch(name, p) for p in patterns)]

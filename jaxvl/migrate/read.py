@@ -12,6 +12,7 @@ from jaxvl.config import validate
 from jaxvl.config.overrides import function_name
 from jaxvl.config.schema import Config, Reward
 from jaxvl.config.source import python
+from jaxvl.data import strict_yaml
 from jaxvl.errors import UserError
 from jaxvl.migrate import easyr1, trl
 from jaxvl.migrate.words import Given, Line, command_line, flat
@@ -88,14 +89,12 @@ def convert(file: Path | None, args: str = "", devices: int = 0, rows: int = 0) 
 
 
 def _read(file: Path) -> dict[str, Any]:
-    import yaml
-
     if not file.is_file():
         raise UserError(f"no file at {file}; expected arguments as YAML, or a trainer_state.json")
     try:
         text = file.read_text(encoding="utf-8")
-        found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        found = json.loads(text) if file.suffix == ".json" else strict_yaml.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
         raise UserError(f"{file} holds a {type(found).__name__}; expected names with values")

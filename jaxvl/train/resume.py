@@ -32,6 +32,14 @@ def check(cfg: Config | SFTConfig) -> None:
     """UserError where `run.dir` holds a run that this one must not go on with. Process 0's part."""
     run_dir = Path(cfg.run.dir)
     whole, torn = steps_at(run_dir / "checkpoints")
+    if (step := cfg.run.restore_step) not in (None, *whole):
+        there = (
+            f"it has {', '.join(map(str, whole))}: take one of these" if whole else "it has none"
+        )
+        raise UserError(
+            f"run.restore_step = {step}: {run_dir / 'checkpoints'} holds no whole checkpoint of "
+            f"that step; {there}, or leave the field out"
+        )
     if not (run_dir / FILE).exists() and not whole and not torn:
         return
     if cfg.run.resume in ("never", False):
@@ -72,7 +80,7 @@ def outlook(cfg: Config | SFTConfig) -> str:
 def finished(cfg: Config | SFTConfig) -> bool:
     """Whether the run in `run.dir` has ended already, which is said. All processes call it."""
     mark: Any = None
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         mark = json.loads((Path(cfg.run.dir) / FINISHED).read_bytes())
     steps = mark.get("steps") if isinstance(mark, dict) else None
     whole, _ = steps_at(Path(cfg.run.dir) / "checkpoints")

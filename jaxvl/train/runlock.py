@@ -54,6 +54,10 @@ class _Lock:
     def take(self) -> None:
         deadline, seen = 0.0, None
         while not self._create():
+            if self.file.exists() and not self.file.is_file():
+                raise UserError(
+                    f"{self.file} is no file, and none that a run has made; move it away"
+                )
             other = _read(self.file)
             if other is None or self._is_over(other):
                 self._replace()

@@ -26,6 +26,7 @@ FREE = (
     "sft.micro_batches sft.logprob_chunk sft.pack sampling.slots sampling.tensor run.max_skipped "
     "run.compile_ahead optim.grad_norm_warn sft.spike_warn"
 ).split()
+_GROUPS = ("model", "data", "run")  # that every run's config.json has
 _HOW = ("run.resume", "run.allow", "run.restore_step")  # of this start alone: not worth a word
 
 
@@ -38,6 +39,12 @@ def check(cfg: Config | SFTConfig) -> list[str]:
     old = read(Path(cfg.run.dir))
     if old is None:
         return []
+    if ("sft" in old) != (cfg.sft is not None):
+        kinds = ("of reinforcement learning", "supervised")
+        raise UserError(
+            f"{cfg.run.dir} holds a run that is {kinds['sft' in old]}, and this one is "
+            f"{kinds[cfg.sft is not None]}: choose another run.dir"
+        )
     told, refused = [], []
     for name, before, now in differences(old, comparable(cfg)):
         line = f"{name}: {_shown(before)}, now {_shown(now)}"
@@ -71,9 +78,11 @@ def read(run_dir: Path) -> dict[str, Any] | None:
         found = json.loads(file.read_bytes())
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__}, expected an object")
+        if lacking := [name for name in _GROUPS if not isinstance(found.get(name), dict)]:
+            raise ValueError(f"it says nothing of {' and '.join(lacking)}, as a run's does")
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{file} is broken ({error}): the settings of the run cannot be compared; take the "
             f"newest of {HISTORY} instead, or move the file away to go on without comparing"

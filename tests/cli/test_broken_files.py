@@ -2,10 +2,12 @@
 """Files of a user's or of a run that are broken are messages: the file, its line, what to do."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
 from jaxvl import config
+from jaxvl.cli.main import main
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.observe.report import write_report
@@ -33,6 +35,14 @@ CONFIGS = {  # text of a file, and what its message says
         "from jaxvl.config import Run\ndef config():\n    return Run(dirr='x')\n",
         "line 3: TypeError: .*dirr",
     ),
+    "an end of its own": (
+        "class Stop(BaseException): pass\ndef config():\n    raise Stop('x')\n",
+        "line 3: Stop: x",
+    ),
+    "an error without words": (
+        "class E(Exception):\n    def __str__(self): return 1 / 0\ndef config():\n    raise E\n",
+        "line 4: E: .*exception str",
+    ),
     "bytes": ("\0", "mine.py"),
     "nothing": ("", "defines no function config"),
 }
@@ -58,6 +68,45 @@ def test_a_config_that_is_no_text(tmp_path):
     (tmp_path / "mine.py").write_bytes(b"x = '\xff\xfe'\n")
     with pytest.raises(UserError, match="mine.py"):
         config.load(tmp_path / "mine.py")
+
+
+ALIASES = "".join(f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]\n" for p, n in pairwise("abcdefgh"))
+YAMLS = {  # text of a file, and what its message says
+    "a tag": ("model: !!python/object/apply:os.system ['x']\n", "could not determine"),
+    "a key twice": ("model: {path: a}\nmodel: {path: b}\n", "line 2: the key 'model' stands twice"),
+    "a key twice below": ("model:\n  path: a\n  path: b\n", "line 3: the key 'path' stands"),
+    "itself": ("model: &a {path: *a}\n", "or for themselves"),
+    "itself in a list": ("model: {train: &a [*a]}\n", "or for themselves"),
+    "aliases of aliases": (f"a: &a [x, x, x, x, x, x]\n{ALIASES}", "more than 100000 values"),
+    "a source of a list": ("data: {source: {type: [1]}}\n", "type = .*expected one of"),
+    "deep": ("[" * 3000, "recursion"),
+}
+
+
+@pytest.mark.parametrize("fault", YAMLS)
+def test_a_config_in_yaml_that_cannot_be_read(tmp_path, fault):
+    text, message = YAMLS[fault]
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"mine.yaml.*({message})"):
+        config.load(tmp_path / "mine.yaml")
+
+
+def test_a_config_file_of_a_name_that_cannot_be(tmp_path):
+    with pytest.raises(UserError, match="no config file at"):
+        config.load(tmp_path / ("x" * 5000))
+
+
+def test_what_the_machine_refuses_is_one_message(tmp_path, monkeypatch, capsys):
+    """Here a folder where a command writes its file."""
+    MetricsWriter(tmp_path).write(1, {"loss": 1.0})
+    (tmp_path / "out.html").mkdir()
+    words = ["jaxvl", "report", str(tmp_path), "--out", str(tmp_path / "out.html")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "out.html" in said and len(said.splitlines()) == 1
 
 
 LINES = ['{"loss": 1}', '{"step": "2"}', '{"step": 2.5}', '{"step": null}', '{"step": true}', "[2]"]

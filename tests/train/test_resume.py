@@ -155,11 +155,54 @@ def test_a_part_of_a_setting_is_a_setting(run_dir):
     ]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "null", "\0", "[" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", '"x"', "null", "\0", "[" * 5000, "{}", '{"model": {}, "data": {}, "run": 5}'],
+)
 def test_a_broken_config_of_a_run_is_a_message(run_dir, text):
     (run_dir / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config.json is broken .*move the file away"):
         go_on(make(run_dir))
+
+
+def test_what_is_no_file_in_a_runs_directory_is_a_message(run_dir):
+    """Nor is a pipe waited for."""
+    (run_dir / "config.json").unlink()
+    (run_dir / "config.json").mkdir()
+    with pytest.raises(UserError, match=r"config.json is broken .*directory"):
+        go_on(make(run_dir))
+    for make_it in (Path.mkdir, os.mkfifo):
+        make_it(run_dir / runlock.FILE)
+        with (
+            pytest.raises(UserError, match=r"run.lock is no file.*move it"),
+            runlock.held(run_dir),
+        ):
+            pass
+        (run_dir / runlock.FILE).rename(run_dir / make_it.__name__)
+    (run_dir / "finished.json").write_text("[" * 100_000)
+    assert not resume.finished(make(run_dir))
+
+
+def test_a_run_of_another_kind_is_refused(run_dir):
+    """Though their fields have other names, which are not compared."""
+    both = json.loads((run_dir / "config.json").read_text())
+    both["grpo"] = both.pop("sft")
+    (run_dir / "config.json").write_text(json.dumps(both))
+    with pytest.raises(UserError, match="is of reinforcement learning, and this one is supervised"):
+        go_on(make(run_dir))
+
+
+def test_a_step_to_go_on_from_is_there_before_anything_is_loaded(run_dir, tmp_path):
+    with pytest.raises(UserError, match=r"run.restore_step = 3: .* has 4, 2: take one of these"):
+        resume.check(make(run_dir, "run.restore_step=3"))
+    with pytest.raises(UserError, match=r"run.restore_step = 3: .* has none"):
+        resume.check(make(tmp_path / "new", "run.restore_step=3"))
+
+
+@pytest.mark.parametrize("name", ["optim.lrr", "nothing", "optim.lr.x", "rewards.9.weight", ""])
+def test_a_setting_that_is_not_there_cannot_be_allowed(tmp_path, name):
+    with pytest.raises(UserError, match=f"run.allow: there is no field `{name}`"):
+        make(tmp_path, f'run.allow=["{name}"]')
 
 
 @pytest.mark.parametrize(
