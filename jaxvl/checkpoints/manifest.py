@@ -61,25 +61,35 @@ def read(folder: Path) -> dict[str, Any] | None:
     said = read_item(folder, ITEM)
     try:
         whole = said.pop("sha256") == checksum(said)
-        step, leaves = said["step"], said["leaves"]
-    except (KeyError, AttributeError, TypeError):
+        step, data, leaves = said["step"], said["data"], said["leaves"]
+        whole = whole and all(map(_is_leaf, leaves.values()))
+    except (KeyError, AttributeError, TypeError, ValueError):
         whole = False
     if not whole:
         raise Damaged(f"{item} has changed since it was written")
     if str(step) != folder.name:
         raise Damaged(f"it is the checkpoint of step {step}, in a folder of another name")
-    return {"data": said["data"], "leaves": leaves}
+    return {"data": data, "leaves": leaves}
 
 
-def read_item(folder: Path, name: str) -> Any:
+def _is_leaf(leaf: Any) -> bool:
+    """Whether it is the shape, dtype and digest of an array."""
+    shape, dtype, digest = leaf
+    return isinstance(shape, list) and isinstance(dtype, str) and isinstance(digest, str)
+
+
+def read_item(folder: Path, name: str) -> dict[str, Any]:
     """What a JSON item of a checkpoint holds."""
     file = folder / name / "metadata"
     try:
-        return json.loads(file.read_bytes())
+        found = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise Damaged(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{file} cannot be read ({type(error).__name__}: {error})") from None
+    if not isinstance(found, dict):
+        raise Damaged(f"{file} holds a {type(found).__name__}; expected an object")
+    return found
 
 
 def list_files(folder: Path) -> None:
@@ -96,7 +106,7 @@ def check_files(folder: Path) -> None:
     try:
         noted = json.loads((folder / FILES).read_bytes())
         files = noted["files"]
-        whole = noted["sha256"] == checksum(files)
+        whole = noted["sha256"] == checksum(files) and isinstance(files, dict)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
@@ -166,7 +176,7 @@ def _items(folder: Path) -> set[str]:
     file = folder / _NOTES
     try:
         return set(json.loads(file.read_bytes())["item_handlers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{file} cannot be read ({type(error).__name__}: {error})") from None
 
 

@@ -37,8 +37,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *kinds: type) -> Confi
     path = Path(path)
     try:
         there = path.is_file()
-    except OSError:  # a name that is too long
-        there = False
+    except OSError as error:  # a name that is too long
+        raise UserError(f"no config file at {str(path)[:80]}..: {error.strerror}") from None
     if not there:
         raise UserError(f"no config file at {path}; {_instead(path)}")
     if path.suffix in (".yaml", ".yml"):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damage of a checkpoint is seen, named as damage, and the one before is gone on from."""
 
+import json
 import shutil
 
 import jax
@@ -88,6 +89,44 @@ def test_a_folder_of_another_name_is_seen(run_dir):
     assert found.step == 4 and "the checkpoint of step 4" in found.skipped[7]
     (run_dir / "checkpoints/4").rename(run_dir / "checkpoints/5")
     assert resume(run_dir).step == 2
+
+
+def _say(folder, **other):
+    """Its manifest with other fields (None: without it), as whole as it was."""
+    (folder / manifest.FILES).unlink()
+    file = folder / manifest.ITEM / "metadata"
+    said = {**json.loads(file.read_text()), **other}
+    said = {name: value for name, value in said.items() if value is not None and name != "sha256"}
+    file.write_text(json.dumps({**said, "sha256": manifest.checksum(said)}))
+
+
+def _position(folder, value):
+    (folder / "data/metadata").write_text(json.dumps(value))
+    _say(folder, data=manifest.checksum(value))
+
+
+FORMS = {
+    "leaves are a list": lambda f: _say(f, leaves=[1, 2]),
+    "leaves are numbers": lambda f: _say(f, leaves={"params/embed": 5}),
+    "a leaf without a digest": lambda f: _say(f, leaves={"params/embed": [[1], "float32"]}),
+    "no leaves": lambda f: _say(f, leaves=None),
+    "no position": lambda f: _say(f, data=None),
+    "the position is a list": lambda f: _position(f, [1, 2]),
+    "files.json is of a list": lambda f: (f / manifest.FILES).write_text(
+        json.dumps({"files": [1], "sha256": manifest.checksum([1])})
+    ),
+    "files.json is too deep": lambda f: (f / manifest.FILES).write_text("[" * 100_000),
+    "orbax's notes are too deep": lambda f: (f / "_CHECKPOINT_METADATA").write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_notes_of_another_form_are_damage(run_dir, form):
+    """Also where their checksums are right."""
+    FORMS[form](run_dir / "checkpoints/4")
+    with pytest.raises(manifest.Damaged):
+        manifest.read_item(run_dir / "checkpoints/4", "data")
+        manifest.read(run_dir / "checkpoints/4")
 
 
 def test_where_all_are_damaged_each_is_named(run_dir):
