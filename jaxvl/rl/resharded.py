@@ -57,8 +57,8 @@ class ReshardedSampler:
         moved = self.params.compile(params)
         prompt, bits = compiled(self.to_decoding, (prompt, jax.random.key_data(key)))
         with jax.set_mesh(self.decoding):
-            key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=bits.sharding)
-            rollout = self.sampler.compile(moved, prompt, key)
+            moved_key: Any = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=bits.sharding)
+            rollout = self.sampler.compile(moved, prompt, moved_key)
         compiled(self.to_training, rollout)
 
     def _cache_size(self) -> int:
