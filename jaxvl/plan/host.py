@@ -239,12 +239,11 @@ def _data(
         ("prompts rendered, tokenised, laid out", max(encoding - cutting, 0.0), ahead),
         ("rows put together", together, ahead if sampled else ""),
     ]
-    of = cfg.batch.prompts
-    return (
-        [HostPart(name, "rows", count, of, *rest) for name, *rest in parts],
-        asked,
-        len(encoded[0].tokens),
-    )
+    found = [
+        HostPart(name, "rows", count, cfg.batch.prompts, seconds, meanwhile)
+        for name, seconds, meanwhile in parts
+    ]
+    return found, asked, len(encoded[0].tokens)
 
 
 def _collate(
@@ -272,7 +271,8 @@ def _collate(
 def by_rules(rewards: Sequence[Reward]) -> tuple[list[Reward], list[Reward]]:
     """The rewards that jaxvl's rules give, of a mixed one those of its kinds that do; and those
     that ask a judge or are functions of the user's own."""
-    ruled, others = [], []
+    ruled: list[Reward] = []
+    others: list[Reward] = []
     for reward in rewards:
         fn = reward.fn
         if isinstance(fn, Mixed):
@@ -301,23 +301,23 @@ def _completions(
     mask = np.arange(sizes.length) < np.array([len(one) for one in ids])[:, None]
     tokens = np.full(mask.shape, processor.pad_id, np.int32)
     tokens[mask] = np.concatenate(ids)
-    rollout = Rollout(
-        tokens[:, None],
-        mask[:, None],
-        np.zeros((count, 1, sizes.length), np.float32),
-        np.ones((count, 1), bool),
-    )
+    sampled: dict[str, Any] = {
+        "tokens": tokens[:, None],
+        "mask": mask[:, None],
+        "logps": np.zeros((count, 1, sizes.length), np.float32),
+        "finished": np.ones((count, 1), bool),
+    }
+    rollout = Rollout(**sampled)
     reading, got = _least(lambda: read_completions(rollout, processor))
     first = inputs(asked[:1], texts[:1], ids[:1])
     given = inputs(asked, texts, got.ids)
     idle = "reference" if cfg.grpo.beta or cfg.grpo.own_logps else ""
     parts = [("completions to text", reading, idle)]
-    for name, work, meanwhile in (
-        ("rewards", lambda given: score(rewards, **given), idle),
-        ("audit", audit.examine, "update"),
-    ):
-        if name == "rewards" and not rewards:
-            continue
+    works: list[tuple[str, Callable[[dict[str, Any]], Any], str]]
+    works = [("audit", audit.examine, "update")]
+    if rewards:
+        works.insert(0, ("rewards", lambda given: score(rewards, **given), idle))
+    for name, work, meanwhile in works:
         work(first)
         start = time.process_time()
         work(given)
