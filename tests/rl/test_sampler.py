@@ -3,8 +3,10 @@
 
 import functools
 import re
+import weakref
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -326,6 +328,21 @@ def test_products_in_bfloat16_keep_the_float32_measure(vlm, arrays):
     expected = learner_logps(vlm, arrays, rollout.tokens)
     # 8 bits a product over two layers, logits near 5: some tenths at worst, hundredths in the mean
     assert np.abs(rollout.logps - expected).mean() < 0.1
+
+
+@pytest.mark.parametrize("slots", [2, 0], ids=["waves", "all prompts held"])
+def test_parameters_are_let_go_once_all_prompts_are_prefilled(vlm, images, slots):
+    """Where the sampler alone holds them, their memory is free while it decodes."""
+    how = SamplingParams(2, C, STOP, vlm.processor.pad_id, slots=slots)
+    rows = prompt_arrays(vlm, PROMPTS, images, group=G, g=2)
+    with jax.set_mesh(vlm.mesh):
+        prompt = put_rows(Prompt.from_arrays(rows), vlm.mesh)
+        params = jax.tree.map(jnp.copy, vlm.params)
+        held = weakref.ref(params["text"]["layers"]["mlp"]["up"]["w"])
+        states = Sampler(vlm.graphdef, how, "float32").states(params, prompt, jax.random.key(0))
+        del params
+        next(states)
+    assert (held() is None) == (slots == 0)
 
 
 def test_weights_in_eight_bits(vlm, arrays, run):
