@@ -69,6 +69,27 @@ FAULTS = {
 }
 
 
+def test_a_tensor_that_is_there_twice(folder):
+    """In a header, or in two files: which one is meant nobody knows."""
+    whole = (folder / WEIGHTS).read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    said = json.loads(whole[8 : 8 + length])
+    name = next(name for name in said if name != "__metadata__")
+    text = json.dumps(said)[:-1] + f", {json.dumps(name)}: {json.dumps(said[name])}}}"
+    (folder / WEIGHTS).write_bytes(
+        struct.pack("<Q", len(text)) + text.encode() + whole[8 + length :]
+    )
+    with pytest.raises(UserError, match=f"{WEIGHTS} .*{name}.* stands 2 times"):
+        hf._find_tensors(folder)
+    files = [f"model-{i}-of-2.safetensors" for i in (1, 2)]
+    for file in files:
+        (folder / file).write_bytes(whole)
+    index = {"weight_map": {"a": files[0], "b": files[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"{files[1]}: the tensor .* is in {files[0]} too"):
+        hf._find_tensors(folder)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_weights_that_are_not_whole(folder, fault):
     FAULTS[fault](folder / WEIGHTS)

@@ -100,14 +100,20 @@ def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 def _find_tensors(path: Path) -> dict[str, Stored]:
     """Every tensor of a checkpoint directory by its public name."""
-    found = {}
+    found: dict[str, Stored] = {}
     check_weights(path)
     for file in _weight_files(path):
         with safe_open(file, framework="numpy") as handle:
             for name in handle.keys():  # noqa: SIM118
                 part = handle.get_slice(name)
                 shape = tuple(part.get_shape())
-                found[public_name(name)] = Stored(file, name, shape, part.get_dtype())
+                stored = Stored(file, name, shape, part.get_dtype())
+                other = found.setdefault(public_name(name), stored)
+                if other is not stored:
+                    raise UserError(
+                        f"{file}: the tensor {name} is in {other.file.name} too (as {other.name}), "
+                        "and which of them is meant is not said; take the files of one checkpoint"
+                    )
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from jaxvl.data import strict_json
 from jaxvl.errors import UserError
 
 AGAIN = "fetch the checkpoint again, or take it from a copy"
@@ -124,7 +125,7 @@ def check_weights(path: Path) -> list[Path]:
 def _names(index: Path) -> list[str]:
     """The files that an index names."""
     try:
-        found = json.loads(index.read_bytes())
+        found = strict_json.loads(index.read_bytes())
         names = found["weight_map"].values()
         if not names or not all(isinstance(name, str) for name in names):
             raise TypeError("weight_map names no files")
@@ -177,7 +178,7 @@ def _header(file: Path) -> tuple[dict[str, tuple[int, int]], int, int]:
         (length,) = struct.unpack("<Q", first)
         if not 2 <= length <= min(_HEADER, size - 8):
             raise ValueError(f"a header of {length} bytes in a file of {size}")
-        said = json.loads(handle.read(length))
+        said = strict_json.loads(handle.read(length))
     if not isinstance(said, dict):
         raise ValueError("its header is no object")
     said.pop("__metadata__", None)
