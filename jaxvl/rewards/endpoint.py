@@ -13,6 +13,8 @@ import itertools
 import json
 import os
 import random
+import re
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from jaxvl.errors import UserError
 from jaxvl.rewards.cache import Cache
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}  # answers after which a request is repeated
+_KEYS = re.compile(r"(?i)(^|[_-]|api|access)(key|token|secret|password|signature|sig)$")
 _LONGEST_WAIT = 60.0
 _MOST_TOKENS = 10**9  # of one answer: more is no count
 
@@ -57,6 +60,7 @@ class Endpoint:
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"the endpoint's url is {self.url!r}; expected http:// or https://")
+        _check_url(self.url)
         if self.key and self.key not in os.environ:
             raise UserError(f"the environment has no {self.key}, the endpoint's key")
 
@@ -137,7 +141,10 @@ class Endpoint:
                 elif status not in _AGAIN:
                     break
                 wait = max(wait, retry_after(headers.get("retry-after", "")))
-            except (httpx2.HTTPError, TimeoutError, ValueError, RecursionError) as error:
+            except (
+                *(httpx2.HTTPError, httpx2.InvalidURL),
+                *(TimeoutError, ValueError, RecursionError),
+            ) as error:
                 # Nothing came, not in time, or it is too large, too deep or no JSON.
                 why = f"{type(error).__name__} {error}".strip()
             if attempt < self.retries:
@@ -192,13 +199,36 @@ def chat_reply(reply: Any) -> tuple[str, str] | None:
     return text, "length" if reason == "length" else "stop"
 
 
+def _check_url(url: str) -> None:
+    """UserError for one that leads to no server, or holds a key, which config.json would hold."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        wrong = "" if host else "it names no host"
+    except ValueError as error:  # of a port or an IPv6 address
+        parts, wrong = None, str(error)
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        wrong = "it holds a blank, or what cannot be printed"
+    names = [name for name, _ in urllib.parse.parse_qsl(parts.query)] if parts else []
+    if "@" in url.split("://")[1].split("/")[0] or any(map(_KEYS.search, names)):
+        raise UserError(
+            "the endpoint's url holds a password or a key, which would be in the files of the run; "
+            "take it out, and give the name of an environment variable that has it as `key`"
+        )
+    if wrong:
+        raise UserError(
+            f"the endpoint's url is {url!r:.200}, which leads to no server: {wrong}; expected as "
+            "in http://localhost:8000/v1/chat/completions, or http://[::1]:8000/score"
+        )
+
+
 def retry_after(text: str) -> float:
     """The seconds that a Retry-After header asks for, as a number or as a date; 0 for neither."""
     if text.isdecimal() and len(text) < 10:
         return float(text)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a time zone that is none
         return 0.0
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max((date - datetime.now(UTC)).total_seconds(), 0.0)

@@ -123,6 +123,8 @@ def test_what_is_whole_is_let_through(folder, tiny_path):
         ("hidden_size", 0),
         ("num_hidden_layers", -1),
         ("num_hidden_layers", True),
+        ("num_hidden_layers", 10**9),
+        ("vision_config.depth", 10**9),
         ("num_attention_heads", 2**40),
         ("vocab_size", [320]),
         ("intermediate_size", {}),

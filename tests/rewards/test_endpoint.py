@@ -207,3 +207,40 @@ def test_what_a_chat_reply_says(message, reason, said):
     """What is no text is no reply, but for a model that was cut off while it thought."""
     assert chat_reply({"choices": [{"message": message, "finish_reason": reason}]}) == said
     assert chat_reply(None) is chat_reply({}) is chat_reply({"choices": []}) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http:///x", "http://[::1", "http://[zz]:1/", "http://a:b/", "http://a:99999/"]
+    + ["http://a b/", "http://a\nb/", "http://\0/", "http://a/\x7f"],
+)
+def test_a_url_that_leads_nowhere_is_a_message(url):
+    with pytest.raises(UserError, match="leads to no server: .*expected as in"):
+        Endpoint(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:S3CRET@a/",
+        "https://S3CRET@a:1/x",
+        "http://a/?key=S3CRET",
+        "http://a/?n=1&API_KEY=S3CRET",
+    ]
+    + ["http://a/?access_token=S3CRET", "http://a/?apikey=S3CRET", "http://[::1@/S3CRET"],
+)
+def test_a_key_in_a_url_is_refused_and_not_told(url):
+    """It would stand in config.json."""
+    with pytest.raises(UserError, match="holds a password or a key") as told:
+        Endpoint(url)
+    assert "S3CRET" not in str(told.value)
+
+
+def test_urls_that_are_whole():
+    for url in ("http://[::1]:8000/score", "https://a/v1?api-version=2&monkey=3", "http://a/@x"):
+        assert Endpoint(url).url == url
+
+
+@pytest.mark.parametrize("zone", ["+99999999999999", "-99999999999999", "+9999", "x"])
+def test_a_time_zone_that_is_none_is_not_waited_for(zone):
+    assert retry_after(f"Mon, 01 Jan 2024 00:00:00 {zone}") == 0

@@ -32,6 +32,7 @@ from jaxvl.models.io.sound import check_weights
 FLOATS = ("BF16", "F16", "F32", "F64")
 ALIGNMENT = 64  # bytes; an array that begins so becomes a CPU device's without a copy
 ROWS_AT_ONCE = 4096
+SHOWN = 100  # tensors that a message names
 
 
 class Stored(NamedTuple):
@@ -160,8 +161,10 @@ def _check(tensors: Mapping[str, Stored], wanted: dict[str, Any], path: Path) ->
             if found.dtype not in FLOATS:
                 wrong.append(f"{name}: stored as {found.dtype}, expected {', '.join(FLOATS)}")
     if wrong:
-        lines = "\n  ".join(dict.fromkeys(wrong))
-        raise UserError(f"{path}: the weights do not fit config.json:\n  {lines}")
+        each = list(dict.fromkeys(wrong))
+        lines = "\n  ".join(each[:SHOWN])
+        more = f"\n  and {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+        raise UserError(f"{path}: the weights do not fit config.json:\n  {lines}{more}")
     unused = set(tensors) - used
     if "lm_head.weight" in unused:
         _check_tied(tensors, path)

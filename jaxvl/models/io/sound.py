@@ -18,6 +18,7 @@ from jaxvl.errors import UserError
 
 AGAIN = "fetch the checkpoint again, or take it from a copy"
 MOST = 2**31  # of any size in a config: no model has as many of anything
+MOST_LAYERS = 10_000  # each of which has names that are looked for one by one
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError)  # of JSON of another form
 _HEADER = 100_000_000  # bytes, as safetensors has it
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16}
@@ -30,6 +31,7 @@ _VISION = (
     "depth embed_dim hidden_size num_heads intermediate_size out_hidden_size patch_size "
     "temporal_patch_size in_channels in_chans spatial_merge_size window_size"
 ).split()
+_LAYERS = ("num_hidden_layers", "depth")
 _IDS = "image_token_id video_token_id vision_start_token_id vision_end_token_id".split()
 
 
@@ -87,6 +89,8 @@ def _check_rope(file: Path, prefix: str, rope: Mapping[str, Any]) -> None:
 def _check_size(file: Path, name: str, value: Any) -> None:
     if value is not None and not _ints([value], 1):
         raise _wrong(file, name, value, "a whole number from 1")
+    if value is not None and name.endswith(_LAYERS) and value > MOST_LAYERS:
+        raise _wrong(file, name, value, f"a whole number from 1 to {MOST_LAYERS}")
 
 
 def _check_number(file: Path, name: str, value: Any) -> None:
