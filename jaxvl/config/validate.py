@@ -120,9 +120,8 @@ def _check_run(cfg: Config | SFTConfig) -> None:
 
 def _names(value: Any, prefix: str = "") -> Iterator[str]:
     """The dotted names of a config's parts and fields, of what `to_json` made of it."""
-    items = value.items() if isinstance(value, dict) else ()
-    items = enumerate(value) if isinstance(value, list) else items
-    for key, item in items:
+    parts = dict(enumerate(value)) if isinstance(value, list) else value
+    for key, item in parts.items() if isinstance(parts, dict) else ():
         yield f"{prefix}{key}"
         yield from _names(item, f"{prefix}{key}.")
 
