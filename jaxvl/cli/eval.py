@@ -110,8 +110,9 @@ def run(
         missing = ask(_remote(url, key, model, pixels))
     else:
         from jaxvl.distributed import multihost
+        from jaxvl.distributed.preemption import PreemptionHandler
 
-        with multihost.abort_all_on_error():
+        with multihost.abort_all_on_error(), PreemptionHandler():
             missing = ask(_local(model, dtype, mesh, pixels))
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")

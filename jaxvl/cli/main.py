@@ -124,6 +124,7 @@ def generate(
     prepare_jax()
     from jaxvl.checkpoints.start import load
     from jaxvl.data.templates import IMAGE
+    from jaxvl.distributed.preemption import PreemptionHandler
 
     images = list(image or [])
     asked: Any = IMAGE * len(images) + prompt
@@ -133,19 +134,16 @@ def generate(
         asked.append({"role": "user", "content": parts})
     elif system:
         raise UserError("--plain has no chat template, and so no place for --system")
-    vlm = load(model, dtype=dtype)
-    for number in range(n):
-        typer.echo(f"[{number + 1}] " if n > 1 else "", nl=False)
-        for piece in vlm.stream(
-            asked,
-            images,
-            max_new_tokens=max_new_tokens,
-            temperature=float(n > 1) if temperature is None else temperature,
-            seed=seed,
-            number=number,
-        ):
-            typer.echo(piece, nl=False)
-        typer.echo()
+    if temperature is None:
+        temperature = float(n > 1)
+    with PreemptionHandler():
+        vlm = load(model, dtype=dtype)
+        for number in range(n):
+            typer.echo(f"[{number + 1}] " if n > 1 else "", nl=False)
+            how: dict[str, Any] = {"temperature": temperature, "seed": seed, "number": number}
+            for piece in vlm.stream(asked, images, max_new_tokens=max_new_tokens, **how):
+                typer.echo(piece, nl=False)
+            typer.echo()
 
 
 @app.command()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: a user's mistake is one message and exit code 2."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,26 @@ def run(*args):
     done = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_evaluation(number, tmp_path):
+    """With one line, though jax calls back where a KeyboardInterrupt would be lost."""
+    words = ["--model=configs/quickstart_base", "--tasks=smoke", "--n=200", "--temperature=1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jaxvl", "eval", "run", *words, f"--out={tmp_path / 'out'}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as asked:
+        while "replies" not in asked.stdout.readline():
+            assert asked.poll() is None
+        asked.send_signal(number)
+        _, said = asked.communicate(timeout=120)
+    assert asked.returncode == 128 + number
+    assert f"{number.name}: the run ends at once" in said and "Traceback" not in said
 
 
 def test_generate_answers_in_a_process_of_its_own(tmp_path):
