@@ -144,6 +144,7 @@ def test_trackio_has_what_metrics_jsonl_has(tmp_path, monkeypatch):
     assert found == expected(range(1, 5))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlflow's, of its database
 def test_mlflow_has_what_metrics_jsonl_has(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
