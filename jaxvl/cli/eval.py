@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
@@ -109,14 +110,19 @@ def run(
     elif url:
         missing = ask(_remote(url, key, model, pixels))
     else:
-        from jaxvl.distributed import multihost
-        from jaxvl.distributed.preemption import PreemptionHandler
-
-        with multihost.abort_all_on_error(), PreemptionHandler():
-            missing = ask(_local(model, dtype, mesh, pixels))
+        missing = _here(lambda: ask(_local(model, dtype, mesh, pixels)))
     if missing:
         raise UserError(f"{missing} replies are missing; the same command asks for them again")
     typer.echo(f"done: jaxvl eval score {out}")
+
+
+def _here(act: Callable[[], int]) -> int:
+    """`act()`, which uses this machine's devices: a signal, or an error of one process, ends it."""
+    from jaxvl.distributed import multihost
+    from jaxvl.distributed.preemption import PreemptionHandler
+
+    with multihost.abort_all_on_error(), PreemptionHandler():
+        return act()
 
 
 def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> list[Task]:

@@ -125,6 +125,8 @@ class Endpoint:
         """The answer to a body, after as many tries as it takes and is allowed."""
         import httpx2
 
+        # Nothing came, not in time, or it is too large, too deep or no JSON.
+        failures = (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError, RecursionError)
         for attempt in range(self.retries + 1):
             self.counts["requests"] += 1
             wait = self.backoff * 2**attempt * random.uniform(0.8, 1.2)
@@ -141,11 +143,7 @@ class Endpoint:
                 elif status not in _AGAIN:
                     break
                 wait = max(wait, retry_after(headers.get("retry-after", "")))
-            except (
-                *(httpx2.HTTPError, httpx2.InvalidURL),
-                *(TimeoutError, ValueError, RecursionError),
-            ) as error:
-                # Nothing came, not in time, or it is too large, too deep or no JSON.
+            except failures as error:
                 why = f"{type(error).__name__} {error}".strip()
             if attempt < self.retries:
                 self.counts["retries"] += 1

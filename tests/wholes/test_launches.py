@@ -150,6 +150,23 @@ def test_visualthinkers_two_stages(world, tmp_path):
     check_export(tmp_path / "grpo/hf")
 
 
+def test_decoding_on_another_mesh_in_eight_bits(tmp_path):
+    run, words = tmp_path / "run", [*GRPO, *QUICK, "eval=none", "run.steps=2"]
+    apart = ["mesh.fsdp=2", "sampling.tensor=2", "sampling.weights=int8"]
+    apart.append("grpo.importance_sampling_cap=2")
+    launch("grpo", "configs/quickstart.py", *words, *apart, f"run.dir={run}")
+    check_run(run, 2)
+    check_export(run / "hf")
+    assert all(line["sampling/importance_sampling_ratio/mean"] > 0 for line in read_metrics(run))
+
+
+def test_what_a_step_costs_the_host(capsys):
+    launch("plan", "configs/vlaa.py", "--host", "--json")
+    found = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert found["parts"] and found["patch_bytes"] > 0
+    assert all(part["a_step"] > 0 for part in found["parts"])
+
+
 def test_the_quickstart_of_an_installation(tmp_path):
     """Without a checkout's folder, and beside the run that is there already."""
     (tmp_path / "runs/quickstart").mkdir(parents=True)
