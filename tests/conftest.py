@@ -53,6 +53,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """A command that runs in this process may set variables, as `plan` sets the number of devices:
+    the processes of later tests do not inherit them."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory):
     """A random Qwen2-VL of two layers in the form of the public checkpoints (flat, tied, old)."""
