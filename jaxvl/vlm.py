@@ -32,7 +32,7 @@ from jaxvl.models.io.hf_config import check_images, check_tokens
 from jaxvl.models.layers import cast
 from jaxvl.rl import batching, forward, learner, streaming
 from jaxvl.rl.completions import check_drawn
-from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampler import cached_sampler
 from jaxvl.rl.sampling import Banned, SamplingParams
 
 
@@ -145,7 +145,7 @@ class VLM:
         follows the mesh and the memory; no completion depends on it.
         """
         how = self.decoding(n, max_new_tokens, temperature, top_p, top_k)
-        run = _sampler(self.graphdef, how, self.dtype)
+        run = cached_sampler(self.graphdef, how, self.dtype)
         key = jax.random.key(arguments.whole("seed", seed, *arguments.SEEDS))
         pairs = self._pairs(prompts, images)
         results: list[list[Completion]] = [[] for _ in pairs]
@@ -179,7 +179,7 @@ class VLM:
         with jax.set_mesh(self.mesh):
             ((rows, _, _),) = batching.batches(self, self._pairs([prompt], [images]))
         rows = dataclasses.replace(rows, completion=rows.completion + number)
-        sampler = _sampler(self.graphdef, how, self.dtype)
+        sampler = cached_sampler(self.graphdef, how, self.dtype)
         texts = streaming.texts(
             sampler, self.params, rows, jax.random.key(seed), self.mesh, self.processor.decode
         )
@@ -331,9 +331,6 @@ def _new_directory(path: Any) -> Path:
 
 
 # A second call compiles nothing.
-_sampler = functools.lru_cache(maxsize=32)(Sampler)
-
-
 def load(
     path_or_hub_id: str | Path,
     dtype: str = "bfloat16",

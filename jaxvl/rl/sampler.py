@@ -321,3 +321,9 @@ class Sampler:
             self.rollout,
         )
         return sum(part._cache_size() for part in parts)
+
+
+@functools.lru_cache(maxsize=32)
+def cached_sampler(graphdef: nnx.GraphDef, sampling: SamplingParams, dtype: str) -> Sampler:
+    """The sampler of these arguments, the same each time: other parameters need no new programs."""
+    return Sampler(graphdef, sampling, dtype)

@@ -36,7 +36,6 @@ class During:
             task = open_task(one.name, one.source, one.protocol)
             print(f"{one.name}: {task.gold_note}", flush=True)
             self.tasks.append((task, subset(task.items, one.limit)))
-        self.engines: dict[int, Local] = {}  # by the longest reply: a program each
 
     def due(self, step: int, last: int) -> bool:
         """Whether the benchmarks are answered after this step."""
@@ -59,14 +58,10 @@ class During:
 
     def _replies(self, task: Task, items: Sequence[Item], vlm: VLM) -> list[Reply]:
         tokens = self.cfg.max_new_tokens or task.benchmark.max_new_tokens
-        if tokens not in self.engines:
-            self.engines[tokens] = Local(vlm, ReplySampling(max_new_tokens=tokens), self.cfg.batch)
-        engine = self.engines[tokens]
-        engine.vlm = vlm  # other parameters, the same program
+        engine = Local(vlm, ReplySampling(max_new_tokens=tokens), self.cfg.batch)
         batches = list(engine.replies([(item, 0) for item in items]))
         if engine.dropped:
             print(f"{task.benchmark.name}: without a reply: {summary(engine.dropped)}", flush=True)
-            engine.dropped.clear()
         return [reply for batch in batches for reply in batch]
 
     def _keep(self, step: int, vlm: VLM, metrics: Mapping[str, float]) -> None:

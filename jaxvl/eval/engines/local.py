@@ -29,7 +29,7 @@ from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint, number
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import check_drawn, read_completions
-from jaxvl.rl.sampler import Sampler
+from jaxvl.rl.sampler import cached_sampler
 from jaxvl.vlm import VLM
 
 READERS = 4  # threads that open images and tokenize
@@ -90,7 +90,7 @@ class Local:
         decoding = vlm.decoding(
             self.per_row, how.max_new_tokens, how.temperature, how.top_p, how.top_k, self.slots
         )
-        self.sample = Sampler(vlm.graphdef, decoding, vlm.dtype)
+        self.sample = cached_sampler(vlm.graphdef, decoding, vlm.dtype)
         self.key = jax.random.key(how.seed)
         self.dropped: list[Dropped] = []  # items whose images or prompts cannot be used
 
