@@ -189,13 +189,13 @@ class VLM:
         self,
         prompts: Sequence[Any],
         images: Sequence[Sequence] | None,
-        completions: Sequence[Sequence[str | Sequence[int]]],
+        completions: Sequence[Sequence[str | Sequence[int] | Completion]],
         temperature: float = 1.0,
     ) -> list[list[np.ndarray]]:
         """log p of every completion token: float32 [C_i] for each completion of each prompt.
 
-        `completions` holds a list for every prompt, of texts or of token ids. `temperature` is the
-        one they were sampled at; 1 for greedy ones.
+        `completions` holds a list for every prompt, of texts, token ids or `Completion`s.
+        `temperature` is the one they were sampled at; 1 for greedy ones.
         """
         temperature = arguments.number("temperature", temperature, 0)
         if not temperature:

@@ -39,7 +39,7 @@ CHARTS = (  # title, metrics (with * for any part)
     ("Clipped tokens (share)", ("clip_ratio/*", "cispo_clip_ratio")),
     ("Gradient norm", ("grad_norm",)),
     ("Loss", ("loss", "policy_loss")),
-    ("Sampler to learner, difference of log p", ("sampling/sampling_logp_difference/*",)),
+    ("Sampler to learner, difference of log p", ("*sampling_logp_difference/*",)),
     ("Tokens a second", ("perf/*tokens_per_s",)),
     ("Share of the device's peak", ("perf/mfu", "perf/update_mfu")),
     ("Seconds a step", ("time/*", "step_time")),

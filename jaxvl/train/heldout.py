@@ -46,7 +46,8 @@ class Result:
     # The mean of -log p of the tokens, in nats (none: there are no tokens): of replies drawn at
     # temperature 1 an estimate of the entropy.
     surprise: Estimate | None
-    # What was said to each question, and what each reward gave it (none: it does not apply).
+    completions: Sequence[Sequence[Completion]] = dataclasses.field(repr=False)
+    # What they say, and what each reward gave it (none: it does not apply).
     replies: list[dict[str, Any]] = dataclasses.field(repr=False)
 
 
@@ -95,6 +96,7 @@ def result(
         length=stats.mean([len(each.tokens) for each in flat], of),
         first_pass_at=_pass_at(first_N.reshape(-1, group)),
         surprise=stats.mean(tokens, token_of) if tokens else None,
+        completions=completions,
         replies=[
             _reply(questions[q].example, each, dict(zip(shown, values, strict=True)))
             for q, each, values in zip(of, flat, values_NK.tolist(), strict=True)
@@ -164,10 +166,10 @@ class Evaluation:
     sampled: Result
 
     def figures(self) -> dict[str, Any]:
-        """All but the replies, as eval.json has it."""
+        """All but the completions, as eval.json has it."""
         found = dataclasses.asdict(self)
         for result in found.values():
-            del result["replies"]
+            del result["completions"], result["replies"]
         return found
 
     def replies(self) -> Iterator[dict[str, Any]]:

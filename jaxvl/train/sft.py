@@ -21,6 +21,7 @@ from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import SFT, Optim, Run, SFTConfig
 from jaxvl.data import packing
+from jaxvl.data.example import Example
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import put_rows
 from jaxvl.distributed.preemption import PreemptionHandler
@@ -125,9 +126,13 @@ class HeldOutResult:
 
     answers: heldout.Evaluation
     loss: float | None
+    gap_t: np.ndarray  # |log p of the sampler - of the learner|, of each token that was sampled
 
     def metrics(self) -> dict[str, float]:
-        return self.answers.metrics() | ({} if self.loss is None else {"eval_loss": self.loss})
+        found = self.answers.metrics() | ({} if self.loss is None else {"eval_loss": self.loss})
+        name = "eval_sampling_logp_difference"
+        gap = {f"{name}/mean": self.gap_t.mean(), f"{name}/max": self.gap_t.max()}
+        return found | {name: float(value) for name, value in gap.items()}
 
 
 @multihost.abort_all_on_error()
@@ -286,28 +291,35 @@ class SFTLoop:
         return dataclasses.replace(self.vlm, params=partition.combine(self.frozen, state.params))
 
     def evaluate(self, held_out: heldout.HeldOut, vlm: VLM, when: str, step: int) -> HeldOutResult:
-        """The held-out set, answered by `vlm` and scored by the run's rewards, and the loss of its
-        targets."""
+        """The held-out set, answered by `vlm` and scored by the run's rewards, the loss of its
+        targets, and how far the sampler was from the learner."""
         vlm = dataclasses.replace(vlm, processor=self.vlm.processor)
-        return HeldOutResult(held_out.evaluate(vlm, when, step), self.held_out_loss(held_out, vlm))
-
-    def held_out_loss(self, held_out: heldout.HeldOut, vlm: VLM) -> float | None:
-        """The mean over the tokens of the held-out set's targets; None, which is said, where its
-        examples have none."""
+        answers = held_out.evaluate(vlm, when, step)
         limits = held_out.how.min_pixels, held_out.how.max_pixels
         vlm = dataclasses.replace(vlm, processor=vlm.processor.with_pixels(*limits))
-        examples = held_out.examples
-        prompts = [self.stream.template(example) for example in examples]
-        pairs = zip(examples, prompts, strict=True)
+        prompts = [self.stream.template(example) for example in held_out.examples]
+        images = [list(example.images) for example in held_out.examples]
+        targets = self.held_out_targets(held_out.examples, prompts)
+        taught = [row[0] for row in vlm.logprobs(prompts, images, targets)] if targets else []
+        rows = answers.sampled.completions
+        sampled = [one.logprobs for row in rows for one in row]
+        scored = [logps for row in vlm.logprobs(prompts, images, rows) for logps in row]
+        return HeldOutResult(
+            answers,
+            loss=-float(np.concatenate(taught).mean()) if taught else None,
+            gap_t=np.abs(np.concatenate(sampled) - np.concatenate(scored)),
+        )
+
+    def held_out_targets(
+        self, examples: Sequence[Example], prompts: Sequence[Any]
+    ) -> list[list[Sequence[int]]] | None:
+        """A target each; None, which is said, where an example has none."""
         try:
-            targets = [[self.stream.target(example, prompt)] for example, prompt in pairs]
+            return [[self.stream.target(*pair)] for pair in zip(examples, prompts, strict=True)]
         except UserError as why:
             if jax.process_index() == 0:
                 print(f"no held-out loss: {why}", flush=True)
             return None
-        images = [list(example.images) for example in examples]
-        rows = vlm.logprobs(prompts, images, targets)
-        return -float(np.concatenate([row[0] for row in rows]).mean())
 
 
 def fit(
