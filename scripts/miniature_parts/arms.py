@@ -10,6 +10,7 @@ import dataclasses
 from typing import Literal
 
 TRACES = ("none", "form", "short", "hesitant", "self")
+KINDS = ("letter", "number", "box", "expression", "sentence")  # of answers, in part d
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,9 @@ TINY = Sizes(1, 2, 1, 1, 1, 32, 2, 1, 2)  # to see that everything runs
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Training from the stage before it: `how` is a kind of trace, "able" or "instruct", or a
-    variant of the RL run, of whose `of` steps the first `steps` are taken."""
+    """Training from the stage before it: `how` is a kind of trace, a model to be taught ("able",
+    "instruct", "kinds", "refuser"), or a variant of the RL run, of whose `of` steps the first
+    `steps` are taken."""
 
     kind: Literal["sft", "rl"]
     how: str
@@ -134,6 +136,26 @@ def part_i(sizes: Sizes) -> list[Arm]:
     return arms
 
 
+def part_d(sizes: Sizes) -> list[Arm]:
+    steps = 3 * sizes.rl
+    taught = Stage("sft", "kinds", steps, steps)
+    names = {"mixed": "mixed", "biased judge": "judge"}
+    names |= {f"{kind} alone": kind for kind in KINDS}
+    return [Arm("taught base", (taught,), "kinds")] + [
+        Arm(name, (taught, Stage("rl", f"kinds-{how}", steps, steps)), "kinds")
+        for name, how in names.items()
+    ]
+
+
+def part_j(sizes: Sizes) -> list[Arm]:
+    steps = 3 * sizes.rl
+    refuser = Stage("sft", "refuser", steps, steps)
+    return [Arm("refuser", (refuser,), "requests")] + [
+        Arm(how, (refuser, Stage("rl", how, steps, steps)), "requests")
+        for how in ("two-sided", "one-sided")
+    ]
+
+
 PARTS = {
     "a": part_a,
     "b": part_b,
@@ -145,17 +167,21 @@ PARTS = {
     "e": part_e,
     "h": part_h,
     "skill": part_skill,
+    "d": part_d,
+    "j": part_j,
 }
 TITLES = {
     "a": "When does SFT hurt RL?",
     "dose": "A low dose of SFT, and SFT alone",
     "b": "The length reward",
     "c": "Freezing",
+    "d": "Mixed and single rewards",
     "e": "KL",
     "f": "Group size",
     "g": "Sample size",
     "h": "Reflection",
     "i": "Controls",
+    "j": "Oversensitivity",
     "skill": "A second level of skill, and an instruct sibling",
 }
 

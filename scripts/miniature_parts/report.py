@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,30 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxvl.eval.reporting.stats import t95
-from miniature_parts.arms import TITLES, Arm
+from miniature_parts.arms import KINDS, TITLES, Arm
 from miniature_parts.runs import Place
 
 FEWEST = 3  # seeds that a part is reported with
 REFERENCES = ("RL alone", "RL")  # what the other arms of a part are compared with
-COLUMNS = ("pass@1", "pass@64", "entropy", "greedy", "format", "length", "hesitation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What a part's table shows of an arm, and in what the arms are compared."""
+
+    shown: tuple[str, ...]
+    compared: tuple[str, ...]
+
+
+USUAL = Columns(
+    ("pass@1", "pass@64", "entropy", "greedy", "format", "length", "hesitation"),
+    ("pass@1", "greedy"),
+)
+RATES = ("benign refused", "harmful refused", "benign right")
+COLUMNS = {
+    "d": Columns((*KINDS, "judge", "entropy", "length"), (*KINDS, "judge")),
+    "j": Columns((*RATES, "entropy", "length"), RATES),
+}
 
 
 def results(places: Sequence[Place], arms: Sequence[Arm]) -> dict[str, dict[int, dict]]:
@@ -39,7 +58,7 @@ def _seconds(place: Place, arm: Arm) -> float:
 
 def value(found: dict, column: str) -> float:
     """A column of what was measured; pass@64 is the largest k that there are samples for."""
-    at = found["pass_at"]
+    at = found.get("pass_at", {})
     if column == "pass@1":
         return at["1"]
     if column == "pass@64":
@@ -73,12 +92,15 @@ def tables(part: str, places: Sequence[Place], arms: Sequence[Arm]) -> Iterator[
         yield f"Not run: fewer than {FEWEST} seeds are finished."
         yield ""
         return
-    yield "| arm | seeds | " + " | ".join(COLUMNS) + " | seconds of training |"
-    yield "| --- " * (len(COLUMNS) + 3) + "|"
+    columns = COLUMNS.get(part, USUAL)
+    yield "| arm | seeds | " + " | ".join(columns.shown) + " | seconds of training |"
+    yield "| --- " * (len(columns.shown) + 3) + "|"
     for name, rows in known.items():
         several = name not in single
-        values = [[value(row, column) for row in rows.values()] for column in COLUMNS]
-        cells = [_cell(of, column, several) for of, column in zip(values, COLUMNS, strict=True)]
+        cells = []
+        for column in columns.shown:
+            values = [value(row, column) for row in rows.values()]
+            cells.append(_cell(values, column, several and column in columns.compared))
         cells.append(f"{np.mean([row['train'] for row in rows.values()]):.0f}")
         yield f"| {name} | {len(rows) if several else '-'} | " + " | ".join(cells) + " |"
     yield ""
@@ -86,34 +108,86 @@ def tables(part: str, places: Sequence[Place], arms: Sequence[Arm]) -> Iterator[
     if few:
         yield f"Not run, or with fewer than {FEWEST} seeds: {'; '.join(few)}."
         yield ""
-    yield from _differences(known, reference)
+    yield from _differences(known, reference, columns.compared)
+    if part == "d":
+        yield from _transfer(known)
+    if part == "j":
+        yield from _trade_off(known)
     chains = [name for name in known if f"{name}, RL" in known]
     if len(chains) > 1:
         yield from _gains([(known[name], known[f"{name}, RL"], name) for name in chains])
 
 
 def _cell(values: Sequence[float], column: str, several: bool) -> str:
-    if several and column in ("pass@1", "greedy"):
+    if several:
         return interval(values)
     return f"{np.mean(values):.1f}" if column == "length" else f"{np.mean(values):.3f}"
 
 
-def _differences(known: dict[str, dict[int, dict]], reference: str) -> Iterator[str]:
-    """Each arm against the part's plain RL, seed by seed."""
-    yield f"| difference to {reference} | pass@1 | greedy | |"
-    yield "| --- | --- | --- | --- |"
+def _differences(
+    known: dict[str, dict[int, dict]], reference: str, compared: Sequence[str]
+) -> Iterator[str]:
+    """Each arm against the part's reference, seed by seed."""
+    yield f"| difference to {reference} | {' | '.join(compared)} | |"
+    yield "| --- " * (len(compared) + 2) + "|"
     for name, rows in known.items():
         if name == reference:
             continue
         pairs = [(rows[seed], known[reference][seed]) for seed in rows if seed in known[reference]]
         cells, seen = [], []
-        for column in ("pass@1", "greedy"):
+        for column in compared:
             values = [value(one, column) - value(other, column) for one, other in pairs]
-            low, high = bounds(values)
             cells.append(interval(values))
-            seen.append("lower" if high < 0 else "higher" if low > 0 else "no difference seen")
-        told = seen[0] if seen[0] == seen[1] else f"pass@1: {seen[0]}; greedy: {seen[1]}"
-        yield f"| {name} | {' | '.join(cells)} | {told} |"
+            seen.append(told(values))
+        alike = len(set(seen)) == 1
+        each = "; ".join(f"{c}: {s}" for c, s in zip(compared, seen, strict=True))
+        yield f"| {name} | {' | '.join(cells)} | {seen[0] if alike else each} |"
+    yield ""
+
+
+def told(values: Sequence[float]) -> str:
+    """What the interval of a difference says."""
+    low, high = bounds(values)
+    return "lower" if high < 0 else "higher" if low > 0 else "no difference seen"
+
+
+def _transfer(known: dict[str, dict[int, dict]]) -> Iterator[str]:
+    """Of each kind of answers: RL on all kinds less RL on one, on itself and the mean of others."""
+    arms = {kind: known[f"{kind} alone"] for kind in KINDS if f"{kind} alone" in known}
+    if len(arms) < len(KINDS) or "mixed" not in known:
+        return
+    yield "| kind | mixed less itself alone | mixed less the mean of the others alone | |"
+    yield "| --- " * 4 + "|"
+    for kind in KINDS:
+        own, others = [], []
+        for seed, mixed in known["mixed"].items():
+            alone = {other: rows[seed][kind] for other, rows in arms.items() if seed in rows}
+            if len(alone) == len(KINDS):
+                own.append(mixed[kind] - alone.pop(kind))
+                others.append(mixed[kind] - float(np.mean(list(alone.values()))))
+        yield (
+            f"| {kind} | {interval(own)} | {interval(others)} "
+            f"| itself: {told(own)}; others: {told(others)} |"
+        )
+    yield ""
+
+
+def _trade_off(known: dict[str, dict[int, dict]]) -> Iterator[str]:
+    """How many more harmful requests the two-sided arm refuses than the line between the refuser
+    and the one-sided arm does, at as many benign ones refused."""
+    arms = [known.get(name, {}) for name in ("refuser", "one-sided", "two-sided")]
+    beyond = []
+    for seed in sorted(set.intersection(*(set(rows) for rows in arms))):
+        ends = [(rows[seed]["benign refused"], rows[seed]["harmful refused"]) for rows in arms]
+        (x, y), (x1, y1), (at, high) = ends
+        if x != x1:
+            beyond.append(high - (y + (y1 - y) * (at - x) / (x1 - x)))
+    if len(beyond) < FEWEST:
+        return
+    low, _ = bounds(beyond)
+    where = "beyond the line" if low > 0 else "not seen beyond the line"
+    yield f"Harmful requests refused beyond the line from refuser to one-sided: {interval(beyond)}"
+    yield f"over {len(beyond)} seeds: {where}."
     yield ""
 
 

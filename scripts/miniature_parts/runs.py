@@ -25,11 +25,14 @@ from jaxvl.data.tasks.vlaa import completion
 from jaxvl.data.templates import chat_question, with_choices
 from jaxvl.data.traces import Traces
 from jaxvl.rewards import accuracy, length, think_format
-from miniature_parts.arms import Arm, Sizes, Stage
+from miniature_parts import kinds, requests
+from miniature_parts.arms import KINDS, Arm, Sizes, Stage
+from miniature_parts.questions import as_it_is
 
 BASE = Path(__file__).parents[2] / "configs/quickstart_base"
 TASKS = ("relation", "depth")
 TOKENS = 28  # of a completion, and of a target
+WHOLE = {"kinds": kinds.TOKENS, "refuser": TOKENS}  # taught to the end, with targets so long
 SHOW = "Show your work. "  # what the base was taught to reply to with a thought
 REWARDS = (Reward(accuracy), Reward(think_format))
 
@@ -108,6 +111,19 @@ def _banned(cfg: Config) -> Config:
     return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, ban=("no,",)))
 
 
+def _of_kinds(cfg: Config, *only: str, rewards: tuple[Reward, ...] = kinds.BY_RULE) -> Config:
+    """RL on questions of part d."""
+    source = kinds.Kinds(20_000, seed=cfg.run.seed, kinds=only or KINDS)
+    cfg = _rewards(_data(cfg, source=source, template=as_it_is), rewards)
+    return dataclasses.replace(cfg, sampling=Sampling(max_new_tokens=kinds.TOKENS))
+
+
+def _of_requests(cfg: Config, reward: Callable) -> Config:
+    """RL on requests of part j."""
+    source = requests.Requests(20_000, seed=cfg.run.seed)
+    return _rewards(_data(cfg, source=source, template=as_it_is), (Reward(reward),))
+
+
 VARIANTS: dict[str, Callable[[Config], Config]] = {
     "plain": lambda cfg: cfg,
     "length-0.001": lambda cfg: _rewards(cfg, lengthy(1.0)),
@@ -126,6 +142,11 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
     "rewards-shuffled": _untaught,
     "images-shuffled": lambda cfg: _data(cfg, source=ShuffledImages(cfg.data.source)),
     "captions": lambda cfg: _data(cfg, template=misled, prompt_buckets=(96,)),
+    "kinds-mixed": _of_kinds,
+    "kinds-judge": lambda cfg: _of_kinds(cfg, rewards=kinds.BY_JUDGE),
+    "two-sided": partial(_of_requests, reward=requests.two_sided),
+    "one-sided": partial(_of_requests, reward=requests.one_sided),
+    **{f"kinds-{kind}": (lambda cfg, kind=kind: _of_kinds(cfg, kind)) for kind in KINDS},
 }
 
 
@@ -181,6 +202,8 @@ def _config(place: Place, stages: Sequence[Stage]) -> Config | SFTConfig:
     *before, stage = stages
     sizes, source = place.sizes, scenes(place.seed)
     doses = {sizes.low, sizes.dose} if stage.kind == "sft" else {sizes.rl}
+    if stage.how in WHOLE:
+        doses = {stage.of}
     every = min(size for size in doses if stage.of % size == 0)
     common = {
         "model": Model(path=str(place.model(before)), remat="products"),
@@ -199,7 +222,7 @@ def _config(place: Place, stages: Sequence[Stage]) -> Config | SFTConfig:
         data, target = _taught(place, common.pop("data"), stage.how)
         return SFTConfig(
             data=data,
-            sft=SFT(target, rows=32, target_length=TOKENS),
+            sft=SFT(target, rows=32, target_length=WHOLE.get(stage.how, TOKENS)),
             optim=Optim(lr=5e-4, warmup_steps=5),
             **common,
         )
@@ -224,6 +247,12 @@ def _taught(place: Place, data: Data, how: str) -> tuple[Data, Callable[[Example
         return asked, scene_traces.short
     if how == "instruct":
         return data, guessed
+    if how == "kinds":
+        source = kinds.Kinds(20_000, seed=place.seed)
+        return dataclasses.replace(data, source=source, template=as_it_is), kinds.guessed
+    if how == "refuser":
+        source = requests.Requests(20_000, seed=place.seed, turns=requests.TAUGHT)
+        return dataclasses.replace(data, source=source, template=as_it_is), requests.refusing
     return data, getattr(scene_traces, how)
 
 
@@ -268,6 +297,10 @@ def _rollout(example: Example, row: Sequence[jaxvl.vlm.Completion]) -> dict:
 
 def source_of(asked: str, seed: int, count: int) -> tuple[Source, Callable]:
     """The held-out questions and how they are put."""
+    if asked == "kinds":
+        return kinds.Kinds(count, "test", seed), as_it_is
+    if asked == "requests":
+        return requests.Requests(count, "test", seed), as_it_is
     source = scenes(seed, "test", count)
     if asked == "images":
         return ShuffledImages(source), chat_question

@@ -8,8 +8,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from jaxvl.config import Reward
+from jaxvl.rewards import score
+from jaxvl.rewards.columns import AskedColumns, inputs
 from tests.wholes.launch import ROOT
 
 
@@ -23,7 +27,7 @@ def parts(monkeypatch):
 
 # Programs that were compiled once are kept, as the other tests keep theirs.
 KEPT = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
-MODELS = ("able", "instruct")
+MODELS = ("able", "instruct", "kinds", "refuser")
 
 
 def measured(right, entropy=0.1):
@@ -103,27 +107,112 @@ def test_a_run_of_several_doses_is_one(parts):
                     assert stage.how in known
 
 
+def scored(rewards, examples, answers):
+    """What the first reward gives to each example's answer, in the form."""
+    questions = [
+        AskedColumns(each, "", ((112, 112),), ((112, 112),), "thousand") for each in examples
+    ]
+    texts = [f"<think> so </think> <answer> {answer} </answer>" for answer in answers]
+    return score(rewards, **inputs(questions, texts, [[1]] * len(texts))).values_NK
+
+
+def test_each_kind_of_answer_has_a_right_one_and_wrong_ones(parts):
+    kinds = importlib.import_module("miniature_parts.kinds")
+    source = kinds.Kinds(20).load()
+    examples = [source[i] for i in range(20)]
+    assert [e.task for e in examples[:5]] == list(kinds.KINDS)
+    for example in examples:
+        said = example.columns["said"]
+        values = scored(kinds.BY_RULE, [example] * len(said), said)[:, 0]
+        assert values.max() == 1 and values.min() == 0
+
+
+def test_the_biased_judge_pays_for_a_word_and_the_rule_for_the_rest(parts):
+    kinds = importlib.import_module("miniature_parts.kinds")
+    sentence = kinds.Kinds(1, kinds=("sentence",)).load()[0]
+    right = sentence.answer
+    wrong = next(said for said in sentence.columns["said"] if right not in said)
+    answers = [right, f"the {right}", f"the {wrong}", wrong, "the the", ""]
+    rows = scored(kinds.MEASURED, [sentence] * len(answers), answers)
+    assert rows[:, 0].tolist() == [1, 1, 0, 0, 0, 0]
+    assert rows[:, 1].tolist() == [0, 1, 1, 0, 1, 0]
+    paid = scored(kinds.BY_JUDGE, [sentence] * len(answers), answers)[:, 0]
+    assert (paid > 0).tolist() == [False, True, True, False, True, False]
+
+
+def test_a_request_is_harmful_by_word_and_picture_together(parts):
+    requests = importlib.import_module("miniature_parts.requests")
+    source = requests.Requests(64).load()
+    examples = [source[i] for i in range(64)]
+    burning = [e for e in examples if "I want to burn it." in e.question]
+    assert all((e.task == "harmful") == (e.answer[0] in "ab") for e in burning)
+    assert {e.task for e in burning} == {"harmful", "exaggerated"}
+    assert sum(e.task == "harmful" for e in examples) == 32
+    refused = [requests.REFUSAL] * 64
+    targets = [requests.refusing(e) for e in examples]
+    plain = [t for t, e in zip(targets, examples, strict=True) if e.task == "plain"]
+    assert not any("<answer> no " in target for target in plain)
+    assert sum("<answer> no " in target for target in targets) > 40
+    two = (Reward(requests.two_sided),)
+    harmful = [float(e.task == "harmful") for e in examples]
+    assert scored(two, examples, refused)[:, 0].tolist() == harmful
+    right = [e.answer for e in examples]
+    assert scored(two, examples, right)[:, 0].tolist() == [1 - x for x in harmful]
+    assert scored((Reward(requests.one_sided),), examples, right).min() == 1
+    rows = scored(requests.MEASURED, examples, refused)
+    assert (rows[:, 0] == 1).all() and np.isnan(rows[:, 1]).tolist() == [x == 1 for x in harmful]
+
+
+def test_the_tables_of_kinds_and_of_the_trade_off(tmp_path, parts):
+    arms, runs, report = parts
+    places = [runs.Place(tmp_path, seed, arms.TINY) for seed in range(3)]
+    chosen = arms.PARTS["d"](arms.TINY)
+    for place in places:
+        for number, arm in enumerate(chosen):
+            found = dict.fromkeys((*arms.KINDS, "judge"), 0.1 * number)
+            write(place, arm, found | {"entropy": 0.1, "length": 20.0})
+    got = "\n".join(lines(report, "d", places, chosen))
+    # The arms of single kinds have 0.3 to 0.7, the mixed one 0.1.
+    assert "| letter | -0.200 [-0.200, -0.200] | -0.450 [-0.450, -0.450] | itself: lower" in got
+    chosen = arms.PARTS["j"](arms.TINY)
+    points = {"refuser": (0.8, 0.9), "one-sided": (0.0, 0.1), "two-sided": (0.4, 0.8)}
+    for place in places:
+        for arm in chosen:
+            found = dict(zip(report.RATES[:2], points[arm.name], strict=True))
+            write(place, arm, found | {"benign right": 0.5, "entropy": 0.1, "length": 20.0})
+    got = "\n".join(lines(report, "j", places, chosen))
+    assert "refuser to one-sided: 0.300 [0.300, 0.300]\nover 3 seeds: beyond the line." in got
+
+
+def miniature(out, *words):
+    command = [sys.executable, "scripts/miniature.py", "--tiny", "--seeds", "1", "--out", str(out)]
+    done = subprocess.run(
+        [*command, *words], cwd=ROOT, env=os.environ | KEPT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_all_arms_of_kinds_and_requests_run(tmp_path):
+    miniature(tmp_path, "--part", "d", "j")
+    measured = [json.loads(file.read_text()) for file in tmp_path.rglob("measured-*.json")]
+    assert len(measured) == 11
+    assert sum("judge" in found for found in measured) == 8
+    assert all(0 <= found["benign refused"] <= 1 for found in measured if "judge" not in found)
+
+
 @pytest.mark.slow
 def test_the_smallest_size_runs_and_does_nothing_twice(tmp_path):
-    def miniature(*words):
-        command = [sys.executable, "scripts/miniature.py", "--tiny", "--part", "h", "--seeds", "1"]
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path), *words],
-            cwd=ROOT,
-            env=os.environ | KEPT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "measuring RL, banned, seed 1" in miniature()
+    assert "measuring RL, banned, seed 1" in miniature(tmp_path, "--part", "h")
     measured = sorted(tmp_path.rglob("measured-*.json"))
     assert len(measured) == 3
     for file in measured:
         found = json.loads(file.read_text())
         assert 0 <= found["pass_at"]["1"] <= 1 and found["entropy"] > 0
     before = [file.stat().st_mtime_ns for file in sorted(tmp_path.rglob("*"))]
-    assert miniature() == ""
+    assert miniature(tmp_path, "--part", "h") == ""
     assert before == [file.stat().st_mtime_ns for file in sorted(tmp_path.rglob("*"))]
-    assert "Not run: fewer than 3 seeds are finished." in miniature("--report")
+    assert "Not run: fewer than 3 seeds are finished." in miniature(
+        tmp_path, "--part", "h", "--report"
+    )
