@@ -11,7 +11,7 @@ import re
 
 from jaxvl.config import Config, SFTConfig
 from jaxvl.models.arch import Arch
-from jaxvl.plan.program import Sizes
+from jaxvl.plan.program import LOOPS, Sizes
 
 _SPLIT = "mesh.fsdp or mesh.tensor"
 
@@ -57,10 +57,10 @@ def for_array(shape: str, of: Of) -> str:
     if axes & vocab:
         if axes - vocab <= {text.dim, text.dim // of.mesh["fsdp"], 1}:
             return "mesh.tensor: the table of tokens is split over it"
-        if of.program in ("prefill", "wave", "decode"):
+        if of.program in ("prefill", "wave", *LOOPS):
             return f"mesh.tensor; if nothing else helps {batch.prompts_field}: logits"
         return f"{batch.part}.logprob_chunk or mesh.tensor: logits"
-    if of.program in ("grow", "decode"):
+    if of.program in ("grow", *LOOPS):
         if sizes.length in axes:
             return for_kind("completions", batch.prompts_field)
         if sizes.tokens in axes:

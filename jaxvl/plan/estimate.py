@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxvl.config import Config, SFTConfig
 from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
-from jaxvl.plan.program import Held, Program, Sizes
+from jaxvl.plan.program import LOOPS, Held, Program, Sizes
 from jaxvl.rl.learner import TrainState
 from jaxvl.rl.logprobs import chunk_size
 from jaxvl.rl.sampler import DecodeInputs
@@ -75,7 +75,7 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
         """Their float32 logits, and what is drawn from them."""
         return DRAWN * 4.0 * completions * text.vocab / tensor
 
-    if name == "decode":
+    if name in LOOPS:
         return drawn(program.args["completions"].slots)
     made, logits, tokens = 0.0, 0.0, sizes.tokens
     if name in ("prefill", "wave"):

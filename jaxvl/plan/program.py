@@ -26,6 +26,8 @@ from jaxvl.observe import flops
 from jaxvl.rl import learner, shapes
 from jaxvl.rl.learning import Learning, learning
 
+LOOPS = ("decode_early", "decode")  # the programs of decoding
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:

@@ -19,6 +19,7 @@ from jaxvl.models.arch import Arch
 from jaxvl.plan.program import Held, Program, ProgramWork, Sizes, largest_prompt, work
 from jaxvl.rl.resharded import make_sampler
 from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize, without_cache
+from jaxvl.rl.slots import DecodeState
 from jaxvl.rl.sampling import Banned, SamplingParams
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
@@ -29,7 +30,8 @@ def sampling_programs(
 ) -> list[Program]:
     """What moves parameters where decoding has a mesh of its own, prefill, a wave of further
     prompts where not all are held at once, the last time that caches grow, and the loop of decoding
-    at its largest: all slots, room for whole completions."""
+    at its largest: all slots, room for whole completions. Where every completion begins at once,
+    caches are at most half as large for the first half of the tokens: that is "decode_early"."""
     sampling = cfg.sampling
     never = _banned(sampling.ban, arch.text.vocab)
     how = SamplingParams(
@@ -96,7 +98,22 @@ def _sampling(
     if past.place is None:  # moved parameters have served
         meanwhile = {name: x for name, x in meanwhile.items() if name != "moved parameters"}
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    cells = sizes.rows * sizes.completions // shards
+    turns = sizes.length * -(-(sizes.rows * sizes.completions // shards) // state.slots)
+    decode = Program(
+        "decode",
+        sampler.decode_steps,
+        {**caches, "until": number, "enough": number},
+        meanwhile,
+        {},
+        work(arch, sizes, "decode"),
+        constants,
+        turns=turns,
+        mesh=mesh,
+    )
+    early, late = [], decode
+    if shorter_states and turns == sizes.length:
+        part, late = _in_two(decode, shorter_states[0], shorter[-1])
+        early = [part]
     return [
         Program(
             "prefill",
@@ -109,6 +126,7 @@ def _sampling(
             mesh=mesh,
         ),
         *_waves(sampler, arch, sizes, mesh, reads, beside, caches, constants),
+        *early,
         *(
             Program(
                 "grow",
@@ -121,18 +139,22 @@ def _sampling(
             )
             for short in shorter_states
         ),
-        Program(
-            "decode",
-            sampler.decode_steps,
-            {**caches, "until": number, "enough": number},
-            meanwhile,
-            {},
-            work(arch, sizes, "decode"),
-            constants,
-            turns=sizes.length * -(-cells // state.slots),
-            mesh=mesh,
-        ),
+        late,
     ]
+
+
+def _in_two(decode: Program, shorter: DecodeState, early: int) -> tuple[Program, Program]:
+    """The loop over the first `early` tokens, for which `shorter` caches have room, and that over
+    the others."""
+
+    def part(turns: int) -> Program:
+        share = turns / decode.turns
+        work = ProgramWork(decode.work.model_flops * share, decode.work.attention * share)
+        return dataclasses.replace(decode, turns=turns, work=work)
+
+    args = decode.args | {"completions": shorter}
+    first = dataclasses.replace(part(early), name="decode_early", args=args)
+    return first, part(decode.turns - early)
 
 
 def _waves(

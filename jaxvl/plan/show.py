@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jaxvl.plan import advice
 from jaxvl.plan.chips import GiB
 from jaxvl.plan.host import HostPlan
+from jaxvl.plan.program import LOOPS
 from jaxvl.plan.report import SPARE, Plan, ProgramReport
 from jaxvl.plan.roofline import Roofline
 
@@ -106,7 +107,7 @@ def _times(plan: Plan) -> list[str]:
             lines.append(
                 f"temporaries of {program.name}: {made}, by formula {program.formula / GiB:.2f}"
             )
-        if program.name == "decode":
+        if program.name in LOOPS:
             lines.append(_a_token(program))
         if program.kernels:
             calls = ", ".join(f"{name} {n:.0f}" for name, n in program.kernels.items())
@@ -178,7 +179,7 @@ def _a_token(program: ProgramReport) -> str:
     moved = program.traffic / program.turns / 1e9
     held = (program.memory["arguments"] + program.memory["outputs"]) / 1e9
     return (
-        f"a token of every slot moves {moved:.2f} GB in HBM; weights and caches, whole, read once: "
+        f"{program.name}: a token of every slot moves {moved:.2f} GB in HBM; weights and caches, whole, read once: "
         f"{held:.2f} GB"
     )
 

@@ -24,6 +24,7 @@ from jaxvl.rl.sampling import BLOCK, SamplingParams, sample_token
 from tests.plan.small import DIM, VOCAB, small_config, write_model
 
 MESH = (1, 4, 2)
+TURNS = 64  # of the loop that decodes the second half of 128 tokens
 # (kind, devices of a group) -> how many in a call, loops unrolled.
 FACTS = {
     ("all-gather", 4): 56,  # weights over fsdp, forward and again backward
@@ -73,7 +74,7 @@ def decode(tmp_path_factory):
 
 def test_logits_are_not_gathered_to_be_drawn_from(decode):
     """Devices tell each other a few numbers a completion; none holds logits of all tokens."""
-    of_token = [one for one in collectives(decode) if one.times >= 128 and one.size == 2]
+    of_token = [one for one in collectives(decode) if one.times >= TURNS and one.size == 2]
     assert of_token and max(one.bytes for one in of_token) < 16 * 1024
     wide = [array for array, _ in decode.arrays() if array.dtype == "f32" and VOCAB in array.shape]
     assert wide == []
@@ -87,7 +88,7 @@ def test_a_token_is_drawn_without_a_sort_of_the_vocabulary(decode):
 
 
 def test_shards_tell_each_other_once_a_token_whether_to_go_on(decode):
-    (one,) = (one for one in collectives(decode) if one.times >= 128 and one.size == 4)
+    (one,) = (one for one in collectives(decode) if one.times >= TURNS and one.size == 4)
     assert one.kind == "all-reduce" and one.bytes <= 16
 
 

@@ -27,12 +27,12 @@ from jaxvl.plan.collectives import Collective
 from jaxvl.plan.compile import read_exhausted, tpu_devices
 from jaxvl.plan.estimate import shard_bytes
 from jaxvl.plan.plan import _beside_others, plan_gpus
-from jaxvl.plan.program import Sizes
+from jaxvl.plan.program import Sizes, work
 from jaxvl.plan.programs import programs, read_arch
 from jaxvl.plan.roofline import roofline
 from tests.plan.small import DIM, VOCAB, small_config, small_sft, write_model
 
-PROGRAMS = ("prefill", "grow", "decode", "logprobs", "update")
+PROGRAMS = ("prefill", "decode_early", "grow", "decode", "logprobs", "update")
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_waves_are_counted(model):
     arch, made = read_arch(cfg.model), {}
     with jax.set_mesh(mesh := make_mesh(1, 2, 1, devices=jax.devices()[:2])):
         found = {program.name: program for program in programs(cfg, arch, mesh)}
-        assert list(found) == ["prefill", "wave", *PROGRAMS[1:]]
+        assert list(found) == ["prefill", "wave", *PROGRAMS[2:]]
         for name in ("prefill", "wave"):
             # Of a vocabulary beside which all else is small.
             wide = dataclasses.replace(arch.text, vocab=10**9, dim=1)
@@ -205,6 +205,18 @@ def test_waves_are_counted(model):
     assert rows[0] == pytest.approx(3 * rows[1])
     assert made["prefill"] == pytest.approx(3 * made["wave"], rel=1e-3)
     assert donated  # the caches of prompts are written in place
+
+
+def test_caches_are_half_as_large_for_the_first_half_of_the_tokens(model):
+    arch = read_arch((cfg := small_config(model)).model)
+    with jax.set_mesh(mesh := make_mesh(devices=jax.devices()[:1])):
+        found = {program.name: program for program in programs(cfg, arch, mesh)}
+    early, late = found["decode_early"], found["decode"]
+    assert (early.turns, late.turns) == (64, 64)
+    caches = [shard_bytes(x.args["completions"].cache) for x in (early, late)]
+    assert 2 * caches[0] == caches[1] > 0
+    both = early.work.model_flops + late.work.model_flops
+    assert both == work(arch, Sizes.of(cfg), "decode").model_flops
 
 
 def test_decoding_on_a_mesh_of_its_own_is_counted(model):
@@ -352,7 +364,7 @@ def test_a_mistake_ends_with_2(monkeypatch, capsys, config_file, args, message):
 
 
 def test_tables_of_banned_words_are_counted(model):
-    """Of prefill and of decoding, each with its own: int16 by state and token. "over" and "oven"
+    """Of prefill and both loops of decoding, each with its own: int16 by state and token. "over" and "oven"
     begin with the same three letters, so that they and the start make six states."""
     cfg = small_config(model)
     words = dataclasses.replace(
@@ -360,8 +372,8 @@ def test_tables_of_banned_words_are_counted(model):
     )
     without, found = (plan_gpus(one, 1, "ban") for one in (cfg, words))
     for before, after in zip(without.programs, found.programs, strict=True):
-        assert after.memory["tables of sampling.ban"] == 2 * 6 * VOCAB * 2
-        grown = after.total - before.total - 2 * 6 * VOCAB * 2
+        assert after.memory["tables of sampling.ban"] == 3 * 6 * VOCAB * 2
+        grown = after.total - before.total - 3 * 6 * VOCAB * 2
         # What follows a completion through the table is a number a slot.
         assert 0 <= grown < 1000
 
