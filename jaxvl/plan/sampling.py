@@ -19,8 +19,8 @@ from jaxvl.models.arch import Arch
 from jaxvl.plan.program import Held, Program, ProgramWork, Sizes, largest_prompt, work
 from jaxvl.rl.resharded import make_sampler
 from jaxvl.rl.sampler import MIN_CACHE_LEN, Sampler, bucket_sizes, resize, without_cache
-from jaxvl.rl.slots import DecodeState
 from jaxvl.rl.sampling import Banned, SamplingParams
+from jaxvl.rl.slots import DecodeState
 
 STOP, PAD = (151645, 151643), 151643  # any will do: they are constants of the program
 

@@ -179,8 +179,8 @@ def _a_token(program: ProgramReport) -> str:
     moved = program.traffic / program.turns / 1e9
     held = (program.memory["arguments"] + program.memory["outputs"]) / 1e9
     return (
-        f"{program.name}: a token of every slot moves {moved:.2f} GB in HBM; weights and caches, whole, read once: "
-        f"{held:.2f} GB"
+        f"{program.name}: a token of every slot moves {moved:.2f} GB in HBM; weights and caches, "
+        f"whole, read once: {held:.2f} GB"
     )
 
 

@@ -364,8 +364,8 @@ def test_a_mistake_ends_with_2(monkeypatch, capsys, config_file, args, message):
 
 
 def test_tables_of_banned_words_are_counted(model):
-    """Of prefill and both loops of decoding, each with its own: int16 by state and token. "over" and "oven"
-    begin with the same three letters, so that they and the start make six states."""
+    """Of prefill and both loops of decoding, each with its own: int16 by state and token. "over"
+    and "oven" begin with the same three letters, so that they and the start make six states."""
     cfg = small_config(model)
     words = dataclasses.replace(
         cfg, sampling=dataclasses.replace(cfg.sampling, ban=("Over", "oven"))
