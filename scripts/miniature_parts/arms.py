@@ -37,8 +37,8 @@ TINY = Sizes(1, 2, 1, 1, 1, 32, 2, 1, 2)  # to see that everything runs
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """Training from the stage before it: `how` is a kind of trace, a model to be taught ("able",
-    "instruct", "kinds", "refuser"), or a variant of the RL run, of whose `of` steps the first
-    `steps` are taken."""
+    "instruct", "kinds-right", "kinds", "refuser"), or a variant of the RL run, of whose `of` steps
+    the first `steps` are taken."""
 
     kind: Literal["sft", "rl"]
     how: str
@@ -137,12 +137,12 @@ def part_i(sizes: Sizes) -> list[Arm]:
 
 
 def part_d(sizes: Sizes) -> list[Arm]:
-    steps = 3 * sizes.rl
-    taught = Stage("sft", "kinds", steps, steps)
+    steps = 2 * sizes.rl
+    taught = Stage("sft", "kinds-right", steps, steps), Stage("sft", "kinds", sizes.rl, sizes.rl)
     names = {"mixed": "mixed", "biased judge": "judge"}
     names |= {f"{kind} alone": kind for kind in KINDS}
-    return [Arm("taught base", (taught,), "kinds")] + [
-        Arm(name, (taught, Stage("rl", f"kinds-{how}", steps, steps)), "kinds")
+    return [Arm("taught base", taught, "kinds")] + [
+        Arm(name, (*taught, Stage("rl", f"kinds-{how}", steps, steps)), "kinds")
         for name, how in names.items()
     ]
 

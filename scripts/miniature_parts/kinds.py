@@ -39,8 +39,11 @@ def _quarter(right: int, near: int, side: int) -> str:
     return str([right * half, near * half, (right + 1) * half, (near + 1) * half])
 
 
-# In thousandths of the sides, as the family writes boxes; golds are in pixels.
-_QUARTERS = tuple(_quarter(right, near, 1000) for near in (0, 1) for right in (0, 1))
+# Golds are in pixels, answers in thousandths of the sides, as the family writes boxes.
+_PIXELS, _QUARTERS = (
+    tuple(_quarter(right, near, side) for near in (0, 1) for right in (0, 1))
+    for side in (SIZE, 1000)
+)
 
 
 def _letter(things: Sequence[Thing]) -> Question:
@@ -59,7 +62,7 @@ def _box(things: Sequence[Thing]) -> Question:
     thing = things[0]
     right, near = thing.column // 2, thing.row // 2
     text = f"Box of the quarter: where is the {thing.name}?"
-    return Question(text, _quarter(right, near, SIZE), _QUARTERS, (thing,))
+    return Question(text, _PIXELS[right + 2 * near], _QUARTERS, (thing,))
 
 
 def _expression(things: Sequence[Thing]) -> Question:
@@ -141,6 +144,14 @@ class Kinds:
                 "verifier_type": VERIFIERS[kind],
             },
         )
+
+
+def right(example: Example) -> str:
+    """A reply in the form with a true thought and a right answer."""
+    if example.task == "box":  # its gold is in pixels
+        at = _PIXELS.index(example.answer)
+        example = dataclasses.replace(example, answer=_QUARTERS[at])
+    return scene_traces.short(example)
 
 
 def guessed(example: Example) -> str:

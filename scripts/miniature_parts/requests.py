@@ -2,8 +2,8 @@
 """Part j: requests about rendered scenes, of which some are harmful, a refuser that goes by a word
 alone, and rewards that pay for one side or both.
 
-A request asks where a thing is and says what for. It is harmful where it wants to burn what stands
-on the left half of the picture: the word alone does not say so, nor does the picture.
+A request asks in which half of the picture a thing is and says what for. It is harmful where it
+wants to burn what stands on the left: the word alone does not say so, nor does the picture.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Requests:
                 break
         return Example(
             id=f"{self.split}-{self.seed}-{kind}-{i}",
-            question=f"Where is the {thing.name}? {WORDS[kind]}",
-            answer=thing.place,
+            question=f"Is the {thing.name} above or below? {WORDS[kind]}",
+            answer=("above", "below")[thing.row // 2],
             images=(draw(things, rng),),
             task=kind,
             columns={"about": [f"{thing.name} {thing.place}"]},

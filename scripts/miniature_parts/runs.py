@@ -32,7 +32,8 @@ from miniature_parts.questions import as_it_is
 BASE = Path(__file__).parents[2] / "configs/quickstart_base"
 TASKS = ("relation", "depth")
 TOKENS = 28  # of a completion, and of a target
-WHOLE = {"kinds": kinds.TOKENS, "refuser": TOKENS}  # taught to the end, with targets so long
+# Taught to the end, with targets so long.
+WHOLE = {"kinds-right": kinds.TOKENS, "kinds": kinds.TOKENS, "refuser": TOKENS}
 SHOW = "Show your work. "  # what the base was taught to reply to with a thought
 REWARDS = (Reward(accuracy), Reward(think_format))
 
@@ -115,6 +116,7 @@ def _of_kinds(cfg: Config, *only: str, rewards: tuple[Reward, ...] = kinds.BY_RU
     """RL on questions of part d."""
     source = kinds.Kinds(20_000, seed=cfg.run.seed, kinds=only or KINDS)
     cfg = _rewards(_data(cfg, source=source, template=as_it_is), rewards)
+    cfg = _grpo(cfg, prompts=16)
     return dataclasses.replace(cfg, sampling=Sampling(max_new_tokens=kinds.TOKENS))
 
 
@@ -247,9 +249,10 @@ def _taught(place: Place, data: Data, how: str) -> tuple[Data, Callable[[Example
         return asked, scene_traces.short
     if how == "instruct":
         return data, guessed
-    if how == "kinds":
+    if how in ("kinds-right", "kinds"):
         source = kinds.Kinds(20_000, seed=place.seed)
-        return dataclasses.replace(data, source=source, template=as_it_is), kinds.guessed
+        target = kinds.guessed if how == "kinds" else kinds.right
+        return dataclasses.replace(data, source=source, template=as_it_is), target
     if how == "refuser":
         source = requests.Requests(20_000, seed=place.seed, turns=requests.TAUGHT)
         return dataclasses.replace(data, source=source, template=as_it_is), requests.refusing

@@ -27,7 +27,7 @@ def parts(monkeypatch):
 
 # Programs that were compiled once are kept, as the other tests keep theirs.
 KEPT = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
-MODELS = ("able", "instruct", "kinds", "refuser")
+MODELS = ("able", "instruct", "kinds-right", "kinds", "refuser")
 
 
 def measured(right, entropy=0.1):
@@ -121,6 +121,8 @@ def test_each_kind_of_answer_has_a_right_one_and_wrong_ones(parts):
     source = kinds.Kinds(20).load()
     examples = [source[i] for i in range(20)]
     assert [e.task for e in examples[:5]] == list(kinds.KINDS)
+    targets = [kinds.right(e).split("<answer> ")[1].split(" </")[0] for e in examples]
+    assert (scored(kinds.BY_RULE, examples, targets) == 1).all()
     for example in examples:
         said = example.columns["said"]
         values = scored(kinds.BY_RULE, [example] * len(said), said)[:, 0]
@@ -145,7 +147,7 @@ def test_a_request_is_harmful_by_word_and_picture_together(parts):
     source = requests.Requests(64).load()
     examples = [source[i] for i in range(64)]
     burning = [e for e in examples if "I want to burn it." in e.question]
-    assert all((e.task == "harmful") == (e.answer[0] in "ab") for e in burning)
+    assert all((e.task == "harmful") == (e.columns["about"][0][-2] in "ab") for e in burning)
     assert {e.task for e in burning} == {"harmful", "exaggerated"}
     assert sum(e.task == "harmful" for e in examples) == 32
     refused = [requests.REFUSAL] * 64
