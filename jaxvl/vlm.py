@@ -31,6 +31,7 @@ from jaxvl.models.io.find import checkpoint_dir
 from jaxvl.models.io.hf_config import check_images, check_tokens
 from jaxvl.models.layers import cast
 from jaxvl.rl import batching, forward, learner, streaming
+from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import check_drawn
 from jaxvl.rl.sampler import cached_sampler
 from jaxvl.rl.sampling import Banned, SamplingParams
@@ -154,7 +155,7 @@ class VLM:
                 rollout = jax.tree.map(fetch, run(self.params, prompt, key))
                 check_drawn(rollout, numbers)
                 for row, i in enumerate(numbers):
-                    results[i] = [self._completion(rollout, row, j) for j in range(n)]
+                    results[i] = [self.completion(rollout, row, j) for j in range(n)]
         return results
 
     def stream(
@@ -180,10 +181,8 @@ class VLM:
             ((rows, _, _),) = batching.batches(self, self._pairs([prompt], [images]))
         rows = dataclasses.replace(rows, completion=rows.completion + number)
         sampler = cached_sampler(self.graphdef, how, self.dtype)
-        texts = streaming.texts(
-            sampler, self.params, rows, jax.random.key(seed), self.mesh, self.processor.decode
-        )
-        return streaming.pieces(texts)
+        made = streaming.rollouts(sampler, self.params, rows, jax.random.key(seed), self.mesh)
+        return streaming.pieces(streaming.texts(made, self.processor.decode))
 
     def logprobs(
         self,
@@ -313,14 +312,17 @@ class VLM:
             banned=Banned(banned.table(self.processor.tokenizer, ban, vocab)) if ban else None,
         )
 
-    def _completion(self, rollout, row: int, i: int) -> Completion:
-        length = int(rollout.mask[row, i].sum())
+    def completion(self, rollout: Rollout, row: int, i: int, most: int | None = None) -> Completion:
+        """Completion `i` of a row of a host rollout, as far as it is made; of its tokens the first
+        `most`."""
+        whole = int(rollout.mask[row, i].sum())
+        length = whole if most is None else min(whole, most)
         tokens = rollout.tokens[row, i, :length].tolist()
         return Completion(
             text=self.processor.decode(tokens),
             tokens=tokens,
-            logprobs=rollout.logps[row, i, :length],
-            finish_reason="stop" if rollout.finished[row, i] else "length",
+            logprobs=np.asarray(rollout.logps[row, i, :length]),
+            finish_reason="stop" if rollout.finished[row, i] and length == whole else "length",
         )
 
 

@@ -1,18 +1,18 @@
 # shellcheck shell=bash
 # Sourced by the other scripts, or run: makes .venv in the checkout and installs jaxvl in it.
 #   bash scripts/setup.sh          what training needs
-#   bash scripts/setup.sh test     what the tests need too; so tpu, cuda, plan-gpu, judge, ray, track, notebook,
+#   bash scripts/setup.sh test     what the tests need too; so tpu, cuda, plan-gpu, judge, serve, ray, track, notebook,
 #                                  docs, bench
 # PYTHON chooses the interpreter (3.11 or newer), VENV the folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV="${VENV:-.venv}"
 case "${1:-}" in
-"" | tpu | cuda | plan-gpu | judge | ray | track | notebook | test | docs | bench) EXTRA="${1:-}" ;;
+"" | tpu | cuda | plan-gpu | judge | serve | ray | track | notebook | test | docs | bench) EXTRA="${1:-}" ;;
 *)
     # A script that sources this without arguments hands over its own, which are no extra.
     if [ "${BASH_SOURCE[0]}" = "$0" ]; then
-        echo "error: no extra $1; expected one of tpu, cuda, plan-gpu, judge, ray, track, notebook, test, docs, bench" >&2
+        echo "error: no extra $1; expected one of tpu, cuda, plan-gpu, judge, serve, ray, track, notebook, test, docs, bench" >&2
         exit 2
     fi
     EXTRA=""

@@ -34,6 +34,7 @@ LAYERS = (
     "train",
     "curate",
     "migrate",
+    "serve",
     "cli",
 )
 ENTRANCES = {"__init__", "__main__"}  # they lead to any layer

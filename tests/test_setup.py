@@ -173,7 +173,7 @@ def test_sourced_without_arguments_it_installs_no_extra(fresh, arguments):
 
 
 @pytest.mark.parametrize(
-    "extra", ["tpu", "cuda", "plan-gpu", "judge", "ray", "notebook", "test", "bench"]
+    "extra", ["tpu", "cuda", "plan-gpu", "judge", "serve", "ray", "notebook", "test", "bench"]
 )
 def test_extras_by_name(fresh, extra):
     assert fresh("scripts/setup.sh", extra) == [f"{INSTALL}[{extra}]|"]

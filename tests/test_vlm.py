@@ -277,8 +277,8 @@ def test_a_batch_fits_the_memory(vlm, monkeypatch, limit, rows):
         dtype="float32",
         mesh=types.SimpleNamespace(local_devices=[device]),
     )
-    found = batching._rows_a_device(seen, (64, 64), 4, 64, False)
-    assert found == rows and batching._rows_a_device(seen, (640, 640), 4, 64, True) <= rows
+    found = batching.rows_a_device(seen, (64, 64), 4, 64, False)
+    assert found == rows and batching.rows_a_device(seen, (640, 640), 4, 64, True) <= rows
 
 
 def test_a_batch_follows_the_mesh(tiny_path):

@@ -160,7 +160,7 @@ def _remote(url: str, key: str, model: str, pixels: Pixels) -> EngineSpec:
 
 
 def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> EngineSpec:
-    from jaxvl.cli.runtime import prepare_jax
+    from jaxvl.cli.runtime import parse_mesh, prepare_jax
 
     prepare_jax()
     import jax
@@ -171,12 +171,7 @@ def _local(model: str, dtype: str, mesh: str, pixels: Pixels) -> EngineSpec:
     from jaxvl.eval.engines.run import EngineSpec, Processes
 
     multihost.start()
-    try:
-        sizes = [int(size) for size in mesh.split(",")]
-        data, fsdp, tensor = sizes
-    except ValueError:
-        raise UserError(f"--mesh {mesh!r}: expected DATA,FSDP,TENSOR, such as 4,1,2") from None
-    devices = make_mesh(data, fsdp, tensor)
+    devices = make_mesh(*parse_mesh(mesh))
     vlm, weights = open_model(model, dtype, devices, **pixels)
     device = jax.devices()[0]
     about = {

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxvl import __version__
-from jaxvl.cli import configs, curate, data, eval, rewards
+from jaxvl.cli import configs, curate, data, eval, rewards, serve
 from jaxvl.cli.runtime import prepare_jax
 from jaxvl.errors import TrainingFailed, UserError
 
@@ -30,6 +30,7 @@ app.add_typer(rewards.app, name="rewards")
 app.command("config")(configs.show)
 app.command()(configs.convert_config)
 app.command()(configs.init)
+app.command()(serve.serve)
 
 
 @app.command()

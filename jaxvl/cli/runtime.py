@@ -6,6 +6,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jaxvl.errors import UserError
+
+
+def parse_mesh(text: str) -> tuple[int, int, int]:
+    """`--mesh DATA,FSDP,TENSOR`."""
+    try:
+        data, fsdp, tensor = (int(size) for size in text.split(","))
+    except ValueError:
+        raise UserError(f"--mesh {text!r}: expected DATA,FSDP,TENSOR, such as 4,1,2") from None
+    return data, fsdp, tensor
+
 
 def prepare_jax() -> None:
     """Before jax touches a device: programs compiled once are kept, unless

@@ -21,6 +21,7 @@ from jaxvl.models.inputs import Prompt
 ROWS_A_DEVICE = 16  # prompts that a call works on together, at most
 SHARE = 0.5  # of the memory beside the weights that a batch may take
 READERS = 4  # threads that open images and tokenize
+Size = tuple[int, int]  # tokens and patches of a row, padding counted
 _UNKNOWN = 4 * 2**30  # memory of a device that does not say how much it has
 
 
@@ -48,36 +49,51 @@ def batches(
     are compiled. The rows that fill up repeat a prompt and have no number. A size follows from
     its prompt alone, so that neighbours change nothing.
     """
-    shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"]
-    same: dict[tuple[int, int], list[tuple[int, Encoded]]] = {}
+    shards = shards_of(vlm.mesh)
+    same: dict[Size, list[tuple[int, Encoded]]] = {}
     waiting = 0
 
-    def batch(size: tuple[int, int]) -> tuple[Prompt, list[int], list[Encoded]]:
+    def batch(size: Size) -> tuple[Prompt, list[int], list[Encoded]]:
         numbers, encoded = (list(x) for x in zip(*same.pop(size), strict=True))
-        rows = shards << max(0, -(-len(numbers) // shards) - 1).bit_length()
-        fill = rows - len(numbers)
-        arrays = data_prompts.collate(
-            encoded + encoded[:1] * fill,
-            numbers + numbers[:1] * fill,
-            pad_id=vlm.processor.pad_id,
-            prompt_bucket=size[0],
-            patch_bucket=size[1],
-        )
-        prompt = put_rows(Prompt.from_arrays(arrays), vlm.mesh, whole=True)
-        return prompt, numbers, encoded
+        return together(vlm, encoded, numbers), numbers, encoded
 
     for number, encoded in enumerate(_encoded(vlm, pairs)):
-        step_up = data_prompts.step_up
-        size = step_up(len(encoded.tokens)), step_up(len(encoded.segments))
+        size = size_of(encoded)
         same.setdefault(size, []).append((number, encoded))
         waiting += 1
-        full = shards * _rows_a_device(vlm, size, n, new, all_logits)
+        full = shards * rows_a_device(vlm, size, n, new, all_logits)
         if len(same[size]) == full or waiting == 4 * shards * ROWS_A_DEVICE:
             size = size if len(same[size]) == full else max(same, key=lambda s: len(same[s]))
             waiting -= len(same[size])
             yield batch(size)
     for size in sorted(same):
         yield batch(size)
+
+
+def shards_of(mesh: Mesh) -> int:
+    """In how many parts the rows of a batch lie on the devices."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def size_of(encoded: Encoded) -> Size:
+    """The tokens and patches to which a prompt is padded."""
+    step_up = data_prompts.step_up
+    return step_up(len(encoded.tokens)), step_up(len(encoded.segments))
+
+
+def together(vlm: BatchedModel, encoded: Sequence[Encoded], numbers: Sequence[int]) -> Prompt:
+    """Prompts of one size on the mesh, and behind them repetitions of the first that fill up."""
+    shards, count = shards_of(vlm.mesh), len(encoded)
+    fill = (shards << max(0, -(-count // shards) - 1).bit_length()) - count
+    tokens, patches = size_of(encoded[0])
+    arrays = data_prompts.collate(
+        [*encoded, *[encoded[0]] * fill],
+        [*numbers, *[numbers[0]] * fill],
+        pad_id=vlm.processor.pad_id,
+        prompt_bucket=tokens,
+        patch_bucket=patches,
+    )
+    return put_rows(Prompt.from_arrays(arrays), vlm.mesh, whole=True)
 
 
 def _encoded(vlm: BatchedModel, pairs: Sequence[tuple[Any, Sequence]]) -> Iterator[Encoded]:
@@ -93,12 +109,10 @@ def _encoded(vlm: BatchedModel, pairs: Sequence[tuple[Any, Sequence]]) -> Iterat
             yield ahead.popleft().result()
 
 
-def _rows_a_device(
-    vlm: BatchedModel, size: tuple[int, int], n: int, new: int, all_logits: bool
-) -> int:
-    """A power of two up to ROWS_A_DEVICE, by what a row takes in a device's memory: the cache
-    of its tokens, the tower's activations, logits. Weights and memory are the same in every
-    process, what is free at a time may not be."""
+def rows_a_device(vlm: BatchedModel, size: Size, n: int, new: int, all_logits: bool = False) -> int:
+    """How many prompts of a size a device works on together: a power of two up to ROWS_A_DEVICE,
+    by what a row takes in its memory: the cache of its tokens, the tower's activations, logits.
+    Weights and memory are the same in every process, what is free at a time may not be."""
     text, vision = vlm.config.text, vlm.config.vision
     T, patches = size
     width = 2 if vlm.dtype == "bfloat16" else 4

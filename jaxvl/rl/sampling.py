@@ -60,13 +60,17 @@ def seeds(
 ) -> UInt32[Array, "R g C"]:
     """32 random bits for every token of every completion, uint32 [R, g, tokens].
 
-    They come from a key that `key`, the prompt, the completion and the token's number make up.
+    They come from a key that `key` (one for all, or one a row), the prompt, the completion and the
+    token's number make up.
     """
 
-    def of_completion(prompt_id, completion):
+    def of_completion(key, prompt_id, completion):
         return jax.random.fold_in(jax.random.fold_in(key, prompt_id), completion)
 
-    keys_Rg = jax.vmap(jax.vmap(of_completion, (None, 0)))(prompt_id_R, completion_Rg)
+    of_row = jax.vmap(of_completion, (None, None, 0))
+    if key.ndim:
+        key = reshard(key, P(*jax.typeof(prompt_id_R).sharding.spec))
+    keys_Rg = jax.vmap(of_row, (0 if key.ndim else None, 0, 0))(key, prompt_id_R, completion_Rg)
     shape, spec = (*keys_Rg.shape, tokens), P(*jax.typeof(keys_Rg).sharding.spec, None)
     keys_RgC = jnp.broadcast_to(keys_Rg[..., None], shape, out_sharding=spec)
     number_RgC = jnp.broadcast_to(jnp.arange(tokens), shape, out_sharding=spec)

@@ -245,6 +245,24 @@ def test_a_seed_depends_on_what_it_is_for_and_nothing_else():
     np.testing.assert_array_equal(few[0, 1], many[1, 0, :3])
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_row_with_a_key_of_its_own_has_the_seeds_of_that_key(devices):
+    ids, completions = np.array([0, 7]), np.array([[0, 1, 2], [4, 5, 6]])
+    expected = [
+        seeds(jax.random.key(seed), jnp.array(ids[i, None]), jnp.array(completions[i, None]), 5)[0]
+        for i, seed in enumerate((3, 0))
+    ]
+
+    @jax.jit
+    def of_rows(keys, ids, completions):
+        return seeds(keys, reshard(ids, P(ROWS)), reshard(completions, P(ROWS, None)), 5)
+
+    with jax.set_mesh(make_mesh(data=devices, devices=jax.devices()[:devices])):
+        keys = jnp.stack([jax.random.key(seed) for seed in (3, 0)])
+        found = of_rows(keys, ids, completions)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
 def test_forbidden_tokens_are_never_chosen_though_they_hold_the_mass(temperature):
     logits = np.zeros(40)

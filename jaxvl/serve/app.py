@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's routes. A request is read strictly, encoded in a thread, gathered with others, and
+answered; a line is printed for each, which says nothing of what was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from jaxvl.errors import UserError
+from jaxvl.rl.streaming import Pieces
+from jaxvl.serve import replies
+from jaxvl.serve.gather import Drawn, Gather, Job, tokens_for
+from jaxvl.serve.replies import ChatReply
+from jaxvl.serve.requests import BadRequest, ChatRequest, read
+from jaxvl.vlm import VLM
+
+MOST_BYTES = 64 * 2**20  # of a request's body
+MOST_REQUESTS = 128  # under way; others are told to come again
+READERS = 4  # threads that open images and tokenize
+LOCAL = ("127.0.0.1", "localhost")
+GONE = 499  # the status, in the log, of a request whose client went away
+_LAST_SECONDS = 10.0  # for the devices, when all requests have ended
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeSettings:
+    """What a server is told: the model's name, sequences at a time, the longest reply, the bearer
+    token ("" for none)."""
+
+    model: str
+    batch: int
+    max_new_tokens: int
+    key: str = ""
+
+
+class Server:
+    """What the routes share."""
+
+    def __init__(self, vlm: VLM, settings: ServeSettings):
+        self.vlm, self.settings = vlm, settings
+        self.processor = vlm.processor.as_bytes()
+        self.readers = ThreadPoolExecutor(READERS)
+        self.under_way = 0
+        self.gather: Gather | None = None
+        text = vlm.hf_config.get("text_config") or vlm.hf_config
+        self.positions: int | None = text.get("max_position_embeddings")
+
+    def app(self) -> Starlette:
+        """The routes. Without a key, requests that name another host are refused: they come from a
+        page in a browser that was led here."""
+        hosts = [] if self.settings.key else [Middleware(TrustedHostMiddleware, [*LOCAL])]
+        return Starlette(
+            routes=[
+                Route("/health", self.health),
+                Route("/v1/models", self.models),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            ],
+            middleware=hosts,
+            exception_handlers={BadRequest: _refused, HTTPException: _no_route, Exception: _broken},
+            lifespan=self._life,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _life(self, app: Starlette) -> AsyncIterator[None]:
+        self.gather = Gather(self.vlm, self.settings.batch)
+        yield
+        self.readers.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.gather.close, _LAST_SECONDS)
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def models(self, request: Request) -> Response:
+        self._check_key(request)
+        one = {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "jaxvl"}
+        return JSONResponse({"object": "list", "data": [one]})
+
+    async def chat(self, request: Request) -> Response:
+        begun = time.monotonic()
+        try:
+            self._check_key(request)
+            if self.under_way >= MOST_REQUESTS:
+                why = f"{MOST_REQUESTS} requests are under way; come again"
+                raise BadRequest(why, status=503, code="overloaded")
+            self.under_way += 1
+        except BadRequest as error:
+            _say(error.status, begun)
+            raise
+        try:
+            asked, job = await self._job(await _body(request))
+        except BaseException as error:
+            self.under_way -= 1
+            _say(error.status if isinstance(error, BadRequest) else 500, begun)
+            raise
+        assert self.gather is not None  # the lifespan has begun
+        self.gather.add(job)
+        reply = ChatReply(self.settings.model, len(job.encoded.tokens))
+        if asked.stream:
+            made = self._stream(asked, job, reply, begun)
+            return StreamingResponse(made, media_type="text/event-stream")
+        return await self._whole(request, asked, job, reply, begun)
+
+    def _check_key(self, request: Request) -> None:
+        if not (key := self.settings.key):
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), key.encode()):
+            why = "expected the server's key: Authorization: Bearer KEY"
+            raise BadRequest(why, status=401, code="invalid_api_key")
+
+    async def _job(self, data: bytes) -> tuple[ChatRequest, Job]:
+        def work() -> tuple[ChatRequest, Job]:
+            asked = read(data, self.settings.model)
+            return asked, self._encode(asked)
+
+        return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+
+    def _encode(self, asked: ChatRequest) -> Job:
+        limit = self.settings.max_new_tokens
+        if (asked.max_tokens or 0) > limit:
+            why = f"max_tokens={asked.max_tokens}: expected at most {limit} (--max-new-tokens)"
+            raise BadRequest(why, "max_tokens")
+        try:
+            encoded = self.processor.encode(asked.messages, asked.images)
+        except UserError as error:
+            raise BadRequest(f"messages: {error}", "messages") from None
+        room = (self.positions or 2**31) - len(encoded.tokens)
+        most = asked.max_tokens or min(limit, max(room, 1))
+        if most > room:
+            why = (
+                f"messages: {len(encoded.tokens)} tokens, and {most} of a reply; the model has "
+                f"{self.positions} positions"
+            )
+            raise BadRequest(why, "messages", code="context_length_exceeded")
+        tokens = tokens_for(most, limit)
+        how = self.vlm.decoding(asked.n, tokens, asked.temperature, asked.top_p, asked.top_k)
+        return Job(encoded, how, most, asked.seed, asked.stream)
+
+    async def _whole(
+        self, request: Request, asked: ChatRequest, job: Job, reply: ChatReply, begun: float
+    ) -> Response:
+        """The reply in one piece. Where the client goes away first, nobody waits for it."""
+        left = asyncio.create_task(_left(request))
+        came = asyncio.create_task(job.news.get())
+        status, choices = GONE, []
+        try:
+            await asyncio.wait((left, came), return_when=asyncio.FIRST_COMPLETED)
+            if not came.done():
+                return Response(status_code=GONE)
+            found = came.result()
+            if isinstance(found, str):
+                status = 500
+                return JSONResponse(replies.error(found, status=500), status)
+            status, choices = 200, found
+            spelled = self.vlm.processor if asked.logprobs else None
+            return JSONResponse(reply.whole(found, spelled))
+        finally:
+            left.cancel()
+            came.cancel()
+            self._end(job, reply, choices, status, begun)
+
+    async def _stream(
+        self, asked: ChatRequest, job: Job, reply: ChatReply, begun: float
+    ) -> AsyncIterator[str]:
+        """The reply as events; closed where the client goes away."""
+        status, choices = GONE, []
+        taken, ended = [Pieces() for _ in range(asked.n)], [False] * asked.n
+        try:
+            for chunk in reply.begin(asked.n):
+                yield chunk
+            while not all(ended):
+                found = await job.news.get()
+                if isinstance(found, str):
+                    status = 500
+                    yield replies.event(replies.error(found, status=500))
+                    return
+                choices = found
+                for i, choice in enumerate(choices):
+                    if not ended[i]:
+                        for chunk in reply.add(i, choice, taken[i]):
+                            yield chunk
+                        ended[i] = choice.ended
+            for chunk in reply.end(choices, asked.include_usage):
+                yield chunk
+            status = 200
+        finally:
+            self._end(job, reply, choices, status, begun)
+
+    def _end(
+        self, job: Job, reply: ChatReply, choices: list[Drawn], status: int, begun: float
+    ) -> None:
+        job.gone = True
+        self.under_way -= 1
+        tokens = replies.usage(reply.prompt_tokens, choices)
+        drawn = f"{tokens['prompt_tokens']} + {tokens['completion_tokens']} tokens"
+        _say(status, begun, f", n={job.how.completions}, {drawn}")
+
+
+async def _body(request: Request) -> bytes:
+    """A request's body, read no further than it may be long."""
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MOST_BYTES:
+            raise BadRequest(f"the body has over {MOST_BYTES} bytes", status=413)
+    return bytes(data)
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _say(status: int, begun: float, about: str = "") -> None:
+    now, seconds = time.strftime("%H:%M:%S"), time.monotonic() - begun
+    print(f"{now} {status}{about}, {seconds:.2f} s", flush=True)
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    body = replies.error(str(error), error.param, error.code, error.status)
+    headers = {"Retry-After": "1"} if error.status == 503 else None
+    return JSONResponse(body, error.status, headers)
+
+
+async def _no_route(request: Request, error: Any) -> Response:
+    body = replies.error(f"{request.method} {request.url.path}: {error.detail}")
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """Of what nobody foresaw; uvicorn prints its traceback."""
+    return JSONResponse(replies.error(type(error).__name__, status=500), 500)
