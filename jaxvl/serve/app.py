@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,9 +17,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from jaxvl.errors import UserError
 from jaxvl.rl.streaming import Pieces
@@ -48,6 +49,17 @@ class ServeSettings:
     key: str = ""
 
 
+@dataclasses.dataclass
+class _Account:
+    """What is said of a request when it is over."""
+
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+    status: int = GONE
+    job: Job | None = None
+    choices: list[Drawn] = dataclasses.field(default_factory=list)
+    streams: bool = False
+
+
 class Server:
     """What the routes share."""
 
@@ -57,6 +69,7 @@ class Server:
         self.readers = ThreadPoolExecutor(READERS)
         self.under_way = 0
         self.gather: Gather | None = None
+        self.ended = False  # the devices' thread, and so all
         text = vlm.hf_config.get("text_config") or vlm.hf_config
         self.positions: int | None = text.get("max_position_embeddings")
 
@@ -80,7 +93,7 @@ class Server:
         self.gather = Gather(self.vlm, self.settings.batch)
         yield
         self.readers.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self.gather.close, _LAST_SECONDS)
+        self.ended = await asyncio.to_thread(self.gather.close, _LAST_SECONDS)
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -91,29 +104,33 @@ class Server:
         return JSONResponse({"object": "list", "data": [one]})
 
     async def chat(self, request: Request) -> Response:
-        begun = time.monotonic()
+        account = _Account()
+        self.under_way += 1
         try:
             self._check_key(request)
-            if self.under_way >= MOST_REQUESTS:
+            if self.under_way > MOST_REQUESTS:
                 why = f"{MOST_REQUESTS} requests are under way; come again"
                 raise BadRequest(why, status=503, code="overloaded")
-            self.under_way += 1
-        except BadRequest as error:
-            _say(error.status, begun)
-            raise
-        try:
             asked, job = await self._job(await _body(request))
-        except BaseException as error:
-            self.under_way -= 1
-            _say(error.status if isinstance(error, BadRequest) else 500, begun)
+            account.job = job
+            assert self.gather is not None  # the lifespan has begun
+            self.gather.add(job)
+            reply = ChatReply(self.settings.model, len(job.encoded.tokens))
+            if asked.stream:
+                account.streams = True
+                return _Events(self._stream(asked, job, reply, account), self._end, account)
+            return await self._whole(request, asked, job, reply, account)
+        except BadRequest as error:
+            account.status = error.status
             raise
-        assert self.gather is not None  # the lifespan has begun
-        self.gather.add(job)
-        reply = ChatReply(self.settings.model, len(job.encoded.tokens))
-        if asked.stream:
-            made = self._stream(asked, job, reply, begun)
-            return StreamingResponse(made, media_type="text/event-stream")
-        return await self._whole(request, asked, job, reply, begun)
+        except ClientDisconnect:
+            return Response(status_code=GONE)
+        except Exception:
+            account.status = 500
+            raise
+        finally:
+            if not account.streams:
+                self._end(account)
 
     def _check_key(self, request: Request) -> None:
         if not (key := self.settings.key):
@@ -152,63 +169,74 @@ class Server:
         return Job(encoded, how, most, asked.seed, asked.stream)
 
     async def _whole(
-        self, request: Request, asked: ChatRequest, job: Job, reply: ChatReply, begun: float
+        self, request: Request, asked: ChatRequest, job: Job, reply: ChatReply, account: _Account
     ) -> Response:
         """The reply in one piece. Where the client goes away first, nobody waits for it."""
         left = asyncio.create_task(_left(request))
         came = asyncio.create_task(job.news.get())
-        status, choices = GONE, []
         try:
             await asyncio.wait((left, came), return_when=asyncio.FIRST_COMPLETED)
             if not came.done():
                 return Response(status_code=GONE)
             found = came.result()
-            if isinstance(found, str):
-                status = 500
-                return JSONResponse(replies.error(found, status=500), status)
-            status, choices = 200, found
-            spelled = self.vlm.processor if asked.logprobs else None
-            return JSONResponse(reply.whole(found, spelled))
         finally:
             left.cancel()
             came.cancel()
-            self._end(job, reply, choices, status, begun)
+        if isinstance(found, str):
+            account.status = 500
+            return JSONResponse(replies.error(found, status=500), 500)
+        account.status, account.choices = 200, found
+        return JSONResponse(reply.whole(found, self.vlm.processor if asked.logprobs else None))
 
     async def _stream(
-        self, asked: ChatRequest, job: Job, reply: ChatReply, begun: float
+        self, asked: ChatRequest, job: Job, reply: ChatReply, account: _Account
     ) -> AsyncIterator[str]:
         """The reply as events; closed where the client goes away."""
-        status, choices = GONE, []
         taken, ended = [Pieces() for _ in range(asked.n)], [False] * asked.n
-        try:
-            for chunk in reply.begin(asked.n):
-                yield chunk
-            while not all(ended):
-                found = await job.news.get()
-                if isinstance(found, str):
-                    status = 500
-                    yield replies.event(replies.error(found, status=500))
-                    return
-                choices = found
-                for i, choice in enumerate(choices):
-                    if not ended[i]:
-                        for chunk in reply.add(i, choice, taken[i]):
-                            yield chunk
-                        ended[i] = choice.ended
-            for chunk in reply.end(choices, asked.include_usage):
-                yield chunk
-            status = 200
-        finally:
-            self._end(job, reply, choices, status, begun)
+        for chunk in reply.begin(asked.n):
+            yield chunk
+        while not all(ended):
+            found = await job.news.get()
+            if isinstance(found, str):
+                account.status = 500
+                yield replies.event(replies.error(found, status=500))
+                return
+            account.choices = found
+            for i, choice in enumerate(found):
+                for chunk in () if ended[i] else reply.add(i, choice, taken[i]):
+                    yield chunk
+                ended[i] = choice.ended
+        account.status = 200
+        for chunk in reply.end(account.choices, asked.include_usage):
+            yield chunk
 
-    def _end(
-        self, job: Job, reply: ChatReply, choices: list[Drawn], status: int, begun: float
-    ) -> None:
-        job.gone = True
+    def _end(self, account: _Account) -> None:
+        """A request is answered, or nobody waits for it any more."""
         self.under_way -= 1
-        tokens = replies.usage(reply.prompt_tokens, choices)
-        drawn = f"{tokens['prompt_tokens']} + {tokens['completion_tokens']} tokens"
-        _say(status, begun, f", n={job.how.completions}, {drawn}")
+        about = ""
+        if job := account.job:
+            job.gone = True
+            tokens = replies.usage(len(job.encoded.tokens), account.choices)
+            drawn = f"{tokens['prompt_tokens']} + {tokens['completion_tokens']} tokens"
+            about = f", n={job.how.completions}, {drawn}"
+        now, seconds = time.strftime("%H:%M:%S"), time.monotonic() - account.begun
+        print(f"{now} {account.status}{about}, {seconds:.2f} s", flush=True)
+
+
+class _Events(StreamingResponse):
+    """A stream of events that ends its account, though nobody may have read the first."""
+
+    def __init__(
+        self, events: AsyncIterator[str], end: Callable[[_Account], None], account: _Account
+    ):
+        super().__init__(events, media_type="text/event-stream")
+        self._end, self._account = end, account
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end(self._account)
 
 
 async def _body(request: Request) -> bytes:
@@ -225,11 +253,6 @@ async def _left(request: Request) -> None:
     """Returns when the client has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _say(status: int, begun: float, about: str = "") -> None:
-    now, seconds = time.strftime("%H:%M:%S"), time.monotonic() - begun
-    print(f"{now} {status}{about}, {seconds:.2f} s", flush=True)
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from jaxvl.distributed import multihost
 from jaxvl.distributed.preemption import Stopped
 from jaxvl.errors import UserError
 from jaxvl.serve.app import LOCAL, Server
@@ -73,4 +74,10 @@ def run(server: Server, at: socket.socket) -> None:
         timeout_graceful_shutdown=DEADLINE,
     )
     with stopping():
-        uvicorn.Server(config).run([at])
+        try:
+            uvicorn.Server(config).run([at])
+        except Stopped as stopped:
+            if not server.ended:  # as while a program is compiled: a thread cannot be made to end
+                assert isinstance(stopped.code, int)
+                multihost.leave(stopped.code, "the devices were not at an end")
+            raise

@@ -2,12 +2,15 @@
 """Who goes together, without a model; and the routes that need no reply."""
 
 import asyncio
+import sys
 import threading
 import types
 
 import numpy as np
 import pytest
 
+import jaxvl.serve
+from jaxvl.cli.serve import serve
 from jaxvl.errors import UserError
 from jaxvl.serve import run
 from jaxvl.serve.app import Server, ServeSettings
@@ -116,6 +119,14 @@ def test_others_reach_a_server_with_a_key_alone():
     run.check_host("127.0.0.1", "")
     with pytest.raises(UserError, match="--host 0.0.0.0: .* give --key NAME"):
         run.check_host("0.0.0.0", "")
+
+
+def test_the_extra_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "jaxvl.serve.run")
+    monkeypatch.delattr(jaxvl.serve, "run")
+    with pytest.raises(UserError, match=r"uvicorn.* pip install 'jaxvl\[serve\]'"):
+        serve("no model")
 
 
 def test_an_address_that_is_taken_is_told():
