@@ -38,16 +38,16 @@ def kernel(name):
     return importlib.import_module(f"jaxvl.models.attention.{name}")
 
 
-def rows(mesh, seed, R, S, heads):
+def rows(mesh, seed, R, S, heads, head_dim):
     rng = np.random.default_rng(seed)
     sharding = NamedSharding(mesh, P(ROWS, None, "tensor", None))
-    x = rng.normal(size=(R, S, heads, H))
+    x = rng.normal(size=(R, S, heads, head_dim))
     return jax.device_put(jnp.asarray(x, DTYPE), sharding)
 
 
-def compare(mesh, name, function, R, S, N, K, per_row, real_RS, *static):
+def compare(mesh, name, function, R, S, N, K, per_row, real_RS, *static, head_dim=H):
     """Output and gradients of q, k and v under a random cotangent on real tokens."""
-    q, k, v, g = (rows(mesh, i, R, S, heads) for i, heads in enumerate((N, K, K, N)))
+    q, k, v, g = (rows(mesh, i, R, S, heads, head_dim) for i, heads in enumerate((N, K, K, N)))
     per_row = jax.device_put(per_row, NamedSharding(mesh, P(ROWS, None)))
     real = jax.device_put(real_RS[..., None, None], NamedSharding(mesh, P(ROWS)))
 
@@ -97,6 +97,33 @@ def test_segments(name):
     segments[0, :140] = np.repeat([1, 2, 3], [16, 100, 24])
     real = segments > 0
     compare(one(), name, "segment_attention", 2, 151, 4, 4, segments, real)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("N", "K"), [(12, 2), (16, 8)], ids=["12 of 2", "16 of 8"])
+def test_heads_of_published_decoders(name, N, K):
+    """Qwen2-VL-2B's and those of a group of two, of 128 numbers each."""
+    T, g, C = 90, 2, 20
+    mask_RT = np.arange(T) < np.array([[70]])
+    real = np.concatenate([mask_RT, np.ones((1, g * C), bool)], axis=1)
+    compare(one(), name, "tree_attention", 1, T + g * C, N, K, mask_RT, real, g, head_dim=128)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_heads_of_published_towers(name):
+    """16 of 80 numbers, which are no multiple of a TPU's registers."""
+    segments = np.repeat([[1, 2, 0]], [64, 50, 16], axis=1).astype(np.int32)
+    segment = "segment_attention"
+    compare(one(), name, segment, 1, 130, 16, 16, segments, segments > 0, head_dim=80)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_row_of_4096_tokens(name):
+    """Several of the largest blocks on either side of the border of prompt and completions."""
+    T, g, C = 1300, 4, 699
+    mask_RT = np.arange(T) < np.array([[1100]])
+    real = np.concatenate([mask_RT, np.ones((1, g * C), bool)], axis=1)
+    compare(one(), name, "tree_attention", 1, T + g * C, 2, 1, mask_RT, real, g, head_dim=128)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="eight devices")
