@@ -18,6 +18,7 @@ from jaxvl.models.io import hf
 from jaxvl.plan import checks
 from jaxvl.plan.collectives import collectives
 from jaxvl.plan.hlo import Array, Module
+from jaxvl.plan.program import Program
 from jaxvl.plan.programs import programs, read_arch
 from jaxvl.rl import sampler
 from jaxvl.rl.sampling import BLOCK, SamplingParams, sample_token
@@ -61,15 +62,30 @@ def test_an_update_holds_nothing_that_the_design_rules_out(compiled):
     assert checks.faults(module, cfg, arch, mesh) == []
 
 
-@pytest.fixture(scope="module")
-def decode(tmp_path_factory):
-    """The small run's decoding with a choice among few, its vocabulary on two devices."""
-    cfg = small_config(write_model(tmp_path_factory.mktemp("decode")), fsdp=4, tensor=2)
-    cfg = dataclasses.replace(cfg, sampling=Sampling(max_new_tokens=128, top_k=3, top_p=0.9))
-    mesh = make_mesh(*MESH)
+def few(path, sizes: tuple[int, ...], **sampling) -> tuple[dict[str, Program], jax.sharding.Mesh]:
+    """The small run's programs by name with a choice among few, on a mesh."""
+    cfg = small_config(write_model(path))
+    cfg = dataclasses.replace(
+        cfg, sampling=Sampling(max_new_tokens=128, top_k=3, top_p=0.9, **sampling)
+    )
+    mesh = make_mesh(*sizes)
     with jax.set_mesh(mesh):
-        (decode,) = (p for p in programs(cfg, read_arch(cfg.model), mesh) if p.name == "decode")
-        return Module(decode.lower().compile().as_text(), decode.turns)
+        return {p.name: p for p in programs(cfg, read_arch(cfg.model), mesh)}, mesh
+
+
+def module(program: Program, mesh: jax.sharding.Mesh) -> Module:
+    with jax.set_mesh(program.mesh or mesh):
+        return Module(program.lower().compile().as_text(), program.turns)
+
+
+@pytest.fixture(scope="module", params=["one mesh", "a mesh of its own"])
+def decode(tmp_path_factory, request):
+    """Decoding with the vocabulary on two devices, which training has too or has not."""
+    path = tmp_path_factory.mktemp("decode")
+    sizes, apart = (MESH, {}) if request.param == "one mesh" else ((1, 8, 1), {"tensor": 2})
+    found, mesh = few(path, sizes, **apart)
+    assert ("reshard" in found) == bool(apart)
+    return module(found["decode"], mesh)
 
 
 def test_logits_are_not_gathered_to_be_drawn_from(decode):
@@ -90,6 +106,21 @@ def test_a_token_is_drawn_without_a_sort_of_the_vocabulary(decode):
 def test_shards_tell_each_other_once_a_token_whether_to_go_on(decode):
     (one,) = (one for one in collectives(decode) if one.times >= TURNS and one.size == 4)
     assert one.kind == "all-reduce" and one.bytes <= 16
+
+
+def test_no_weight_is_moved_while_tokens_are_drawn(decode):
+    """What devices exchange at every token is activations of its slots."""
+    of_token = [one for one in collectives(decode) if one.times >= 128]
+    smallest = DIM * DIM // 2  # bytes of half of the attention's last weight, were it int8
+    assert of_token and max(one.bytes for one in of_token) < smallest
+
+
+def test_weights_are_moved_once_before_decoding(tmp_path):
+    """Each leaf in its exchange; the loop of decoding is another program."""
+    found, mesh = few(tmp_path, (1, 8, 1), tensor=2)
+    moves = collectives(module(found["reshard"], mesh))
+    assert moves and {one.times for one in moves} == {1}
+    assert {one.kind for one in moves} <= {"all-to-all", "all-gather", "collective-permute"}
 
 
 def test_a_token_reads_the_prompts_in_slots_alone(tmp_path_factory, monkeypatch):
