@@ -116,6 +116,10 @@ class Sampling:
     """How the decoder's layers are multiplied while completions are decoded: int8 halves what a
     token reads of them, draws from a policy that is a little off, and so needs
     grpo.importance_sampling_cap (none: in model.dtype, as the learner does)."""
+    cache: Literal["int8"] | None = None
+    """How keys and values of prompts and completions are held while completions are decoded: int8
+    halves them, and needs grpo.importance_sampling_cap for the same reason (none: in
+    model.dtype)."""
 
 
 @dataclasses.dataclass(frozen=True)

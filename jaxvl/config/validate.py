@@ -159,12 +159,14 @@ def _check_grpo(cfg: Config) -> None:
             f"the nearest that does is {_nearest_divisor(g.group, g.group_per_row)}"
         )
     _check_loss(g)
-    if cfg.sampling.weights is not None and g.importance_sampling_cap is None:
-        raise UserError(
-            f"sampling.weights = {cfg.sampling.weights} draws from another policy than the one "
-            "that learns, and nothing corrects for it where grpo.importance_sampling_cap is none; "
-            "set grpo.importance_sampling_cap=2, or sampling.weights=none"
-        )
+    for name in ("weights", "cache"):
+        value = getattr(cfg.sampling, name)
+        if value is not None and g.importance_sampling_cap is None:
+            raise UserError(
+                f"sampling.{name} = {value} draws from another policy than the one that learns, "
+                "and nothing corrects for it where grpo.importance_sampling_cap is none; "
+                f"set grpo.importance_sampling_cap=2, or sampling.{name}=none"
+            )
     if not cfg.rewards:
         raise UserError("rewards: expected at least one, which is learnt from, found none")
 

@@ -25,8 +25,9 @@ from jaxvl.distributed.mesh import ROWS
 from jaxvl.models import rope
 from jaxvl.models.arch import TextArch
 from jaxvl.models.attention.reference import MASKED
+from jaxvl.models.cache import KVCache
 from jaxvl.models.layers import RMSNorm, fuse, fuse_row
-from jaxvl.models.text import Decoder, DecoderLayer, Embedding, KVCache
+from jaxvl.models.text import Decoder, DecoderLayer, Embedding
 
 
 @jax.tree_util.register_dataclass
@@ -90,20 +91,21 @@ class DecodeModel:
         mask_RT: jax.Array,
         tokens: int,
         *,
-        int8: bool = False,
+        int8_weights: bool = False,
     ) -> DecodeModel:
-        """`prompts` are what prefill makes. Completions have at most so many `tokens`. With `int8`
-        the products of layers are of weights in eight bits; the head's stay as they are."""
+        """`prompts` are what prefill makes. Completions have at most so many `tokens`. With
+        `int8_weights` the products of layers are of weights in eight bits; the head's stay as they
+        are."""
         embed = jax.tree.map(_gather_fsdp, text.embed)
         every = jnp.arange(mask_RT.shape[1] + tokens)  # a position is never above its token's place
         positions_13S = jnp.broadcast_to(every, (1, 3, len(every)))
 
         def layer(i: int) -> DecoderLayer:
             one = jax.tree.map(lambda x: _gather_fsdp(x[i]), text.layers)
-            fuse(one.attn, *one.attn.COLUMNS, int8=int8)
-            fuse(one.mlp, *one.mlp.COLUMNS, int8=int8)
-            fuse_row(one.attn, "o", int8=int8)
-            fuse_row(one.mlp, "down", int8=int8)
+            fuse(one.attn, *one.attn.COLUMNS, int8=int8_weights)
+            fuse(one.mlp, *one.mlp.COLUMNS, int8=int8_weights)
+            fuse_row(one.attn, "o", int8=int8_weights)
+            fuse_row(one.mlp, "down", int8=int8_weights)
             return one
 
         return cls(
@@ -140,13 +142,8 @@ class DecodeModel:
         for layer, prompt, past in zip(self.layers, self.prompts, completion_cache, strict=True):
 
             def attend(q, k, v, prompt=prompt, past=past):
-                k_ZKH, v_ZKH = merge(k), merge(v)
-                now = KVCache(
-                    jax.lax.dynamic_update_slice(past.k, k_ZKH[..., None], (0, 0, 0, write_index)),
-                    jax.lax.dynamic_update_slice(
-                        past.v, v_ZKH[..., None, :], (0, 0, write_index, 0)
-                    ),
-                )
+                one = KVCache(merge(k)[..., None], merge(v)[..., None, :])
+                now = past.put(one, write_index)
                 return _attend(q, prompt, self.mask, now, kv_mask_BSC, slot_map), now
 
             x_BSD, now = layer(x_BSD, (cos, sin), attend)
@@ -160,14 +157,16 @@ class DecodeModel:
         return (self.embed if self.head is None else self.head).logits(hidden_BSD)
 
     def empty_cache(self, slots: int, tokens: int) -> list[KVCache]:
-        """Room for `tokens` tokens of every slot, a cache a layer."""
+        """Room for `tokens` tokens of every slot, a cache a layer; in eight bits where those of
+        the prompts are."""
         B, _, K, H, _ = self.prompts[0].k.shape
-        dtype, spec = self.prompts[0].k.dtype, P(ROWS, "tensor", None, None)
+        dtype, spec = self.norm.scale[...].dtype, P(ROWS, "tensor", None, None)
 
         def zeros(*shape):
             return jnp.zeros((B * slots, K, *shape), dtype, out_sharding=spec)
 
-        return [KVCache(k=zeros(H, tokens), v=zeros(tokens, H)) for _ in self.layers]
+        empty = KVCache(k=zeros(H, tokens), v=zeros(tokens, H))
+        return [empty.like(prompt) for prompt in self.prompts]
 
 
 def _gather_fsdp(w: jax.Array) -> jax.Array:
@@ -219,11 +218,23 @@ def _part(
     products: tuple[str, str], q: jax.Array, cache: KVCache, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Softmax attention before its division: the weighted sum, the maximum, the sum; float32."""
-    scores = jnp.einsum(products[0], q, cache.k, preferred_element_type=jnp.float32)
+
+    def product(pattern: str, x: jax.Array, of_cache: jax.Array) -> jax.Array:
+        of_cache = of_cache.astype(q.dtype)  # of int8 too: see `models.cache`
+        return jnp.einsum(pattern, x.astype(q.dtype), of_cache, preferred_element_type=jnp.float32)
+
+    scores = _scaled(product(products[0], q, cache.k), cache.k_scale)
     scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
     top = scores.max(-1)
     weights = jnp.exp(scores - top[..., None])
-    out = jnp.einsum(
-        products[1], weights.astype(cache.v.dtype), cache.v, preferred_element_type=jnp.float32
-    )
+    out = product(products[1], _scaled(weights, cache.v_scale), cache.v)
     return out, top, weights.sum(-1)
+
+
+def _scaled(pairs: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Numbers of pairs [.., K, .., T] times the scale [.., K, T] of their tokens, if there is
+    one."""
+    if scale is None:
+        return pairs
+    between = range(scale.ndim - 1, pairs.ndim - 1)
+    return pairs * jnp.expand_dims(scale, tuple(between))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in eight bits for decoding, which reads all of them for every token.
+"""Eight bits for decoding, which reads all weights, and all keys and values, for every token.
 
-Symmetric, with a scale for each output: w = scale * q, q whole numbers from -127 to 127, which
-bfloat16 holds exactly. Products are x q * scale, so that no weight is ever written in another
-dtype, and what an output is off by comes from rounding alone: at most half a step of 1/127 of its
-largest weight for each input.
+Symmetric: x = scale * q, q whole numbers from -127 to 127, which bfloat16 holds exactly, so that
+what x is off by comes from rounding alone, at most half a step of 1/127 of the largest number that
+has the same scale. A weight has a scale for each output. Its products are x q * scale, so that it
+is never written in another dtype.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from flax import nnx
 
 def quantize(module: Any) -> None:
     """Puts int8 in the place of a module's `w` [in, ..], and its scales [..] beside it."""
-    w = module.w[...].astype(jnp.float32)
-    largest = jnp.abs(w).max(0)
+    q, scale = rounded(module.w[...], axis=0)
+    module.w, module.w_scale = nnx.Param(q), nnx.Param(scale)
+
+
+def rounded(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """x in int8, and the float32 scales, which all along `axis` share."""
+    x = x.astype(jnp.float32)
+    largest = jnp.abs(x).max(axis)
     scale = jnp.where(largest > 0, largest / 127, 1.0)
-    module.w = nnx.Param(jnp.round(w / scale).astype(jnp.int8))
-    module.w_scale = nnx.Param(scale)
+    return jnp.round(x / jnp.expand_dims(scale, axis)).astype(jnp.int8), scale
 
 
 def product(pattern: str, x: jax.Array, module: Any, **how: Any) -> jax.Array:

@@ -16,9 +16,10 @@ from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS, axis_size, check_divisible, platform
 from jaxvl.errors import UserError
 from jaxvl.models.arch import Arch, TextArch
+from jaxvl.models.cache import KVCache
 from jaxvl.models.inputs import Prompt
 from jaxvl.models.layers import cast
-from jaxvl.models.text import Decoder, KVCache
+from jaxvl.models.text import Decoder
 from jaxvl.models.vision import VisionTower
 
 # Tokens and patches of a device that prefill works on at a time: enough to keep it busy, and few
@@ -45,9 +46,12 @@ class QwenVL(nnx.Module):
         image_RTD = jnp.take_along_axis(image_RMD, slots_RT1, axis=1)
         return jnp.where(prompt.slots[..., None] >= 0, image_RTD, x_RTD)
 
-    def prefill(self, prompt: Prompt) -> tuple[jax.Array, list[KVCache]]:
+    def prefill(
+        self, prompt: Prompt, *, int8_cache: bool = False
+    ) -> tuple[jax.Array, list[KVCache]]:
         """Hidden state of each prompt's last token [R, D], and the prompts' keys and values as
-        decoding reads them: a cache a layer, k [B, r, K, H, T] and v [B, r, K, T, H].
+        decoding reads them: a cache a layer, k [B, r, K, H, T] and v [B, r, K, T, H]. With
+        `int8_cache` they are rounded once all layers have attended.
 
         A few rows of every device at a time: of what is made on the way, all rows' never exists.
         """
@@ -57,6 +61,8 @@ class QwenVL(nnx.Module):
             hidden_RTD, cache = self.text(
                 self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
             )
+            assert cache is not None, "it is kept"
+            cache = cache.int8() if int8_cache else cache
             layers = range(self.text.arch.layers)
             by_layer = [
                 jax.tree.map(lambda x, i=i: fold(x[i], _BY_SHARD, B=shards), cache) for i in layers

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from jax.sharding import reshard
 from jaxvl.distributed.mesh import ROWS, axis_size
 from jaxvl.models import attention, rope
 from jaxvl.models.arch import TextArch
+from jaxvl.models.cache import KVCache
 from jaxvl.models.layers import (
     Linear,
     RMSNorm,
@@ -28,18 +28,6 @@ from jaxvl.models.layers import (
     split_heads,
     stack,
 )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class KVCache:
-    """Keys and values in the order in which a decode step reads them, of one layer or (L) of all.
-
-    X are rows with T tokens of a prompt, or slots with C of a completion.
-    """
-
-    k: jax.Array  # [(L,) X, K, H, T]
-    v: jax.Array  # [(L,) X, K, T, H]
 
 
 class Attention(nnx.Module):

@@ -45,7 +45,8 @@ def sampling_programs(
         top_k=sampling.top_k,
         slots=sampling.slots,
         banned=never,
-        int8=sampling.weights == "int8",
+        int8_weights=sampling.weights == "int8",
+        int8_cache=sampling.cache == "int8",
     )
     form = arch, held.how.policy.graphdef, how, cfg.model.dtype
     sampler = make_sampler(*form, mesh, sampling.tensor)

@@ -66,7 +66,7 @@ def prefill(
     S = min(-(-sampling.slots // B), r * g) if sampling.slots else r * g
     w = places(S, r, g)
     first = prompt if w == r else _some_rows(prompt, B, jnp.int32(0), w)
-    hidden_ID, cache = model.prefill(first)
+    hidden_ID, cache = model.prefill(first, int8_cache=sampling.int8_cache)
     seed_RgC = seeds(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
 
     def requests(x_Rg):
@@ -76,7 +76,9 @@ def prefill(
     if w < r:
         place = filled(0, B, r, dtype=jnp.int32).at[:, :w].set(jnp.arange(w))
     inputs = DecodeInputs(
-        decode_model=DecodeModel.of(model.text, cache, prompt_mask(first), C, int8=sampling.int8),
+        decode_model=DecodeModel.of(
+            model.text, cache, prompt_mask(first), C, int8_weights=sampling.int8_weights
+        ),
         position=requests(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
         seed=requests(seed_RgC),
         wanted=g * fold(prompt.completion >= 0, "(B r) -> B r", B=B).sum(1, dtype=jnp.int32),
@@ -105,7 +107,7 @@ def prefill_wave(
     w, k, g = inputs.places, inputs.wave, sampling.completions
     start = jnp.minimum(state.ready // g, r - k)
     some = _some_rows(prompt, B, start, k)
-    hidden_ID, cache = model.prefill(some)
+    hidden_ID, cache = model.prefill(some, int8_cache=sampling.int8_cache)
     new_k = start + jnp.arange(k) >= state.ready // g
     held = held_rows(inputs, state)
     taken = jax.vmap(lambda x, at: x.at[at].set(True, mode="drop"))(

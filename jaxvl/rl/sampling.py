@@ -52,7 +52,8 @@ class SamplingParams:
     top_k: int = 0
     slots: int = 0  # completions decoded at a time, over all devices; 0: all
     banned: Banned | None = None  # words that may not be written
-    int8: bool = False  # weights of layers in eight bits, once prompts are prefilled
+    int8_weights: bool = False  # of layers in eight bits, once prompts are prefilled
+    int8_cache: bool = False  # keys and values too, of prompts and completions
 
 
 def seeds(

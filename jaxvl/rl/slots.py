@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS
+from jaxvl.models.cache import KVCache
 from jaxvl.models.decode import DecodeModel, SlotMap, merge, take
-from jaxvl.models.text import KVCache
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.sampling import SamplingParams, sample_token
 
@@ -308,8 +308,7 @@ def resize(state: DecodeState, slots: int, cache_len: int) -> DecodeState:
         # The step that wrote each new entry.
         written = last - (last - jnp.arange(cache_len)) % cache_len
         old = written % state.cache_len
-        cache = [KVCache(x.k[..., old], x.v[..., old, :]) for x in state.cache]
-        state = dataclasses.replace(state, cache=cache)
+        state = dataclasses.replace(state, cache=[x.take(old) for x in state.cache])
     if slots == state.slots:
         return state
     kept = jnp.argsort(~state.live, axis=1, stable=True)[:, :slots]

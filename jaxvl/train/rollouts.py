@@ -47,7 +47,9 @@ def sampler(cfg: Config, vlm: VLM) -> Sampler | ReshardedSampler:
         how.slots,
         how.ban,
     )
-    drawn = dataclasses.replace(drawn, int8=how.weights == "int8")
+    drawn = dataclasses.replace(
+        drawn, int8_weights=how.weights == "int8", int8_cache=how.cache == "int8"
+    )
     form = vlm.config, vlm.graphdef, drawn, cfg.model.dtype
     return make_sampler(*form, vlm.mesh, how.tensor)
 

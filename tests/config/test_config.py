@@ -93,6 +93,7 @@ def test_warm_up_and_horizon_in_updates(path, capsys, words, span, note):
         (["sampling.tensor=0"], "sampling.tensor = 0: expected a number at least 1"),
         (["sampling.weights=int8"], "set grpo.importance_sampling_cap=2, or sampling.weights=none"),
         (["sampling.weights=int4"], "sampling.weights"),
+        (["sampling.cache=int8"], "set grpo.importance_sampling_cap=2, or sampling.cache=none"),
         (["optim.b2=1"], "at least 0 and below 1"),
         (["data.prompt_buckets=()"], "sizes that grow"),
         (["data.prompt_buckets=512,256"], "sizes that grow"),

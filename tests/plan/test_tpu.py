@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan of two layers by the TPU's own compiler, where that is installed."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -21,8 +22,9 @@ from jaxvl.plan.collectives import collectives
 from jaxvl.plan.compile import compile_program, tpu_devices
 from jaxvl.plan.hlo import Module
 from jaxvl.plan.program import Program, ProgramWork
+from jaxvl.plan.programs import programs, read_arch
 from jaxvl.rl.sampling import SamplingParams, sample_token
-from tests.plan.small import write_model
+from tests.plan.small import small_config, write_model
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu compiles for TPUs: jaxvl[tpu]"
@@ -134,6 +136,26 @@ def test_an_array_that_is_made_whole_by_accident_is_a_warning():
 
     x = jax.ShapeDtypeStruct((512, 1024, 256), jnp.float32, sharding=cut("a", "b", None))
     assert compile_program(program(turned, x, out_shardings=cut("a", None, "b"))).warnings
+
+
+def test_eight_bits_are_read_as_they_are(tmp_path):
+    """Weights, keys and values: no array of the shape of one is written in another dtype while
+    tokens are drawn."""
+    cfg = small_config(write_model(tmp_path / "model"))
+    sampling = dataclasses.replace(cfg.sampling, weights="int8", cache="int8")
+    cfg = dataclasses.replace(cfg, sampling=sampling)
+    mesh = make_mesh(devices=tpu_devices(Topology.parse("v6e:2x2"))[:1])
+    with jax.set_mesh(mesh):
+        (decode,) = (p for p in programs(cfg, read_arch(cfg.model), mesh) if p.name == "decode")
+        module = Module(decode.lower().compile().as_text(), decode.turns)
+
+    def form(shape):
+        return tuple(sorted(size for size in shape if size > 1))
+
+    eight = {form(x.shape) for x in jax.tree.leaves(decode.args) if x.dtype == jnp.int8}
+    in_loop = [line for line, times in module.running() if times >= decode.turns]
+    read = {str(array) for line in in_loop for array in line.results if form(array.shape) in eight}
+    assert len(eight) == 5 and read and {array[:3] for array in read} == {"s8["}
 
 
 def test_logits_are_drawn_from_where_they_lie():

@@ -338,11 +338,11 @@ def test_decoding_on_a_mesh_of_its_own(tmp_path):
             assert line[name] == pytest.approx(value, abs=1e-4, rel=1e-4), name
     compiles = [line["perf/compiles"] for line in read_metrics(both)]
     assert compiles[0] == compiles[1]
-    grpo.train(small(eight, *common, *apart, "sampling.weights=int8"))
+    bits = ("sampling.weights=int8", "sampling.cache=int8")
+    grpo.train(small(eight, *common, *apart, *bits))
     first = values(eight)
     gap = "sampling/sampling_logp_difference/mean"
     assert 5 * values(both)[0][gap] < first[0][gap] < 0.1
     assert 0.9 < first[0]["sampling/importance_sampling_ratio/mean"] < 1.1
-    more = ("sampling.weights=int8", "run.restore_step=1")
-    grpo.train(small(eight, *common, *apart, *more))
+    grpo.train(small(eight, *common, *apart, *bits, "run.restore_step=1"))
     assert values(eight) == first

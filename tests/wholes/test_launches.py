@@ -153,7 +153,7 @@ def test_visualthinkers_two_stages(world, tmp_path):
 def test_decoding_on_another_mesh_in_eight_bits(tmp_path):
     run, words = tmp_path / "run", [*GRPO, *QUICK, "eval=none", "run.steps=2"]
     apart = ["mesh.fsdp=2", "sampling.tensor=2", "sampling.weights=int8"]
-    apart.append("grpo.importance_sampling_cap=2")
+    apart += ["sampling.cache=int8", "grpo.importance_sampling_cap=2"]
     launch("grpo", "configs/quickstart.py", *words, *apart, f"run.dir={run}")
     check_run(run, 2)
     check_export(run / "hf")
