@@ -157,7 +157,12 @@ def test_a_client_that_goes_away_leaves_the_others(served):
     connection, answer = served.send(body(stream=True, seed=8))
     assert answer.readline().startswith(b"data: ")
     connection.close()
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    connection.request("POST", CHAT, json.dumps(body(seed=9)), headers)
+    connection.close()  # before there is an answer
     assert text_of(served.ask(body())) == before
+    assert "Traceback" not in "".join(served.said)
 
 
 def test_bad_requests_are_refused_in_openais_form(served):
