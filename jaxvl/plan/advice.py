@@ -38,9 +38,10 @@ def for_kind(kind: str, prompts: str) -> str:
         "weights for decoding": "sampling.tensor or mesh.tensor: they are split over nothing else",
         "moved parameters": "sampling.tensor: they are split over nothing else",
         "moved batch": "sampling.tensor, fewer of which share a row",
-        "caches of prompts": f"mesh.tensor or mesh.fsdp; if nothing else helps {prompts} or "
-        "data.prompt_buckets",
-        "completions": "sampling.slots; if nothing else helps sampling.max_new_tokens",
+        "caches of prompts": "mesh.tensor, mesh.fsdp or sampling.cache=int8; if nothing else helps "
+        f"{prompts} or data.prompt_buckets",
+        "completions": "sampling.slots or sampling.cache=int8; if nothing else helps "
+        "sampling.max_new_tokens",
         "tables of sampling.ban": "fewer or shorter words in sampling.ban",
     }.get(kind, "")
 
