@@ -196,12 +196,21 @@ def miniature(out, *words):
 
 
 @pytest.mark.slow
-def test_all_arms_of_kinds_and_requests_run(tmp_path):
-    miniature(tmp_path, "--part", "d", "j")
+@pytest.mark.skipif(
+    os.environ.get("JAXVL_MINIATURE") != "all", reason="minutes: where JAXVL_MINIATURE=all"
+)
+def test_all_arms_of_kinds_run(tmp_path):
+    miniature(tmp_path, "--part", "d")
     measured = [json.loads(file.read_text()) for file in tmp_path.rglob("measured-*.json")]
-    assert len(measured) == 11
-    assert sum("judge" in found for found in measured) == 8
-    assert all(0 <= found["benign refused"] <= 1 for found in measured if "judge" not in found)
+    assert len(measured) == 8 and all(0 <= found["judge"] <= 1 for found in measured)
+
+
+@pytest.mark.slow
+def test_all_arms_of_requests_run(tmp_path):
+    miniature(tmp_path, "--part", "j")
+    measured = [json.loads(file.read_text()) for file in tmp_path.rglob("measured-*.json")]
+    assert len(measured) == 3
+    assert all(0 <= found["benign refused"] <= 1 for found in measured)
 
 
 @pytest.mark.slow
