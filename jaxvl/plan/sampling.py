@@ -94,27 +94,10 @@ def _sampling(
         shorter = bucket_sizes(sizes.length, MIN_CACHE_LEN)[:-1]
         shorter_states = [jax.eval_shape(room(x), state) for x in shorter[-1:]]
     caches = {"past": past, "completions": whole}
-    number = jax.ShapeDtypeStruct((), jnp.int32)
     meanwhile = beside | reads
     if past.place is None:  # moved parameters have served
         meanwhile = {name: x for name, x in meanwhile.items() if name != "moved parameters"}
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    turns = sizes.length * -(-(sizes.rows * sizes.completions // shards) // state.slots)
-    decode = Program(
-        "decode",
-        sampler.decode_steps,
-        {**caches, "until": number, "enough": number},
-        meanwhile,
-        {},
-        work(arch, sizes, "decode"),
-        constants,
-        turns=turns,
-        mesh=mesh,
-    )
-    early, late = [], decode
-    if shorter_states and turns == sizes.length:
-        part, late = _in_two(decode, shorter_states[0], shorter[-1])
-        early = [part]
     return [
         Program(
             "prefill",
@@ -127,26 +110,57 @@ def _sampling(
             mesh=mesh,
         ),
         *_waves(sampler, arch, sizes, mesh, reads, beside, caches, constants),
-        *early,
-        *(
-            Program(
-                "grow",
-                jax.jit(room(sizes.length)),
-                {"completions": short},
-                meanwhile | {"past": past},
-                {"completions": whole},
-                ProgramWork(0.0, 0.0),
-                mesh=mesh,
-            )
-            for short in shorter_states
-        ),
-        late,
+        *_loops(sampler, arch, sizes, mesh, caches, shorter_states, meanwhile, constants),
     ]
 
 
-def _in_two(decode: Program, shorter: DecodeState, early: int) -> tuple[Program, Program]:
-    """The loop over the first `early` tokens, for which `shorter` caches have room, and that over
-    the others."""
+def _loops(
+    sampler: Sampler,
+    arch: Arch,
+    sizes: Sizes,
+    mesh: Mesh,
+    caches: dict[str, Any],
+    shorter: Sequence[DecodeState],
+    meanwhile: dict[str, Any],
+    constants: float,
+) -> list[Program]:
+    """Decoding at its largest; where there are `shorter` caches, the last growth too, and the loop
+    before it where every completion begins at once."""
+    whole, number = caches["completions"], jax.ShapeDtypeStruct((), jnp.int32)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    turns = sizes.length * -(-(sizes.rows * sizes.completions // shards) // whole.slots)
+    decode = Program(
+        "decode",
+        sampler.decode_steps,
+        {**caches, "until": number, "enough": number},
+        meanwhile,
+        {},
+        work(arch, sizes, "decode"),
+        constants,
+        turns=turns,
+        mesh=mesh,
+    )
+    if not shorter:
+        return [decode]
+    grow = Program(
+        "grow",
+        jax.jit(functools.partial(resize, slots=whole.slots, cache_len=sizes.length)),
+        {"completions": shorter[0]},
+        meanwhile | {"past": caches["past"]},
+        {"completions": whole},
+        ProgramWork(0.0, 0.0),
+        mesh=mesh,
+    )
+    if turns > sizes.length:
+        return [grow, decode]
+    early, late = _in_two(decode, shorter[0])
+    return [early, grow, late]
+
+
+def _in_two(decode: Program, shorter: DecodeState) -> tuple[Program, Program]:
+    """The loop over the first tokens, for which `shorter` caches have room, and that over the
+    others."""
+    early = shorter.cache_len
 
     def part(turns: int) -> Program:
         share = turns / decode.turns
