@@ -36,7 +36,7 @@ def render(tokenizer: Any, messages: Messages, ask: bool = True) -> str:
         if any("video" in key for part in parts for key in (*part, part.get("type") or "")):
             raise UserError("a message has a video, and video is not supported; give its frames")
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        lost = [part["text"] for part in parts if part.get("text", "").strip() not in text]
+        lost = list(_lost(parts, text))
     except UserError:
         raise
     except Exception as error:  # a template is a program, which may raise anything
@@ -110,6 +110,18 @@ def _bare(message: Any, held: list[Any]) -> Any:
     if isinstance(content, list | tuple):
         return {**message, "content": [_bare(part, held) for part in content]}
     return message
+
+
+def _lost(parts: Sequence[Mapping[str, Any]], text: str) -> Iterator[str]:
+    """The texts of `parts` that are not in `text`; quick where they stand in their order."""
+    at = 0
+    for part in parts:
+        wanted = part.get("text", "").strip()
+        found = text.find(wanted, at)
+        if found >= 0:
+            at = found + len(wanted)
+        elif wanted not in text:
+            yield part["text"]
 
 
 def _parts(messages: Messages) -> Iterator[Mapping[str, Any]]:

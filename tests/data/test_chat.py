@@ -61,6 +61,11 @@ def test_a_video_is_refused_whether_or_not_the_template_knows_of_it(render, part
         render([part, TEXT], FLAT)
 
 
+def test_texts_that_a_template_moves_are_not_lost():
+    parts = [{"text": text} for text in ("b", " a ", "c", "b", "")]
+    assert list(chat._lost(parts, "a b")) == ["c"]
+
+
 def test_messages_of_the_wrong_kind_are_refused_and_not_dropped(render):
     """Each template skips what the other is for, without a word."""
     with pytest.raises(UserError, match="leaves out the text 'Q.'.*for a base checkpoint"):
