@@ -15,8 +15,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -31,6 +29,7 @@ from jaxvl.serve.requests import BadRequest, ChatRequest, read
 from jaxvl.vlm import VLM
 
 MOST_BYTES = 64 * 2**20  # of a request's body
+LONGEST_BODY = 60.0  # seconds in which it has to be there
 MOST_REQUESTS = 128  # under way; others are told to come again
 READERS = 4  # threads that open images and tokenize
 LOCAL = ("127.0.0.1", "localhost")
@@ -74,16 +73,13 @@ class Server:
         self.positions: int | None = text.get("max_position_embeddings")
 
     def app(self) -> Starlette:
-        """The routes. Without a key, requests that name another host are refused: they come from a
-        page in a browser that was led here."""
-        hosts = [] if self.settings.key else [Middleware(TrustedHostMiddleware, [*LOCAL])]
+        """The routes."""
         return Starlette(
             routes=[
                 Route("/health", self.health),
                 Route("/v1/models", self.models),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
             ],
-            middleware=hosts,
             exception_handlers={BadRequest: _refused, HTTPException: _no_route, Exception: _broken},
             lifespan=self._life,
         )
@@ -99,7 +95,7 @@ class Server:
         return JSONResponse({"status": "ok"})
 
     async def models(self, request: Request) -> Response:
-        self._check_key(request)
+        self._check_access(request)
         one = {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "jaxvl"}
         return JSONResponse({"object": "list", "data": [one]})
 
@@ -107,7 +103,8 @@ class Server:
         account = _Account()
         self.under_way += 1
         try:
-            self._check_key(request)
+            self._check_access(request)
+            _check_type(request)
             if self.under_way > MOST_REQUESTS:
                 why = f"{MOST_REQUESTS} requests are under way; come again"
                 raise BadRequest(why, status=503, code="overloaded")
@@ -132,8 +129,15 @@ class Server:
             if not account.streams:
                 self._end(account)
 
-    def _check_key(self, request: Request) -> None:
+    def _check_access(self, request: Request) -> None:
+        """The key is given. Where there is none, the host that is asked for is this one: a page in
+        a browser could have been led here by another name."""
         if not (key := self.settings.key):
+            host = request.headers.get("host", "").partition(":")[0]
+            if host not in LOCAL:
+                names = " or ".join(LOCAL)
+                why = f"Host: found {host!r:.100}; expected {names}; other names need --key"
+                raise BadRequest(why, status=403, code="unknown_host")
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), key.encode()):
@@ -239,13 +243,26 @@ class _Events(StreamingResponse):
             self._end(self._account)
 
 
+def _check_type(request: Request) -> None:
+    """A page of another site cannot send this type unless it is let, and here it is not."""
+    found = request.headers.get("content-type", "")
+    if found.partition(";")[0].strip().lower() != "application/json":
+        why = f"Content-Type: found {found!r:.100}; expected application/json"
+        raise BadRequest(why, status=415)
+
+
 async def _body(request: Request) -> bytes:
-    """A request's body, read no further than it may be long."""
+    """A request's body, read no further than it may be long, and waited for no longer."""
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MOST_BYTES:
-            raise BadRequest(f"the body has over {MOST_BYTES} bytes", status=413)
+    try:
+        async with asyncio.timeout(LONGEST_BODY):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > MOST_BYTES:
+                    raise BadRequest(f"the body has over {MOST_BYTES} bytes", status=413)
+    except TimeoutError:
+        why = f"the body was not there within {LONGEST_BODY:g} seconds"
+        raise BadRequest(why, status=408) from None
     return bytes(data)
 
 
@@ -262,7 +279,7 @@ async def _refused(request: Request, error: Any) -> Response:
 
 
 async def _no_route(request: Request, error: Any) -> Response:
-    body = replies.error(f"{request.method} {request.url.path}: {error.detail}")
+    body = replies.error(f"{request.method} {request.url.path:.200}: {error.detail}")
     return JSONResponse(body, error.status_code, error.headers)
 
 

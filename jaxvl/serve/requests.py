@@ -23,6 +23,8 @@ from jaxvl.data.tasks.fields import plain
 from jaxvl.errors import UserError
 
 MOST_CHOICES = 128
+MOST_PARTS = 2**13  # of all messages, each of which is one itself
+MOST_CHARACTERS = 2**21  # of all texts; several to a token, and few models have 2^18 positions
 ROLES = ("system", "user", "assistant")
 _READ = {
     *("model", "messages", "n", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
@@ -77,7 +79,7 @@ class ChatRequest:
 
 def read(data: bytes, model: str) -> ChatRequest:
     """The request in a body, which has to be for `model`. BadRequest names what is wrong."""
-    body = {name: value for name, value in _object(data).items() if value is not None}
+    body = _given(_object(data))
     _check_names(body)
     if "model" not in body:
         raise BadRequest(f"model: found none; expected {model!r}", "model")
@@ -150,7 +152,7 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
     names = [name for name in ("max_tokens", "max_completion_tokens") if name in body]
     found = {_whole(body, name, 0, 1, 2**31 - 1) for name in names}
     if len(found) > 1:
-        raise BadRequest(f"max_tokens and max_completion_tokens are {found}; give one", names[0])
+        raise BadRequest("max_tokens and max_completion_tokens differ; give one", names[0])
     return found.pop() if found else None
 
 
@@ -181,14 +183,28 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
 
 def _messages(messages: Any) -> tuple[list[dict[str, Any]], list[Image.Image]]:
     if not isinstance(messages, list) or not messages:
-        found = "none" if messages is None else arguments.found(messages)
+        found = arguments.found(messages) if messages else "none"
         raise BadRequest(f"messages: found {found}; expected a list of at least one", "messages")
+    contents = [one.get("content") for one in messages if isinstance(one, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    if len(messages) + len(parts) > MOST_PARTS:
+        raise BadRequest(
+            f"messages: over {MOST_PARTS} messages and parts; ask for less", "messages"
+        )
     pictures = _Pictures()
     read = [_message(one, f"messages[{i}]", pictures) for i, one in enumerate(messages)]
+    texts = [text for one in read for text in _texts(one["content"])]
+    if sum(map(len, texts)) > MOST_CHARACTERS:
+        raise BadRequest(f"messages: over {MOST_CHARACTERS} characters; ask for less", "messages")
     return read, pictures.loaded
 
 
+def _texts(content: str | list[dict[str, Any]]) -> list[str]:
+    return [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+
+
 def _message(message: Any, at: str, pictures: _Pictures) -> dict[str, Any]:
+    message = _given(message)
     if not isinstance(message, dict) or set(message) != {"role", "content"}:
         found = sorted(message) if isinstance(message, dict) else arguments.found(message)
         raise BadRequest(f"{at}: found {found!s:.200}; expected role and content alone", at)
@@ -200,14 +216,21 @@ def _message(message: Any, at: str, pictures: _Pictures) -> dict[str, Any]:
     if isinstance(content, str):
         return {"role": role, "content": _text(content, at)}
     if not isinstance(content, list) or not content:
-        found = arguments.found(content)
+        found = "no parts" if content == [] else arguments.found(content)
         raise BadRequest(f"{at}: found {found}; expected text, or a list of parts", at)
     return {"role": role, "content": list(_parts(content, at, pictures))}
 
 
+def _given(value: Any) -> Any:
+    """An object without its nulls: clients send them back for what there is not."""
+    if not isinstance(value, dict):
+        return value
+    return {name: inner for name, inner in value.items() if inner is not None}
+
+
 def _parts(content: list[Any], at: str, pictures: _Pictures) -> Iterator[dict[str, Any]]:
     for number, part in enumerate(content):
-        where = f"{at}[{number}]"
+        part, where = _given(part), f"{at}[{number}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("text", "image_url") or set(part) != {"type", kind}:
             why = f"{where}: found {part!r:.80}; expected a part with text, or with an image_url"
@@ -223,10 +246,11 @@ def _text(text: Any, at: str) -> str:
     """A text, which spells no special token: it would end a message, or begin one."""
     if not isinstance(text, str):
         raise BadRequest(f"{at}: found {arguments.found(text)}; expected text", at)
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise BadRequest(f"{at}: it holds half of a character; expected UTF-8", at)
     try:
+        text.encode()
         return plain(text, at)
+    except UnicodeEncodeError:
+        raise BadRequest(f"{at}: it holds half of a character; expected UTF-8", at) from None
     except BadRow as error:
         raise BadRequest(str(error), at) from None
 
@@ -241,9 +265,9 @@ class _Pictures:
     def add(self, holder: Any, at: str) -> None:
         """`detail` says how large a picture is to be seen; the model's own settings do here."""
         if not isinstance(holder, dict) or set(holder) - {"detail"} != {"url"}:
-            raise BadRequest(
-                f"{at}: found {arguments.found(holder)}; expected an object with url", at
-            )
+            found = sorted(holder) if isinstance(holder, dict) else arguments.found(holder)
+            why = f"{at}: found {found!s:.200}; expected an object with url, and detail at most"
+            raise BadRequest(why, at)
         url, at = holder["url"], f"{at}.url"
         if not isinstance(url, str) or url[:5].lower() != "data:":
             found = arguments.found(url)
