@@ -25,7 +25,7 @@ from jaxvl.rl.streaming import Pieces
 from jaxvl.serve import replies
 from jaxvl.serve.gather import Drawn, Gather, Job, tokens_for
 from jaxvl.serve.replies import ChatReply
-from jaxvl.serve.requests import BadRequest, ChatRequest, read
+from jaxvl.serve.requests import BadRequest, ChatRequest, check_model, read
 from jaxvl.vlm import VLM
 
 MOST_BYTES = 64 * 2**20  # of a request's body
@@ -78,6 +78,7 @@ class Server:
             routes=[
                 Route("/health", self.health),
                 Route("/v1/models", self.models),
+                Route("/v1/models/{name:path}", self.model),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
             ],
             exception_handlers={BadRequest: _refused, HTTPException: _no_route, Exception: _broken},
@@ -96,8 +97,15 @@ class Server:
 
     async def models(self, request: Request) -> Response:
         self._check_access(request)
-        one = {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "jaxvl"}
-        return JSONResponse({"object": "list", "data": [one]})
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def model(self, request: Request) -> Response:
+        self._check_access(request)
+        check_model(request.path_params["name"], self.settings.model)
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        return {"id": self.settings.model, "object": "model", "created": 0, "owned_by": "jaxvl"}
 
     async def chat(self, request: Request) -> Response:
         account = _Account()

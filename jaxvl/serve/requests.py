@@ -77,15 +77,20 @@ class ChatRequest:
     include_usage: bool  # at the end of a stream
 
 
+def check_model(asked: Any, served: str) -> None:
+    """BadRequest where another model is asked for than the one that is served."""
+    if asked != served:
+        why = f"model: found {arguments.found(asked)}; expected {served!r}, which is served"
+        raise BadRequest(why, "model", 404, "model_not_found")
+
+
 def read(data: bytes, model: str) -> ChatRequest:
     """The request in a body, which has to be for `model`. BadRequest names what is wrong."""
     body = _given(_object(data))
     _check_names(body)
     if "model" not in body:
         raise BadRequest(f"model: found none; expected {model!r}", "model")
-    if body["model"] != model:
-        why = f"model: found {arguments.found(body['model'])}; expected {model!r}, which is served"
-        raise BadRequest(why, "model", 404, "model_not_found")
+    check_model(body["model"], model)
     stream = _flag(body, "stream")
     if stream and body.get("logprobs"):
         raise BadRequest(

@@ -111,7 +111,9 @@ def test_a_page_that_was_led_here_is_not_answered(vlm):
     server = Server(vlm, ServeSettings("m", 4, 32))
     assert status(server, "/health", host="127.0.0.1:8000") == 200
     assert status(server, "/v1/models", host="localhost") == 200
-    assert status(server, "/v1/models", host="evil.example") == 400
+    assert status(server, "/v1/models", host="evil.example") == 403
+    assert status(server, "/v1/models/m", host="localhost") == 200
+    assert status(server, "/v1/models/other", host="localhost") == 404
 
 
 def test_others_reach_a_server_with_a_key_alone():
