@@ -186,6 +186,16 @@ def test_the_tables_of_kinds_and_of_the_trade_off(tmp_path, parts):
     assert "refuser to one-sided: 0.300 [0.300, 0.300]\nover 3 seeds: beyond the line." in got
 
 
+def test_the_page_has_the_tables_of_what_is_kept():
+    kept = ["--quick", "--seeds", "1", "2", "3", "--out", "docs/data/miniature"]
+    command = [sys.executable, "scripts/miniature.py", "--report", *kept]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | KEPT, capture_output=True, text=True)
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    page = (ROOT / "docs/miniature.md").read_text().splitlines()
+    assert done.returncode == 0 and len(rows) > 100
+    assert [row for row in rows if row not in page] == []
+
+
 def miniature(out, *words):
     command = [sys.executable, "scripts/miniature.py", "--tiny", "--seeds", "1", "--out", str(out)]
     done = subprocess.run(
