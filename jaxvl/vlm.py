@@ -332,7 +332,6 @@ def _new_directory(path: Any) -> Path:
     return arguments.path("the directory to write", path)
 
 
-# A second call compiles nothing.
 def load(
     path_or_hub_id: str | Path,
     dtype: str = "bfloat16",

@@ -34,7 +34,7 @@ def rollouts(
 
 
 def texts(made: Iterable[Rollout], decode: Callable[[Any], str]) -> Iterator[str]:
-    """The text of the first row's first completion in each of `rollouts`."""
+    """The text of the first row's first completion in each of `made`."""
     for rollout in made:
         check_drawn(rollout, ["asked"])
         yield decode(rollout.tokens[0, 0][rollout.mask[0, 0]])
