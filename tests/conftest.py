@@ -11,6 +11,7 @@ XLA_FLAGS = [
     "--xla_force_host_platform_device_count=8",
     # Programs run once or twice on tiny arrays: compiling is the cost, and these make it a sixth.
     "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
 ]
 if version("jax").startswith("0.10."):  # newer ones do not know it, and end the process over it
     XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")

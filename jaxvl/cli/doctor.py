@@ -31,7 +31,7 @@ from jaxvl.data.buckets import read_off
 from jaxvl.data.example import BadRow
 from jaxvl.data.intake import ExampleFilter
 from jaxvl.data.prompts import Processor
-from jaxvl.distributed.mesh import data_shard, make_mesh
+from jaxvl.distributed.mesh import data_shard, make_mesh, row_shards
 from jaxvl.errors import UserError
 from jaxvl.models.io import hf, sound
 from jaxvl.plan.plan import plan_gpus
@@ -187,7 +187,7 @@ def _disk(folder: Path) -> tuple[str, str]:
 
 def _mesh(cfg: Config | SFTConfig) -> tuple[str, str]:
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    check_rows(cfg.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_rows(cfg.batch, row_shards(mesh))
     check_share(cfg.batch, data_shard(mesh).count)
     sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     left = len(jax.devices()) - mesh.size

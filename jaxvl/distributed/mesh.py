@@ -89,6 +89,11 @@ def device_layout(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
     )
 
 
+def row_shards(mesh: Mesh) -> int:
+    """In how many parts the rows of a batch lie on the devices."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 @dataclasses.dataclass(frozen=True)
 class DataShard:
     """The rows of a batch lie in `count` shares, of which this process holds number `index`.

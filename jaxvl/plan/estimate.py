@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxvl.config import Config, SFTConfig
+from jaxvl.distributed.mesh import row_shards
 from jaxvl.models.arch import Arch
 from jaxvl.models.qwen_vl import TOKENS, rows_at_a_time
 from jaxvl.plan.program import LOOPS, Held, Program, Sizes
@@ -69,7 +70,7 @@ def temporaries(program: Program, cfg: Config | SFTConfig, arch: Arch, mesh: Mes
         return sum(update_temporaries(cfg, arch, mesh, Held.of(cfg, arch, mesh)).values())
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
 
     def drawn(completions: int) -> float:
         """Their float32 logits, and what is drawn from them."""
@@ -104,7 +105,7 @@ def update_temporaries(
     sizes, width = Sizes.of(cfg), jnp.dtype(cfg.model.dtype).itemsize
     sizes = sizes.mini_batch()
     text, vision, tensor = arch.text, arch.vision, mesh.shape["tensor"]
-    R = sizes.rows // sizes.micro_batches // (mesh.shape["data"] * mesh.shape["fsdp"])
+    R = sizes.rows // sizes.micro_batches // row_shards(mesh)
     S = sizes.tokens + sizes.completions * sizes.length
     chunk = chunk_size(cfg.batch.logprob_chunk, R)
     inputs = text.layers * S * text.dim + vision.depth * sizes.patches * vision.dim

@@ -18,7 +18,7 @@ from jaxvl.checkpoints.start import locate
 from jaxvl.config import Config, Model, SFTConfig
 from jaxvl.config.validate import check_rows, check_share
 from jaxvl.data.image_settings import BYTES
-from jaxvl.distributed.mesh import data_shard
+from jaxvl.distributed.mesh import data_shard, row_shards
 from jaxvl.models import lora, public, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.io import hf
@@ -51,7 +51,7 @@ def programs(cfg: Config | SFTConfig, arch: Arch, mesh: Mesh) -> list[Program]:
     UserError where model or batch cannot be cut as the mesh asks. Call it under `jax.set_mesh`.
     """
     qwen_vl.check_mesh(arch, mesh)
-    check_rows(cfg.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_rows(cfg.batch, row_shards(mesh))
     check_share(cfg.batch, data_shard(mesh).count)
     sizes, held = Sizes.of(cfg), Held.of(cfg, arch, mesh)
     found = []

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from jaxvl.config import Config, SFTConfig
 from jaxvl.data import banned
+from jaxvl.distributed.mesh import row_shards
 from jaxvl.models.arch import Arch
 from jaxvl.plan.program import Held, Program, ProgramWork, Sizes, largest_prompt, work
 from jaxvl.rl.resharded import make_sampler
@@ -97,7 +98,7 @@ def _sampling(
     meanwhile = beside | reads
     if past.place is None:  # moved parameters have served
         meanwhile = {name: x for name, x in meanwhile.items() if name != "moved parameters"}
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     return [
         Program(
             "prefill",
@@ -127,7 +128,7 @@ def _loops(
     """Decoding at its largest; where there are `shorter` caches, the last growth too, and the loop
     before it where every completion begins at once."""
     whole, number = caches["completions"], jax.ShapeDtypeStruct((), jnp.int32)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     turns = sizes.length * -(-(sizes.rows * sizes.completions // shards) // whole.slots)
     decode = Program(
         "decode",
@@ -184,7 +185,7 @@ def _waves(
 ) -> list[Program]:
     """The prefill of rows that find no place at first, so many of every shard at a time; none where
     all do."""
-    past, shards = caches["past"], mesh.shape["data"] * mesh.shape["fsdp"]
+    past, shards = caches["past"], row_shards(mesh)
     waiting = sizes.rows // shards - past.places
     if not waiting:
         return []

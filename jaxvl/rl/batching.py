@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Encoded
-from jaxvl.distributed.mesh import put_rows
+from jaxvl.distributed.mesh import put_rows, row_shards
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 
@@ -49,7 +49,7 @@ def batches(
     are compiled. The rows that fill up repeat a prompt and have no number. A size follows from
     its prompt alone, so that neighbours change nothing.
     """
-    shards = shards_of(vlm.mesh)
+    shards = row_shards(vlm.mesh)
     same: dict[Size, list[tuple[int, Encoded]]] = {}
     waiting = 0
 
@@ -70,11 +70,6 @@ def batches(
         yield batch(size)
 
 
-def shards_of(mesh: Mesh) -> int:
-    """In how many parts the rows of a batch lie on the devices."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
 def size_of(encoded: Encoded) -> Size:
     """The tokens and patches to which a prompt is padded."""
     step_up = data_prompts.step_up
@@ -83,7 +78,7 @@ def size_of(encoded: Encoded) -> Size:
 
 def together(vlm: BatchedModel, encoded: Sequence[Encoded], numbers: Sequence[int]) -> Prompt:
     """Prompts of one size on the mesh, and behind them repetitions of the first that fill up."""
-    shards, count = shards_of(vlm.mesh), len(encoded)
+    shards, count = row_shards(vlm.mesh), len(encoded)
     fill = (shards << max(0, -(-count // shards) - 1).bit_length()) - count
     tokens, patches = size_of(encoded[0])
     arrays = data_prompts.collate(

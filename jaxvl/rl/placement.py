@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvl.config import GRPO
 from jaxvl.distributed.fold import fold
-from jaxvl.distributed.mesh import ROWS, data_shard, put_rows
+from jaxvl.distributed.mesh import ROWS, data_shard, put_rows, row_shards
 from jaxvl.models.decode import split_rows, take
 from jaxvl.models.inputs import Prompt
 
@@ -39,7 +39,7 @@ class Placement:
     @classmethod
     def of(cls, grpo: GRPO, mesh: Mesh) -> Placement:
         """That of a run, in this process."""
-        shards = mesh.shape["data"] * mesh.shape["fsdp"] // data_shard(mesh).count
+        shards = row_shards(mesh) // data_shard(mesh).count
         return cls(grpo.mini_batches, grpo.micro_batches, shards)
 
     @property
@@ -94,7 +94,7 @@ class Placement:
 
     def compile(self, prompt: Prompt, mesh: Mesh) -> None:
         """Compile what cuts micro-batches out, for the shapes of `prompt`."""
-        B = mesh.shape["data"] * mesh.shape["fsdp"]
+        B = row_shards(mesh)
         rows = prompt.tokens.shape[0] // (B * self.mini_batches)
         sharding = NamedSharding(mesh, P(ROWS, None, None))
         order = jax.ShapeDtypeStruct((B, self.mini_batches, rows), np.int32, sharding=sharding)

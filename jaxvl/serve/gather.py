@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvl.data.prompts import Encoded, step_up
+from jaxvl.distributed.mesh import row_shards
 from jaxvl.rl import batching, streaming
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import lost_prompts
@@ -118,7 +119,7 @@ class Gather:
         """How many such requests fit the devices' memory."""
         how, size = job.kind
         rows = batching.rows_a_device(self.vlm, size, how.completions, how.max_new_tokens)
-        return rows * batching.shards_of(self.vlm.mesh)
+        return rows * row_shards(self.vlm.mesh)
 
     def _decode(self, jobs: Sequence[Job]) -> None:
         """All choices of jobs of one kind; stops where nobody waits for what is left."""

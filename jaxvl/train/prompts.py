@@ -25,7 +25,7 @@ from jaxvl.data.intake import DropLog, ExampleFilter
 from jaxvl.data.prompts import Encoded, PromptTooLong
 from jaxvl.data.turns import Turn
 from jaxvl.distributed import multihost
-from jaxvl.distributed.mesh import data_shard
+from jaxvl.distributed.mesh import data_shard, row_shards
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards.golds import credit_check
@@ -74,7 +74,7 @@ class PromptStream:
         self.template, self.sft = template, sft
         self.share = data_shard(vlm.mesh)
         self.mini_batches = batch.mini_batches
-        shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"] // self.share.count
+        shards = row_shards(vlm.mesh) // self.share.count
         self.parts = shards * batch.micro_batches  # that work side by side or in turn
         self.processor = vlm.processor.with_pixels(data.min_pixels, data.max_pixels).as_bytes()
         credit = credit_check(rewards) if rewards else None

@@ -30,7 +30,7 @@ from jaxvl.config.fields import to_json
 from jaxvl.config.validate import check_rows, check_share, validate
 from jaxvl.data import test_sets
 from jaxvl.distributed import multihost
-from jaxvl.distributed.mesh import data_shard, make_mesh
+from jaxvl.distributed.mesh import data_shard, make_mesh, row_shards
 from jaxvl.distributed.preemption import PreemptionHandler
 from jaxvl.errors import UserError
 from jaxvl.models import lora, partition
@@ -105,7 +105,7 @@ def init_run(cfg: Config | SFTConfig) -> tuple[VLM, Checkpoints]:
     validate(cfg)
     run_dir = Path(cfg.run.dir)
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    check_rows(cfg.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    check_rows(cfg.batch, row_shards(mesh))
     check_share(cfg.batch, data_shard(mesh).count)
     multihost.assert_equal_across_processes(
         {f"the config's {name}": value for name, value in _fields(cfg).items()}

@@ -18,6 +18,7 @@ import pytest
 
 from jaxvl.rewards import ChatJudge
 from jaxvl.rewards.endpoint import Endpoint
+from tests.curate.sets import write_sets
 from tests.serve.test_requests import REFUSED, picture_part, url
 from tests.wholes.launch import ROOT, launch
 
@@ -208,6 +209,18 @@ def test_it_is_an_endpoint_of_eval_and_a_judge(served, tmp_path, monkeypatch):
     (score,) = judge([[]], ["Right?"], ["3"])
     assert score and not endpoint.counts["failed"], endpoint.failure
     assert endpoint.counts["completion_tokens"] > 0
+
+
+def test_it_is_a_teacher(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVE_KEY", KEY)
+    every = write_sets(tmp_path / "sets", 2)
+    rows = tmp_path / "1-metadata.jsonl"
+    launch("curate", "metadata", f"--source=vizwiz={every['vizwiz']}", "--out", rows)
+    words = ["--out", tmp_path / "2-captioned.jsonl", "--teacher", served.url + CHAT]
+    words += ["--model", "tiny", "--key", "SERVE_KEY", f"max_tokens={TOKENS}"]
+    launch("curate", "caption", rows, *words)
+    done = json.loads((tmp_path / "2-captioned.manifest.json").read_text())
+    assert done["asked"] == len(rows.read_text().splitlines()) > 0
 
 
 def test_what_is_under_way_ends_before_the_server_does(served):

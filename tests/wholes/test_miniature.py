@@ -196,6 +196,11 @@ def test_the_page_has_the_tables_of_what_is_kept():
     assert [row for row in rows if row not in page] == []
 
 
+MINUTES = pytest.mark.skipif(
+    os.environ.get("JAXVL_MINIATURE") != "all", reason="minutes: where JAXVL_MINIATURE=all"
+)
+
+
 def miniature(out, *words):
     command = [sys.executable, "scripts/miniature.py", "--tiny", "--seeds", "1", "--out", str(out)]
     done = subprocess.run(
@@ -206,9 +211,7 @@ def miniature(out, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    os.environ.get("JAXVL_MINIATURE") != "all", reason="minutes: where JAXVL_MINIATURE=all"
-)
+@MINUTES
 def test_all_arms_of_kinds_run(tmp_path):
     miniature(tmp_path, "--part", "d")
     measured = [json.loads(file.read_text()) for file in tmp_path.rglob("measured-*.json")]
@@ -216,6 +219,7 @@ def test_all_arms_of_kinds_run(tmp_path):
 
 
 @pytest.mark.slow
+@MINUTES
 def test_all_arms_of_requests_run(tmp_path):
     miniature(tmp_path, "--part", "j")
     measured = [json.loads(file.read_text()) for file in tmp_path.rglob("measured-*.json")]

@@ -23,7 +23,7 @@ from jaxvl.checkpoints.start import load, locate
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.data.prompts import Encoded
-from jaxvl.distributed.mesh import fetch, put_rows
+from jaxvl.distributed.mesh import fetch, put_rows, row_shards
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint, number_of
 from jaxvl.models.inputs import Prompt
@@ -84,7 +84,7 @@ class Local:
     def __init__(self, vlm: VLM, how: ReplySampling, batch: int = 32):
         self.vlm, self.how = vlm, how
         self.per_row = max(g for g in range(1, min(how.n, batch) + 1) if how.n % g == 0)
-        self.shards = vlm.mesh.shape["data"] * vlm.mesh.shape["fsdp"]
+        self.shards = row_shards(vlm.mesh)
         at_a_time = data_prompts.round_up(max(1, batch // self.per_row), self.shards)
         self.rows, self.slots = QUEUE * at_a_time, at_a_time * self.per_row
         decoding = vlm.decoding(
