@@ -5,6 +5,7 @@ of all, and end together.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -28,10 +29,11 @@ from jaxvl.errors import TrainingFailed, UserError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 HEARTBEAT_SECONDS = 100  # after which jax itself ends the others of a silent one, with a stack dump
+END_SECONDS = 300  # for all processes to come to their end, which jax then waits for as long again
 START_SECONDS = 600  # for all processes to come: machines of a pod start at different times
 _LOOK_SECONDS = 1.0  # between two looks at whether another process has failed
 _LAST_SECONDS = 5.0  # that a failing process stays, so that all others can read why
-_FAILED, _GATHERED = "jaxvl/failed", "jaxvl/gathered"
+_FAILED, _GATHERED, _ENDED = "jaxvl/failed", "jaxvl/gathered", "jaxvl/ended"
 _gathers = itertools.count()  # the same in all processes, who gather in the same order
 # Errors of what joins processes: as jax tells them itself, and as a compiled program does.
 _LOST = re.compile("Gloo|[Cc]onnection|UNAVAILABLE|heartbeat")
@@ -77,8 +79,22 @@ def start() -> None:
         ) from error
     state = distributed.global_state
     beats = Beats(state.client, state.process_id, state.num_processes)
-    threading.Thread(target=_watch, args=(beats,), daemon=True).start()
-    threading.Thread(target=_miss, args=(beats,), daemon=True).start()
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(beats, over), daemon=True)
+    watch.start()
+    threading.Thread(target=_miss, args=(beats, over), daemon=True).start()
+    atexit.register(_end, state.client, over, watch)  # before jax's own farewell, registered first
+
+
+def _end(store: Any, over: threading.Event, watch: threading.Thread) -> None:
+    """When all have come to their end, nobody gives or misses signs of life any more.
+
+    A thread that asks jax's store while the interpreter ends would end the process by SIGABRT.
+    """
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # jax tells who is missing
+        store.wait_at_barrier(_ENDED, 1000 * END_SECONDS)
+    over.set()
+    watch.join(_LAST_SECONDS)
 
 
 def _explicit() -> dict[str, Any]:
@@ -207,23 +223,23 @@ def abort_all_on_error() -> Iterator[None]:
         raise
 
 
-def _watch(beats: Beats) -> None:
+def _watch(beats: Beats, over: threading.Event) -> None:
     """Gives signs of life, and ends this process when another has said that it failed."""
     due = 0.0
-    while jax.distributed.is_initialized():
+    while jax.distributed.is_initialized() and not over.is_set():
         if told := _reason():
             _exit(*told)
         if time.monotonic() >= due:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 beats.exchange()
             due = time.monotonic() + EVERY_SECONDS
-        time.sleep(_LOOK_SECONDS)
+        over.wait(_LOOK_SECONDS)
 
 
-def _miss(beats: Beats) -> None:
+def _miss(beats: Beats, over: threading.Event) -> None:
     """Ends this process, and with it the run, when another gives no sign of life."""
     count = distributed.global_state.num_processes
-    while jax.distributed.is_initialized():
+    while jax.distributed.is_initialized() and not over.is_set():
         if (silent := beats.silent()) is not None:
             why = (
                 f"process {silent} of {count} has given no sign of life for {SILENT_SECONDS:.0f} s"
@@ -233,7 +249,7 @@ def _miss(beats: Beats) -> None:
             if silent:
                 leave(1, why)
             os._exit(1)  # nobody can be told: process 0 keeps the store
-        time.sleep(_LOOK_SECONDS)
+        over.wait(_LOOK_SECONDS)
 
 
 def _reason() -> tuple[int, str] | None:

@@ -74,18 +74,30 @@ with multihost.abort_all_on_error():
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_process_is_a_message_and_no_stack(victim):
+# Its threads ask the store all the time; one process comes to its end long after the other.
+END = """
+import time
+import jax
+from jaxvl.distributed import beats, multihost
+beats.SILENT_SECONDS = multihost.SILENT_SECONDS = 3.0
+multihost.EVERY_SECONDS = multihost._LOOK_SECONDS = 0.0
+multihost.start()
+multihost.all_gather_object(0)
+time.sleep(4.0 * (jax.process_index() == LATE))
+"""
+
+
+def two(program):
+    """Two processes that are one run."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
     env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    both = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", program],
             env={**env, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -93,6 +105,25 @@ def test_a_stopped_process_is_a_message_and_no_stack(victim):
         )
         for index in range(2)
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_run_that_is_over_ends_with_0(late):
+    both = two(END.replace("LATE", str(late)))
+    try:
+        said = [process.communicate(timeout=60)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in both] == [0, 0], said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_is_a_message_and_no_stack(victim):
+    both = two(PROGRAM)
     while both[1 - victim].stdout.readline() != "going\n":
         assert both[1 - victim].poll() is None
     both[victim].send_signal(signal.SIGSTOP)
