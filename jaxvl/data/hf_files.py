@@ -36,7 +36,9 @@ def load_tokenizer(path: Path) -> Any:
         read_json(path / name)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises plain ones for a broken file
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a broken file: plain ones, or the panics of a Rust library
         why = f"{type(error).__name__}: {str(error)[:300]}"
         try:
             read_json(whole)

@@ -176,6 +176,20 @@ def test_a_tokenizer_that_is_none(folder, text):
         Processor.from_pretrained(folder)
 
 
+class Panic(BaseException):
+    """As the Rust of the tokenizers library raises them: no Exception."""
+
+
+@pytest.mark.parametrize("raised, told", [(Panic, UserError), (KeyboardInterrupt, None)])
+def test_a_panic_of_the_tokenizers_library(folder, monkeypatch, raised, told):
+    def panics(*args, **kwargs):
+        raise raised("range end index 7 out of range for slice of length 6")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", panics)
+    with pytest.raises(told or raised, match="range end index 7"):
+        Processor.from_pretrained(folder)
+
+
 def test_flips_in_a_header_never_raise_anything_else(folder):
     """Most make it no header, others change a name; what they may not do is escape."""
     rng, whole = np.random.default_rng(0), (folder / WEIGHTS).read_bytes()
