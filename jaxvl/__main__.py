@@ -1,6 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m jaxvl"""
+"""python -m jaxvl, and jaxvl"""
 
 from jaxvl.cli.main import main
+from jaxvl.cli.runtime import run_and_leave
 
-main()
+
+def command() -> None:
+    """The command line in a process of its own."""
+    run_and_leave(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -36,6 +36,7 @@ def changed(tree: Any, expected: Any) -> list[str]:
     ]
 
 
+@jax.jit
 def _digest(x: jax.Array) -> jax.Array:
     x = x.astype(jnp.uint8) if x.dtype == bool else x
     bits = jax.lax.bitcast_convert_type(x, _WORDS[x.dtype.itemsize]).astype(jnp.uint32)

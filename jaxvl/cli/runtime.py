@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command does before jax touches a device."""
+"""What a command does before jax touches a device, and how its process ends."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxvl.errors import UserError
@@ -30,3 +34,28 @@ def prepare_jax() -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path.home() / ".cache" / "jaxvl" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def run_and_leave(command: Callable[[], object]) -> None:
+    """`command()`, after which the process ends with the exit code that it asked for.
+
+    Python waits for threads and calls what was registered with atexit, as ever. Then the process
+    leaves, without the end of the interpreter: a thread of a library (tensorstore's, jax's) that is
+    in C++ meanwhile and comes back to Python ends the process by SIGABRT, with all done. Call it
+    first: what was registered with atexit before it is not called.
+    """
+    code = 1  # of an error that nobody caught, which Python prints
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # a pipe that is gone, or closed
+                stream.flush()
+        os._exit(code)
+
+    atexit.register(leave)
+    try:
+        command()
+        code = 0
+    except SystemExit as over:
+        code = over.code if isinstance(over.code, int) else int(over.code is not None)
+        raise

@@ -245,9 +245,10 @@ def unwrap(text: str, prefix: bool = True) -> str:
         if command and closing(text, command.end()) == len(text) - 1:
             text = text[command.end() + 1 : -1]
         for left, right in _WRAPPERS:
+            if not (text.startswith(left) and text.endswith(right)):
+                continue
             inner = text[len(left) : -len(right)]
-            wrapped = text.startswith(left) and text.endswith(right) and inner.strip()
-            if wrapped and len(text) > len(left + right) and left not in inner:
+            if inner.strip() and len(text) > len(left + right) and left not in inner:
                 text = inner
         if text == before:
             break

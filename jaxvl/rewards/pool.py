@@ -358,12 +358,23 @@ def restarts() -> int:
         return _pool.counts.pop("restarts", 0)
 
 
-def map_threads(function: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
+def map_threads(
+    function: Callable[..., Any], *columns: Iterable[Any], where: Sequence[bool] | None = None
+) -> list[Any]:
     """[function(*row) for row in zip(*columns)], with as many rows at a time as there are workers:
-    a row that waits for a worker does not hold up the others."""
+    a row that waits for a worker does not hold up the others. Rows that will not wait, those that
+    `where` does not say, are done in this thread: another one would cost more than they do."""
+    rows = list(zip(*columns, strict=True))
     workers = _pool.count if _pool else WorkerLimits().workers or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as threads:
-        return list(threads.map(function, *columns))
+        later = [
+            threads.submit(function, *row) if waits else None
+            for row, waits in zip(rows, where or [True] * len(rows), strict=True)
+        ]
+        return [
+            function(*row) if one is None else one.result()
+            for row, one in zip(rows, later, strict=True)
+        ]
 
 
 @atexit.register

@@ -88,7 +88,8 @@ def judge_rows(
         own = frames.of_row(row)
         return verdict if own.model == own.gold else _in_gold_frame(verdict, row, own)
 
-    return pool.map_threads(judge, kinds, completions, rows)
+    asks = [kind == "math" for kind in kinds]  # a worker
+    return pool.map_threads(judge, kinds, completions, rows, where=asks)
 
 
 def _in_gold_frame(verdict: Verdict, row: Mapping[str, Any], frames: Frames) -> Verdict:

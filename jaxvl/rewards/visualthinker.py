@@ -59,6 +59,7 @@ def accuracy(
         lambda completion, right: float(accurate(completion_text(completion), right, literal)),
         completions,
         golds,
+        where=[bool(_MATHEMATICS.search(gold)) for gold in golds],  # of which a worker is asked
     )
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from jaxvl import config
 from jaxvl.checkpoints.folders import COMMITTED
 from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.cli.runtime import run_and_leave
 from jaxvl.errors import UserError
 from jaxvl.rl import learner
 from jaxvl.train import resume, sft
@@ -215,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)  # a restore that failed leaves threads of libraries behind

@@ -27,6 +27,42 @@ def test_help_lists_the_commands():
     assert all(name in done.stdout for name in ("grpo", "sft", "generate", "convert", "report"))
 
 
+# Threads that are in C++, and come back to Python, at any moment of the process's end.
+BUSY = """
+import sys, threading
+from jaxvl.cli.runtime import run_and_leave
+
+def command():
+    import atexit
+    import numpy as np
+    import tensorstore as ts
+    atexit.register(print, "goodbye")
+    spec = {"driver": "zarr", "kvstore": {"driver": "memory"}}
+    array = ts.open(spec, create=True, dtype=ts.float32, shape=[64, 64]).result()
+    def read():
+        while True:
+            array.read().result()
+    for _ in range(8):
+        threading.Thread(target=read, daemon=True).start()
+    print("done")
+    ENDS
+
+run_and_leave(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [("return", 0), ("sys.exit(143)", 143), ("sys.exit('why')", 1), ("1 / 0", 1)],
+)
+def test_a_process_ends_with_its_code_whatever_libraries_threads_do(ends, code):
+    program = [sys.executable, "-c", BUSY.replace("ENDS", ends)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "done\ngoodbye\n"), done.stderr
+    assert ("ZeroDivisionError" in done.stderr) == ("1 / 0" in ends)
+    assert ("why" in done.stderr) == ("why" in ends)
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
