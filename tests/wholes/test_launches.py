@@ -121,9 +121,9 @@ def test_fine_tuning_then_grpo_from_its_export(world, tmp_path):
     scorer, with the gold as reference."""
     quick = ["data.prompt_buckets=512", *SMALL[1:], *ONE]
     sft = ["sft", "configs/vlaa_sft.py", f"model.path={BASE}", *quick, "sft.rows=1"]
-    sft += ["sft.micro_batches=1", "sft.target_length=128", "optim.lr=1e-3"]
+    sft += ["sft.micro_batches=1", "sft.target_length=128", "optim.lr=2e-3"]
     data = f"data.source.path={world('vlaa')}"
-    launch(*sft, data, "run.steps=80", f"run.dir={tmp_path / 'sft'}")
+    launch(*sft, data, "run.steps=90", f"run.dir={tmp_path / 'sft'}")
     with scorer() as (url, asked):
         grpo = ["grpo", "configs/vlaa.py", f"model.path={tmp_path / 'sft/hf'}", *quick, data]
         grpo += ["grpo.prompts=9", "grpo.group=2", "grpo.micro_batches=1", "grpo.mini_batches=3"]
