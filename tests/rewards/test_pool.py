@@ -192,3 +192,13 @@ def test_restarts_are_counted_once():
         os.kill(one.process.pid, signal.SIGKILL)
     assert verify("math", "<answer>2+x</answer>", "x+2").reward == 1
     assert (pool.restarts(), pool.restarts()) == (1, 0)
+
+
+def test_rows_that_do_not_wait_are_done_in_this_thread():
+    def where_done(number):
+        return number, threading.current_thread() is threading.main_thread()
+
+    waits = [True, False, False, True]
+    done = pool.map_threads(where_done, range(4), where=waits)
+    assert done == [(number, not wait) for number, wait in enumerate(waits)]
+    assert pool.map_threads(where_done, range(2)) == [(0, False), (1, False)]
