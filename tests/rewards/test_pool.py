@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -195,8 +196,10 @@ def test_restarts_are_counted_once():
 
 
 def test_rows_that_do_not_wait_are_done_in_this_thread():
+    own = threading.current_thread()
+
     def where_done(number):
-        return number, threading.current_thread() is threading.main_thread()
+        return number, threading.current_thread() is own
 
     waits = [True, False, False, True]
     done = pool.map_threads(where_done, range(4), where=waits)
