@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Eight CPU devices, float32 products, compiled programs kept between runs, one tiny checkpoint."""
 
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,8 @@ if version("jax").startswith("0.10."):  # newer ones do not know it, and end the
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS)).strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may need the network
+# Tracing makes millions of objects and leaves no circles: looking for some takes a twentieth of it.
+gc.set_threshold(100_000, 50, 100)
 
 import jax  # noqa: E402  (the device count is read when jax is imported)
 import numpy as np  # noqa: E402

@@ -149,7 +149,8 @@ class Run:
     """Prompts of a step whose images are kept, for people."""
     report_every: Annotated[int, Ge(0)] = 20
     """Steps between two writings of the page report.html, and between tables of completions that
-    `track` gets (0: the page is written at the end alone, and there are no tables)."""
+    `track` gets (0: the page is written at the end alone, and there are no tables). The page of a
+    long run is written once a twentieth of its steps is new."""
     track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
     """Trackers that are told of every step, beside metrics.jsonl: see docs/metrics.md."""
     resume: Literal["auto", "never", True, False] = "auto"

@@ -56,17 +56,20 @@ class Rollouts:
             step: [file for _, file in sorted(places)] for step, places in sorted(found.items())
         }
 
-    def gap_files(self, files: Sequence[Path]) -> list[Path]:
-        """Where the gaps by token of a step's files are, of those that have some."""
-        found = (inside(self.run_dir, f"rollouts/gaps/{file.name}") for file in files)
-        return [file for file in found if file and file.is_file()]
+    def gap_files(self, files: Mapping[int, Sequence[Path]]) -> dict[int, list[Path]]:
+        """By step, where the gaps by token of its files are, of those that have some."""
+        folder = inside(self.run_dir, "rollouts/gaps")
+        if folder is None:
+            return {step: [] for step in files}
+        beside = {step: [folder / file.name for file in of] for step, of in files.items()}
+        return {step: [x for x in of if _is_own(folder, x)] for step, of in beside.items()}
 
     def step(self, files: Sequence[Path], images: bool = True, gaps: bool = True) -> dict[str, Any]:
         """A step's prompts, and how many lines could not be read. `pictures` are data URIs by the
         digest that the images of the prompts name; a completion's "gap" is as `train.gaps` writes
         it: the characters of each token, and its gap, as base64 of bytes."""
         lines, broken = read(files)
-        gaps_by_prompt = _gaps(self.gap_files(files)) if gaps else {}
+        gaps_by_prompt = _gaps(self.gap_files({0: files})[0]) if gaps else {}
         pictures: dict[str, str] = {}
         prompts = []
         for line in lines:
@@ -120,6 +123,11 @@ class Rollouts:
         digest = hashlib.sha256(data.getvalue()).hexdigest()[:16]
         uri = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
         return {"name": shown, "digest": digest, "uri": uri}
+
+
+def _is_own(folder: Path, file: Path) -> bool:
+    """Whether it is a file, and no link that leads out of its folder."""
+    return file.is_file() and (not file.is_symlink() or inside(folder, file.name) is not None)
 
 
 def state(files: Sequence[Path]) -> tuple:

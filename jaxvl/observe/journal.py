@@ -22,6 +22,7 @@ from jaxvl.observe.trackers import Table, TrackedRun, Tracker
 NAMES = "trackers.json"  # what each tracker calls the run
 ROWS = 64  # completions of a table
 FAILURES = 3  # in a row, after which a tracker is told no more
+OLD = 20  # pages take time in proportion to the run: one is written once this part of it is new
 
 
 class Journal:
@@ -37,7 +38,7 @@ class Journal:
         settings: Mapping[str, Any] | None = None,
     ):
         """`start` is the step that the run goes on after; `settings` is its config as JSON."""
-        self.run_dir, self.every = run_dir, report_every
+        self.run_dir, self.every, self.shown = run_dir, report_every, start
         self.lines, self.report = MetricsWriter(run_dir), Report(run_dir)
         self.trackers: dict[str, Tracker] = {}
         self.failures: dict[str, int] = {}
@@ -77,8 +78,9 @@ class Journal:
             if self.failures.get(name, 0) >= FAILURES:
                 del self.trackers[name]
                 self.warnings.append(f"warning: {name} is told no more: it failed {FAILURES} times")
-        if due:
+        if due and OLD * (step - self.shown) >= step:
             self._guarded(self.report.out.name, "was not written", self.report.write)
+            self.shown = step
         told, self.warnings = self.warnings, []
         return told
 

@@ -13,7 +13,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +60,21 @@ class Report:
 
     def write(self) -> Path:
         """The page as the run directories are now. The file is replaced as a whole."""
+        part = self.out.with_name(f".{self.out.name}.part")
         try:
-            text = self._page()
+            pieces = self._page()
+            with open(part, "w", encoding="utf-8", errors="replace") as file:
+                file.writelines(pieces)
+            os.replace(part, self.out)
         except UserError:
             raise
         except BROKEN as error:
             raise UserError(f"{self.out}: {NOT_AS_WRITTEN} ({error})") from error
-        part = self.out.with_name(f".{self.out.name}.part")
-        try:
-            part.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(part, self.out)
         except OSError as error:
             raise UserError(f"{self.out} cannot be written ({error})") from None
         return self.out
 
-    def _page(self) -> str:
+    def _page(self) -> Iterator[str]:
         runs, blocks, before = [], {}, self._packed
         self._packed = {}
         for number, rollouts in enumerate(self.rollouts):
@@ -85,7 +85,7 @@ class Report:
             imaged = thinned(
                 {step: outlines[step].images for step in chosen}, _IMAGES // len(self.rollouts)
             )
-            beside = {step: rollouts.gap_files(files[step]) for step in chosen}
+            beside = rollouts.gap_files({step: files[step] for step in chosen})
             bytes_of = {s: sum(x.stat().st_size for x in of) for s, of in beside.items() if of}
             gapped = thinned(bytes_of, _GAPS // len(self.rollouts))
             for step in chosen:
@@ -154,8 +154,9 @@ def document(runs: Sequence[dict[str, Any]], live: bool) -> dict[str, Any]:
     }
 
 
-def page(data: dict[str, Any], blocks: Mapping[str, str]) -> str:
-    """The page around its data, and around `blocks` of text by their element's id."""
+def page(data: dict[str, Any], blocks: Mapping[str, str]) -> Iterator[str]:
+    """The page around its data, and around `blocks` of text by their element's id, in pieces: that
+    of a long run is never in memory as a whole."""
     return render(
         [_PAGE / "page.html"],
         [_PAGE / name for name in _SCRIPTS],
@@ -174,9 +175,9 @@ def render(
     data: Mapping[str, Any],
     connect: str = "",
     **fields: Any,
-) -> str:
-    """The first of the templates with one script, one style, a policy that allows these alone, and
-    `data` as JSON that the script reads. The others are what the first imports by name."""
+) -> Iterator[str]:
+    """In pieces, the first of the templates with one script, one style, a policy that allows these
+    alone, and `data` as JSON that the script reads. The others are what it imports by name."""
     import jinja2
     from markupsafe import Markup
 
@@ -196,7 +197,7 @@ def render(
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
         f"img-src data:; base-uri 'none'; form-action 'none'{connect}"
     )
-    return environment.get_template(templates[0].name).render(
+    return environment.get_template(templates[0].name).generate(
         policy=Markup(policy),
         script=Markup(script),
         style=Markup(style),

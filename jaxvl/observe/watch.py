@@ -88,7 +88,7 @@ class Watched:
         url = urlsplit(target)
         asked = {name: values[-1] for name, values in parse_qs(url.query).items()}
         if url.path == "/":
-            return "text/html; charset=utf-8", report.page(self.document(), {}).encode()
+            return "text/html; charset=utf-8", "".join(report.page(self.document(), {})).encode()
         if url.path == "/data":
             same = asked.get("seen") == self.state()
             return _json({"same": True} if same else self.document())

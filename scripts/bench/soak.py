@@ -3,12 +3,14 @@
 
     python scripts/bench/soak.py [--steps 2000] [--minutes 60] [--warm 200] [--dir DIR] [KEY=VALUE]
 
-The quickstart with the settings given after it, as `jaxvl grpo` runs it, watched from outside once
-a second: resident memory, open files, threads and child processes at every step that it writes
-down. It is asked to stop (SIGTERM) after so many minutes. Compared are the medians of the 20 steps
-around step --warm and of the last 20, and every step that first called a program is listed. Files,
+The quickstart with the settings given after it, as `jaxvl grpo` runs it, watched from outside five
+times a second: resident memory, open files, threads and child processes. It is asked to stop
+(SIGTERM) after so many minutes. An update holds hundreds of MiB that sampling does not, so a look
+or two says nothing: compared are the mean and the most of all looks during the 100 steps after
+step --warm and during the last 100. Every step that first called a program is listed. Files,
 threads and processes come and go with saves, so of these the most since --warm is compared: the
-second half of the run may not have had more than the first.
+second half of the run may not have had more than the first. What was seen is kept beside the run,
+in its directory's name with .looks.jsonl, and memory is printed by every tenth of the steps.
 """
 
 from __future__ import annotations
@@ -32,20 +34,20 @@ sys.path.insert(0, str(ROOT))
 
 from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
-AROUND = 20  # steps whose median is compared
+AROUND = 100  # steps whose looks are compared
+PAUSE = 0.2  # seconds between two looks
 GROWTH = 0.05  # of resident memory
 KINDS = ("resident MiB", "files", "threads", "processes", "workers' MiB")
 
 
 def watch(run: subprocess.Popen, run_dir: Path, minutes: float) -> list[dict[str, Any]]:
-    """What the run had at each step that was seen while it was the newest."""
+    """What the run had at every look, and its newest step then."""
     process, found = psutil.Process(run.pid), []
     ends, asked = time.monotonic() + 60 * minutes, False
     while run.poll() is None:
-        time.sleep(1)
+        time.sleep(PAUSE)
         try:
-            step = newest_step(run_dir)
-            if step and (not found or found[-1]["step"] < step):
+            if step := newest_step(run_dir):
                 found.append({"step": step, **sizes(process)})
         except psutil.Error:
             continue  # a child, or the run, has ended meanwhile
@@ -73,14 +75,21 @@ def sizes(process: psutil.Process) -> dict[str, float]:
     return dict(zip(KINDS, (resident, *counts, workers), strict=True))
 
 
-def near(found: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """The medians of the steps around one."""
-    some = sorted(found, key=lambda one: abs(one["step"] - step))[:AROUND]
-    return {kind: statistics.median(one[kind] for one in some) for kind in KINDS}
+def between(found: list[dict[str, Any]], first: int, last: int) -> list[dict[str, Any]]:
+    return [one for one in found if first <= one["step"] <= last]
+
+
+def mean(found: list[dict[str, Any]], kind: str) -> float:
+    return statistics.mean(one[kind] for one in found)
 
 
 def most(found: list[dict[str, Any]], kind: str) -> float:
     return max(one[kind] for one in found)
+
+
+def growth(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> float:
+    """Of resident memory, the greater of the mean's and the most's."""
+    return max(of(after, KINDS[0]) / of(before, KINDS[0]) - 1 for of in (mean, most))
 
 
 def main() -> None:
@@ -99,21 +108,30 @@ def main() -> None:
     with open(run_dir.with_suffix(".log"), "w") as log:
         run = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         found = watch(run, run_dir, args.minutes)
+    looks = "".join(json.dumps(one) + "\n" for one in found)
+    run_dir.with_suffix(".looks.jsonl").write_text(looks)
     lines = read_metrics(run_dir)
-    if lines[-1]["step"] < args.warm + AROUND:
-        raise SystemExit(f"{lines[-1]['step']} steps are too few to compare: see --warm, --minutes")
-    before, after = near(found, args.warm), near(found, lines[-1]["step"])
+    last = lines[-1]["step"]
+    if last < args.warm + 2 * AROUND:
+        raise SystemExit(f"{last} steps are too few to compare: see --warm, --minutes")
+    before = between(found, args.warm, args.warm + AROUND - 1)
+    after = between(found, last - AROUND, last - 1)  # after the last it evaluates and exports
     compiles = [(line["step"], line["perf/compiles"]) for line in lines]
     rises = [
         two for one, two in zip([(0, 0), *compiles], compiles, strict=False) if two[1] > one[1]
     ]
     seconds = statistics.median(line["step_time"] for line in lines)
-    print(f"{lines[-1]['step']} steps of {seconds:.2f} s (median), exit code {run.returncode}")
+    print(f"{last} steps of {seconds:.2f} s (median), exit code {run.returncode}")
     for kind in KINDS:
-        print(f"{kind}: {before[kind]:.0f} at step {args.warm}, {after[kind]:.0f} at the end")
+        then, now = (f"{mean(of, kind):.0f} (most {most(of, kind):.0f})" for of in (before, after))
+        print(f"{kind}: {then} from step {args.warm} on, {now} at the end")
+    for part in range(10):
+        of = between(found, last * part // 10 + 1, last * (part + 1) // 10)
+        if of:
+            memory = f"{mean(of, KINDS[0]):.0f} MiB, at most {most(of, KINDS[0]):.0f}"
+            print(f"to step {of[-1]['step']}: {memory}")
     print(f"programs called: {', '.join(f'{n} by step {step}' for step, n in rises)}")
-    grown = after["resident MiB"] / before["resident MiB"] - 1
-    warm = [one for one in found if one["step"] >= args.warm]
+    grown, warm = growth(before, after), between(found, args.warm, last)
     first, second = warm[: len(warm) // 2], warm[len(warm) // 2 :]
     for kind in KINDS[1:4]:
         print(f"{kind}: at most {most(first, kind)} in the first half, {most(second, kind)} after")

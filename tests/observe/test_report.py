@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 
 import pytest
 
@@ -134,6 +135,22 @@ def test_a_file_that_leaves_something_out_says_so(run_dir, monkeypatch):
     assert "without gaps by token of 1" in page.data["runs"][0]["left_out"]
     having = [s for s in (1, 10, 60) if "gap" in page.step(s)["prompts"][0]["completions"][0]]
     assert having == [1, 60]
+
+
+def test_gaps_of_elsewhere_are_not_on_the_page(run_dir, tmp_path):
+    """A link that leads out of the run's directory is not followed, a file's or the folder's."""
+    gaps, elsewhere = run_dir / "rollouts/gaps", tmp_path / "elsewhere"
+    gaps.rename(elsewhere)
+    gaps.mkdir()
+    (gaps / "step_1.jsonl").symlink_to(elsewhere / "step_1.jsonl")
+    (gaps / "step_60.jsonl").write_bytes((elsewhere / "step_60.jsonl").read_bytes())
+    page = Page(write_report(run_dir).read_text())
+    having = [s for s in (1, 10, 60) if "gap" in page.step(s)["prompts"][0]["completions"][0]]
+    assert having == [60]
+    shutil.rmtree(gaps)
+    gaps.symlink_to(elsewhere)
+    page = Page(write_report(run_dir).read_text())
+    assert not any("gap" in page.step(s)["prompts"][0]["completions"][0] for s in (1, 10, 60))
 
 
 def test_a_page_written_again_has_what_is_new_and_packs_nothing_twice(run_dir, monkeypatch):

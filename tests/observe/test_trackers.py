@@ -209,6 +209,16 @@ def test_a_tracker_that_cannot_start_and_a_page_that_cannot_be_written(tmp_path,
     ]
 
 
+def test_the_page_of_a_long_run_is_written_more_rarely(tmp_path, monkeypatch):
+    """Its time is in proportion to the run: written every few steps it would be what a run does."""
+    written = []
+    with Journal(tmp_path, report_every=2) as journal:
+        monkeypatch.setattr(journal.report, "write", lambda: written.append(step))
+        for step in range(1, 101):
+            journal.write(step, {})
+    assert written == [*range(2, 41, 2), *range(44, 81, 4), 86, 92, 98]
+
+
 def test_completions_are_a_table_with_their_images(tmp_path, monkeypatch):
     tracker = Failing({})
     monkeypatch.setattr(trackers, "start", lambda name, place: (tracker, ""))

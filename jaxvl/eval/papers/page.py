@@ -100,7 +100,7 @@ def _page(paper: Paper, found: Mapping[str, PaperInput], notes: Sequence[str]) -
     for one in sections:
         one["at"] = range(len(charts), len(charts) + len(one["charts"]))
         charts += one["charts"]
-    return render(
+    pieces = render(
         _TEMPLATES,
         _SCRIPTS,
         _STYLES,
@@ -112,6 +112,7 @@ def _page(paper: Paper, found: Mapping[str, PaperInput], notes: Sequence[str]) -
         given=[_row(one) for one in found.values()],
         sections=sections,
     )
+    return "".join(pieces)
 
 
 def _row(one: PaperInput) -> list[str]:
