@@ -5,6 +5,7 @@ told of them, what is saved, and where they end."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from jaxvl.train import failed
 from jaxvl.train.callbacks import Callbacks
 from jaxvl.train.guard import Guard
 from jaxvl.train.setup import journal
+
+TRIM_EVERY = 20  # steps
 
 
 @contextlib.contextmanager
@@ -89,3 +92,15 @@ class Steps:
             self.callbacks(step, metrics)
         if step % self.run.save_every == 0 or step == self.run.steps:
             self.checkpoints.keep(self.whole)
+        if step % TRIM_EVERY == 0:
+            trim()
+
+
+def trim() -> None:
+    """What malloc holds and nobody uses goes back to the system, where it is glibc's.
+
+    Threads that allocate in turns leave holes in malloc's arenas, and a long run's resident memory
+    grows by them though what it uses does not.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library's
+        ctypes.CDLL(None).malloc_trim(0)
