@@ -7,9 +7,10 @@ after a restore: a fault on the way there, in between or on the way back shows, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ ITEM = "manifest"  # its name in a checkpoint
 FILES = "files.json"  # of a checkpoint: the size of every file
 _NOTES = "_CHECKPOINT_METADATA"  # orbax's own, which it writes again after all others
 _SMALL = 2**20  # bytes up to which a file's own checksum is noted: the digests do not cover notes
+
+
+# The machine's doing, and no damage: the same file can be read another time, or by another user.
+_PASSING = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 
 
 class Damaged(UserError):
@@ -69,7 +82,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         raise Damaged(f"{item} has changed since it was written")
     if str(step) != folder.name:
         raise Damaged(f"it is the checkpoint of step {step}, in a folder of another name")
-    return {"data": data, "leaves": leaves}
+    return {"data": data, "leaves": leaves, "run": said.get("run")}
 
 
 def _is_leaf(leaf: Any) -> bool:
@@ -86,6 +99,7 @@ def read_item(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise Damaged(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
+        _passing(error)
         raise Damaged(f"{file} cannot be read ({type(error).__name__}: {error})") from None
     if not isinstance(found, dict):
         raise Damaged(f"{file} holds a {type(found).__name__}; expected an object")
@@ -107,7 +121,8 @@ def check_files(folder: Path) -> None:
         noted = json.loads((folder / FILES).read_bytes())
         files = noted["files"]
         whole = noted["sha256"] == checksum(files) and isinstance(files, dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _passing(error)
         whole = False
     if not whole:
         raise Damaged(f"{folder / FILES} has changed since it was written")
@@ -143,6 +158,12 @@ def check_arrays(manifest: Mapping[str, Any], tree: Any) -> None:
         raise Damaged(f"{wrong[0]}{more} not what was saved (digests differ)")
 
 
+def check_run(manifest: Mapping[str, Any], run: str) -> None:
+    """`Damaged` where it is another run's than the one whose word is `run`, if both have one."""
+    if run and manifest["run"] not in (None, run):
+        raise Damaged("it is the checkpoint of another run, put beside those of this one")
+
+
 def misfits(manifest: Mapping[str, Any], wanted: Any) -> list[str]:
     """In what the arrays of a checkpoint are not those `wanted`, a line each."""
     leaves = {name: (tuple(leaf[0]), leaf[1]) for name, leaf in manifest["leaves"].items()}
@@ -158,6 +179,16 @@ def differences(found: Mapping[str, tuple[tuple[int, ...], str]], wanted: Any) -
             is_, want = (_text(of.get(name)) for of in (found, expected))
             lines.append(f"{name}: the checkpoint has {is_}, the config {want}")
     return lines
+
+
+def does_not_fit(folder: Path, wrong: Sequence[str]) -> str:
+    """What to tell of misfits."""
+    shown = "\n  ".join(wrong[:4])
+    more = f"\n  and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    return (
+        f"{folder}: the checkpoint does not fit the config:\n  {shown}{more}\n"
+        "resume with the model and optimizer that the run was started with"
+    )
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -177,7 +208,14 @@ def _items(folder: Path) -> set[str]:
     try:
         return set(json.loads(file.read_bytes())["item_handlers"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _passing(error)
         raise Damaged(f"{file} cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _passing(error: Exception) -> None:
+    """Raises it again where it is the machine's."""
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise error
 
 
 def _hex(digest: Any) -> str:

@@ -7,14 +7,14 @@ import dataclasses
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from jaxvl.checkpoints import manifest
+from jaxvl.checkpoints import manifest, record
 from jaxvl.checkpoints.deadline import Deadline
 from jaxvl.checkpoints.folders import complete, folders, steps_at
 from jaxvl.checkpoints.manifest import Damaged
@@ -207,11 +207,12 @@ class Checkpoints:
             raise OSError(why)
 
     def _complete(self) -> None:
-        """Called in the background, before a checkpoint is declared whole: its manifest, whose
-        digests no step has waited for, and the list of its files."""
+        """Called in the background, before a checkpoint is declared whole: the run's record, its
+        manifest, whose digests no step has waited for, and the list of its files."""
         if jax.process_index() == 0:
-            folder = self.path / str(self._saving["step"])
-            manifest.write(folder, self._saving)
+            folder, run_dir = self.path / str(self._saving["step"]), self.path.parent
+            record.write(run_dir, self._saving["step"])
+            manifest.write(folder, {**self._saving, "run": record.run_of(run_dir)})
             manifest.list_files(folder)
 
     def keep(self, whole: Whole) -> None:
@@ -240,7 +241,7 @@ class Checkpoints:
             if step not in steps:
                 there = ", ".join(map(str, steps)) or "none"
                 raise UserError(f"run.restore_step = {step}: {self.path} has {there}")
-            steps = [step]
+            others, steps = [one for one in steps if one != step], [step]
         skipped = dict.fromkeys(torn, "a save that did not come to its end")
         for number in steps:
             why, found = "", None
@@ -255,6 +256,10 @@ class Checkpoints:
                 return Restored(number, *found, newer)
             skipped[number] = reasons[0]
             del found
+        if step is not None:
+            there = ", ".join(map(str, others)) or "no other"
+            told = f"that checkpoint is damaged: {skipped[step]}; {self.path} has {there}"
+            raise UserError(f"run.restore_step = {step}: {told}")
         if steps:
             raise UserError(_all_damaged(self.path, {n: skipped[n] for n in steps}))
         return None
@@ -267,9 +272,11 @@ class Checkpoints:
         folder = self.path / str(step)
         target = jax.tree.map(_placed, like)
         said = manifest.read(folder)
+        if said:
+            manifest.check_run(said, record.run_of(self.path.parent))
         wrong = manifest.misfits(said, like) if said else _misfits(folder / "state", like)
         if wrong:
-            raise UserError(_does_not_fit(folder, wrong))
+            raise UserError(manifest.does_not_fit(folder, wrong))
         data = manifest.read_item(folder, "data")
         if said:
             manifest.check_data(said, data)
@@ -280,14 +287,17 @@ class Checkpoints:
             print(f"{folder} has no digests: damage in it would not be seen", flush=True)
         return state, data
 
-    def set_aside(self, after: int, place: Path) -> None:
+    def set_aside(self, after: int, place: Path, done: int) -> None:
         """Move the checkpoints of steps after `after` into `place`: those that were passed over,
-        whose steps will be written again. Process 0's part."""
+        whose steps will be written again. Process 0's part.
+
+        What a run that was killed left half written is deleted: it is of no step after `done`.
+        """
         for folder in folders(self.path):
-            if int(folder.name) > after and complete(folder):
+            if int(folder.name) > after and (complete(folder) or int(folder.name) > done):
                 place.mkdir(parents=True, exist_ok=True)
                 shutil.move(folder, place / folder.name)
-            elif int(folder.name) > after:  # of a run that was killed while it wrote
+            elif int(folder.name) > after:
                 shutil.rmtree(folder)
         self.manager.reload()
 
@@ -379,15 +389,6 @@ def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
     line = line if len(line) <= 300 else f"{line[:100]} .. {line[-190:]}"  # the cause comes last
     return f"{type(error).__name__}: {line}"
-
-
-def _does_not_fit(folder: Path, wrong: Sequence[str]) -> str:
-    shown = "\n  ".join(wrong[:4])
-    more = f"\n  and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-    return (
-        f"{folder}: the checkpoint does not fit the config:\n  {shown}{more}\n"
-        "resume with the model and optimizer that the run was started with"
-    )
 
 
 def _all_damaged(path: Path, reasons: Mapping[int, str]) -> str:

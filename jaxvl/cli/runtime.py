@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxvl.errors import UserError
 
@@ -45,6 +46,16 @@ def run_and_leave(command: Callable[[], object]) -> None:
     first: what was registered with atexit before it is not called.
     """
     code = 1  # of an error that nobody caught, which Python prints
+    told = sys.unraisablehook
+
+    def tell(unraised: Any) -> None:
+        """Of a write that failed tensorstore's threads tell the loop of orbax, which has left: what
+        failed is told by the save itself, and this would stand around it dozens of times."""
+        error = unraised.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            told(unraised)
+
+    sys.unraisablehook = tell
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):

@@ -42,14 +42,14 @@ class Rollouts:
 
     def files(self) -> dict[int, list[Path]]:
         """By step, in their order and in that of the processes. What leads out of the run
-        directory is not among them."""
+        directory, or is no file, is not among them."""
         found: dict[int, list[tuple[int, Path]]] = {}
         folder = self.run_dir / "rollouts"
         if not folder.is_dir() or inside(self.run_dir, folder) is None:
             return {}
         for entry in os.scandir(folder):
             number = _STEP.fullmatch(entry.name)
-            if number and (not entry.is_symlink() or inside(folder, entry.name)):
+            if number and _is_own(folder, Path(entry.path)):
                 place = int(number[2] or 0), Path(entry.path)
                 found.setdefault(int(number[1]), []).append(place)
         return {

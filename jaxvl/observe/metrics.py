@@ -62,30 +62,38 @@ class MetricsWriter:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which a resumed run will write again.
+        """Drop the lines of steps after `step`, which a resumed run will write again, and a torn
+        one. Where there are none the file stays as it is.
 
-        The file is replaced as a whole, so that it is never seen half written.
+        It is replaced as a whole, so that it is never seen half written: that which a link leads
+        to, where it is one.
         """
         if not self.path.exists():
             return
         lines = read_metrics(self.path.parent, self.path.name)
-        lines = [line for line in lines if line["step"] <= step]
-        shorter = self.path.with_suffix(".tmp")
+        stays = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
+        if stays.encode() == self.path.read_bytes():
+            return
+        whole = self.path.resolve()
+        shorter = whole.with_suffix(".tmp")
         with open(shorter, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.write(stays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(shorter, self.path)
+        os.replace(shorter, whole)
 
 
 def read_metrics(run_dir: str | Path, file: str = FILE) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that a killed run left half written is ignored."""
+    """The lines of `metrics.jsonl`; a last line that a killed run left half written is ignored. One
+    that lacks nothing but its end of line is whole."""
     path = Path(run_dir) / file
     if path.is_dir():
         raise UserError(f"{path} is a directory; expected a file with a JSON object a line")
     if not path.is_file():
         raise UserError(f"no {path}; expected the directory of a run")
-    lines = path.read_bytes().split(b"\n")  # what follows the last newline is empty or torn
+    lines = path.read_bytes().split(b"\n")
+    if _is_whole(lines[-1]):  # else what follows the last newline is empty or torn
+        lines.append(b"")
     metrics, cure = [], "take the line out, or bring the file back from a copy"
     for number, line in enumerate(lines[:-1], start=1):
         try:
@@ -97,6 +105,13 @@ def read_metrics(run_dir: str | Path, file: str = FILE) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: `{shown}` has no number as its step; {cure}")
         metrics.append(found)
     return metrics
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class Progress:

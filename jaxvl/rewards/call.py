@@ -5,11 +5,13 @@ with its row, and what they return made into numbers."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import itertools
 import math
 import numbers
+import os
 import signal
 import threading
 import traceback
@@ -80,8 +82,26 @@ def call_all(
 
 
 def _call(reward: Reward, inputs: Mapping[str, Any], services: Mapping[str, Any]) -> Any:
+    """What the function returns. What it does to its lists, to the working directory or in a child
+    that it forks and that comes out of it is nothing to the run."""
     given, kept = {**inputs, **services}, settings(reward.fn)
-    return reward.fn(**{name: value for name, value in given.items() if name not in kept})
+    given = {name: _copied(value) for name, value in given.items() if name not in kept}
+    run, place = os.getpid(), os.getcwd()
+    try:
+        return reward.fn(**given)
+    finally:
+        if os.getpid() != run:
+            os._exit(1)
+        with contextlib.suppress(OSError):  # a directory that is gone
+            os.chdir(place)
+
+
+def _copied(value: Any) -> Any:
+    """Lists and dicts of its own, the rest as it is."""
+    if type(value) is list:
+        nested = bool(value) and type(value[0]) in (list, dict)
+        return [_copied(one) for one in value] if nested else list(value)
+    return {name: _copied(one) for name, one in value.items()} if type(value) is dict else value
 
 
 def _by_hand(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from jaxvl.rewards.cache import Cache
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}  # answers after which a request is repeated
 _KEYS = re.compile(r"(?i)(^|[_-]|api|access)(key|token|secret|password|signature|sig)$")
+_HEADER = re.compile(r"[!-~]+")
 _LONGEST_WAIT = 60.0
 _MOST_TOKENS = 10**9  # of one answer: more is no count
 
@@ -63,6 +64,14 @@ class Endpoint:
         _check_url(self.url)
         if self.key and self.key not in os.environ:
             raise UserError(f"the environment has no {self.key}, the endpoint's key")
+        if self.key and not _HEADER.fullmatch(self._token()):
+            raise UserError(
+                f"{self.key} in the environment is empty or holds what no request can (a blank, a "
+                "line's end, a letter beyond ASCII); expected the endpoint's key alone"
+            )
+
+    def _token(self) -> str:
+        return os.environ[self.key].strip()  # what a file was read into ends with its line
 
     @property
     def cost(self) -> float:
@@ -101,7 +110,7 @@ class Endpoint:
         """Asks for every body, puts what comes into `answered` and keeps it as it comes."""
         import httpx2
 
-        headers = {"Authorization": f"Bearer {os.environ[self.key]}"} if self.key else {}
+        headers = {"Authorization": f"Bearer {self._token()}"} if self.key else {}
         turn, writing = asyncio.Semaphore(self.concurrency), asyncio.Lock()
         cache, waiting = Cache(self.cache), {}
         async with httpx2.AsyncClient(timeout=self.timeout, headers=headers) as client:
@@ -222,8 +231,8 @@ def _check_url(url: str) -> None:
 
 def retry_after(text: str) -> float:
     """The seconds that a Retry-After header asks for, as a number or as a date; 0 for neither."""
-    if text.isdecimal() and len(text) < 10:
-        return float(text)
+    if text.isdecimal():
+        return float(text)  # infinite where it has too many digits: waits have a limit
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):  # the latter of a time zone that is none

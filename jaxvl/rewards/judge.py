@@ -294,7 +294,8 @@ def settled(
     if failed and on_failure == "fail":
         raise UserError(
             f"{type(scorer).__name__} failed on {len(failed)} of {len(values)} answers, first on "
-            f"number {failed[0]}; mend it, or set on_failure to 'mask' or to a reward"
+            f"number {failed[0]}{_why(endpoint)}; mend it, or set on_failure to 'mask' or to a "
+            "reward"
         )
     if isinstance(on_failure, str) and on_failure not in ("fail", "mask"):
         raise UserError(f"on_failure is {on_failure!r}; expected 'fail', 'mask' or a number")
@@ -332,3 +333,8 @@ class _DataUrls(dict):
             text = base64.b64encode(data.getvalue()).decode()
             self[key] = f"data:image/jpeg;base64,{text}"
         return super().__getitem__(key)
+
+
+def _why(endpoint: Endpoint | None) -> str:
+    """What became of the last request that failed. One that was answered is not among them."""
+    return f" ({endpoint.failure})" if endpoint and endpoint.failure else ""

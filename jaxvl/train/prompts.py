@@ -82,9 +82,8 @@ class PromptStream:
         self.gate = ExampleFilter(data.check, run.trial, data.digests, self.trial.append, credit)
         self.gate.admit(data.source)
         self.examples = examples = data.source.load()
-        multihost.assert_equal_across_processes(
-            {"the data's number of rows": len(examples)} | _some_ids(examples)
-        )
+        self.identity = {"the data's number of rows": len(examples)} | _some_ids(examples)
+        multihost.assert_equal_across_processes(self.identity)
         most = [
             None if isinstance(of, str) else max(of)
             for of in (data.prompt_buckets, data.patch_buckets)
@@ -287,9 +286,20 @@ class PromptStream:
         return {"data/dropped": sum(self.share.all_gather_object(count))}
 
     def get_state(self) -> dict[str, Any]:
-        return self.batches.get_state()
+        return self.batches.get_state() | {"examples": self.identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """UserError where the data is not that of which `state` is a position, unless
+        `data.source` is in `run.allow`."""
+        before = state.get("examples", self.identity)  # a run of a time without goes on
+        if before != self.identity and "data.source" not in self.run.allow:
+            name = next(n for n in self.identity if before.get(n) != self.identity[n])
+            raise UserError(
+                f"{name}: {before.get(name)!r:.80} when the run was saved, now "
+                f"{self.identity[name]!r:.80}: its place among the examples would be another. "
+                "Bring the data back, choose another run.dir, or go on all the same with "
+                "run.allow=data.source"
+            )
         self.batches.set_state(state)
 
     def collate(

@@ -17,7 +17,8 @@ from typing import Any
 
 import jax
 
-from jaxvl.checkpoints.folders import complete, steps_at
+from jaxvl.checkpoints import record
+from jaxvl.checkpoints.folders import complete, folders, steps_at
 from jaxvl.checkpoints.start import FINISHED
 from jaxvl.checkpoints.store import Checkpoints, Restored
 from jaxvl.config import Config, SFTConfig
@@ -40,7 +41,14 @@ def check(cfg: Config | SFTConfig) -> None:
             f"run.restore_step = {step}: {run_dir / 'checkpoints'} holds no whole checkpoint of "
             f"that step; {there}, or leave the field out"
         )
-    if not (run_dir / FILE).exists() and not whole and not torn:
+    links = [one for one in folders(run_dir / "checkpoints") if one.is_symlink()]
+    if links:
+        raise UserError(
+            f"{links[0]} is a link, which a run cannot delete when its turn comes (run.keep): move "
+            "the checkpoint back or the link away. `checkpoints` itself may be a link"
+        )
+    begun = record.newest(run_dir) or (run_dir / FILE).exists() or later_rollouts(run_dir, 0)
+    if not begun and not whole and not torn:
         return
     if cfg.run.resume in ("never", False):
         raise UserError(
@@ -55,18 +63,25 @@ def check(cfg: Config | SFTConfig) -> None:
 
 
 def _check_not_lost(cfg: Config | SFTConfig, run_dir: Path, torn: list[int]) -> None:
-    """UserError where the metrics go beyond a save, and no checkpoint is there."""
+    """UserError where a checkpoint was written and none is there, as the record says or, of a run
+    of a time without, metrics that go beyond a save."""
+    noted = record.newest(run_dir)
+    if noted and noted not in torn:
+        raise UserError(_lost(run_dir, f"{record.FILE} says that step {noted} was saved"))
     last = _last_step(run_dir)
     every = _save_every(cfg)
     if (run_dir / FINISHED).exists() or not (run_dir / "checkpoints").is_dir():
         every = 0  # a run that has ended, or was stopped, has saved; any has made the folder
     # A save that was cut short leaves its folder, and the next one waits for it to be whole.
     if last > (2 * every if torn else every):
-        raise UserError(
-            f"{run_dir / FILE} says step {last}, but {run_dir / 'checkpoints'} holds no whole "
-            "checkpoint, where one should be: is a disk not mounted? "
-            f"Bring them back, choose another run.dir, or move {FILE} away to begin again"
-        )
+        raise UserError(_lost(run_dir, f"{FILE} says step {last}"))
+
+
+def _lost(run_dir: Path, said: str) -> str:
+    return (
+        f"{run_dir}: {said}, but {run_dir / 'checkpoints'} holds no whole checkpoint, where one "
+        "should be: is a disk not mounted? Bring them back, or choose another run.dir"
+    )
 
 
 def outlook(cfg: Config | SFTConfig) -> str:
@@ -115,32 +130,37 @@ def go_on(cfg: Config | SFTConfig, checkpoints: Checkpoints, like: Any) -> Resto
         if found:
             for step, why in found.skipped.items():
                 print(f"run: the checkpoint of step {step} is not used: {why}", flush=True)
-            print(f"run: goes on after step {start}", flush=True)
+            beyond = f", which is beyond run.steps = {cfg.run.steps}: no step is left"
+            print(f"run: goes on after step {start}{beyond * (start > cfg.run.steps)}", flush=True)
         _leave_behind(cfg, checkpoints, start)
         settings.write(cfg, start)
+        if record.newest(run_dir) != start:  # what was later is none of this run's any more
+            record.write(run_dir, start)
         (run_dir / FINISHED).unlink(missing_ok=True)
     return found
 
 
 def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int) -> None:
     """What is later than `start`: a step or two are forgotten, more is set aside."""
-    run_dir = Path(cfg.run.dir)
+    run_dir, last = Path(cfg.run.dir), _last_step(Path(cfg.run.dir))
     later = [
         step
         for steps in steps_at(checkpoints.path)
         for step in steps
-        if step > start and complete(checkpoints.path / str(step))
+        if step > start and (complete(checkpoints.path / str(step)) or step > last)
     ]
+    # Metrics are written after rollouts: of more than a step without there have been some.
+    orphans = later_rollouts(run_dir, max(start, last + 1))
     place = run_dir / "set_aside" / f"{time.strftime('%Y%m%d-%H%M%S')}-after-step-{start}"
     # A run that is killed while it saves has come as far as the next save.
-    keep = bool(later) or _last_step(run_dir) > start + 2 * _save_every(cfg)
+    keep = bool(later or orphans) or last > start + 2 * _save_every(cfg)
     if keep:
         place.mkdir(parents=True, exist_ok=True)
         for name in (FILE, drops(run_dir).path.name):
             if (run_dir / name).is_file():
                 shutil.copy(run_dir / name, place / name)
         print(f"run: what is later than step {start} is kept in {place}", flush=True)
-    checkpoints.set_aside(start, place / "checkpoints")
+    checkpoints.set_aside(start, place / "checkpoints", last)
     for file in later_rollouts(run_dir, start):
         if keep:
             kept = place / file.relative_to(run_dir)

@@ -50,6 +50,7 @@ class _Lock:
     def __init__(self, file: Path):
         self.file, self._done = file, threading.Event()
         self.mine = {"word": secrets.token_hex(8), "pid": os.getpid(), "beat": 0, **_place()}
+        self.mine["folder"] = _folder(file)
 
     def take(self) -> None:
         deadline, seen = 0.0, None
@@ -79,6 +80,8 @@ class _Lock:
         threading.Thread(target=self._keep, daemon=True).start()
 
     def release(self) -> None:
+        if os.getpid() != self.mine["pid"]:  # a child that something in the run has forked
+            return
         self._done.set()
         with contextlib.suppress(OSError):
             now = _read(self.file)
@@ -95,9 +98,12 @@ class _Lock:
             return False
 
     def _is_over(self, other: dict[str, Any]) -> bool:
-        """Whether the holder is a process of this machine that is gone, or this very one."""
+        """Whether the holder is a process of this machine that is gone, or this very one, or works
+        in another directory, of which this one is a copy."""
         if other["place"] != self.mine["place"]:
             return False
+        if other.get("folder", self.mine["folder"]) != self.mine["folder"]:
+            return True
         return other["pid"] == os.getpid() or _started(other["pid"]) != other["started"]
 
     def _replace(self) -> None:
@@ -135,6 +141,12 @@ def _place() -> dict[str, Any]:
             path = Path(file)
             place += f" {os.readlink(path) if path.is_symlink() else path.read_text().strip()}"
     return {"host": socket.gethostname(), "place": place, "started": _started(os.getpid())}
+
+
+def _folder(file: Path) -> str:
+    """The directory of the lock, by whatever name."""
+    found = file.parent.stat()
+    return f"{found.st_dev} {found.st_ino}"
 
 
 def _started(pid: int) -> str:

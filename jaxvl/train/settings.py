@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -97,9 +98,17 @@ def write(cfg: Config | SFTConfig, step: int) -> None:
     if old != new or not (run_dir / HISTORY).exists():
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "after_step": step}
         line |= {"jaxvl": __version__, "config": new}
-        with open(run_dir / HISTORY, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    (run_dir / FILE).write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+        history = run_dir / HISTORY
+        before = history.read_bytes() if history.exists() else b""
+        _replace(history, before + json.dumps(line).encode() + b"\n")
+    _replace(run_dir / FILE, json.dumps(new, indent=2).encode() + b"\n")
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """As a whole: a run that is killed leaves no half, and a copy by hard links stays as it is."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_bytes(data)
+    os.replace(part, file)
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

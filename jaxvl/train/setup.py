@@ -183,7 +183,8 @@ def export(trained: VLM, cfg: Config | SFTConfig) -> None:
     if trained.lora and not cfg.model.train:
         writers["adapter"] = functools.partial(trained.save_adapters, base=cfg.model.path)
     for name, write in writers.items():
-        part, folder = run_dir / f"{name}.part", run_dir / name
+        folder = (run_dir / name).resolve()  # it may be a link to another disk
+        part = folder.with_name(f"{folder.name}.part")
         if lead:
             shutil.rmtree(part, ignore_errors=True)
         write(part)

@@ -195,7 +195,7 @@ def test_what_was_passed_over_is_kept_and_its_step_saved_again(run_dir, tmp_path
     (run_dir / "checkpoints/6").mkdir()  # of a save that was cut short
     checkpoints = Checkpoints(run_dir, keep=2)
     found = checkpoints.resume(make_state(0))
-    checkpoints.set_aside(found.step, tmp_path / "aside")
+    checkpoints.set_aside(found.step, tmp_path / "aside", done=found.step + 9)
     assert [path.name for path in (tmp_path / "aside").iterdir()] == ["4"]
     checkpoints.save(4, make_state(4), {"position": 4})
     checkpoints.close()

@@ -51,6 +51,8 @@ def test_files_of_a_step_are_in_the_order_of_its_processes(tmp_path):
     (tmp_path / "rollouts").mkdir()
     for name in ("step_2.jsonl", "step_2.10.jsonl", "step_2.9.jsonl", "step_10.jsonl"):
         (tmp_path / "rollouts" / name).touch()
+    (tmp_path / "rollouts/step_3.jsonl").mkdir()
+    os.mkfifo(tmp_path / "rollouts/step_4.jsonl")  # reading it would wait for ever
     names = {step: [file.name for file in of] for step, of in Rollouts(tmp_path).files().items()}
     assert names == {
         2: ["step_2.jsonl", "step_2.9.jsonl", "step_2.10.jsonl"],

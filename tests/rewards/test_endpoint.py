@@ -4,6 +4,7 @@
 import contextlib
 import gzip
 import json
+import os
 import socketserver
 import sqlite3
 import threading
@@ -143,7 +144,7 @@ def test_a_busy_server_is_asked_again_when_it_says():
         ("", 0, 0),
         ("soon", 0, 0),
         ("-5", 0, 0),
-        ("1" * 50, 0, 0),
+        ("1" * 50, 1e48, 1e50),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 1e9, 1e12),
         ("Fri, 99 Dec 2400 23:59:59 GMT", 0, 0),
@@ -244,3 +245,17 @@ def test_urls_that_are_whole():
 @pytest.mark.parametrize("zone", ["+99999999999999", "-99999999999999", "+9999", "x"])
 def test_a_time_zone_that_is_none_is_not_waited_for(zone):
     assert retry_after(f"Mon, 01 Jan 2024 00:00:00 {zone}") == 0
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n", "sk 1", "sk\n1", "a\u00e9", "\x00"])
+def test_a_key_that_no_request_can_hold_is_a_message_without_it(key, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**os.environ, "JUDGE_KEY": key})
+    with pytest.raises(UserError, match="JUDGE_KEY in the environment is empty or holds") as told:
+        Endpoint("http://localhost:8000", key="JUDGE_KEY")
+    assert not key.strip() or key.strip() not in str(told.value)
+
+
+def test_the_end_of_a_line_is_no_part_of_a_key(monkeypatch):
+    """As in $(cat FILE) of some shells, or what a secret's file was read into."""
+    monkeypatch.setenv("JUDGE_KEY", "  sk-1\n")
+    assert Endpoint("http://localhost:8000", key="JUDGE_KEY")._token() == "sk-1"

@@ -4,6 +4,8 @@
 import asyncio
 import concurrent.futures
 import itertools
+import os
+import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
@@ -242,3 +244,57 @@ def test_so_is_an_iterator_that_raises_on_its_way():
 
     with pytest.raises(UserError, match="`r0` raised ZeroDivisionError: .*, row 2, completion 'c'"):
         run(fn)
+
+
+def test_what_a_reward_does_to_its_lists_is_nothing_to_others():
+    ids, texts, column = [[1, 2], [3]], ["a", "b"], [[{"role": "x"}], None]
+
+    def spoils(completions, completion_ids, turns, **columns):
+        completion_ids[0].clear()
+        completions[:] = ["", ""]
+        turns[0][0]["role"] = "y"
+        return [1, 1]
+
+    def looks(completions, completion_ids, turns, **columns):
+        assert (completion_ids, completions, turns) == ([[1, 2], [3]], ["a", "b"], column)
+        return [0, 0]
+
+    rewards = [Reward(spoils, 1.0, "spoils"), Reward(looks, 1.0, "looks")]
+    score(rewards, ["p"] * 2, texts, ids, {"turns": column})
+    assert (ids, texts, column[0][0]["role"]) == ([[1, 2], [3]], ["a", "b"], "x")
+
+
+def test_a_reward_that_goes_to_another_directory_comes_back(tmp_path):
+    before = os.getcwd()
+
+    def moves(completions, **columns):
+        os.chdir(tmp_path)
+        return [1.0] * len(completions)
+
+    np.testing.assert_array_equal(run(moves), [1] * 4)
+    assert os.getcwd() == before
+
+
+@pytest.mark.parametrize("how", ["raises", "exits", "returns"])
+def test_a_child_that_a_reward_forks_does_not_act_as_the_run(how, tmp_path):
+    """Else it would go on as the run: save, write, and release the run's lock."""
+    code = f"""
+import os
+from jaxvl.config import Reward
+from jaxvl.rewards.mix import score
+
+def forks(completions, **columns):
+    child = os.fork()
+    if not child:
+        if {how!r} == "raises":
+            raise RuntimeError("of the child")
+        if {how!r} == "exits":
+            raise SystemExit(0)
+        return [0.0] * len(completions)
+    assert os.waitpid(child, 0)[1] == 256  # it left by itself, with 1
+    return [1.0] * len(completions)
+
+print(os.getpid(), score([Reward(forks)], ["p"], ["a"], [[1]], {{}}).total_N)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stderr

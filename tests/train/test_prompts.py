@@ -357,6 +357,21 @@ def test_a_resumed_stream_takes_the_same_stand_ins(make_stream, tmp_path):
         assert found == expected
 
 
+def test_other_data_than_the_run_was_saved_with_is_refused_unless_allowed(make_stream, tmp_path):
+    """Its order would be another one, and the position in it another place."""
+    cfg = make_config(tmp_path, too_long="drop")
+    stream = make_stream(cfg)
+    next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    more = {**state, "examples": {**state["examples"], "the data's number of rows": 10**6}}
+    with pytest.raises(UserError, match=r"number of rows: 1000000 when .*run.allow=data.source"):
+        make_stream(cfg).set_state(more)
+    allowed = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, allow=("data.source",)))
+    make_stream(allowed).set_state(more)
+    del state["examples"]  # of a checkpoint of a time without
+    make_stream(cfg).set_state(state)
+
+
 def test_what_is_made_ready_ahead_is_still_to_come(make_stream, tmp_path):
     """The state is that of the first prompts that nobody has taken, and drops are of the step that
     takes them."""
