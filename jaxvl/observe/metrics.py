@@ -109,8 +109,8 @@ def read_metrics(run_dir: str | Path, file: str = FILE) -> list[dict[str, Any]]:
 
 def _is_whole(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return type(json.loads(line)["step"]) is int
+    except (ValueError, RecursionError, TypeError, LookupError):
         return False
 
 

@@ -59,6 +59,21 @@ def test_a_killed_and_resumed_run_has_each_step_once(tmp_path, torn):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_last_line_that_lacks_its_end_alone_is_whole(tmp_path):
+    """And what is written next is a line of its own, once a resumed run has looked at the file."""
+    writer = MetricsWriter(tmp_path)
+    for step in (1, 2):
+        writer.write(step, {"kl": 1.0})
+    writer.path.write_bytes(writer.path.read_bytes()[:-1])
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    writer.truncate_after(2)
+    writer.write(3, {"kl": 1.0})
+    before = writer.path.stat().st_ino
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    writer.truncate_after(3)  # nothing to take off: the file is not written again
+    assert writer.path.stat().st_ino == before
+
+
 def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2: broken JSON"):
