@@ -86,14 +86,29 @@ def _call(reward: Reward, inputs: Mapping[str, Any], services: Mapping[str, Any]
     that it forks and that comes out of it is nothing to the run."""
     given, kept = {**inputs, **services}, settings(reward.fn)
     given = {name: _copied(value) for name, value in given.items() if name not in kept}
-    run, place = os.getpid(), os.getcwd()
+    run = os.getpid()
     try:
-        return reward.fn(**given)
+        with _stays():
+            return reward.fn(**given)
     finally:
         if os.getpid() != run:
             os._exit(1)
-        with contextlib.suppress(OSError):  # a directory that is gone
+
+
+@contextlib.contextmanager
+def _stays() -> Iterator[None]:
+    """The working directory is what it was, unless it is gone."""
+    try:
+        place = os.open(".", os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
             os.chdir(place)
+        os.close(place)
 
 
 def _copied(value: Any) -> Any:

@@ -273,6 +273,14 @@ def test_a_reward_that_goes_to_another_directory_comes_back(tmp_path):
 
     np.testing.assert_array_equal(run(moves), [1] * 4)
     assert os.getcwd() == before
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    try:
+        os.chdir(gone)
+        gone.rmdir()
+        np.testing.assert_array_equal(run(moves), [1] * 4)
+    finally:
+        os.chdir(before)
 
 
 @pytest.mark.parametrize("how", ["raises", "exits", "returns"])
