@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def begin(data: str, model: str, memory: int, devices: int) -> tuple[str, list[s
         seen = source.recognised()
         source = seen.source
         told += [f"data: {line}" for line in seen.told]
+        if name := source.unread_picture():
+            source = dataclasses.replace(source, image=(name,))
+            told.append(f"data: `{name}` has the pictures")
         example = source.load()[0]
         told.append(f"data: the first question is {example.question!r:.80}, its answer "
                     f"{example.answer!r:.40}, with {len(example.images)} images")  # fmt: skip
@@ -54,6 +58,8 @@ def begin(data: str, model: str, memory: int, devices: int) -> tuple[str, list[s
         raise UserError(
             f"--data: there is no file or folder {data}; expected one, or a hub dataset OWNER/NAME"
         )
+    if not Path(model).is_dir() and is_hub_id(model):
+        told.append(f"model: there is no directory {model} here; a run looks for it on the hub")
     size = _billions(model)
     adapters = (size or 0) * _WHOLE > memory * devices / 2
     told.append(_fit(model, size, adapters, f"{devices} times {memory} GB"))

@@ -22,6 +22,7 @@ from einops import rearrange, reduce
 from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import Config
+from jaxvl.config.fields import check_fields
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import local_rows, own_mesh, put_rows
 from jaxvl.distributed.preemption import PreemptionHandler
@@ -65,6 +66,7 @@ def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
     `Stopped` after the step it is in, once that is saved.
     """
     expect(cfg, Config, "jaxvl.train")
+    check_fields(cfg)
     told = Callbacks(callbacks, Path(cfg.run.dir))
     pool.start(pool.WorkerLimits.of(cfg.verify))  # before a device or another process is touched
     multihost.start()

@@ -177,8 +177,9 @@ class PromptStream:
         if jax.default_backend() != "cpu" or (tokens < 1024 and patches < 2048):
             return []
         return [
-            f"on a CPU rows of {tokens} tokens and {patches} patches are slow: smaller buckets "
-            "and a smaller data.max_pixels cost less"
+            f"on a CPU rows of {tokens} tokens and {patches} patches are slow: buckets that fit "
+            "(data.prompt_buckets=auto data.patch_buckets=auto) and a smaller data.max_pixels "
+            "cost less"
         ]
 
     def _item(self, position: int, candidates: Iterator[Example]) -> StreamItem:

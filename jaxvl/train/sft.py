@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import SFT, Optim, Run, SFTConfig
+from jaxvl.config.fields import check_fields
 from jaxvl.data import packing
 from jaxvl.data.example import Example
 from jaxvl.distributed import multihost
@@ -143,6 +144,7 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     `Stopped` after the step it is in, once that is saved.
     """
     expect(cfg, SFTConfig, "jaxvl.sft")
+    check_fields(cfg)
     told = Callbacks(callbacks, Path(cfg.run.dir))
     if cfg.eval or cfg.benchmarks:  # before a device or another process is touched
         pool.start(pool.WorkerLimits.of(cfg.verify))

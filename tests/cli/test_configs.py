@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import jaxvl
@@ -127,7 +128,18 @@ def test_the_size_of_a_model_is_its_configs_or_not_known(tmp_path, monkeypatch):
     said = run("init", "a.py", f"--model={base}", *rest)
     assert "model: 0.00149 billion parameters train whole" in said
     assert "there is no x/set here; a run looks for it on the hub" in said
-    assert "does not say how large it is" in run("init", "b.py", "--model=x/mine", *rest)
+    said = run("init", "b.py", "--model=x/mine", *rest)
+    assert "does not say how large it is" in said and "there is no directory x/mine here" in said
+
+
+def test_a_column_of_pictures_of_another_name_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (56, 56)).save("0.png")
+    row = {"problem": "2 + 2?", "solution": "4", "pic": "0.png"}
+    Path("my.jsonl").write_text(json.dumps(row) + "\n")
+    said = run("init", "a.py", "--data=my.jsonl", "--model=x/A-3B", *MACHINE)
+    assert "`pic` has the pictures" in said and "with 1 images" in said
+    assert config.load("a.py").data.source.image == ("pic",)
 
 
 def test_arguments_are_converted(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxvl
 from jaxvl import config
 from jaxvl.data.example import BadRow
 from jaxvl.errors import UserError
@@ -35,6 +36,19 @@ def test_a_function_of_the_data_that_raises_is_told(vlm, tmp_path, fields, words
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0, **fields))
     with pytest.raises(UserError, match=words):
         next(PromptStream.of(cfg, vlm, cfg.grpo.prompts))
+
+
+@pytest.mark.parametrize("name", ["train", "sft"])
+def test_swapped_values_of_a_config_are_told_before_anything_is_made_of_them(name):
+    kinds = {
+        "train": (config.Config, "quickstart.py"),
+        "sft": (config.SFTConfig, "quickstart_sft.py"),
+    }
+    kind, file = kinds[name]
+    cfg = config.load(CONFIGS / file, [], kind)
+    cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, dir=3, steps="runs/mine"))
+    with pytest.raises(UserError, match=r"run.dir: expected .*found 3"):
+        getattr(jaxvl, name)(cfg)
 
 
 def test_a_target_that_raises_is_told(vlm, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxvl.data import gold
 from jaxvl.data.example import BadRow
 from jaxvl.data.image import is_url, read_url
 
+_NAMED = 6  # fields of a row, in a message
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
@@ -22,12 +24,24 @@ def shown(value: Any) -> str:
     return "missing" if value is None else f"{value!r:.60}"
 
 
-def text(row: Mapping[str, Any], name: str) -> str:
-    """The text in a field, which has to have some."""
+def text(row: Mapping[str, Any], name: str, setting: str = "") -> str:
+    """The text in a field, which has to have some; `setting` is what names the field."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise BadRow(f"no {name}", f"`{name}` is {shown(value)}, expected text")
+        there = _there(row, name, setting)
+        raise BadRow(f"no {name}", f"`{name}` is {shown(value)}, expected text{there}")
     return plain(value, name)
+
+
+def _there(row: Mapping[str, Any], name: str, setting: str) -> str:
+    """Of a row that lacks a field, what it has instead, and what names the field."""
+    if name in row or not setting:
+        return ""
+    near = difflib.get_close_matches(name, map(str, row), 1)
+    fields = near or [str(each) for each in row][:_NAMED]
+    more = ", .." if len(row) > len(fields) and not near else ""
+    has = ", ".join(f"`{each:.40}`" for each in fields)
+    return f"; the row has {has or 'no field'}{more}, and {setting} names the field to read"
 
 
 def plain(value: str, name: str) -> str:
@@ -38,12 +52,13 @@ def plain(value: str, name: str) -> str:
     return value
 
 
-def answer(row: Mapping[str, Any], name: str) -> str:
-    """The gold answer in a field, as `gold.text` has it."""
+def answer(row: Mapping[str, Any], name: str, setting: str = "") -> str:
+    """The gold answer in a field, as `gold.text` has it; `setting` is what names the field."""
     value = row.get(name)
     found = gold.text(value, name)
     if not found:
-        raise BadRow("no answer", f"`{name}` is {shown(value)}, expected text or a number")
+        there = _there(row, name, setting)
+        raise BadRow("no answer", f"`{name}` is {shown(value)}, expected text or a number{there}")
     return plain(found, name)
 
 

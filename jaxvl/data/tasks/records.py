@@ -117,6 +117,13 @@ class Records(RowSource):
             told.append("`solution` is the answer")
         return Recognised(dataclasses.replace(self, **found), tuple(told))
 
+    def unread_picture(self) -> str:
+        """The field of the first row that holds a picture, where none that is read does."""
+        first = next((raw for _, _, raw in files.read(self.files()) if isinstance(raw, dict)), {})
+        if any(first.get(name) for name in self.image):
+            return ""
+        return places.blind({name: x for name, x in first.items() if name not in self.image})
+
     def rows(self, start: int = 0) -> Iterator[ReadRow]:
         seen = self.recognised()
         if seen.told and start == 0:
@@ -151,7 +158,8 @@ class Records(RowSource):
             question, right, inside = self._conversation(raw, columns)
             pictures = [inside] if inside else pictures
         else:
-            question, right = fields.text(raw, self.question), self._gold(raw)
+            question = fields.text(raw, self.question, "data.source.question")
+            right = self._gold(raw)
         images = tuple(image for item in pictures for image in self.pictures(item, file))
         choices: Sequence[str] = self._choices(raw)
         answer = fields.one_of(right, choices)
@@ -197,7 +205,7 @@ class Records(RowSource):
         name = "solution" if self.answer == "answer" and "answer" not in raw else self.answer
         if name == "solution" and "<answer>" in str(raw.get(name)):
             return gold.tagged(fields.answer(raw, name), name)
-        return fields.answer(raw, self.answer)
+        return fields.answer(raw, self.answer, "data.source.answer")
 
     def _choices(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
         if len(self.choices) > 1:
