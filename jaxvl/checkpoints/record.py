@@ -8,13 +8,13 @@ another run's.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 from jaxvl.checkpoints.folders import folders
 from jaxvl.checkpoints.manifest import ITEM
+from jaxvl.data.files import replace
 
 FILE = "saved.json"
 
@@ -37,9 +37,7 @@ def run_of(run_dir: Path) -> str:
 def write(run_dir: Path, step: int) -> None:
     """`step` is the newest."""
     said = {"run": run_of(run_dir) or secrets.token_hex(8), "step": step}
-    part = run_dir / f".{FILE}.part"
-    part.write_text(json.dumps(said) + "\n", encoding="utf-8")
-    os.replace(part, run_dir / FILE)
+    replace(run_dir / FILE, json.dumps(said).encode() + b"\n")
 
 
 def _at(run_dir: Path) -> Path:

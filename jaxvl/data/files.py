@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,13 @@ def sha256(file: Path) -> str:
     """Of the file's bytes, in hexadecimal."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def replace(file: Path, data: bytes) -> None:
+    """As a whole: who is killed leaves no half, and a copy by hard links stays as it is."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_bytes(data)
+    os.replace(part, file)
 
 
 def _rows(file: Path, skip: int) -> Iterator[Raw | None]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from jaxvl import __version__
 from jaxvl.config import Config, SFTConfig
 from jaxvl.config.fields import to_json
+from jaxvl.data.files import replace
 from jaxvl.errors import UserError
 
 FILE, HISTORY = "config.json", "config_history.jsonl"
@@ -100,15 +100,8 @@ def write(cfg: Config | SFTConfig, step: int) -> None:
         line |= {"jaxvl": __version__, "config": new}
         history = run_dir / HISTORY
         before = history.read_bytes() if history.exists() else b""
-        _replace(history, before + json.dumps(line).encode() + b"\n")
-    _replace(run_dir / FILE, json.dumps(new, indent=2).encode() + b"\n")
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """As a whole: a run that is killed leaves no half, and a copy by hard links stays as it is."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_bytes(data)
-    os.replace(part, file)
+        replace(history, before + json.dumps(line).encode() + b"\n")
+    replace(run_dir / FILE, json.dumps(new, indent=2).encode() + b"\n")
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -16,12 +16,12 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jaxvl
+from jaxvl.data.files import replace
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import BenchmarkSpec, Grade, Item, Scored
 from jaxvl.eval.engines import predictions
@@ -75,8 +75,8 @@ def score(folder: Path, source: str = "", force: bool = False) -> tuple[dict[str
         "dropped": settings["dropped"],
     }
     results = header | summary.results(task, scored, lines, judged.read(folder, found))
-    _write(folder / SCORES, "".join(map(_json_line, rows)))
-    _write(folder / RESULTS, json.dumps(plain(results), indent=1) + "\n")
+    replace(folder / SCORES, "".join(map(_json_line, rows)).encode())
+    replace(folder / RESULTS, json.dumps(plain(results), indent=1).encode() + b"\n")
     return results, notes
 
 
@@ -185,9 +185,3 @@ def plain(value: Any) -> Any:
 
 def _json_line(row: dict[str, Any]) -> str:
     return json.dumps(plain(row)) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
