@@ -2,11 +2,12 @@
 """python -m jaxvl, and jaxvl"""
 
 from jaxvl.cli.main import main
-from jaxvl.cli.runtime import run_and_leave
+from jaxvl.cli.runtime import one_arena, run_and_leave
 
 
 def command() -> None:
     """The command line in a process of its own."""
+    one_arena()
     run_and_leave(main)
 
 

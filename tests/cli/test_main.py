@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: a user's mistake is one message and exit code 2."""
 
+import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -61,6 +63,45 @@ def test_a_process_ends_with_its_code_whatever_libraries_threads_do(ends, code):
     assert (done.returncode, done.stdout) == (code, "done\ngoodbye\n"), done.stderr
     assert ("ZeroDivisionError" in done.stderr) == ("1 / 0" in ends)
     assert ("why" in done.stderr) == ("why" in ends)
+
+
+# Threads that allocate at the same time, and how many arenas malloc has then.
+ARENAS = """
+import ctypes, sys, threading
+import jaxvl.__main__ as entry
+
+def main():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    libc.fclose.argtypes = [ctypes.c_void_p]
+    all_here = threading.Barrier(6)
+    def allocate():
+        held = libc.malloc(5000)
+        all_here.wait()
+        libc.free(held)
+    threads = [threading.Thread(target=allocate) for _ in range(6)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    file = libc.fopen(b"/dev/stdout", b"w")
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+
+entry.main = main
+entry.command()
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="glibc's")
+@pytest.mark.parametrize(
+    ("said", "one"), [({}, True), ({"MALLOC_ARENA_MAX": "4"}, False)], ids=["ours", "the user's"]
+)
+def test_all_threads_allocate_from_one_arena_unless_the_user_says_otherwise(said, one):
+    env = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"} | said
+    program = [sys.executable, "-c", ARENAS]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.count("<heap nr=") == 1) == one, done.stdout
 
 
 LATE = """
