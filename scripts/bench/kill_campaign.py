@@ -89,6 +89,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     """All of a finished run that must be the same, whatever became of it on the way."""
     whole, _ = steps_at(run_dir / "checkpoints")
     said = manifest.read(run_dir / "checkpoints" / str(whole[0]))
+    said = {name: value for name, value in said.items() if name != "run"}  # each run's own word
     kept = [
         {name: value for name, value in line.items() if not name.startswith(CLOCK)}
         for line in read_metrics(run_dir)
