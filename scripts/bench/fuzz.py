@@ -252,15 +252,17 @@ def checkpoints(folder: Path) -> Target:
 
     def check(name: str, edits: list, note: str, noted: list, value: Any) -> None:
         data = (whole / name).read_bytes()
-        (other / name).write_bytes(changed(data, edits))
-        with bounded():
-            load(other, "float32")
-        if name == "config.json":
-            field = sorted(json.loads(data))[len(edits) % len(json.loads(data))]
-            (other / name).write_text(json.dumps(json.loads(data) | {field: value}))
+        try:
+            (other / name).write_bytes(changed(data, edits))
             with bounded():
                 load(other, "float32")
-        (other / name).write_bytes(data)
+            if name == "config.json":
+                field = sorted(json.loads(data))[len(edits) % len(json.loads(data))]
+                (other / name).write_text(json.dumps(json.loads(data) | {field: value}))
+                with bounded():
+                    load(other, "float32")
+        finally:  # a finding leaves nothing to the next input
+            (other / name).write_bytes(data)
         data = (run / note).read_bytes()
         for broken in (changed(data, noted), json.dumps(value).encode()):
             (run / note).write_bytes(broken)

@@ -4,6 +4,7 @@
 import gc
 import json
 import logging
+import re
 import tracemalloc
 import warnings
 
@@ -251,6 +252,29 @@ def test_configs_that_are_not_supported(name, change, message):
     config = {**public_config(name), **change}
     with pytest.raises(UserError, match=message):
         hf.arch_from_config({key: x for key, x in config.items() if x is not None})
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl_2b", "qwen2_5_vl_3b"])
+def test_nulls_in_a_config(name):
+    """What a model is made of is named; how positions turn, and key heads, count as not said."""
+    flat = public_config(name)
+    arch, named = hf.arch_from_config(flat), set()
+    tower = {"depth": 1, "num_heads": 1, "mlp_ratio": 1, **flat["vision_config"]}
+    changes = [{field: None} for field in flat if field != "model_type"]
+    changes += [{"vision_config": {**flat["vision_config"], field: None}} for field in tower]
+    for change in changes:
+        try:
+            hf.arch_from_config(flat | change)
+        except UserError as error:
+            if found := re.match(r"config.json: (\w+) is null", str(error)):
+                named.add(found[1])
+    made_of = {"hidden_size", "num_attention_heads", "vocab_size", "rms_norm_eps", "depth"}
+    assert named >= {*made_of, "num_heads", "image_token_id", "vision_start_token_id"}
+    assert not named & {"num_key_value_heads", "rope_theta", "rope_scaling"}
+    turns = {"rope_scaling": {"type": "mrope", "mrope_section": None}, "rope_theta": None}
+    assert hf.arch_from_config(flat | turns) == arch
+    heads = hf.arch_from_config(flat | {"num_key_value_heads": None}).text
+    assert heads.kv_heads == heads.heads
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -52,15 +52,27 @@ def arch_from_config(config: Mapping[str, Any]) -> Arch:
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     arch = Arch(
         family=family,
-        vision=_vision_arch(family, {**vision, **(config.get("vision_config") or {})}),
+        vision=_vision_arch(family, _Given({**vision, **(config.get("vision_config") or {})})),
         text=_text_arch(
-            {**text, **given},
+            _Given({**text, **given}),
             tied=any(c.get("tie_word_embeddings") for c in (config, nested)),
         ),
-        **{name: config.get(name, whole[name]) for name in ids},
+        **{name: _Given({**whole, **config})[name] for name in ids},
     )
     _check_shape(arch)
     return arch
+
+
+class _Given(dict[str, Any]):
+    """Fields of a config. UserError where one that is asked for by its name is null."""
+
+    def __getitem__(self, name: str) -> Any:
+        if (value := super().__getitem__(name)) is None:
+            raise UserError(
+                f"config.json: {name} is null, and a model is made of it; expected a value, or no "
+                "such line where transformers' own default is meant"
+            )
+        return value
 
 
 @functools.cache
@@ -177,7 +189,7 @@ def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
     return text.get("rope_scaling") or text.get("rope_parameters") or {}
 
 
-def _vision_arch(family: str, vision: Mapping[str, Any]) -> VisionArch:
+def _vision_arch(family: str, vision: _Given) -> VisionArch:
     depth = vision["depth"]
     if family == "qwen2_vl":
         sizes = {
@@ -203,21 +215,21 @@ def _vision_arch(family: str, vision: Mapping[str, Any]) -> VisionArch:
         temporal_patch_size=vision["temporal_patch_size"],
         in_channels=vision["in_channels"],
         merge_size=vision["spatial_merge_size"],
-        rope_theta=_rope(vision).get("rope_theta", 10_000.0),
+        rope_theta=_rope(vision).get("rope_theta") or 10_000.0,
     )
 
 
-def _text_arch(text: Mapping[str, Any], tied: bool) -> TextArch:
+def _text_arch(text: _Given, tied: bool) -> TextArch:
     rope = _rope(text)
     return TextArch(
         vocab=text["vocab_size"],
         dim=text["hidden_size"],
         layers=text["num_hidden_layers"],
         heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"] or text["num_attention_heads"],
+        kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
         hidden=text["intermediate_size"],
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
-        mrope_section=tuple(rope.get("mrope_section", (16, 24, 24))),
+        rope_theta=float(rope.get("rope_theta") or text.get("rope_theta") or 1e6),
+        mrope_section=tuple(rope.get("mrope_section") or (16, 24, 24)),
         norm_eps=text["rms_norm_eps"],
         tied=tied,
     )
