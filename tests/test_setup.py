@@ -216,7 +216,7 @@ def test_constraints_name_every_requirement_once(file):
     names = [re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines]
     assert len(names) == len(set(names))
     wanted = re.findall(r"(?m)^([\w-]+)", (ROOT / "requirements.txt").read_text())
-    # Trackers allow old versions of what others need new: pip would search for hours by itself.
+    # Trackers allow old versions of what others need new: pip searches for minutes by itself.
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted += extras["optional-dependencies"]["track"]
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} <= set(names)
