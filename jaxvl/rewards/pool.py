@@ -266,9 +266,10 @@ class _Worker:
         """Until the process has started."""
         deadline = time.monotonic() + START_SECONDS
         while not self.ready(_POLL):
-            if not self.alive and self.process.returncode < 0:
+            code = self.process.poll()  # looked at once: it may end between two looks
+            if code is not None and code < 0:
                 raise self._ended(at_work=False)
-            if not self.alive or time.monotonic() > deadline:
+            if code is not None or time.monotonic() > deadline:
                 raise UserError(
                     "a reward worker does not start; try `python -c 'import math_verify'`"
                 )

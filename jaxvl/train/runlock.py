@@ -50,7 +50,7 @@ class _Lock:
     def __init__(self, file: Path):
         self.file, self._done = file, threading.Event()
         self.mine = {"word": secrets.token_hex(8), "pid": os.getpid(), "beat": 0, **_place()}
-        self.mine["folder"] = _folder(file)
+        self.mine["inode"] = file.parent.stat().st_ino
 
     def take(self) -> None:
         deadline, seen = 0.0, None
@@ -102,8 +102,8 @@ class _Lock:
         in another directory, of which this one is a copy."""
         if other["place"] != self.mine["place"]:
             return False
-        if other.get("folder", self.mine["folder"]) != self.mine["folder"]:
-            return True
+        if other.get("inode", self.mine["inode"]) != self.mine["inode"]:
+            return True  # no device beside it: two mounts of one share may differ in that
         return other["pid"] == os.getpid() or _started(other["pid"]) != other["started"]
 
     def _replace(self) -> None:
@@ -141,12 +141,6 @@ def _place() -> dict[str, Any]:
             path = Path(file)
             place += f" {os.readlink(path) if path.is_symlink() else path.read_text().strip()}"
     return {"host": socket.gethostname(), "place": place, "started": _started(os.getpid())}
-
-
-def _folder(file: Path) -> str:
-    """The directory of the lock, by whatever name."""
-    found = file.parent.stat()
-    return f"{found.st_dev} {found.st_ino}"
 
 
 def _started(pid: int) -> str:

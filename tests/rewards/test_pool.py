@@ -102,6 +102,19 @@ def test_a_worker_lost_before_its_first_answer_is_replaced(what):
     made.close()
 
 
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_worker_that_ends_between_two_looks_is_replaced(monkeypatch, looks):
+    made = Pool(WorkerLimits(workers=1))
+    made.fill()
+    os.kill(pid(made), signal.SIGKILL)
+    process = made._idle[0].process
+    found, late = process.poll, iter([None] * looks)
+    monkeypatch.setattr(process, "poll", lambda: next(late, "over") and found())
+    assert made.equal("x+1", "1+x") == "match"
+    assert made.counts["restarts"] == 1
+    made.close()
+
+
 def test_a_request_larger_than_a_pipe_reaches_its_worker():
     worker = _Worker(memory=2 << 30)
     request = b'{"gold": "x+1", "found": "1+x", "tolerance": 0}' + b" " * 500_000 + b"\n"
