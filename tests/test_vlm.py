@@ -295,9 +295,9 @@ BLIND = [
     ([f"{V}How many?"], None, "1 <|image_pad|> for 0 images"),
     ([f"{V}<image><image>Which?"], 1, "2 <image>"),
     ([[{"role": "user", "content": "<image> How many?"}]], None, "1 <image>"),
-    ([[{"role": "user", "content": "<image> How many?"}]], 1, "1 places|0 places"),
-    ([MESSAGES], None, "1 places for pictures .* 0 pictures"),
-    ([MESSAGES], 2, "1 places for pictures .* 2 pictures"),
+    ([[{"role": "user", "content": "<image> How many?"}]], 1, ": 1, pictures: 0|: 0, pictures: 1"),
+    ([MESSAGES], None, r"places for pictures .*: 1, pictures: 0"),
+    ([MESSAGES], 2, r"places for pictures .*: 1, pictures: 2"),
     (
         [
             [

@@ -268,7 +268,8 @@ class _Found:
         plan = plan_gpus(cfg, len(jax.devices()), name)
         most = max(plan.programs, key=lambda program: program.total)
         limit = device_memory(jax.devices()[0])
-        text = f"{most.name} takes about {most.total / 2**30:.2f} GiB of a device, by formula{told}"
+        text = f"the largest program ({most.name}) takes about {most.total / 2**30:.2f} GiB"
+        text += f" of a device, by formula{told}"
         if limit is None:
             return "warning", f"{text}; what a device has is not known"
         shared = limit / len(jax.local_devices()) if jax.devices()[0].platform == "cpu" else limit
@@ -283,8 +284,11 @@ class _Found:
         answer to the first rows."""
         chosen = [reward for reward in self.cfg.rewards if not endpoints(reward.fn)]
         names = [reward.name for reward in chosen]
-        if self.processor is None or not chosen or not self.items:
-            return "warning", "not called: all of them ask a judge, or no row can be used"
+        if not chosen:
+            return "warning", "not called: all of them ask a judge"
+        if self.processor is None or not self.items:
+            lacks = "the model's tokenizer is not there" if self.processor is None else "no row"
+            return "warning", f"not called: {lacks}"
         texts = [t for item in self.items for t in _answers(str(item.example.answer))]
         ids = [self.processor.tokenize(text) for text in texts]
         got = Completions(texts, ids, np.ones(len(texts), bool))

@@ -110,7 +110,7 @@ def _done(run_dir: str, exported: bool) -> None:
 def generate(
     model: Annotated[str, typer.Option(help="Checkpoint directory, hub id, or a run.")],
     prompt: Annotated[str, typer.Option(help="What to ask.")],
-    image: Annotated[list[Path] | None, typer.Option(help="An image; may be repeated.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="An image; may be repeated.")] = None,
     system: Annotated[str, typer.Option(help="A system prompt, instead of the model's own.")] = "",
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
     n: Annotated[int, typer.Option(help="How many answers.", min=1)] = 1,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.image import is_url
 from jaxvl.data.strict_json import read_json
 from jaxvl.errors import UserError
 
@@ -48,11 +49,18 @@ def find(where: str | Path, split: str = "", subset: str = "") -> list[Path]:
             raise UserError(f"{path}: expected a file of rows, one of {', '.join(SUFFIXES)}")
         return [path]
     if not path.is_dir():
-        raise UserError(f"there is no file or folder {path}")
+        raise UserError(f"there is no file or folder {given}; {_expected(str(given))}")
     names = [str(p.relative_to(path)) for p in path.rglob("*") if p.suffix in SUFFIXES]
     card = path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return [path / name for name in choose(names, text, split, subset, str(where))]
+
+
+def _expected(given: str) -> str:
+    """What to give instead of a path at which there is nothing."""
+    if is_url(given):
+        return "nothing is fetched from a URL: download it, or give hf://datasets/OWNER/NAME"
+    return "expected a file of rows, a folder with such files, or a dataset of the hub (OWNER/NAME)"
 
 
 def address(where: str | Path) -> str | Path:

@@ -75,8 +75,8 @@ def misfit(places: int, pictures: int, unread: Mapping[str, Any] | None = None) 
         hint += "the columns with pictures"
     return BadRow(
         "images do not fit the text",
-        f"the text has {places} places for pictures ({IMAGE}) and there are {pictures} "
-        f"pictures{hint}",
+        f"places for pictures in the text ({IMAGE}): {places}, pictures: {pictures}; expected as "
+        f"many of one as of the other{hint}",
     )
 
 

@@ -29,6 +29,7 @@ from jaxvl.config.overrides import SERVICES
 from jaxvl.errors import UserError
 from jaxvl.rewards import MASKED, completion_text
 
+ARGUMENTS = ("prompts", "completions", "completion_ids")  # of every reward, as in TRL
 # What a function may raise and a run tells of: an exit or an interrupt would end it in silence.
 _FAULTS = (BaseException,)
 _NO_LISTS = (str, bytes, bytearray, Mapping, AbstractSet)
@@ -164,7 +165,10 @@ def _raised(
     said = f": {error}" if str(error) else ""
     message = f"reward `{reward.name}` raised {type(error).__name__}{said}{where}"
     if isinstance(error, TypeError) and "argument" in str(error):
-        return UserError(f"{message}; expected fn(prompts, completions, completion_ids, **columns)")
+        return UserError(
+            f"{message}; expected fn(prompts, completions, completion_ids, **columns), of which "
+            f"the columns are {', '.join(sorted(set(inputs) - set(ARGUMENTS)))}"
+        )
     row = _culprit(reward, type(error), inputs, services)
     if row is None:
         return UserError(f"{message}, on all rows together but on none of them alone")

@@ -12,9 +12,7 @@ import numpy as np
 from jaxvl.config import Reward
 from jaxvl.config.overrides import SERVICES
 from jaxvl.errors import UserError
-from jaxvl.rewards.call import as_numbers, call_all
-
-_ARGUMENTS = ("prompts", "completions", "completion_ids")
+from jaxvl.rewards.call import ARGUMENTS, as_numbers, call_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +95,11 @@ def score(
     names = tuple(reward.name for reward in rewards)
     if not names or len(set(names)) < len(names):
         raise UserError(f"rewards are {list(names)}: expected at least one, each with its own name")
-    taken = [name for name in (*_ARGUMENTS, *SERVICES) if name in columns]
+    taken = [name for name in (*ARGUMENTS, *SERVICES) if name in columns]
     if taken:
         raise UserError(f"the dataset has a column `{taken[0]}`, an argument of rewards; rename it")
     inputs = {
-        **dict(zip(_ARGUMENTS, (prompts, completions, completion_ids), strict=True)),
+        **dict(zip(ARGUMENTS, (prompts, completions, completion_ids), strict=True)),
         **columns,
     }
     for name, values in inputs.items():

@@ -36,6 +36,8 @@ def held(run_dir: Path) -> Iterator[None]:
         lock.take()
     except UserError:
         raise
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"run.dir = {run_dir} is, or is in, a file; choose a directory") from None
     except (OSError, ValueError) as error:
         raise UserError(
             f"run.dir = {run_dir} cannot be written ({error}); choose a directory that can"

@@ -7,9 +7,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -46,11 +47,15 @@ def steps_after(
         contextlib.closing(callbacks),
         contextlib.closing(numbers),
     ):
+        if start < run.steps:
+            progress.console.print("the first step compiles, which may take minutes")
         yield Steps(numbers, whole, run, checkpoints, stop, notes, progress, callbacks)
         if jax.process_index() == 0 and (verdict := guard.verdict()):
             progress.console.print(verdict, style="yellow")
     checkpoints.close()
     stop.release()  # what follows is made again, whenever it is cut short
+    if number := stop.asked():  # in the last step
+        stopped(number, whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Steps:
             self.checkpoints.check()
             if number := self.stop.asked():
                 self.checkpoints.finish(self.whole)
-                raise Stopped(number)
+                stopped(number, self.whole)
             yield step
 
     def saved(self, step: int) -> contextlib.AbstractContextManager[None]:
@@ -94,6 +99,13 @@ class Steps:
             self.checkpoints.keep(self.whole)
         if step % TRIM_EVERY == 0:
             trim()
+
+
+def stopped(number: int, whole: Whole) -> NoReturn:
+    """End a run that a signal asked to stop, whose state is saved."""
+    if jax.process_index() == 0:
+        print(f"step {whole.step} is saved; the same command goes on from there", file=sys.stderr)
+    raise Stopped(number)
 
 
 def trim() -> None:

@@ -16,6 +16,7 @@ from jaxvl.checkpoints.convert import stored_dtype
 from jaxvl.cli.main import app
 
 ROOT = Path(__file__).parents[2]
+BASE = "configs/quickstart_base"
 
 
 def jaxvl(*args):
@@ -140,8 +141,10 @@ def test_what_threads_tell_a_loop_that_has_left_is_not_told():
         (["grpo", "configs/quickstart.py", "grpo.group=four"], "grpo.group"),
         (["generate", "--model", "/nowhere", "--prompt", "x"], "/nowhere: neither a directory"),
         (["generate", "--model=x", "--prompt=x", "--plain", "--system=x"], "no place for --system"),
+        (["generate", f"--model={BASE}", "--prompt=x", "--image=https://x.test/a"], "behind a URL"),
         (["convert", "/nowhere", "out"], "/nowhere: neither a directory"),
-        (["convert", "configs/quickstart_base", "configs"], "configs exists and is not an empty"),
+        (["convert", BASE, "configs"], "configs exists and is not an empty"),
+        (["convert", "README.md", "out"], "README.md is a file; expected the directory"),
         (["report", "/nowhere"], "/nowhere"),
     ],
 )

@@ -72,8 +72,10 @@ def test_a_card_without_files_or_sense_leaves_it_to_the_names(card):
 def test_no_file_of_the_split_is_an_error_that_lists_what_is_there(tmp_path):
     with pytest.raises(UserError, match="no files of the split `val`; found data/static-0.parquet"):
         choose(V2, "", "val", "", "here")
-    with pytest.raises(UserError, match="there is no file or folder"):
+    with pytest.raises(UserError, match="no file or folder .*; expected a file of rows, a folder"):
         find(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no file or folder https://x.test/a.jsonl; nothing is fet"):
+        find("https://x.test/a.jsonl")
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UserError, match="expected a file of rows"):
         find(tmp_path / "a.txt")

@@ -237,6 +237,14 @@ def test_so_is_a_plain_function(error):
         run(asynchronous(lambda: asyncio.sleep(0)), fn)
 
 
+def test_a_column_that_is_not_there_is_told_with_those_that_are():
+    def fn(prompts, completions, completion_ids, colour):
+        return [1.0] * len(completions)
+
+    with pytest.raises(UserError, match=r"raised TypeError.*the columns are answer, id"):
+        score([Reward(fn)], ["p"], ["a"], [[1]], {"answer": ["x"], "id": ["1"]})
+
+
 def test_so_is_an_iterator_that_raises_on_its_way():
     def fn(prompts, completions, completion_ids, **columns):
         for text in completions:

@@ -31,6 +31,8 @@ def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
                 "its weights, as has what PEFT's merge_and_unload saves"
             )
         return path
+    if path.is_file():
+        raise UserError(f"{path} is a file; expected the directory of a checkpoint or of a run")
     if path.exists() or not is_hub_id(str(path_or_hub_id)):
         raise UserError(
             f"{path_or_hub_id}: neither a directory nor a hub id such as Qwen/Qwen2-VL-2B-Instruct"
@@ -44,7 +46,7 @@ def checkpoint_dir(path_or_hub_id: str | Path) -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
             f"{path_or_hub_id}: no such directory, and it could not be fetched from the hub "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
 
 
