@@ -2,12 +2,13 @@
 """Answers made to hang, to exhaust or to cheat: none earns anything, none is worked on for long."""
 
 import random
-import time
+from functools import partial
 
 import psutil
 import pytest
 
 from jaxvl.rewards import pool, verified, verify
+from tests.rewards.timing import timed
 
 ANSWERS = [
     # powers, factorials and what else grows
@@ -214,9 +215,8 @@ def test_a_megabyte_takes_no_longer_than_its_length(piece):
         (1_000_000, "x{}y", mcq),
     ):
         text = form.format(piece * (size // len(piece)))
-        start = time.thread_time()
-        verdict = verify(kind, text, gold, choices, "lenient")
-        assert time.thread_time() - start < 0.5, (kind, form, size)
+        seconds, verdict = timed(partial(verify, kind, text, gold, choices, "lenient"))
+        assert seconds < 0.5, (kind, form, size)
         assert verdict.reward == 0, (kind, form, verdict)
 
 

@@ -4,12 +4,13 @@
 import math
 import os
 import random
-import time
+from functools import partial
 
 import pytest
 
 from jaxvl.rewards import gold_problem, verify
 from tests.rewards import strings
+from tests.rewards.timing import timed
 
 CASES = int(os.environ.get("JAXVL_CASES", "1500"))
 CHOICES = ("left", "right", "above", "below")
@@ -65,7 +66,5 @@ def test_the_fast_path_is_fast():
     for draw, kind, gold, choices in cases("fast", 1000):
         if kind != "math":
             text = f"{thinking}<answer>{draw.choice((gold, strings.noise(draw)))}</answer>"
-            start = time.thread_time()
-            verify(kind, text, gold, choices)
-            times.append(time.thread_time() - start)
+            times.append(timed(partial(verify, kind, text, gold, choices))[0])
     assert sorted(times)[int(0.99 * len(times))] < 0.005

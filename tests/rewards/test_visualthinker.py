@@ -4,7 +4,6 @@
 import re
 import subprocess
 import sys
-import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from jaxvl.errors import UserError
 from jaxvl.rewards import accuracy, completion_text, length, think_format, verify
+from tests.rewards.timing import timed
 
 # (completion, solution, reward). Rewards were computed by the public code of the paper with the
 # math-verify it pins, 0.5.2.
@@ -203,11 +203,10 @@ def test_length_is_a_thousandth_a_token_up_to_the_cap():
     ids=range(9),
 )
 def test_hostile_text_is_scored_in_time_linear_in_its_length(text):
-    start = time.perf_counter()
-    accuracy([""], [text], [[]], answer=["left"])
-    think_format([""], [text], [[]])
+    first, _ = timed(lambda: accuracy([""], [text], [[]], answer=["left"]))
+    second, _ = timed(lambda: think_format([""], [text], [[]]))
     # Linear work takes about 20 ms; a quadratic search takes ten seconds or more.
-    assert time.perf_counter() - start < 1.0
+    assert first + second < 1.0
 
 
 @pytest.mark.parametrize("text", ["$10^{10^{10}}$", "$" + "(" * 5_000 + "$", "1+" * 50_000])
