@@ -287,7 +287,7 @@ class _Found:
         if not chosen:
             return "warning", "not called: all of them ask a judge"
         if self.processor is None or not self.items:
-            lacks = "the model's tokenizer is not there" if self.processor is None else "no row"
+            lacks = "no row can be used" if self.processor else "the model's tokenizer is not there"
             return "warning", f"not called: {lacks}"
         texts = [t for item in self.items for t in _answers(str(item.example.answer))]
         ids = [self.processor.tokenize(text) for text in texts]

@@ -58,6 +58,7 @@ def test_buckets_that_are_auto_are_those_of_the_first_rows(cfg):
     assert memory.text.split(" of ")[0] == fixed.text.split(" of ")[0]
     none = found(changed(cfg, data=sizes | {"check": lambda example: "no"}))
     assert none["memory"].status == "warning" and none["data"].status == "error"
+    assert none["rewards"].text == "not called: no row can be used"
 
 
 def test_every_fault_is_named_beside_the_others(cfg, tmp_path):

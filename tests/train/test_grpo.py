@@ -47,6 +47,12 @@ def small(run_dir, *more):
     return dataclasses.replace(cfg, eval=None)
 
 
+def cached():
+    """The environment of a command that shares the tests' compilations."""
+    cache = str(jax.config.jax_compilation_cache_dir or "")
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+
+
 def values(run_dir):
     """The metrics that do not tell the time."""
     return [
@@ -202,14 +208,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
     checkpoints; then resumed: the same metrics to the bit."""
     args = [*SMALL, f"run.dir={tmp_path}", "run.steps=6", "run.save_every=4", "eval=none"]
     command = [sys.executable, "-m", "jaxvl", "grpo", "configs/quickstart.py", *args]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or "")}
-    environment = {**os.environ, **cache}
     log = open(tmp_path.with_suffix(".log"), "w")  # noqa: SIM115 (two processes write it)
 
     def end(signal_number, step, *more):
         """Begin or go on, and send the signal after a step: the exit code."""
         process = subprocess.Popen(
-            [*command, *more], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [*command, *more], cwd=ROOT, env=cached(), stdout=log, stderr=log
         )
         deadline = time.monotonic() + 300
         while not (tmp_path / "metrics.jsonl").exists() or len(read_metrics(tmp_path)) < step:
@@ -226,10 +230,42 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole, tmp_path):
     assert end(signal.SIGKILL, 5, "run.resume=true") == -signal.SIGKILL
     log.close()
     done = subprocess.run(
-        [*command, "run.resume=true"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*command, "run.resume=true"], cwd=ROOT, env=cached(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert values(tmp_path) == values(whole[0])
+
+
+LAST = """
+import dataclasses, os, signal
+from jaxvl.config import Reward, load
+
+def ends(completions, trainer_state, **columns):
+    if trainer_state.global_step == 2 and "ENDS" in os.environ:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return [float(len(text) % 3) for text in completions]
+
+def config():
+    return dataclasses.replace(load({!r}, {!r}), rewards=(Reward(ends),))
+"""
+
+
+def test_a_signal_in_the_last_step_ends_the_command_which_then_goes_on_to_its_end(tmp_path):
+    file, run_dir = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(LAST.format(str(ROOT / "configs/quickstart.py"), SMALL))
+    more = [f"run.dir={run_dir}", "run.steps=2", "eval.source.size=4", "eval.samples=1"]
+    command = [sys.executable, "-m", "jaxvl", "grpo", str(file), *more]
+    environment = {**cached(), "ENDS": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 143, ended.stderr
+    assert "step 2 is saved; the same command goes on from there" in ended.stderr
+    assert Checkpoints(run_dir, keep=1).latest() == 2 and not (run_dir / "hf").exists()
+    steps = (run_dir / "metrics.jsonl").read_text()
+    assert len(steps.splitlines()) == 2
+    done = subprocess.run(command, cwd=ROOT, env=cached(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / "hf/model.safetensors").is_file() and (run_dir / "eval.json").is_file()
+    assert (run_dir / "metrics.jsonl").read_text() == steps
 
 
 def test_a_run_is_not_overwritten(whole):
