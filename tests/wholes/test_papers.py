@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recipe of configs/papers loads, puts its data to its model and has a line in
-docs/reproduction.md; and of each kind one is launched through the command line at toy sizes, all of
-them with JAXVL_RECIPES=all."""
+"""Every recipe of configs/papers puts its data to its model, has a line in docs/reproduction.md,
+and is launched through the command line at toy sizes."""
 
 import json
-import os
 import re
 
 import pytest
@@ -20,20 +18,6 @@ from tests.tiny import make_checkpoint
 from tests.wholes.launch import ROOT, command, launch, scorer
 
 PAPERS = sorted((ROOT / "configs/papers").glob("*.py"))
-# One of each kind: what the others change is a value, a model's size or the rows of the data. Every
-# launch traces and lowers its programs anew, so that all of them take minutes.
-LAUNCHED = {
-    "visualthinker_instruct_vision_frozen",
-    "visualthinker_length",
-    "visualthinker_no_reflection",
-    "visualthinker_modern",
-    "vlaa_qwen2_7b_zero",
-    "vlaa_without_mcq",
-    "vlaa_sft_aha_55k",
-    "vlaa_sft_traces",
-}
-if os.environ.get("JAXVL_RECIPES") == "all":
-    LAUNCHED = {path.stem for path in PAPERS}
 BASE = ROOT / "configs/quickstart_base"
 PAGE = ROOT / "docs/reproduction.md"
 SIZES = ["data.prompt_buckets=768", "data.patch_buckets=64", "data.workers=0", "mesh.fsdp=1"]
@@ -102,9 +86,8 @@ def words_of(path, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(LAUNCHED))
-def test_a_row_of_a_paper_starts(name, world, tmp_path):
-    path = ROOT / f"configs/papers/{name}.py"
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_row_of_a_paper_starts(path, world, tmp_path):
     words = [command(path), f"configs/papers/{path.name}", *words_of(path, world)]
     text = path.read_text()
     if "benchmarks" in text:  # the benchmark's files are not here
