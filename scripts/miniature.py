@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The papers' claims in miniature: arms x seeds of small runs, and tables (docs/miniature.md).
 
-    python scripts/miniature.py [--part a ..] [--seeds 1 2 3] [--quick] [--out DIR]
-    python scripts/miniature.py --list [--quick]
-    python scripts/miniature.py --report [--part a ..] [--quick] [--out DIR]
+    python scripts/miniature.py [--part a ..] [--seeds 1 2 3] [--out DIR]
+    python scripts/miniature.py --list
+    python scripts/miniature.py --report [--part a ..] [--out DIR]
 
 What is finished is not done again, so that a campaign that was stopped goes on where it was.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from miniature_parts.arms import FULL, PARTS, QUICK, TINY, TITLES, Sizes, stages_of
+from miniature_parts.arms import PARTS, TINY, TITLES, Sizes, stages_of
 
 # Seconds of a step of each kind, of a start (programs are made again for every run) and of an
 # answered question, on two quiet cores: rough, for --list alone.
@@ -54,11 +54,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
     parser.add_argument("--list", action="store_true", help="what would be run, and how long")
     parser.add_argument("--report", action="store_true", help="tables of what is finished")
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="half the steps, fewer questions")
-    sizes.add_argument("--tiny", action="store_true", help="one step, to see that all runs")
+    parser.add_argument("--tiny", action="store_true", help="one step, to see that all runs")
     args = parser.parse_args()
-    chosen = QUICK if args.quick else TINY if args.tiny else FULL
+    chosen = TINY if args.tiny else Sizes()
     if args.list:
         listed(args.part, args.seeds, chosen)
         return

@@ -18,19 +18,17 @@ class Sizes:
     """How large everything is. A stage's checkpoints are its doses, so a smaller dose divides a
     larger one."""
 
-    rl: int = 48  # steps of reinforcement learning after a stage before it, or of a variant
+    rl: int = 32  # steps of reinforcement learning after a stage before it, or of a variant
     rl_alone: int = 96  # steps that see as many questions as the largest chain
     low: int = 4  # steps of fine-tuning: low dose, dose, and as many questions as the chain
-    dose: int = 12
+    dose: int = 16
     sft_alone: int = 24
-    own: int = 420  # questions that the base answers for its own traces
-    questions: int = 32  # with `samples` replies each
+    own: int = 520  # questions that the base answers for its own traces
+    questions: int = 24  # with `samples` replies each
     samples: int = 64
-    greedy: int = 128  # questions with a greedy reply
+    greedy: int = 96  # questions with a greedy reply
 
 
-FULL = Sizes()
-QUICK = Sizes(32, 96, 4, 16, 24, 520, 24, 64, 96)
 TINY = Sizes(1, 2, 1, 1, 1, 32, 2, 1, 2)  # to see that everything runs
 
 

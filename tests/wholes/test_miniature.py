@@ -98,7 +98,7 @@ def test_what_the_gain_goes_with(tmp_path, parts):
 
 def test_a_run_of_several_doses_is_one(parts):
     arms, runs, _ = parts
-    for sizes in (arms.FULL, arms.QUICK, arms.TINY):
+    for sizes in (arms.Sizes(), arms.TINY):
         for part in arms.PARTS.values():
             for stages in arms.stages_of(part(sizes)):
                 for stage in stages:
@@ -187,7 +187,7 @@ def test_the_tables_of_kinds_and_of_the_trade_off(tmp_path, parts):
 
 
 def test_the_page_has_the_tables_of_what_is_kept():
-    kept = ["--quick", "--seeds", "1", "2", "3", "--out", "docs/data/miniature"]
+    kept = ["--seeds", "1", "2", "3", "--out", "docs/data/miniature"]
     command = [sys.executable, "scripts/miniature.py", "--report", *kept]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | KEPT, capture_output=True, text=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
