@@ -22,6 +22,15 @@ from jaxvl.data.strict_json import DuplicateKey, loads
 from jaxvl.errors import UserError
 
 _BATCH = 32  # rows of a parquet file in memory at a time: they may hold images
+_DEEPEST = 64  # objects and lists within one another: what reads a row goes through them by calls
+# What a compressed file begins with, and what makes it whole.
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"(\xb5/\xfd": "unzstd",
+    b"PK\3\4": "unzip",
+}
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character of two: alone it is none
 
 Raw = dict[str, Any] | BadRow
@@ -75,11 +84,17 @@ def _rows(file: Path, skip: int) -> Iterator[Raw | None]:
 
 
 def _check_text(file: Path) -> None:
-    """UserError where text is written in units of 16 or 32 bits, as some spreadsheets save it."""
+    """UserError where what should be text is compressed, or written in units of 16 or 32 bits, as
+    some spreadsheets save it."""
     if file.suffix in (".parquet", ".arrow"):
         return
     with open(file, "rb") as opened:
-        first = opened.read(4)
+        first = opened.read(6)
+    for magic, tool in _COMPRESSED.items():
+        if first.startswith(magic):
+            begins = f"{file} is compressed (it begins with {magic.hex(' ')})"
+            raise UserError(f"{begins}; expected text: {tool} {file.name}")
+    first = first[:4]
     if first[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in first:
         raise UserError(
             f"{file} is text in UTF-16 or UTF-32 (it begins with {first.hex(' ')}); expected "
@@ -175,9 +190,21 @@ def _checked(row: Any, suspect: bool) -> Raw:
     UTF-8."""
     if not isinstance(row, dict):
         return BadRow("broken JSON", f"a JSON {type(row).__name__}, expected an object")
+    if _too_deep(row):
+        return BadRow("nested too deeply", f"more than {_DEEPEST} objects and lists in one another")
     if suspect:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             return BadRow("broken text", f"half of a character in {error.object!r:.60}")
     return row
+
+
+def _too_deep(row: dict[str, Any]) -> bool:
+    inside: list[Any] = [row]
+    for _ in range(_DEEPEST):
+        items = [x for each in inside for x in (each.values() if isinstance(each, dict) else each)]
+        inside = [item for item in items if isinstance(item, dict | list)]
+        if not inside:
+            return False
+    return True

@@ -114,6 +114,12 @@ def _is_whole(line: bytes) -> bool:
         return False
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: rich would end the process, and the run's work with it."""
+        self.quiet = True
+
+
 class Progress:
     """The console's view of a run: a live line on a terminal, else a plain line a step.
 
@@ -125,9 +131,9 @@ class Progress:
     def __init__(
         self, steps: int, start: int = 0, console: Console | None = None, unit: str = "step"
     ):
-        console = console or Console()
+        console = console or _Console()
         if console.is_jupyter:  # a live line there needs another package, or scrolls
-            console = Console(force_jupyter=False, force_terminal=False)
+            console = _Console(force_jupyter=False, force_terminal=False)
         self.steps, self.console, self.unit = steps, console, unit
         self._first: tuple[int, float] | None = None
         self._bar = RichProgress(

@@ -21,6 +21,7 @@ from jaxvl.checkpoints.store import Checkpoints, SaveFailed, Whole
 from jaxvl.data.strict_json import read_json
 from jaxvl.distributed.mesh import DataShard, path_name
 from jaxvl.distributed.multihost import Everywhere
+from jaxvl.distributed.preemption import Stopped
 from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl.batch import TrainBatch
@@ -39,9 +40,9 @@ def saved(step: int, whole: Whole, checkpoints: Checkpoints, run_dir: Path) -> I
     """
     try:
         yield
-    except SaveFailed:
-        raise  # it says what there is to go on from
-    except Exception as error:
+    except (SaveFailed, Stopped):
+        raise  # it says what there is to go on from; or it was asked for twice
+    except (Exception, SystemExit) as error:  # a function of a user's may call sys.exit
         rest = "newer work than the last is not saved"
         if jax.process_count() == 1 or isinstance(error, (Everywhere, TrainingFailed)):
             rest = _keep(whole, checkpoints)

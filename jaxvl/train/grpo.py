@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from einops import rearrange, reduce
 
-from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import Config
 from jaxvl.config.fields import check_fields
@@ -72,7 +71,9 @@ def train(cfg: Config, callbacks: Sequence[Any] | None = None) -> VLM:
     multihost.start()
     cfg = with_steps(cfg)
     with owned(cfg) as stop:
-        return of_run(Path(cfg.run.dir)) if resume.finished(cfg) else _train(cfg, stop, told)
+        if steps := resume.finished(cfg):
+            return resume.of_finished(cfg, steps)
+        return _train(cfg, stop, told)
 
 
 def _train(cfg: Config, stop: PreemptionHandler, told: Callbacks) -> VLM:

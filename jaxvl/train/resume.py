@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ import jax
 
 from jaxvl.checkpoints import record
 from jaxvl.checkpoints.folders import complete, folders, steps_at
-from jaxvl.checkpoints.start import FINISHED
+from jaxvl.checkpoints.start import FINISHED, of_run
 from jaxvl.checkpoints.store import Checkpoints, Restored
 from jaxvl.config import Config, SFTConfig
 from jaxvl.distributed import multihost
@@ -27,11 +28,15 @@ from jaxvl.errors import UserError
 from jaxvl.observe.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.train import settings
 from jaxvl.train.prompts import drops
+from jaxvl.vlm import VLM
+
+SET_ASIDE = "set_aside"
 
 
 def check(cfg: Config | SFTConfig) -> None:
     """UserError where `run.dir` holds a run that this one must not go on with. Process 0's part."""
     run_dir = Path(cfg.run.dir)
+    _check_names(run_dir)
     whole, torn = steps_at(run_dir / "checkpoints")
     if (step := cfg.run.restore_step) not in (None, *whole):
         there = (
@@ -60,6 +65,16 @@ def check(cfg: Config | SFTConfig) -> None:
         print(f"run: no {settings.FILE} in {run_dir}: settings are not compared", flush=True)
     if not whole:
         _check_not_lost(cfg, run_dir, torn)
+
+
+def _check_names(run_dir: Path) -> None:
+    """UserError where the run has a folder and something else stands there, or a file."""
+    for name in ("rollouts", SET_ASIDE, "failed"):
+        if os.path.lexists(run_dir / name) and not (run_dir / name).is_dir():
+            raise UserError(f"{run_dir / name} is no folder, and a run has one there: move it away")
+    for name in (FILE, settings.FILE, settings.HISTORY, record.FILE, FINISHED):
+        if (run_dir / name).exists() and not (run_dir / name).is_file():
+            raise UserError(f"{run_dir / name} is no file, and a run has one there: move it away")
 
 
 def _check_not_lost(cfg: Config | SFTConfig, run_dir: Path, torn: list[int]) -> None:
@@ -92,8 +107,9 @@ def outlook(cfg: Config | SFTConfig) -> str:
     return f"begins, {cfg.run.steps} steps"
 
 
-def finished(cfg: Config | SFTConfig) -> bool:
-    """Whether the run in `run.dir` has ended already, which is said. All processes call it."""
+def finished(cfg: Config | SFTConfig) -> int:
+    """After how many steps the run in `run.dir` has ended already; 0 where it has not. All
+    processes call it."""
     mark: Any = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
         mark = json.loads((Path(cfg.run.dir) / FINISHED).read_bytes())
@@ -101,14 +117,20 @@ def finished(cfg: Config | SFTConfig) -> bool:
     whole, _ = steps_at(Path(cfg.run.dir) / "checkpoints")
     done = isinstance(steps, int) and max(whole, default=0) >= steps >= cfg.run.steps
     done = done and cfg.run.restore_step is None
-    done = multihost.all_gather_object(done)[0]
-    if done and jax.process_index() == 0:
+    return multihost.all_gather_object(steps if done else 0)[0]
+
+
+def of_finished(cfg: Config | SFTConfig, steps: int) -> VLM:
+    """The model of a run that has ended already, which is said. UserError where its newest
+    checkpoint is damaged."""
+    vlm = of_run(Path(cfg.run.dir))
+    if jax.process_index() == 0:
         print(
             f"run: {cfg.run.dir} holds this run, finished after {steps} steps: nothing to do; "
             "raise run.steps to go on, or choose another run.dir",
             flush=True,
         )
-    return done
+    return vlm
 
 
 def finish(cfg: Config | SFTConfig) -> None:
@@ -151,7 +173,7 @@ def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int)
     ]
     # Metrics are written after rollouts: of more than a step without there have been some.
     orphans = later_rollouts(run_dir, max(start, last + 1))
-    place = run_dir / "set_aside" / f"{time.strftime('%Y%m%d-%H%M%S')}-after-step-{start}"
+    place = run_dir / SET_ASIDE / f"{time.strftime('%Y%m%d-%H%M%S')}-after-step-{start}"
     # A run that is killed while it saves has come as far as the next save.
     keep = bool(later or orphans) or last > start + 2 * _save_every(cfg)
     if keep:

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvl.checkpoints.start import of_run
 from jaxvl.checkpoints.store import Checkpoints, Restored, Whole
 from jaxvl.config import SFT, Optim, Run, SFTConfig
 from jaxvl.config.fields import check_fields
@@ -151,8 +150,8 @@ def train(cfg: SFTConfig, callbacks: Sequence[Any] | None = None) -> VLM:
     multihost.start()
     cfg = with_steps(cfg)
     with owned(cfg) as stop:
-        if resume.finished(cfg):
-            return of_run(Path(cfg.run.dir))
+        if steps := resume.finished(cfg):
+            return resume.of_finished(cfg, steps)
         base, checkpoints = init_run(cfg)
         with jax.set_mesh(base.mesh):
             vlm, fresh, frozen, dropout = partition_trainable(base, cfg)

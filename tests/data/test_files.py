@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of rows: every format gives the same rows, from any row on; what is broken is told."""
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 
 import numpy as np
 import pyarrow as pa
@@ -129,6 +132,10 @@ def test_a_stray_quote_costs_its_row_and_no_other(tmp_path, rows, bad, kind):
         ("a.csv", "question,answer\na,b\n".encode("utf-16-le"), "UTF-16"),
         ("a.jsonl", '{"question": "a"}\n'.encode("utf-16"), "UTF-16.*iconv"),
         ("a.json", '[{"question": "a"}]'.encode("utf-32"), "UTF-32"),
+        ("a.jsonl", gzip.compress(b'{"question": "a"}'), r"compressed \(.*1f 8b\).*gunzip"),
+        ("a.csv", bz2.compress(b"question,answer"), "compressed .*bunzip2"),
+        ("a.json", lzma.compress(b"[]"), "compressed .*unxz"),
+        ("a.tsv", b"PK\3\4" + b"\0" * 40, "compressed .*unzip"),
         ("a.json", '[{"question": "a", "question": "b"}]', "'question' stands 2 times"),
         ("a.json", '{"r1": {"q": 1}, "r1": {"q": 2}}', "'r1' stands 2 times"),
     ],
@@ -139,6 +146,20 @@ def test_a_file_that_would_be_read_wrong_is_refused(tmp_path, name, text, messag
     with pytest.raises(UserError, match=message) as told:
         list(read([path]))
     assert name in str(told.value)
+
+
+@pytest.mark.parametrize("deep", [64, 65, 900, 100_000])
+@pytest.mark.parametrize("form", ["list", "object"])
+def test_a_row_that_is_nested_too_deeply_is_bad_and_the_others_are_not(tmp_path, deep, form):
+    """Whatever column it is in: what reads a row goes into it by calls, and has not many."""
+    before, after = ("[", "]") if form == "list" else ('{"a":', "}")
+    value = before * (deep - 1) + "1" + after * (deep - 1)  # the row itself is one more
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"question": "a", "x": {value}}}\n{{"question": "b"}}\n')
+    (_, _, first), (_, _, second) = read([path])
+    assert isinstance(first, BadRow) == (deep > 64) and second == {"question": "b"}
+    if 64 < deep < 1000:
+        assert "more than 64 objects and lists in one another" in str(first)
 
 
 def test_a_column_that_stands_twice_in_parquet_and_arrow(tmp_path):

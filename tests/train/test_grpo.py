@@ -82,8 +82,9 @@ def whole(tmp_path_factory):
     return run_dir, trained
 
 
-def test_a_run_is_interrupted_in_a_session_and_goes_on_there(whole, tmp_path, monkeypatch):
-    """Ctrl-C in a notebook or at the prompt leaves the process alive, and the step is saved."""
+def test_a_run_is_interrupted_in_a_session_and_goes_on_there(whole, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in a notebook or at the prompt leaves the process alive, and the step is saved. When
+    it has ended it is loaded, unless its newest checkpoint is damaged."""
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
 
     def interrupt(step, metrics, rollouts):
@@ -98,6 +99,16 @@ def test_a_run_is_interrupted_in_a_session_and_goes_on_there(whole, tmp_path, mo
     assert values(tmp_path) == values(whole[0])
     with pytest.raises(UserError, match="expected a jaxvl.SFTConfig"):
         jaxvl.sft(cfg)
+    jaxvl.train(cfg)
+    assert "finished after 6 steps: nothing to do" in capsys.readouterr().out
+    files = (tmp_path / "checkpoints/6/state").rglob("*")
+    largest = max((file for file in files if file.is_file()), key=lambda file: file.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.raises(UserError, match="checkpoints/6 is damaged.*move it away"):
+        jaxvl.train(cfg)
+    assert "nothing to do" not in capsys.readouterr().out
 
 
 def test_what_a_callback_raises_is_told_and_the_step_is_saved(tmp_path):
@@ -251,14 +262,17 @@ def config():
 
 
 def test_a_signal_in_the_last_step_ends_the_command_which_then_goes_on_to_its_end(tmp_path):
+    """Though nobody reads what it prints: what Ctrl-C ends of `jaxvl .. | tee` is `tee` too."""
     file, run_dir = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(LAST.format(str(ROOT / "configs/quickstart.py"), SMALL))
     more = [f"run.dir={run_dir}", "run.steps=2", "eval.source.size=4", "eval.samples=1"]
     command = [sys.executable, "-m", "jaxvl", "grpo", str(file), *more]
     environment = {**cached(), "ENDS": "1"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 143, ended.stderr
-    assert "step 2 is saved; the same command goes on from there" in ended.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert ended.returncode == 143
     assert Checkpoints(run_dir, keep=1).latest() == 2 and not (run_dir / "hf").exists()
     steps = (run_dir / "metrics.jsonl").read_text()
     assert len(steps.splitlines()) == 2
