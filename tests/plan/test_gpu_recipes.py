@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -77,10 +76,10 @@ def test_a_recipe_compiled_for_gpus(recipe, gpus, tmp_path):
 def check_decoding(program: dict, config: dict) -> None:
     """No weight is copied or exchanged in the loop, and little is moved but what must be."""
     dim, wide = config["hidden_size"], config["intermediate_size"]
-    weights = {dim * wide, 2 * dim * wide, dim * config["vocab_size"], dim * dim}
+    weights = {(dim, wide), (dim, 2 * wide), (dim, config["vocab_size"]), (dim, dim)}
     for array in program["largest"]:
-        sizes = array["shape"].partition("[")[2].rstrip("]").split(",")
-        assert prod(map(int, sizes)) not in weights, array
+        sizes = map(int, array["shape"].partition("[")[2].rstrip("]").split(","))
+        assert tuple(sorted(sizes)[-2:]) not in weights, array
     assert sum(one["bytes"] for one in program["collectives"]) < 1e6
     logits = max(array["bytes"] for array in program["largest"] if "head/" in array["where"])
     held = program["memory"]["arguments"] + program["memory"]["outputs"]
