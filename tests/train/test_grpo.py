@@ -20,7 +20,7 @@ from jaxvl import config
 from jaxvl.checkpoints.store import Checkpoints
 from jaxvl.config import Benchmark, Benchmarks, Eval, Reward
 from jaxvl.data.scenes import Scenes
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
 from jaxvl.eval.engines.local import open_model
 from jaxvl.observe.browse import Rollouts
 from jaxvl.observe.metrics import read_metrics
@@ -117,6 +117,14 @@ def test_what_a_callback_raises_is_told_and_the_step_is_saved(tmp_path):
     with pytest.raises(UserError, match=r"step 1: the callback .*odd raised ZeroDivisionError"):
         jaxvl.train(cfg, callbacks=[odd])
     assert Checkpoints(tmp_path, keep=1).latest() == 1
+
+    def leaves(step, metrics, rollouts):
+        raise SystemExit(3)
+
+    cfg = small(tmp_path / "left", "run.steps=2")
+    with pytest.raises((UserError, TrainingFailed), match=r"step 1: .*SystemExit.*3"):
+        jaxvl.train(cfg, callbacks=[leaves])
+    assert Checkpoints(tmp_path / "left", keep=1).latest() == 1
     for wrong, said in ((odd, "expected a list"), ([3], "found 3"), ("x", "found 'x'")):
         with pytest.raises(UserError, match=said):
             jaxvl.train(cfg, callbacks=wrong)
