@@ -25,8 +25,10 @@ from jaxvl.checkpoints.store import Checkpoints, Restored
 from jaxvl.config import Config, SFTConfig
 from jaxvl.distributed import multihost
 from jaxvl.errors import UserError
+from jaxvl.models.io.find import EXPORT
 from jaxvl.observe.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.train import settings
+from jaxvl.train.benchmarks import BEST
 from jaxvl.train.prompts import drops
 from jaxvl.vlm import VLM
 
@@ -69,10 +71,19 @@ def check(cfg: Config | SFTConfig) -> None:
 
 def _check_names(run_dir: Path) -> None:
     """UserError where the run has a folder and something else stands there, or a file."""
-    for name in ("rollouts", SET_ASIDE, "failed"):
-        if os.path.lexists(run_dir / name) and not (run_dir / name).is_dir():
+    exports = (EXPORT, "adapter", BEST)  # these may be links to what is not there yet
+    for name in ("rollouts", SET_ASIDE, "failed", *exports):
+        there = (run_dir / name).exists() if name in exports else os.path.lexists(run_dir / name)
+        if there and not (run_dir / name).is_dir():
             raise UserError(f"{run_dir / name} is no folder, and a run has one there: move it away")
-    for name in (FILE, settings.FILE, settings.HISTORY, record.FILE, FINISHED):
+    for name in (
+        FILE,
+        settings.FILE,
+        settings.HISTORY,
+        record.FILE,
+        FINISHED,
+        drops(run_dir).path.name,
+    ):
         if (run_dir / name).exists() and not (run_dir / name).is_file():
             raise UserError(f"{run_dir / name} is no file, and a run has one there: move it away")
 

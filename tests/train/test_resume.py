@@ -58,6 +58,16 @@ def test_a_file_where_the_run_has_a_folder_is_named(run_dir, name):
         go_on(make(run_dir))
 
 
+@pytest.mark.parametrize("name", ["hf", "adapter", "best"])
+def test_a_file_where_the_run_exports_to_is_named_before_it_trains(run_dir, tmp_path, name):
+    (run_dir / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is no folder, and a run has one there: move it"):
+        go_on(make(run_dir))
+    (run_dir / name).unlink()
+    (run_dir / name).symlink_to(tmp_path / "elsewhere")  # of another disk, not written yet
+    assert go_on(make(run_dir)).step == 4
+
+
 @pytest.mark.parametrize("make_it", [Path.mkdir, os.mkfifo])
 @pytest.mark.parametrize(
     "name",
@@ -212,7 +222,7 @@ def test_a_run_that_has_lost_its_checkpoints_is_refused(tmp_path, last, left, re
         assert read_metrics(tmp_path) == []
 
 
-def test_a_finished_run_says_so(run_dir, capsys):
+def test_a_finished_run_is_known(run_dir):
     cfg = make(run_dir, "run.steps=4")
     assert not resume.finished(cfg)
     resume.finish(cfg)
