@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import glob
 import os
 import sys
 from collections.abc import Callable
@@ -28,7 +29,10 @@ def parse_mesh(text: str) -> tuple[int, int, int]:
 
 def prepare_jax() -> None:
     """Before jax touches a device: programs compiled once are kept, unless
-    JAX_COMPILATION_CACHE_DIR already says where, and of a GPU more is taken than jax's own 75%."""
+    JAX_COMPILATION_CACHE_DIR already says where, of a GPU more is taken than jax's own 75%, and
+    where none is, the compiler that plans for one is not asked for NVIDIA's libraries."""
+    if not glob.glob("/dev/nvidia[0-9]*"):  # jax prints a traceback over each command otherwise
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     import jax
 
     from jaxvl.plan.chips import GPU_SHARE

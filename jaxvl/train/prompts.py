@@ -32,6 +32,7 @@ from jaxvl.rewards.golds import credit_check
 from jaxvl.rl import shapes
 from jaxvl.vlm import VLM
 
+DROPPED = "dropped.jsonl"  # in the run's directory
 TRIES = 100  # stand-ins for a prompt: where none of so many fits, the limits are wrong
 
 
@@ -48,8 +49,8 @@ class StreamItem:
 
 
 def drops(run_dir: Path) -> MetricsWriter:
-    """The list of the rows that could not be used, which process 0 writes."""
-    return MetricsWriter(run_dir, "dropped.jsonl")
+    """The list of the rows that could not be used, which process 0 writes; makes the directory."""
+    return MetricsWriter(run_dir, DROPPED)
 
 
 class PromptStream:

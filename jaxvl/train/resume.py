@@ -29,7 +29,7 @@ from jaxvl.models.io.find import EXPORT
 from jaxvl.observe.metrics import FILE, MetricsWriter, read_metrics
 from jaxvl.train import settings
 from jaxvl.train.benchmarks import BEST
-from jaxvl.train.prompts import drops
+from jaxvl.train.prompts import DROPPED, drops
 from jaxvl.vlm import VLM
 
 SET_ASIDE = "set_aside"
@@ -76,14 +76,7 @@ def _check_names(run_dir: Path) -> None:
         there = (run_dir / name).exists() if name in exports else os.path.lexists(run_dir / name)
         if there and not (run_dir / name).is_dir():
             raise UserError(f"{run_dir / name} is no folder, and a run has one there: move it away")
-    for name in (
-        FILE,
-        settings.FILE,
-        settings.HISTORY,
-        record.FILE,
-        FINISHED,
-        drops(run_dir).path.name,
-    ):
+    for name in (FILE, settings.FILE, settings.HISTORY, record.FILE, FINISHED, DROPPED):
         if (run_dir / name).exists() and not (run_dir / name).is_file():
             raise UserError(f"{run_dir / name} is no file, and a run has one there: move it away")
 
@@ -189,7 +182,7 @@ def _leave_behind(cfg: Config | SFTConfig, checkpoints: Checkpoints, start: int)
     keep = bool(later or orphans) or last > start + 2 * _save_every(cfg)
     if keep:
         place.mkdir(parents=True, exist_ok=True)
-        for name in (FILE, drops(run_dir).path.name):
+        for name in (FILE, DROPPED):
             if (run_dir / name).is_file():
                 shutil.copy(run_dir / name, place / name)
         print(f"run: what is later than step {start} is kept in {place}", flush=True)
