@@ -6,6 +6,7 @@
     python scripts/miniature.py --report [--part a ..] [--out DIR]
 
 What is finished is not done again, so that a campaign that was stopped goes on where it was.
+DIR/index.html links the page of every run.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def main() -> None:
             print("\n".join(tables(part, places, PARTS[part](chosen))))
         return
 
+    from miniature_parts import pages
     from miniature_parts.measure import measure
     from miniature_parts.runs import train
 
@@ -82,6 +84,7 @@ def main() -> None:
             for arm in PARTS[part](chosen):
                 train(place, arm.stages)
                 measure(place, arm)
+                pages.write(args.out, chosen)
 
 
 if __name__ == "__main__":

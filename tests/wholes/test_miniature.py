@@ -5,8 +5,10 @@ and does nothing twice."""
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -235,6 +237,12 @@ def test_the_smallest_size_runs_and_does_nothing_twice(tmp_path):
     for file in measured:
         found = json.loads(file.read_text())
         assert 0 <= found["pass_at"]["1"] <= 1 and found["entropy"] > 0
+    index = (tmp_path / "index.html").read_text()
+    links = {unquote(link) for link in re.findall(r'href="([^"]+)"', index)}
+    assert links == {
+        file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("report.html")
+    }
+    assert len(links) == 3 and '<th scope="row">RL, banned</th>' in index
     before = [file.stat().st_mtime_ns for file in sorted(tmp_path.rglob("*"))]
     assert miniature(tmp_path, "--part", "h") == ""
     assert before == [file.stat().st_mtime_ns for file in sorted(tmp_path.rglob("*"))]
