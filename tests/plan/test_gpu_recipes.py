@@ -13,11 +13,15 @@ import pytest
 from jaxvl.models import public
 from jaxvl.plan import cuda
 
+ROOT = Path(__file__).parents[2]
+ASIDE = Path(sys.prefix) / "plan-gpu"  # where .ci/run installs the compiler
 pytestmark = pytest.mark.skipif(
-    not any(cuda._found(f"jax_plugins.{name}") for name in cuda.PLUGINS),
+    not any(
+        cuda._found(f"jax_plugins.{name}") or (ASIDE / "jax_plugins" / name).is_dir()
+        for name in cuda.PLUGINS
+    ),
     reason="XLA's compiler for CUDA is not installed: jaxvl[plan-gpu]",
 )
-ROOT = Path(__file__).parents[2]
 RECIPES = {  # and their settings in hardware.json
     "visualthinker": ("Qwen/Qwen2-VL-2B", "visualthinker-2b"),
     "vlaa": ("Qwen/Qwen2.5-VL-3B-Instruct", "vlaa-qwen2.5-3b"),
@@ -54,7 +58,8 @@ def test_a_recipe_compiled_for_gpus(recipe, gpus, tmp_path):
         [sys.executable, "-m", "jaxvl", "plan", f"configs/{recipe}.py", f"model.path={model}"]
         + ["--gpu", "h100", f"--gpus={gpus}", "--json", *words],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},  # without those that make compiling fast in tests
+        # Without the flags that make compiling fast in tests.
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ASIDE)))},
         capture_output=True,
         text=True,
         timeout=1800,
