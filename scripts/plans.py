@@ -4,6 +4,7 @@
     python scripts/plans.py --out plans              compiles what is not in plans/ yet: hours
     python scripts/plans.py --out plans --only visualthinker-2b/v5e:4x4
     python scripts/plans.py --out plans --table      the tables, of what is there
+    python scripts/plans.py --out plans --forecasts  the forecasts by part, of what is there
     python scripts/plans.py --papers                 configs/papers on GPUs of 80 GB, by counting
 
 What a compiler made is kept, program by program, so that an interrupted campaign goes on where it
@@ -14,8 +15,10 @@ the code change what is compiled.
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import gzip
+import itertools
 import json
 import math
 import os
@@ -139,6 +142,50 @@ def table(out: Path) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 
+def forecast_row(name: str, found: dict) -> list[str]:
+    """A line of forecasts: seconds of a step by kind of program, and of the largest by part."""
+    calls = {one["name"]: one["calls"] for one in found["programs"]}
+    of = {one["name"]: one["forecast"] for one in found["programs"]}
+
+    def seconds(*names: str, shown: int = 0) -> str:
+        """Of a step, with as many parts, the largest first."""
+        parts: dict[str, float] = collections.Counter()
+        for each in names:
+            for part, value in (of[each]["parts"] | {"attention": of[each]["kernels"]}).items():
+                parts[part] += calls[each] * value
+        text = f"{sum(parts.values()):.2f}"
+        largest = sorted(parts.items(), key=lambda pair: -pair[1])[:shown]
+        return text + (f" ({', '.join(f'{p} {v:.2f}' for p, v in largest)})" if shown else "")
+
+    decode = [each for each in of if each.startswith(("decode", "grow"))]
+    share = sum(
+        one["calls"] * one["roofline"]["hbm"]
+        for one in found["programs"]
+        if one["name"].startswith("decode")
+    ) / sum(calls[each] * of[each]["seconds"] for each in decode)
+    return [
+        name.replace("/", ", "),
+        seconds(*(each for each in of if each.startswith("prefill"))),
+        f"{seconds(*decode, shown=3)}; {share:.0%}",
+        seconds("logprobs") if "logprobs" in of else "-",
+        f"{calls['update']:.0f}: {seconds('update', shown=4)}",
+        f"{found['forecast_seconds']:.1f}",
+        " and ".join(f"{found['on_top_seconds'][each]:.2f}" for each in ("exchanges", "sorts")),
+    ]
+
+
+FORECASTS = ("recipe", "prefill", "decode (largest parts); of it HBM's bound", "log-probabilities")
+FORECASTS += ("updates (largest parts)", "step", "on top: exchanges and sorts")
+
+
+def forecasts(out: Path) -> str:
+    """Forecasts of the recipes that are planned and have one, in markdown."""
+    plans = {name: planned(name, out) for name in recipes()}
+    there = {n: p for n, p in plans.items() if p and p.get("forecast_seconds") is not None}
+    rows = [FORECASTS, ["---"] * len(FORECASTS), *itertools.starmap(forecast_row, there.items())]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
 def papers() -> str:
     """Every recipe of configs/papers as it stands on GPUs of 80 GB, by counting, in markdown: on
     the most of 8, 4, 2 or 1 that its rows can be shared among."""
@@ -162,10 +209,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("plans"), help="where plans are kept")
     parser.add_argument("--only", nargs="*", help="recipes, as visualthinker-2b/v5e:4x4")
     parser.add_argument("--table", action="store_true", help="show what there is, plan nothing")
+    parser.add_argument("--forecasts", action="store_true", help="show them by part, plan nothing")
     parser.add_argument("--papers", action="store_true", help="count for configs/papers alone")
     args = parser.parse_args()
     if args.papers:
         return print(papers())
+    if args.forecasts:
+        return print(forecasts(args.out))
     args.out.mkdir(parents=True, exist_ok=True)
     if unknown := set(args.only or ()) - set(recipes()):
         parser.error(f"no recipe {min(unknown)}; there are: {', '.join(recipes())}")
