@@ -18,7 +18,9 @@ STYLE += "td,th{text-align:left;padding:.2em .8em;vertical-align:top;border-top:
 
 def write(out: Path, sizes: Sizes) -> None:
     """`out`/index.html of all seeds that are in `out`; left alone where nothing has changed."""
-    seeds = sorted(int(folder.name[4:]) for folder in out.glob("seed*") if folder.is_dir())
+    seeds = sorted(
+        int(folder.name[4:]) for folder in out.glob("seed*") if folder.name[4:].isdigit()
+    )
     text = "\n".join(_lines([Place(out, seed, sizes) for seed in seeds]))
     file = out / FILE
     if not file.exists() or file.read_text() != text:
