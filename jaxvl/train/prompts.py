@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +21,13 @@ from jaxvl.data import prompts as data_prompts
 from jaxvl.data.example import BadRow, Dropped, Example, FilteredRow, summary
 from jaxvl.data.intake import DropLog, ExampleFilter
 from jaxvl.data.prompts import Encoded, PromptTooLong
-from jaxvl.data.turns import Turn
 from jaxvl.distributed import multihost
 from jaxvl.distributed.mesh import data_shard, row_shards
 from jaxvl.errors import UserError
 from jaxvl.observe.metrics import MetricsWriter, read_metrics
 from jaxvl.rewards.golds import credit_check
 from jaxvl.rl import shapes
+from jaxvl.train.targets import Targets, told
 from jaxvl.vlm import VLM
 
 DROPPED = "dropped.jsonl"  # in the run's directory
@@ -72,7 +70,7 @@ class PromptStream:
         sft: SFT | None = None,
     ):
         self.data, self.run, self.prompts = data, run, prompts
-        self.template, self.sft = template, sft
+        self.template = template
         self.share = data_shard(vlm.mesh)
         self.mini_batches = batch.mini_batches
         shards = row_shards(vlm.mesh) // self.share.count
@@ -91,8 +89,8 @@ class PromptStream:
         ]
         length = sft.target_length if sft else None
         self.limits = buckets.Limits(most[0], most[1], length)
-        self.ends: set[int] = set()  # tokens that have ended a target
-        self.turn = Turn.of(self.processor) if sft else None
+        self.told: set[str] = set()  # reasons of which a person has seen one row
+        self.targets = Targets(self.processor, sft)
         self._look(examples)
         self.batches = pipeline.batches(
             examples,
@@ -134,8 +132,12 @@ class PromptStream:
             raise PromptTooLong(
                 f"{len(over)} of the first {len(seen)} examples do not fit; example {over[0].id} "
                 f"has {self.limits.found(over[0])}: {self.limits.advice(needs)} would hold these "
-                "(buckets may be auto); or lower data.max_pixels, or leave such examples out with "
-                "data.too_long=drop"
+                "(buckets may be auto); or lower data.max_pixels"
+                + (
+                    ", or leave such examples out with data.too_long=drop"
+                    if len(over) < len(needs)
+                    else ""
+                )
             )
         for name, sizes in (("prompt_buckets", "tokens"), ("patch_buckets", "patches")):
             if getattr(data, name) == "auto":
@@ -203,9 +205,9 @@ class PromptStream:
 
     def _made(self, position: int, candidate: Example) -> tuple[StreamItem, buckets.Need]:
         """An example as an item, and what that needs."""
-        with _told("data.check", candidate):
+        with told("data.check", candidate):
             example = self.gate.open(candidate)
-        with _told("data.template", example):
+        with told("data.template", example):
             prompt = self.template(example)
         if not isinstance(prompt, (str, list, tuple)):
             raise UserError(
@@ -213,33 +215,10 @@ class PromptStream:
                 "text or a list of messages"
             )
         encoded = self.processor.encode(prompt, list(example.images))
-        target = self.target(example, prompt)
+        target = self.targets(example, prompt)
         item = StreamItem(position, example, prompt, encoded, target)
         sizes = len(encoded.tokens), len(encoded.segments), len(target)
         return item, buckets.Need(example.id, *sizes)
-
-    def target(self, example: Example, prompt: Any) -> tuple[int, ...]:
-        """The tokens to learn, the end token among them, and where more than the answer counts what
-        the chat template writes behind it; () where the run is no fine-tuning."""
-        if self.sft is None:
-            return ()
-        with _told("sft.target", example):
-            text = self.sft.target(example)
-        if not isinstance(text, str):
-            raise UserError(
-                f"sft.target gave a {type(text).__name__} for example {example.id}; expected text"
-            )
-        if not text.strip():
-            raise BadRow("no target", f"sft.target gave {text!r:.60}; expected an answer to learn")
-        tokens, turn = self.processor.tokenize(text), self.turn_of(prompt)
-        self.ends.add(turn.end)
-        return (*tokens, turn.end, *(turn.tail if self.sft.loss != "answer" else ()))
-
-    def turn_of(self, prompt: Any) -> Turn:
-        """What stands around the reply to a prompt; flat text has no turns."""
-        if isinstance(prompt, str) or self.turn is None:
-            return Turn(0, self.processor.stop_ids[0], ())
-        return self.turn
 
     def _check_fits(self, need: buckets.Need) -> None:
         """PromptTooLong, or where the policy is to drop such examples, LeftOut."""
@@ -273,8 +252,16 @@ class PromptStream:
         if jax.process_index() == 0 and any(names for _, names in found):
             test_sets.mark(Path(self.run.dir), {name for _, names in found for name in names})
         for position, row in sorted(every, key=lambda dropped: dropped[0]):
+            self._tell_first(Dropped(**row))
             self.account.add(step, Dropped(**row), position)
         self.account.check()
+
+    def _tell_first(self, row: Dropped) -> None:
+        """Says of the first row with a reason that it is left out."""
+        if row.reason in self.told or jax.process_index() > 0:
+            return
+        self.told.add(row.reason)
+        print(f"data: left out: {row.id}: {row.found}; all are in {DROPPED}", flush=True)
 
     def __next__(self) -> list[StreamItem]:
         """The prompts of the next step, of a run whose every step draws once."""
@@ -335,21 +322,6 @@ class PromptStream:
             for of, size in zip(known, sizes, strict=True)
         ]
         return fits[0], fits[1]
-
-
-@contextlib.contextmanager
-def _told(field: str, example: Example) -> Iterator[None]:
-    """What a user's function raises is told with the example, and where it was raised."""
-    try:
-        yield
-    except (UserError, BadRow):
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise UserError(
-            f"{field} raised {type(error).__name__}: {error} ({where}) for example {example.id}"
-        ) from error
 
 
 def _some_ids(examples: Sequence[Example]) -> dict[str, str]:

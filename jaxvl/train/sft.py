@@ -103,7 +103,7 @@ def row_batch(
     room = packing.room(sft.loss, T, patches, sft.target_length)
     texts, uncounted = [], packing.placeholders(stream.processor)
     for item in items:
-        header = stream.turn_of(item.prompt).header
+        header = stream.targets.turn_of(item.prompt).header
         if header > packing.HEADER:
             raise UserError(
                 f"the chat template opens a reply with {header} tokens, expected at most "
@@ -176,7 +176,7 @@ class SFTLoop:
         self.cfg, self.frozen, self.run_dir = cfg, frozen, Path(cfg.run.dir)
         self.stream = PromptStream.of(cfg, vlm, cfg.sft.rows)
         # What ends a reply here ends one wherever the trained model is used.
-        for id in sorted(self.stream.ends):
+        for id in sorted(self.stream.targets.ends):
             vlm = dataclasses.replace(vlm, processor=vlm.processor.ending(id))
         self.vlm = vlm
         how = learning(cfg, vlm.graphdef)
@@ -316,7 +316,7 @@ class SFTLoop:
     ) -> list[list[Sequence[int]]] | None:
         """A target each; None, which is said, where an example has none."""
         try:
-            return [[self.stream.target(*pair)] for pair in zip(examples, prompts, strict=True)]
+            return [[self.stream.targets(*pair)] for pair in zip(examples, prompts, strict=True)]
         except UserError as why:
             if jax.process_index() == 0:
                 print(f"no held-out loss: {why}", flush=True)

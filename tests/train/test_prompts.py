@@ -168,14 +168,21 @@ def test_a_target_too_long_is_found_before_the_first_step(sft_stream, tmp_path):
     assert max(len(item.target) for item in items) == length
 
 
-def test_a_target_too_long_is_dropped_as_a_prompt_is(sft_stream, tmp_path, processor):
+def test_a_target_too_long_is_dropped_as_a_prompt_is(sft_stream, tmp_path, processor, capsys):
     stream = sft_stream(make_sft(tmp_path, 9, "drop"))
     items = next(stream)
     (row,) = items[3].dropped
     assert (row.id, row.reason) == ("e3", "target too long")
+    for _ in range(4):  # once for each reason, however often a row is drawn
+        next(stream)
+    said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert said == [f"data: left out: e3: {row.found}; all are in dropped.jsonl"]
     assert items[0].target == (*processor.tokenize("left "), processor.stop_ids[0])
-    with pytest.raises(PromptTooLong, match="10 of the first 10 .* target, the limit is 1"):
+    with pytest.raises(
+        PromptTooLong, match="10 of the first 10 .* target, the limit is 1"
+    ) as caught:
         sft_stream(make_sft(tmp_path, 1, "drop"))
+    assert "too_long" not in str(caught.value)  # it is set, and leaves nothing
 
 
 def test_a_dropped_prompt_is_replaced_and_all_others_stay(make_stream, tmp_path):

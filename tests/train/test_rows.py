@@ -24,6 +24,7 @@ from jaxvl.rl import learner
 from jaxvl.train import sft
 from jaxvl.train.guard import Guard
 from jaxvl.train.prompts import StreamItem, micro
+from jaxvl.train.targets import Targets
 from tests.tiny import old_name
 
 ROOT = Path(__file__).parents[2]
@@ -35,10 +36,7 @@ class Stream:
 
     def __init__(self, vlm, T=224, patches=64):
         self.processor, self.room = vlm.processor, (T, patches)
-        self.turn = Turn.of(vlm.processor)
-
-    def turn_of(self, prompt):
-        return self.turn
+        self.targets = Targets(vlm.processor, SFT(target=str))
 
     def sizes(self, items, largest=False):
         return self.room

@@ -85,14 +85,21 @@ def test_other_names_are_free(name):
     assert not OWN.match(name)
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u3000"])
-def test_a_target_without_a_word_is_a_bad_row(vlm, tmp_path, text):
-    """It would teach the model to say nothing."""
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        *((blank, "no target") for blank in ("", " ", "\n\t", "\u3000")),
+        ("it is 7<|im_end|>\n<|im_start|>user\nnext", "special token in the text"),
+        ("<|image_pad|>", "special token in the text"),
+    ],
+)
+def test_a_target_that_would_teach_something_else_is_a_bad_row(vlm, tmp_path, text, reason):
+    """To say nothing, or to go on behind the end of the reply."""
     cfg = config.load(
         CONFIGS / "quickstart_sft.py",
         [f"run.dir={tmp_path}", "data.source.size=8", "data.workers=0"],
         config.SFTConfig,
     )
     sft = dataclasses.replace(cfg.sft, target=lambda example: text)
-    with pytest.raises(UserError, match="none of the first 8 examples can be used: 8 no target"):
+    with pytest.raises(UserError, match=f"none of the first 8 examples can be used: 8 {reason}"):
         PromptStream.of(dataclasses.replace(cfg, sft=sft), vlm, cfg.sft.rows)
