@@ -157,6 +157,7 @@ def forecast_row(name: str, found: dict) -> list[str]:
         largest = sorted(parts.items(), key=lambda pair: -pair[1])[:shown]
         return text + (f" ({', '.join(f'{p} {v:.2f}' for p, v in largest)})" if shown else "")
 
+    on_top = found["on_top_seconds"]
     decode = [each for each in of if each.startswith(("decode", "grow"))]
     share = sum(
         one["calls"] * one["roofline"]["hbm"]
@@ -170,12 +171,12 @@ def forecast_row(name: str, found: dict) -> list[str]:
         seconds("logprobs") if "logprobs" in of else "-",
         f"{calls['update']:.0f}: {seconds('update', shown=4)}",
         f"{found['forecast_seconds']:.1f}",
-        " and ".join(f"{found['on_top_seconds'][each]:.2f}" for each in ("exchanges", "sorts")),
+        f"{on_top['exchanges']:.2f} and {on_top['sorts']:.2f}; {on_top['exchanges beside']:.2f}",
     ]
 
 
 FORECASTS = ("recipe", "prefill", "decode (largest parts); of it HBM's bound", "log-probabilities")
-FORECASTS += ("updates (largest parts)", "step", "on top: exchanges and sorts")
+FORECASTS += ("updates (largest parts)", "step", "on top: exchanges and sorts; exchanges beside")
 
 
 def forecasts(out: Path) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from jax._src import distributed, xla_bridge  # jax has no public door to its store and state
 from jax.experimental import multihost_utils
 
-from jaxvl.distributed import gpu
+from jaxvl.distributed import flags
 from jaxvl.distributed.beats import EVERY_SECONDS, SILENT_SECONDS, Beats
 from jaxvl.errors import TrainingFailed, UserError
 
@@ -47,7 +47,7 @@ def start() -> None:
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who
     they are. Call it before jax touches a device and after the reward workers were started.
     """
-    gpu.set_flags(os.environ)
+    flags.set_flags(os.environ)
     if jax.distributed.is_initialized():
         return
     how = _explicit()

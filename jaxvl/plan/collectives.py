@@ -42,6 +42,7 @@ class Collective:
     groups: tuple[tuple[int, ...], ...]  # of chips by their number in the mesh; or of slices
     op_name: str
     across: bool = False  # between slices, over the data centre's network
+    beside: bool = False  # begun and ended apart, with operations between
 
     @property
     def size(self) -> int:
@@ -88,7 +89,8 @@ def _within(module: Module, kind: str, part: Instruction, line: Instruction, tim
     # A fusion that keeps one part of a sum is a reduce-scatter: the sum is not made whole.
     if kind == "all-reduce" and "all-reduce-scatter" in line.text.partition("metadata=")[0]:
         kind = "reduce-scatter"
-    return Collective(kind, size, times, groups, part.op_name or line.op_name)
+    beside = part.opcode.endswith("-start") or _CHAIN.search(part.text) is not None
+    return Collective(kind, size, times, groups, part.op_name or line.op_name, beside=beside)
 
 
 def _between(module: Module, send: Instruction, times: float) -> Collective:

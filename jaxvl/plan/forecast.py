@@ -49,7 +49,8 @@ class Forecast:
     missing: dict[str, float]  # by kind, how often a call comes by something without a figure
     # On top of the sum, estimated by figures of other origin:
     sorts: float = 0.0  # by SORT_CYCLES
-    exchanges: float = 0.0  # by their links, if nothing overlaps them
+    exchanges: float = 0.0  # by their links, of those that nothing runs beside
+    beside: float = 0.0  # and of those that operations run beside, which hide them if they last
 
     @property
     def seconds(self) -> float:
@@ -58,10 +59,10 @@ class Forecast:
 
 
 def forecast(
-    module: Module, clock: float, kernels: float, exchanges: float = 0.0
+    module: Module, clock: float, kernels: float, exchanges: float = 0.0, beside: float = 0.0
 ) -> Forecast | None:
-    """Of a compiled program; None where its compiler writes no cycles. `kernels` and `exchanges`:
-    their seconds."""
+    """Of a compiled program; None where its compiler writes no cycles. `kernels`, `exchanges` and
+    `beside`: their seconds."""
     parts: dict[str, float] = collections.defaultdict(float)
     missing: dict[str, float] = collections.defaultdict(float)
     sorts = 0.0
@@ -77,11 +78,16 @@ def forecast(
                 sorts += times * sort_cycles(module, line) / clock
     if not parts:
         return None
-    return Forecast(_most_first(parts), kernels, _most_first(missing), sorts, exchanges)
+    return Forecast(_most_first(parts), kernels, _most_first(missing), sorts, exchanges, beside)
 
 
 def one_by_one(
-    module: Module, peak: float, bandwidth: float, kernels: float, exchanges: float = 0.0
+    module: Module,
+    peak: float,
+    bandwidth: float,
+    kernels: float,
+    exchanges: float = 0.0,
+    beside: float = 0.0,
 ) -> Forecast:
     """Of a compiled program whose compiler writes no cycles: each operation takes as long as its
     products at `peak` FLOP/s or its bytes at `bandwidth`, whichever is longer."""
@@ -97,7 +103,7 @@ def one_by_one(
         seconds = max(module.products(line) / peak, module.moved(line) / bandwidth)
         parts[part_of(line.op_name)] += times * seconds
         missing["start of a kernel"] += times
-    return Forecast(_most_first(parts), kernels, _most_first(missing), exchanges=exchanges)
+    return Forecast(_most_first(parts), kernels, _most_first(missing), 0.0, exchanges, beside)
 
 
 def sort_cycles(module: Module, line: Instruction) -> float:

@@ -201,16 +201,18 @@ def _report(
     traffic = module.traffic() + sum(one.traffic for one in found)
     arrays = ((array.bytes, str(array), where) for array, where in module.arrays())
     bound = roofline(target, places, flops, traffic, found)
-    chip, moving = target.chip, bound.ici + bound.dcn
+    waited_for = roofline(target, places, 0, 0, [one for one in found if not one.beside])
+    alone = waited_for.ici + waited_for.dcn
+    chip, exchanges = target.chip, (alone, bound.ici + bound.dcn - alone)
     times: Forecast | None
     if isinstance(chip, Nvidia):
-        times = one_by_one(module, chip.flops, chip.bandwidth, attention / chip.flops, moving)
+        times = one_by_one(module, chip.flops, chip.bandwidth, attention / chip.flops, *exchanges)
         if program.work.attention:
             report = dataclasses.replace(
                 report, warnings=(*report.warnings, *cuda.without_cudnn(module))
             )
     else:
-        times = forecast(module, chip.clock, attention / chip.flops, moving)
+        times = forecast(module, chip.clock, attention / chip.flops, *exchanges)
     return dataclasses.replace(
         report,
         turns=program.turns,

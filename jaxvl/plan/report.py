@@ -128,12 +128,13 @@ class Plan:
 
     @property
     def on_top(self) -> dict[str, float]:
-        """Seconds of a step, estimated, that the forecast leaves out: of sorts, and of exchanges if
-        nothing overlaps them."""
+        """Seconds of a step, estimated, that the forecast leaves out: of sorts, and of exchanges
+        that nothing runs beside; and of those that operations run beside."""
         found = [(p.calls, p.forecast) for p in self.programs if p.forecast is not None]
         return {
             "sorts": sum(calls * one.sorts for calls, one in found),
             "exchanges": sum(calls * one.exchanges for calls, one in found),
+            "exchanges beside": sum(calls * one.beside for calls, one in found),
         }
 
     def mfu_ceiling(self, name: str) -> float | None:

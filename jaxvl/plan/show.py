@@ -134,9 +134,10 @@ def _forecast(plan: Plan) -> list[str]:
     lines = [
         f"forecast of a step {plan.forecast:.2f} s ({by}); MFU of the update then "
         f"{plan.mfu_forecast('update'):.0%}",
-        f"on top of it, estimated: exchanges {plan.on_top['exchanges']:.2f} s if nothing overlaps "
-        f"them, sorts {plan.on_top['sorts']:.2f} s; without an estimate: the latency of exchanges, "
-        "copies that run beside, the start of a kernel, the host",
+        f"on top of it, estimated: exchanges {plan.on_top['exchanges']:.2f} s that nothing runs "
+        f"beside, sorts {plan.on_top['sorts']:.2f} s; other exchanges, "
+        f"{plan.on_top['exchanges beside']:.2f} s, run beside operations; without an estimate: the "
+        "latency of exchanges, copies that run beside, the start of a kernel, the host",
     ]
     for program in plan.programs:
         found = program.forecast
@@ -146,9 +147,9 @@ def _forecast(plan: Plan) -> list[str]:
         if found.kernels:
             parts.append(f"attention's kernels at the chip's peak {found.kernels:.3f}")
         lines.append(f"  {program.name} {found.seconds:.3f} s: {', '.join(parts)}")
-        if found.exchanges or found.sorts:
+        if found.exchanges or found.beside or found.sorts:
             ours = f"exchanges {found.exchanges:.3f} s, sorts {found.sorts:.3f} s"
-            lines.append(f"    estimated on top: {ours}")
+            lines.append(f"    estimated on top: {ours}; exchanges beside {found.beside:.3f} s")
         if found.missing:
             missing = ", ".join(f"{times:.0f} {kind}" for kind, times in found.missing.items())
             lines.append(f"    not in the compiler's figures: {missing}")
