@@ -214,12 +214,9 @@ def run(
     chosen = given.chosen(take, kind, captions, all_questions, seed)
     steps = _flow(teacher, model, key, settings or []).steps(out / "images", prompts)
     if dry_run:
-        import tempfile
-
         from jaxvl.curate.metadata import collect
 
-        with tempfile.TemporaryDirectory() as folder:  # nothing is left in --out
-            _say_estimate(steps, collect(paths, Path(folder), chosen)[0])
+        _say_estimate(steps, collect(paths, None, chosen)[0])
         return
     from jaxvl.curate.steps import shared
     from jaxvl.data.engine import opened

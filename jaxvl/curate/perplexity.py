@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvl.curate import manifest, rows
+from jaxvl.curate import manifest, pictures, rows
 from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.data import files
@@ -63,11 +63,16 @@ def select(
             "batch": batch,
         }
         identity = manifest.identity("select", settings, {"rows": source})
+        images = source.parent / "images"
+        pictures.share(source, place.out)
+        contents = pictures.contents(given, images)
+        identity["in"]["pictures"] = {"sha256": rows.digest(contents)}
         done = manifest.finished(place, identity)
         if done is None:
-            rows.share_images(source, place.out)
-            images = source.parent / "images"
-            scores = [_scores(s, given, images, out, batch, on_rows, engine) for s in scorers]
+            batches = _batches(given, contents, batch)
+            scores = [
+                _scores(s, batches, images, _place(out, s, batch), on_rows, engine) for s in scorers
+            ]
             means = [math.fsum(of_row) / len(scorers) for of_row in zip(*scores, strict=True)]
             done = _write(place, identity, given, unfit, means, ordered)
         return done
@@ -87,7 +92,7 @@ def _given(source: Path) -> tuple[list[CuratedRow], list[CuratedRow]]:
                 row["source"] = "".join(Path(str(row["image"]).lstrip("/")).parts[:1])
             for name in ("id", "question", "answer"):
                 fields.text(row, name)
-            rows.picture(row, source.parent / "images")
+            pictures.picture(row, source.parent / "images")
             given.append(row)
         except BadRow as why:
             drop = {"id": str(row["id"]), "source": str(row["source"])}
@@ -135,43 +140,55 @@ def _write(
 
 def perplexities(logprobs: Logprobs, some: Sequence[CuratedRow], images: Path) -> list[float]:
     """Of each row's answer, after the prompt that VLAA-Thinking trains with."""
+    found = [str(pictures.picture(row, images)) for row in some]
     examples = [
-        Example(row["id"], row["question"], "", (str(rows.picture(row, images)),)) for row in some
+        Example(row["id"], row["question"], "", (file,))
+        for row, file in zip(some, found, strict=True)
     ]
     prompts = [vlaa(example) for example in examples]
-    pictures = [list(example.images) for example in examples]
-    scored = logprobs(prompts, pictures, [[row["answer"]] for row in some])
-    found = []
+    scored = logprobs(prompts, [[file] for file in found], [[row["answer"]] for row in some])
+    values = []
     for row, (tokens,) in zip(some, scored, strict=True):
         mean = math.fsum(float(value) for value in tokens) / max(len(tokens), 1)
         if not len(tokens) or not math.isfinite(mean):
             raise UserError(f"row {row['id']}: the scorer gives its answer {mean} a token")
-        found.append(math.exp(min(-mean, 700.0)))
-    return found
+        values.append(math.exp(min(-mean, 700.0)))
+    return values
 
 
-def _scores(
-    scorer: PerplexityScorer,
-    given: Sequence[CuratedRow],
-    images: Path,
-    out: Path,
-    batch: int,
-    on_rows: Callable[[int], None],
-    engine: MapEngine,
-) -> list[float]:
-    """A scorer's perplexity of every row; those of whole batches are kept as they come.
+def _batches(
+    given: Sequence[CuratedRow], contents: Sequence[str], size: int
+) -> list[tuple[str, Sequence[CuratedRow]]]:
+    """Rows as they are scored, so many at a time, each with a key of what is scored: the rows and
+    what their pictures hold.
 
     Batches are always the same rows, so that a score does not depend on where a run was stopped or
     on which worker had it.
     """
-    kept = out / f"scores-{rows.digest([scorer.name, batch])[:16]}.jsonl"
-    known = dict(_kept(kept))
-    batches = [given[start : start + batch] for start in range(0, len(given), batch)]
-    keys = [rows.digest([rows.digest(row) for row in some]) for some in batches]
-    missing = {key: some for key, some in zip(keys, batches, strict=True) if key not in known}
+    digests = [rows.digest([row, held]) for row, held in zip(given, contents, strict=True)]
+    starts = range(0, len(given), size)
+    return [(rows.digest(digests[at : at + size]), given[at : at + size]) for at in starts]
+
+
+def _place(out: Path, scorer: PerplexityScorer, batch: int) -> Path:
+    return out / f"scores-{rows.digest([scorer.name, batch])[:16]}.jsonl"
+
+
+def _scores(
+    scorer: PerplexityScorer,
+    batches: Sequence[tuple[str, Sequence[CuratedRow]]],
+    images: Path,
+    kept: Path,
+    on_rows: Callable[[int], None],
+    engine: MapEngine,
+) -> list[float]:
+    """A scorer's perplexity of every row; those of whole batches are kept as they come."""
+    sizes = {key: len(some) for key, some in batches}
+    known = {key: found for key, found in _kept(kept) if len(found) == sizes.get(key)}
+    missing = {key: some for key, some in batches if key not in known}
     make = functools.partial(_scoring, scorer, images.absolute())
     found = engine.map(make, missing.values(), model=True) if missing else ()
-    done = sum(len(known[key]) for key in keys if key in known)
+    done = sum(len(some) for key, some in batches if key in known)
     on_rows(done)
     with open(kept, "a", encoding="utf-8") as file:
         for key, values in zip(missing, found, strict=True):
@@ -180,7 +197,7 @@ def _scores(
             file.flush()
             done += len(values)
             on_rows(done)
-    return [value for key in keys for value in known[key]]
+    return [value for key, _ in batches for value in known[key]]
 
 
 def _scoring(scorer: PerplexityScorer, images: Path) -> Callable[[Any], list[float]]:

@@ -9,19 +9,15 @@ learning alone. `meta` holds what a step may use: `text_question`, `rationale`, 
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import os
-import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxvl.data import files
 from jaxvl.data.example import BadRow
-from jaxvl.data.image import load_image
 from jaxvl.data.tasks import fields
 from jaxvl.errors import UserError
 
@@ -73,47 +69,3 @@ def write(path: Path, lines: Iterable[str]) -> None:
 def digest(value: Any) -> str:
     """Of anything that JSON can hold, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def share_images(source: Path, target: Path) -> None:
-    """Lets the images beside the file `source` be found beside the file `target` as well."""
-    theirs, ours = source.parent / "images", target.parent / "images"
-    if theirs.is_dir() and not ours.exists():
-        half = ours.with_name("images.half")
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(theirs, half, copy_function=link)
-        half.rename(ours)
-
-
-def link(file: str | Path, target: str | Path) -> None:
-    """Have a file at another place too, without a copy where the file system allows. No symbolic
-    link: those are not followed out of the folder of a dataset."""
-    try:
-        os.link(os.path.realpath(file), target)
-    except OSError:  # another file system, or one without such links
-        shutil.copyfile(file, target)
-
-
-def picture(row: CuratedRow, folder: Path) -> Path:
-    """Where a row's image is, below `folder`; BadRow where it has none or it is elsewhere."""
-    name = row.get("image")
-    if not isinstance(name, str) or not name.strip("/"):
-        raise BadRow("no image", f"`image` is {fields.shown(name)}, expected a path")
-    name = name.lstrip("/")  # as the published files are read
-    if ".." in Path(name).parts:
-        raise BadRow("image outside the folder", f"`image` is {name!r:.60}")
-    (found,) = fields.pictures(name, [folder], folder)
-    return Path(os.fsdecode(found))  # of a path it is a path
-
-
-def data_url(path: Path, max_side: int) -> str:
-    """An image as an endpoint takes it: the file itself where it is small, else a smaller PNG."""
-    image = load_image(path)  # says what is wrong with a broken one
-    data = path.read_bytes()
-    kind = "jpeg" if data[:2] == b"\xff\xd8" else "png" if data[:4] == b"\x89PNG" else ""
-    if not kind or max(image.size) > max_side:
-        image.thumbnail((max_side, max_side))
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        kind, data = "png", buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvl.curate import manifest, rows
+from jaxvl.curate import manifest, pictures, rows
 from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.metadata import rank
 from jaxvl.curate.rows import CuratedRow
@@ -41,6 +41,7 @@ class Seen:
     id: str
     source: str
     image: str
+    content: str  # what tells the picture from others, its name where no file is there
     reflects: bool
     rl_only: bool
     as_is: bool  # its reasoning is its set's own
@@ -59,10 +60,12 @@ def run(source: Path, out: Path, sizes: SplitSizes) -> Manifest:
     place = ManifestPlace(out / "6-split.jsonl")
     with manifest.alone(out):
         identity = manifest.identity("split", dataclasses.asdict(sizes), {"rows": source})
+        pictures.share(source, out / "sft.jsonl")
+        contents = pictures.contents(rows.read(source), source.parent / "images")
+        identity["in"]["pictures"] = {"sha256": rows.digest(contents)}
         done = manifest.finished(place, identity)
         if done is None:
-            rows.share_images(source, out / "sft.jsonl")
-            seen = [_seen(row) for row in rows.read(source)]
+            seen = [_seen(*each) for each in zip(rows.read(source), contents, strict=True)]
             there = {row.source for row in seen}
             check_names(sizes.sft, there, "--sft")
             check_names(sizes.rl, there, "--rl")
@@ -91,12 +94,18 @@ def divide(seen: Sequence[Seen], sizes: SplitSizes) -> list[str | BadRow]:
     for source, numbers in by_source.items():
         numbers.sort(key=lambda number: rank(sizes.seed, {"id": seen[number].id}))
         _to_rl(source, numbers, seen, sizes.rl.get(source), where)
-    taken = {row.image for row, place in zip(seen, where, strict=True) if place == "grpo"}
+    taken: dict[str, str] = {}
+    for row, place in zip(seen, where, strict=True):
+        if place == "grpo":
+            taken.setdefault(row.content, row.image)
     for source, numbers in by_source.items():
         rest = [number for number in numbers if where[number] == "sft"]
         for number in rest:
-            if seen[number].image in taken:
-                found = f"{seen[number].image} is in the RL set"
+            row = seen[number]
+            if row.content in taken:
+                other = taken[row.content]
+                name = "" if other == row.image else f" as {other}"
+                found = f"{row.image} is in the RL set{name}"
                 where[number] = BadRow("picture is in the RL set", found)
         rest = [number for number in rest if where[number] == "sft"]
         limit = sizes.sft.get(source)
@@ -133,13 +142,14 @@ def _to_rl(
         count += filled
 
 
-def _seen(row: CuratedRow) -> Seen:
+def _seen(row: CuratedRow, content: str) -> Seen:
     rl_only = row.get("only") == "rl"
     text = row.get("answer")
     return Seen(
         id=row["id"],
         source=row["source"],
         image=str(row.get("image")),
+        content=content or str(row.get("image")),
         reflects=not rl_only and isinstance(text, str) and reflects(text),
         rl_only=rl_only,
         as_is=row.get("verified") == "given",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvl.curate import rows
+from jaxvl.curate import pictures, rows
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.teachers import Body, TeacherSettings
 from jaxvl.data.example import BadRow
@@ -62,7 +62,7 @@ class Step:
             return None
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         if self.name == "caption" and look:
-            url = rows.data_url(rows.picture(row, self.images), self.asked.max_side)
+            url = pictures.data_url(pictures.picture(row, self.images), self.asked.max_side)
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         return {
             "model": self.asked.model,

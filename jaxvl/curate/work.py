@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxvl.curate import manifest, rows
+from jaxvl.curate import manifest, pictures, rows
 from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.rows import CuratedRow
 from jaxvl.curate.steps import Step
@@ -63,10 +63,13 @@ def run(
     with manifest.alone(out.parent):
         settings = step.settings() | {"failed": failed}
         identity = manifest.identity(step.name, settings, {"rows": source})
+        pictures.share(source, out)
+        if step.name == "caption":  # the one that sees pictures
+            contents = pictures.contents(rows.read(source), step.images)
+            identity["in"]["pictures"] = {"sha256": rows.digest(contents)}
         done = manifest.finished(place, identity)
         journal = place.beside("journal")
         if done is None:
-            rows.share_images(source, out)
             make = functools.partial(
                 _Chunk, step, source.absolute(), teacher, failed, place.beside("stop").absolute()
             )

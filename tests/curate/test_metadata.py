@@ -20,7 +20,7 @@ from tests.curate.sets import jsonl, picture, talk, write_sets
 def collected(name, rows, tmp_path, **chosen):
     for row in rows:
         if isinstance(row.get("image"), str):
-            picture(tmp_path / row["image"], 1)
+            picture(tmp_path / row["image"], int("0" + (tmp_path / row["image"]).stem))
     paths = {name: str(jsonl(tmp_path / "rows.jsonl", rows))}
     return metadata.collect(paths, tmp_path / "out" / "images", Chosen(**chosen))
 

@@ -199,8 +199,10 @@ def test_the_reflection_rule_to_the_letter(text, found):
     assert reflects(text) is found
 
 
-def seen(id, reflects=False, image=None, rl_only=False, as_is=False, no_sft=None, no_rl=None):
-    return Seen(id, "s", image or id, reflects, rl_only, as_is, no_sft, no_rl)
+def seen(id, reflects=False, image=None, content="", **more):
+    image = image or id
+    more = {"rl_only": False, "as_is": False, "no_sft": None, "no_rl": None} | more
+    return Seen(id, "s", image, content or image, reflects, **more)
 
 
 def places(given, **sizes):
@@ -219,6 +221,8 @@ BAD = BadRow("bad", "")
         ([seen("a", reflects=True, no_rl=BAD), seen("b", no_rl=BAD)], ["bad", "sft"]),
         ([seen("a", no_sft=BAD), seen("b", reflects=True, no_sft=BAD)], ["bad", "bad"]),
         ([seen("a", image="i"), seen("b", reflects=True, image="i")],
+         ["picture is in the RL set", "grpo"]),
+        ([seen("a", content="i"), seen("b", reflects=True, content="i")],
          ["picture is in the RL set", "grpo"]),
         ([seen("a", as_is=True), seen("b", as_is=True, reflects=True)], ["sft", "grpo"]),
     ],

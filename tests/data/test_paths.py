@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from jaxvl.curate import metadata, rows
+from jaxvl.curate import metadata, pictures
 from jaxvl.curate.metadata import Chosen
 from jaxvl.data.example import BadRow
 from jaxvl.data.tasks.records import Records, questions_and_images
@@ -117,7 +117,7 @@ def readers(own, value):
     yield caught(mossbench._record, {**row, "pid": "1"}, file, own)
     drawn, _ = caught(metadata.collect, {"own": str(file)}, own.parent / "linked", Chosen())
     yield drawn[0] if drawn else BadRow("dropped", "by the pipeline")
-    yield caught(rows.picture, row, own)
+    yield caught(pictures.picture, row, own)
     file.unlink()
     if "\0" not in value:
         with open(own / "rows.csv", "w", newline="") as opened:
