@@ -75,6 +75,9 @@ class Step:
         """The row with what the reply says."""
         if reason == "length":
             raise BadRow("reply was cut off", f"at {self.asked.max_tokens} tokens: {text[-60:]!r}")
+        if reason != "stop":
+            found = f"for {reason!r:.60}, after: {text[-60:]!r}"
+            raise BadRow("reply was ended by the server", found)
         if not text.strip():
             raise BadRow("empty reply", "the reply has no text")
         return row | _TAKE[self.name](row, fields.plain(text, "reply"))

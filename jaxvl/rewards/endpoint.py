@@ -6,6 +6,7 @@ requests are under way, a cache on disk, and counters of what it cost. Needs the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -30,6 +31,12 @@ _KEYS = re.compile(r"(?i)(^|[_-]|api|access)(key|token|secret|password|signature
 _HEADER = re.compile(r"[!-~]+")
 _LONGEST_WAIT = 60.0
 _MOST_TOKENS = 10**9  # of one answer: more is no count
+_SAID = 200  # characters of what a server says of a request that it refuses
+# What servers call the end of a reply that is whole, and of one that was too long.
+_ENDS = {
+    "stop": {"", "stop", "eos", "eos_token", "stop_sequence", "end_turn"},
+    "length": {"length", "max_tokens"},
+}
 
 
 @dataclasses.dataclass
@@ -55,7 +62,7 @@ class Endpoint:
     prices: tuple[float, float] = (0.0, 0.0)
     # requests, retries, cached, failed, prompt_tokens, completion_tokens
     counts: Counter = dataclasses.field(default_factory=Counter, init=False, compare=False)
-    # What became of the last request that failed for good.
+    # What became of the last request that failed for good, or was answered with an error.
     failure: str = dataclasses.field(default="", init=False, compare=False)
 
     def __post_init__(self):
@@ -142,12 +149,14 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self.timeout):
                     status, headers, data = await self._exchange(client, body)
-                why = f"HTTP {status}"
+                why = f"HTTP {status}{self._said(data)}"
                 if status == 200:
                     why = "its reply is no JSON object"
                     reply = json.loads(data)
                     if isinstance(reply, dict):
                         self._count(reply.get("usage"))
+                        if reply.get("error"):
+                            self.failure = f"HTTP 200 with an error{self._said(data)}"
                         return reply
                 elif status not in _AGAIN:
                     break
@@ -171,6 +180,19 @@ class Endpoint:
                     raise ValueError(f"an answer of more than {self.max_bytes} bytes")
             return response.status_code, response.headers, bytes(data)
 
+    def _said(self, data: bytes) -> str:
+        """What an answer says of an error, as data: in one line, shortened, without the key."""
+        text = data.decode(errors="replace")
+        with contextlib.suppress(ValueError, RecursionError):  # no JSON
+            found = json.loads(data)
+            for name in ("error", "detail", "message"):
+                found = (isinstance(found, dict) and found.get(name)) or found
+            text = found if isinstance(found, str) else json.dumps(found)
+        if self.key:
+            text = text.replace(self._token(), "***")
+        text = " ".join(_printable(text).split())
+        return f": {text[:_SAID]}{'..' * (len(text) > _SAID)}" if text else ""
+
     def _count(self, usage: Any) -> None:
         """Adds up the tokens that an answer reports, where it reports any that can be."""
         for name in ("prompt_tokens", "completion_tokens"):
@@ -186,8 +208,10 @@ class Endpoint:
 def chat_reply(reply: Any) -> tuple[str, str] | None:
     """(text, finish reason) of what OpenAI's chat interface answered; None where it is no reply.
 
-    The reason is "length" or "stop". Servers that split the reasoning off put it beside the text;
-    it is part of what was said. A null content alone is no reply.
+    The reason is "stop" of a reply that is whole, "length" of one that was cut off, or what else
+    the server calls the end of one that is not, as "content_filter". Servers that split the
+    reasoning off put it beside the text; it is part of what was said. A null content alone is no
+    reply.
     """
     try:
         choice = reply["choices"][0]
@@ -203,7 +227,14 @@ def chat_reply(reply: Any) -> tuple[str, str] | None:
     text = f"<think>\n{thought.strip()}\n</think>\n\n{text}" if thought else text
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # can be written nowhere
         return None
-    return text, "length" if reason == "length" else "stop"
+    ended = "stop" if reason is None else _printable(str(reason))[:40]
+    for name, others in _ENDS.items():
+        ended = name if ended.lower() in others else ended
+    return text, ended
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _check_url(url: str) -> None:

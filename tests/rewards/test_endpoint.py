@@ -171,6 +171,39 @@ def test_what_was_answered_is_kept_when_another_answer_is_bad(tmp_path):
         assert post(url) == (0, 1)
 
 
+EXPLAINED = {
+    "as OpenAI does": (b'{"error": {"message": "no model gpt-9", "code": 3}}', "no model gpt-9"),
+    "a text": (b"no model gpt-9", "no model gpt-9"),
+    "an error that is a text": (b'{"error": "no model gpt-9"}', "no model gpt-9"),
+    "as FastAPI does": (b'{"detail": [{"loc": "model"}]}', '[{"loc": "model"}]'),
+    "a message": (b'{"object": "error", "message": "no model gpt-9"}', "no model gpt-9"),
+    "lines and colours": (b"no\x1b[31m\r\n\tmodel \x00", "no [31m model"),
+    "no UTF-8": (b"no \xff", "no \ufffd"),
+    "very long": (b"x" * 9000, "x" * 200 + ".."),
+    "nested too deeply": (b"[" * 90_000, "[" * 200 + ".."),
+    "the key": (b"no key S3CRET", "no key ***"),
+}
+
+
+@pytest.mark.parametrize("status", ["400 Bad", "503 Busy"])
+@pytest.mark.parametrize("kind", EXPLAINED)
+def test_what_a_server_says_of_a_request_it_refuses_is_told_as_data(kind, status, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "S3CRET")
+    body, said = EXPLAINED[kind]
+    with server(writes(reply(body, status))) as url:
+        endpoint = Endpoint(url, key="JUDGE_KEY", retries=0)
+        assert endpoint.post([{}]) == [None]
+    assert endpoint.failure == f"HTTP {status[:3]}: {said}"
+
+
+def test_an_error_that_comes_as_an_answer_is_told():
+    body = json.dumps({"error": {"message": "no model gpt-9"}}).encode()
+    with server(writes(reply(body))) as url:
+        judge = ChatJudge(Endpoint(url), "m")
+        assert judge([[]], ["q"], ["a"]) == [None]
+    assert judge.endpoint.failure == "HTTP 200 with an error: no model gpt-9"
+
+
 @pytest.mark.parametrize("tokens", [-5, 1e30, "12", True, 10**20, None, [3]])
 def test_counts_that_cannot_be_are_not_added_up(tokens):
     body = {"choices": [{"message": {"content": "Yes"}}], "usage": {"prompt_tokens": tokens}}
@@ -198,6 +231,13 @@ THOUGHT = "<think>\n2\n</think>\n\n"
         ({"content": "4", "reasoning_content": " 2 "}, "length", (f"{THOUGHT}4", "length")),
         ({"content": None, "reasoning_content": "2"}, "length", (THOUGHT, "length")),
         ({"content": None}, "content_filter", None),
+        ({"content": "I can"}, "content_filter", ("I can", "content_filter")),
+        ({"content": "4"}, "of\nmy own", ("4", "of my own")),
+        ({"content": "4"}, 3, ("4", "3")),
+        ({"content": "4"}, "MAX_TOKENS", ("4", "length")),
+        ({"content": "4"}, None, ("4", "stop")),
+        ({"content": "4"}, "STOP", ("4", "stop")),
+        ({"content": "4"}, "eos_token", ("4", "stop")),
         ({"content": ["4"]}, "stop", None),
         ({"content": "4", "reasoning_content": 4}, "stop", None),
         ({"content": "\ud800"}, "stop", None),

@@ -38,7 +38,7 @@ class Reply:
     sample: int
     text: str  # without special tokens
     raw: str  # with them
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop" or "length", or why else an endpoint has ended it
     tokens: int | None
     thinking: int | None  # up to the end of </think>
     prompt: str  # as the model read it
