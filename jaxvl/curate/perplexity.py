@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,7 @@ def select(
     place = ManifestPlace(out / "select.jsonl")
     with manifest.alone(out):
         given, unfit = _given(source)
-        wrong = [size for size in sizes if not 1 <= size <= len(given)]
-        if wrong or not sizes:
-            raise UserError(
-                f"select: sizes {list(sizes)}; {source} has {len(given):,} rows with their "
-                "pictures, expected 1 to that many"
-            )
+        _check(source, sizes, given, unfit)
         ordered = sorted(set(sizes))
         settings = {
             "scorers": [scorer.name for scorer in scorers],
@@ -76,6 +73,24 @@ def select(
             means = [math.fsum(of_row) / len(scorers) for of_row in zip(*scores, strict=True)]
             done = _write(place, identity, given, unfit, means, ordered)
         return done
+
+
+def _check(
+    source: Path,
+    sizes: Sequence[int],
+    given: Sequence[CuratedRow],
+    unfit: Sequence[CuratedRow],
+) -> None:
+    """UserError for sizes that cannot be, with what keeps rows from being scored."""
+    if sizes and all(1 <= size <= len(given) for size in sizes):
+        return
+    reasons = Counter(drop["reason"] for drop in unfit)
+    left = ", ".join(f"{count:,} for {reason}" for reason, count in reasons.most_common())
+    first = f"; left out: {left} (row {unfit[0]['id']}: {unfit[0]['found']})" if unfit else ""
+    raise UserError(
+        f"select: sizes {list(sizes)}; {source} has {len(given):,} rows that can be scored, with a "
+        f"question, an answer and their picture; expected 1 to that many{first}"
+    )
 
 
 def _given(source: Path) -> tuple[list[CuratedRow], list[CuratedRow]]:
@@ -209,14 +224,32 @@ def _scoring(scorer: PerplexityScorer, images: Path) -> Callable[[Any], list[flo
 def _kept(path: Path) -> Iterator[tuple[str, list[float]]]:
     if not path.is_file():
         return
-    with open(path, "rb+") as file:
-        end = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                end += len(line)
-                entry: Mapping[str, Any] = json.loads(line)
-                yield entry["rows"], entry["perplexity"]
-        file.truncate(end)  # half a line, of a process that was killed
+    sound = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry:
+            sound.append(line)
+            yield entry
+        elif line.endswith(b"\n"):  # else half a line, of a process that was killed
+            print(
+                f"warning: {path}, line {number} is damaged; its rows are scored again",
+                file=sys.stderr,
+            )
+    if len(sound) < len(lines):
+        files.replace(path, b"".join(sound))
+
+
+def _entry(line: bytes) -> tuple[str, list[float]] | None:
+    """The key of some rows and their scores; None where a line has not both."""
+    try:
+        entry = json.loads(line)
+        key, values = entry["rows"], entry["perplexity"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    sound = isinstance(key, str) and isinstance(values, list) and line.endswith(b"\n")
+    sound = sound and all(type(value) is float and math.isfinite(value) for value in values)
+    return (key, values) if sound else None
 
 
 def _name(size: int) -> str:

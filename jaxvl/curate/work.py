@@ -31,7 +31,7 @@ from jaxvl.errors import UserError
 from jaxvl.rewards.endpoint import chat_reply
 
 Failed = Literal["stop", "drop"]
-ROUNDS = 2  # a request is handed over so often: what a server garbles once it may say right then
+ROUNDS = 2  # what a server garbles once it may say right then; what gets no answer is not repeated
 
 
 class CurationStopped(SystemExit):
@@ -100,18 +100,20 @@ def _journal(
             missed = missed or found is None
             if missed:  # what other workers did behind it is kept as answers alone
                 continue
+            on_counts(Counter(found["counts"]))
+            if found["mistake"]:
+                raise UserError(found["mistake"])
             file.writelines(found["lines"])
             file.flush()
             done += len(found["lines"])
             on_rows(done)
-            on_counts(Counter(found["counts"]))
         if hearing.heard:
             raise CurationStopped(hearing.heard)
 
 
 class _Chunk:
-    """Does chunks of a step's rows: (first row, rows) in; lines of the journal and what the teacher
-    counted out, or None once the file `stop` is there."""
+    """Does chunks of a step's rows: (first row, rows) in; lines of the journal, what the teacher
+    counted and what ends the step out, or None once the file `stop` is there."""
 
     def __init__(
         self, step: Step, source: Path, teacher: Callable[[], Teacher], failed: Failed, stop: Path
@@ -128,15 +130,20 @@ class _Chunk:
         if self.teacher is None and any(isinstance(body, dict) for body in bodies):
             self.teacher = self.open()
         before = Counter(self.teacher.counts) if self.teacher else Counter()
-        replies = _ask(self.step, self.teacher, chunk, bodies, self.failed)
+        lines, mistake = [], ""
+        try:
+            replies = _ask(self.step, self.teacher, chunk, bodies, self.failed)
+            entries = map(_entry, itertools.repeat(self.step), chunk, bodies, replies)
+            lines = [rows.line(entry) for entry in entries]
+        except UserError as error:  # what was asked until then is counted and was paid for
+            mistake = str(error)
         counts = Counter(self.teacher.counts) - before if self.teacher else Counter()
-        entries = map(_entry, itertools.repeat(self.step), chunk, bodies, replies)
-        return {"lines": [rows.line(entry) for entry in entries], "counts": counts}
+        return {"lines": lines, "counts": counts, "mistake": mistake}
 
 
 def _sound_lines(journal: Path, of: str) -> int:
-    """The rows that a journal of this very step holds; what is half written is cut off, and the
-    journal of another input or other settings begun anew."""
+    """The rows that a journal of this very step holds; what is half written is cut off, as is all
+    from a damaged line on, and the journal of another input or other settings begun anew."""
     if not journal.is_file():
         return 0
     with open(journal, "rb+") as file:
@@ -146,10 +153,27 @@ def _sound_lines(journal: Path, of: str) -> int:
             return 0
         end = file.tell()
         for line in file:
-            if line.endswith(b"\n"):
-                count, end = count + 1, end + len(line)
+            if not line.endswith(b"\n"):
+                break
+            if not _is_entry(line):
+                print(
+                    f"warning: {journal}, line {count + 2} is damaged; the rows from there on are "
+                    "done again, from the answers that are kept",
+                    file=sys.stderr,
+                )
+                break
+            count, end = count + 1, end + len(line)
         file.truncate(end)
     return count
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    held = [entry.get(name) for name in ("row", "drop")] if isinstance(entry, dict) else []
+    return any(isinstance(each, dict) and {"id", "source"} <= each.keys() for each in held)
 
 
 def _body(step: Step, row: CuratedRow) -> Body | BadRow | None:
@@ -169,19 +193,24 @@ def _ask(
     """(text, finish reason) for each body; None where none was asked for or none came."""
     texts: list[tuple[str, str] | None] = [None] * len(bodies)
     asked = {i: body for i, body in enumerate(bodies) if isinstance(body, dict)}
-    missing = list(asked)
+    garbled = list(asked)
+    said = ""
     for _ in range(ROUNDS):
-        if missing:
+        if garbled:
             assert teacher is not None
-            replies = teacher.post([asked[i] for i in missing], lambda r: chat_reply(r) is not None)
-            for i, reply in zip(missing, replies, strict=True):
-                texts[i] = None if reply is None else chat_reply(reply)
-            missing = [i for i in missing if texts[i] is None]
+            replies = teacher.post([asked[i] for i in garbled], lambda r: chat_reply(r) is not None)
+            came = {
+                i: reply for i, reply in zip(garbled, replies, strict=True) if reply is not None
+            }
+            texts = [chat_reply(came[i]) if i in came else text for i, text in enumerate(texts)]
+            garbled = [i for i in came if texts[i] is None]
+            said = rows.line(came[garbled[0]]).strip() if garbled else ""
+    missing = [i for i in asked if texts[i] is None]
     if missing and failed == "stop":
-        why = (teacher.failure if teacher else "") or "its replies are no chat replies"
+        why = (teacher.failure if teacher else "") or f"it says {said!r:.200}, no chat reply"
         raise UserError(
             f"{step.name}: {len(missing)} of {len(chunk)} requests got no reply that can be read "
-            f"from {step.asked.teacher} (row {chunk[missing[0]]['id']} is the first; {why:.200}). "
+            f"from {step.asked.teacher} (row {chunk[missing[0]]['id']} is the first; {why}). "
             "What was answered is kept: run the command again to go on, or with --failed drop to "
             "leave such rows out"
         )

@@ -83,6 +83,31 @@ def test_stopped_and_gone_on_it_scores_no_batch_twice_and_selects_the_same(rows,
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"rows": "k", "perplexity": [null]}', "\0"])
+def test_a_damaged_line_of_scores_is_told_and_scored_again(damage, rows, tmp_path, capsys):
+    value, calls = (lambda n: n / 9), []
+    select(rows, tmp_path / "out", [scorer("a", value, calls)], [5], batch=4)
+    (kept,) = (tmp_path / "out").glob("scores-*")
+    whole = sorted(kept.read_text().splitlines())
+    lines = kept.read_text().splitlines()
+    lines[2] = damage
+    kept.write_text("\n".join(lines) + "\n")
+    for _ in range(2):
+        select(rows, tmp_path / "out", [scorer("a", value, calls)], [6], batch=4)
+        (tmp_path / "out/select.manifest.json").unlink()
+    assert calls == [4, 4, 4, 4, 4, 3, 4] and sorted(kept.read_text().splitlines()) == whole
+    assert capsys.readouterr().err.count(f"{kept}, line 3 is damaged") == 1
+
+
+def test_what_keeps_rows_from_being_scored_is_told(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"images/s/{i}.png", i)
+    given = [{"image": f"s/{i}.png", "question": "q", "gt": "1"} for i in range(3)]
+    source = jsonl(tmp_path / "grpo.jsonl", given)
+    with pytest.raises(UserError, match="has 0 rows .*left out: 3 for no answer .*`answer` is mis"):
+        select(source, tmp_path / "out", [scorer("a", float)], [1])
+
+
 @pytest.mark.parametrize("sizes", [[], [0], [N + 1], [5, 25_000], [-1]])
 def test_a_size_that_cannot_be_is_named(rows, tmp_path, sizes):
     with pytest.raises(UserError, match=f"has {N} rows"):

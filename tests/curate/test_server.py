@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -41,7 +42,7 @@ GARBAGE = {
 }
 
 
-def distil(url, tmp_path, failed="stop", rows=ROWS, **settings):
+def distil(url, tmp_path, failed="stop", rows=ROWS, on_counts=lambda counts: None, **settings):
     """A step over ROWS: its manifest and what its teacher counted."""
     fast = {"timeout": 0.4, "retries": 2, "backoff": 0.01, "concurrency": 4}
     asked = TeacherSettings(url, "distil", **(fast | settings))
@@ -53,7 +54,8 @@ def distil(url, tmp_path, failed="stop", rows=ROWS, **settings):
         return opened[0]
 
     source = jsonl(tmp_path / "rows.jsonl", rows)
-    done = work.run(step, source, tmp_path / "out.jsonl", teacher, failed)
+    out = tmp_path / "out.jsonl"
+    done = work.run(step, source, out, teacher, failed, on_counts=on_counts)
     return done, opened[0].counts if opened else {}
 
 
@@ -118,7 +120,65 @@ def test_a_step_that_was_stopped_by_a_failure_goes_on_and_asks_only_what_lacks(q
         broken[0] = False
         distil(url, tmp_path)
         twice = [json.loads(body) for body, count in counts.items() if count > 1]
-        assert len(counts) == 24 and 1 <= len(twice) <= 3
+        assert len(counts) == 24 and len(twice) == 2  # once before and once after it was mended
+    assert (tmp_path / "out.jsonl").read_bytes() == quiet[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "data", "said", "requests"),
+    [
+        (401, b'{"error": {"message": "no such key"}}', "HTTP 401: no such key", 2),
+        (503, b"busy", "HTTP 503: busy", 2 * 3),
+        (200, b'{"error": {"message": "no model m"}}', "with an error: no model m", 2 * 2),
+        (200, b'{"reply": "Yes"}', "it says .*reply.*Yes.*, no chat reply", 2 * 2),
+    ],
+)
+def test_a_dead_endpoint_is_tried_as_often_as_is_said_and_its_words_and_tries_are_told(
+    status, data, said, requests, tmp_path
+):
+    counted = Counter()
+    with teaching(lambda body, count: (status, data)) as (url, counts):
+        with pytest.raises(UserError, match=said):
+            distil(url, tmp_path, rows=ROWS[:2], on_counts=counted.update)
+        assert counts.total() == requests == counted["requests"]
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "abort", "length"])
+def test_a_reply_that_is_not_whole_drops_its_row(reason, tmp_path):
+    def answer(body, count):
+        ((text, _),) = stub.answers("distil")([body])
+        return 200, json.dumps(
+            {"choices": [{"message": {"content": text}, "finish_reason": reason}]}
+        )
+
+    with teaching(answer) as (url, _):
+        done, _ = distil(url, tmp_path, rows=ROWS[:3])
+    dropped = "reply was cut off" if reason == "length" else "reply was ended by the server"
+    assert done["dropped"] == {dropped: 3}
+    assert reason == "length" or reason in (tmp_path / "out.dropped.jsonl").read_text()
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"\0\0\0", b'{"row": 3}', b"{}", b"\xff"])
+def test_a_damaged_line_of_the_journal_is_told_and_done_again(damage, quiet, tmp_path, capsys):
+    broken = [True]
+
+    def answer(body, count):
+        if broken[0] and body["messages"][0]["content"][0]["text"].rstrip().endswith("20?"):
+            return 403, b""
+        ((text, _),) = stub.answers("distil")([body])
+        return 200, chat(text)
+
+    with teaching(answer) as (url, counts):
+        with pytest.raises(UserError, match="row s-20"):
+            distil(url, tmp_path)
+        lines = (tmp_path / "out.journal").read_bytes().splitlines()
+        assert len(lines) == 17
+        lines[5] = damage
+        (tmp_path / "out.journal").write_bytes(b"\n".join(lines) + b"\n")
+        broken[0] = False
+        distil(url, tmp_path)
+        assert max(counts.values()) <= 2 and sum(c == 2 for c in counts.values()) == 1
+    assert "out.journal, line 6 is damaged" in capsys.readouterr().err
     assert (tmp_path / "out.jsonl").read_bytes() == quiet[0]
 
 
