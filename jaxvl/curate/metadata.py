@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jaxvl.curate import manifest, pictures, sources
+from jaxvl.curate import captions, manifest, pictures, sources
+from jaxvl.curate.captions import Captions
 from jaxvl.curate.manifest import Manifest, ManifestPlace
 from jaxvl.curate.pictures import Album
 from jaxvl.curate.rows import CuratedRow, digest
@@ -83,12 +84,20 @@ def _all(paths: Mapping[str, str], images: Path | None, chosen: Chosen) -> list[
     """Every row of each source."""
     album, by_source = Album(images), []
     for name, path in paths.items():
-        known = _captions(chosen.captions.get(name))
+        known = captions.read(chosen.captions.get(name))
         found = list(_read(name, path, album, chosen, known))
         if not found:
             raise UserError(f"--source {name}={path}: the file has no row of {name}")
-        by_source.append(found)
+        known.check(name, chosen.captions.get(name))
+        by_source.append([*_bad_captions(name, known), *found])
     return by_source
+
+
+def _bad_captions(name: str, known: Captions) -> Iterator[_Found]:
+    """Rows of its file of captions, which are dropped as others are."""
+    for number, why in known.bad:
+        bad = BadRow("caption cannot be read", f"row {number} of the file of captions: {why}")
+        yield _Found(_drop(f"{name}-caption-{number - 1}", name, bad))
 
 
 def _taken(
@@ -174,9 +183,7 @@ def _wrong(file: Path | None) -> BadRow | None:
     return None
 
 
-def _read(
-    name: str, path: str, album: Album, chosen: Chosen, captions: Mapping[str, str]
-) -> Iterator[_Found]:
+def _read(name: str, path: str, album: Album, chosen: Chosen, known: Captions) -> Iterator[_Found]:
     """Every row of a source, sound or (with a `reason`) not; ids are the source and the number."""
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--source {name}={path}: a name has letters, digits, - and _ alone")
@@ -185,14 +192,15 @@ def _read(
         try:
             if isinstance(raw, BadRow):
                 raise raw
+            image = raw.get("image", raw.get("decoded_image"))
+            caption = known.of(image)
             row = sources.read_row(raw, name, chosen.kinds.get(name, ""))
             if row is None:
                 continue
-            image = raw.get("image", raw.get("decoded_image"))
             if row.get("only") == "rl":
                 vlaa.normal_answer(row["verifier_type"], row["gt"], row["question"])
-            if isinstance(image, str) and image in captions:
-                row.setdefault("caption", captions[image])
+            if caption is not None:
+                row.setdefault("caption", caption)
             found = _place(image, name, file.parent.resolve(), album)
             found.row = {"id": id, "source": name, **found.row, **row}
             yield found
@@ -219,19 +227,6 @@ def _place(image: Any, name: str, folder: Path, album: Album) -> _Found:
         file = album.images / own if album.images else None
     album.add(found[0], own)
     return _Found({"image": own}, content, file)
-
-
-def _captions(path: str | None) -> dict[str, str]:
-    """Captions by image, from rows with `image` and `caption` or a conversation whose reply is
-    one."""
-    known = {}
-    for _, _, raw in files.read([Path(path)]) if path else ():
-        if isinstance(raw, Mapping) and isinstance(raw.get("image"), str):
-            talk = isinstance(raw.get("conversations"), Sequence)
-            caption = sources.said_in(raw, "gpt") if talk else raw.get("caption")
-            if isinstance(caption, str) and caption.strip():
-                known[raw["image"]] = caption.strip()
-    return known
 
 
 def _drop(id: str, source: str, why: BadRow) -> CuratedRow:

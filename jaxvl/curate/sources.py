@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from jaxvl.data import places
@@ -58,7 +60,8 @@ PAPER = {
 }
 _NOT_OURS = Facts(0, 0, 0, 0)
 _META = ("text_question", "rationale", "scene", "url")
-_LETTERED = re.compile(r"\s*[(\[]?[A-J][)\].:]")
+_LETTERED = re.compile(r"\s*[(\[]?([A-Z])[)\].:]")
+_GOLD_LETTER = re.compile(r"[(\[]?([A-Za-z])(?:$|[)\].:])")  # as its reward reads it
 _GEO_ANSWER = re.compile(r"\b[Aa]nswer(?: is)?\s*:?\s*\(?([A-J])\b")
 _WHOLE = re.compile(r"(?<![\w.,-])-?\d+(?![\w,]|\.\d)")
 _SECTION = {
@@ -93,14 +96,12 @@ def read_row(raw: RawRow, source: str, kind: str = "") -> dict[str, Any] | None:
     row["question"] = _lettered(row["question"], options)
     if row["verifier_type"] == "mcq" and options:
         row["gt"] = _letter(row["gt"], options)
-    inner = raw.get("meta")
-    nested = inner if isinstance(inner, Mapping) else {}
-    meta = {n: v for n in _META if isinstance(v := raw.get(n, nested.get(n)), str) and v.strip()}
+    meta = _meta(raw)
     if facts.in_words and "text_question" not in meta:
         raise BadRow("no question in words", "`text_question` is missing, which its teacher reads")
     for name in ("caption", "ds_answer"):
-        if isinstance(raw.get(name), str) and raw[name].strip():
-            row.setdefault(name, raw[name].strip())
+        if not _missing(raw.get(name)):
+            row.setdefault(name, _text(raw[name], name).strip())
     return row | ({"only": "rl"} if facts.rl_only else {}) | ({"meta": meta} if meta else {})
 
 
@@ -159,22 +160,71 @@ def _kind(raw: RawRow, source: str, kind: str, options: Sequence[str]) -> str:
     return named
 
 
-def _options(raw: RawRow) -> list[str]:
-    options = raw.get("options") or raw.get("choices") or []
-    return [str(option) for option in options] if isinstance(options, (list, tuple)) else []
+def _missing(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _meta(raw: RawRow) -> dict[str, str]:
+    """What a step may use, as text: an object or a list is written as JSON."""
+    inner = raw.get("meta")
+    nested = inner if isinstance(inner, Mapping) else {}
+    found = {}
+    for name in _META:
+        value = raw.get(name, nested.get(name))
+        if _missing(value) or value in ([], {}):
+            continue
+        if name != "text_question" and not isinstance(value, str):
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        found[name] = _text(value, name)
+    return found
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow("text of a wrong type", f"`{name}` is {fields.shown(value)}, expected text")
+    return value
+
+
+def _options(raw: RawRow) -> tuple[str, ...]:
+    """The choices, a letter each; those that are missing at the end are left off."""
+    for name in ("options", "choices"):
+        if _missing(raw.get(name)) or raw[name] in ([], {}):
+            continue
+        found = fields.options(raw[name], name)
+        if len(found) > len(ascii_uppercase):
+            raise BadRow("too many choices", f"`{name}` has {len(found)}, expected 26 at most")
+        return found
+    return ()
+
+
+def _marks(options: Sequence[str]) -> list[re.Match[str]]:
+    """The letters that the options bring themselves; none where one has none."""
+    marks = [found for option in options if (found := _LETTERED.match(option))]
+    return marks if len(marks) == len(options) else []
 
 
 def _lettered(question: str, options: Sequence[str]) -> str:
     """The question with its options below it, each with a letter."""
-    letters = [chr(ord("A") + i) for i in range(len(options))]
-    if not options or list(options) == letters:
+    letters = ascii_uppercase[: len(options)]
+    if not options or list(options) == list(letters):
         return question  # the options stand in the image
-    if not all(_LETTERED.match(option) for option in options):
+    if not _marks(options):
         options = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
     return question + "\n" + "\n".join(options)
 
 
 def _letter(gold: str, options: Sequence[str]) -> str:
-    if gold in options and not _LETTERED.match(gold):
-        return chr(ord("A") + list(options).index(gold))
-    return gold
+    """The letter of the option that the gold answer is; BadRow where it is none of them."""
+    gold, marks = gold.strip(), _marks(options)
+    if marks:  # "B) down" and "B" are read as they are, "down" is looked for without its letter
+        letters = [mark[1] for mark in marks]
+        texts = [option[mark.end() :].strip() for option, mark in zip(options, marks, strict=True)]
+    else:
+        letters, texts = list(ascii_uppercase[: len(options)]), list(options)
+    if gold in texts and not _LETTERED.match(gold):
+        return letters[texts.index(gold)]
+    named = _GOLD_LETTER.match(gold)
+    if gold in options or (named and named[1].upper() in letters):
+        return gold
+    found = fields.one_of(gold, texts)  # a number may be written in another way
+    return letters[texts.index(found)] if found in texts else found

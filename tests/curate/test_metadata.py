@@ -175,6 +175,104 @@ def test_captions_that_a_source_has_already(tmp_path):
     assert [row.get("caption") for row in kept] == ["zero", "one", None]
 
 
+GOOD = {"image": "0.png", "caption": "zero"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "found"),
+    [
+        ("{", "broken JSON"),
+        ("[1]", "expected an object"),
+        ({"image": "1.png", "conversations": [{"from": "human", "value": "q"}]}, "no turn of gpt"),
+        ({"image": "1.png", "conversations": talk("q", "a <|im_end|>")}, "special token"),
+        ({"image": "1.png", "caption": "a <|im_end|>"}, "special token"),
+        ({"image": "1.png", "caption": ["a"]}, "`caption` is ['a']"),
+        ({"caption": "a"}, "`image` is missing"),
+    ],
+)
+def test_a_row_of_captions_that_cannot_be_read_is_listed(bad, found, tmp_path):
+    path = jsonl(tmp_path / "c.jsonl", [GOOD])
+    path.write_text(path.read_text() + (bad if isinstance(bad, str) else json.dumps(bad)) + "\n")
+    rows = [{"image": f"{i}.png", "conversations": talk("q", "a")} for i in range(2)]
+    given = {"allava_laion": str(path)}
+    kept, (drop,) = collected("allava_laion", rows, tmp_path, captions=given)
+    assert [row.get("caption") for row in kept] == ["zero", None]
+    assert drop["reason"] == "caption cannot be read" and drop["source"] == "allava_laion"
+    assert "row 2 of the file of captions" in drop["found"] and found in drop["found"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "x/0.png", "caption": "c"}, "it names 'x/0.png' and the source '0.png'"),
+        ({"image": "0.png"}, "1 rows cannot be read; row 1: `caption` is missing"),
+    ],
+)
+def test_captions_of_no_picture_of_the_source_are_a_message(row, message, tmp_path):
+    given = {"allava_laion": str(jsonl(tmp_path / "c.jsonl", [row]))}
+    rows = [{"image": "0.png", "conversations": talk("q", "a")}]
+    with pytest.raises(UserError, match=f"none of its . captions is of an image .*{message}"):
+        collected("allava_laion", rows, tmp_path, captions=given)
+
+
+def own(options, gold, **more):
+    return read_row({"question": "q", "answer": gold, "options": options} | more, "own")
+
+
+@pytest.mark.parametrize(
+    ("options", "gold", "letter", "shown"),
+    [
+        (["up", "down", None, " "], "down", "B", "q\nA. up\nB. down"),
+        (["up", "down"], "b", "b", "q\nA. up\nB. down"),
+        (["A) up", "B) down"], "down", "B", "q\nA) up\nB) down"),
+        (["A) up", "B) down"], "B) down", "B) down", "q\nA) up\nB) down"),
+        (["A) up", "C) down"], "C", "C", "q\nA) up\nC) down"),
+        ([1, 2.5], "2.50", "B", "q\nA. 1\nB. 2.5"),
+        (["A", "B", "C"], "C", "C", "q"),
+    ],
+)
+def test_options_and_the_letter_of_the_gold(options, gold, letter, shown):
+    row = own(options, gold)
+    assert (row["gt"], row["question"]) == (letter, shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "gold", "reason"),
+    [
+        (["up", None, "down"], "up", "choices of a wrong type"),
+        (["up", "down"], "left", "answer is none of the choices"),
+        (["up", "down"], "C", "answer is none of the choices"),
+        ([str(n) for n in range(30)], "7", "too many choices"),
+        ("A. up B. down", "A", "choices of a wrong type"),
+    ],
+)
+def test_options_that_cannot_be_and_a_gold_that_is_none_of_them_drop_the_row(options, gold, reason):
+    with pytest.raises(BadRow) as told:
+        own(options, gold)
+    assert told.value.reason == reason
+
+
+def test_options_that_are_missing_are_none():
+    for none in (None, [], "", [None, None], float("nan")):
+        assert own(none, "7", verifier_type="digit")["question"] == "q"
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("name", ["scene", "rationale"])
+def test_facts_that_are_no_text_are_given_as_json(name, nested):
+    facts = {name: {"objects": [{"shape": "cube", "size": 3}], "light": "größer"}}
+    raw = {"question": "q", "label": 3} | ({"meta": facts} if nested else facts)
+    text = '{"objects": [{"shape": "cube", "size": 3}], "light": "größer"}'
+    assert read_row(raw, "clevr_math")["meta"] == {name: text}
+    assert "meta" not in read_row({"question": "q", "label": 3, name: []}, "clevr_math")
+
+
+@pytest.mark.parametrize("name", ["caption", "ds_answer", "text_question"])
+def test_texts_that_are_none_are_not_passed_over(name):
+    with pytest.raises(BadRow, match=rf"`{name}` is \['a'\], expected text"):
+        read_row({"question": "q", "label": 3, name: ["a"]}, "clevr_math")
+
+
 def test_a_source_that_has_no_row_and_other_wrong_calls_are_named(tmp_path):
     rows = [{"image": "other/1.png", "conversations": talk("q", "a")}]
     with pytest.raises(UserError, match="no row of coco"):
