@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,7 +90,9 @@ def metadata(
     from jaxvl.curate.metadata import run
 
     chosen = given.chosen(take, kind, captions, all_questions, seed)
-    _say(run(given.pairs(source, "--source"), out, chosen), out)
+    done = run(given.pairs(source, "--source"), out, chosen)
+    _say(done, out)
+    _check_rows(done, out.parent)
 
 
 def _asking(name: str, about: str) -> None:
@@ -123,7 +125,7 @@ def _asking(name: str, about: str) -> None:
             return
         counts: Counter = Counter()
         cache = out.parent / flow.CACHE
-        with opened(engine, workers) as mapped, _progress() as tell:
+        with opened(engine, workers) as mapped, _progress() as tell, _tries([step], {name: counts}):
             step = shared(step, mapped.workers)
             done = work.run(
                 step,
@@ -137,6 +139,7 @@ def _asking(name: str, about: str) -> None:
             )
         _say(done, out)
         _say_asked(step, counts)
+        _check_rows(done, out.parent)
 
 
 _asking("caption", "Step 2: a caption of each image, where there is none.")
@@ -152,7 +155,9 @@ def split(
     """Step 6: disjoint sets for SFT and RL, by words of reflection."""
     from jaxvl.curate.split import run
 
-    _say(run(source, out, given.sizes(sft, rl, aha, seed)), out)
+    done = run(source, out, given.sizes(sft, rl, aha, seed))
+    _say(done, out)
+    _check_rows(done, out)
 
 
 @app.command()
@@ -228,18 +233,17 @@ def run(
     def count(step: str, found: Counter) -> None:
         counts[step].update(found)
 
-    with opened(engine, workers) as mapped, _progress() as tell:
+    with opened(engine, workers) as mapped, _progress() as tell, _tries(steps, counts):
         steps = [shared(step, mapped.workers) for step in steps]
         for done in flow.run(
             paths, out, steps, _open_teacher, chosen, sizes, stop_or_drop, tell, mapped, count
         ):
             manifests[done["step"]] = done
             _say(done, out)
-            if nothing := _nothing(done, out):
-                raise UserError(f"{nothing}; there is nothing to go on with")
             for step in steps:
                 if step.name == done["step"]:
-                    _say_asked(step, counts[step.name])
+                    _say_asked(step, counts.pop(step.name))
+            _check_rows(done, out)
     for line in flow.table(manifests):
         typer.echo("  ".join(f"{cell:>18}" for cell in line))
 
@@ -254,7 +258,11 @@ def _flow(teacher: str, model: str, key: str, settings: Sequence[str]) -> Any:
     steps = {name: dataclasses.replace(getattr(cfg, name), **common) for name in ASKING}
     cfg = dataclasses.replace(cfg, **steps)
     for setting in settings:
-        cfg = set_field(cfg, setting)
+        try:
+            cfg = set_field(cfg, setting)
+        except UserError as error:  # of a value alone, without its step
+            path = setting.partition("=")[0]
+            raise error if path in str(error) else UserError(f"{path}: {error}") from error
     check_fields(cfg)
     for name in ASKING:  # of a checkpoint what it is counts, not where
         asked = getattr(cfg, name)
@@ -289,10 +297,16 @@ def _logprobs(path: str, dtype: str) -> Any:
 
 
 def _fingerprint(path: str) -> str:
-    """What a checkpoint is, wherever it lies; a hub id is one already."""
+    """What a checkpoint is, wherever it lies; a hub id is one already. UserError for neither."""
     from jaxvl.eval.engines.replies import fingerprint
+    from jaxvl.models.io.find import is_hub_id
 
     folder = Path(path).expanduser()
+    if not path or not (folder.is_dir() or is_hub_id(path)):
+        raise UserError(
+            f"{path or 'a checkpoint without a name'}: neither a directory nor a hub id such as "
+            "Qwen/Qwen2-VL-2B-Instruct"
+        )
     return f"{folder.name} {fingerprint(folder)}" if folder.is_dir() else path
 
 
@@ -312,18 +326,28 @@ def _say(done: Manifest, out: Path) -> None:
         typer.echo(f"{done['step']}: {found['rows']:,} rows in {folder / found['file']}")
     for reason, count in done["dropped"].items():
         typer.echo(f"  left out: {count:,} {reason}")
-    if nothing := _nothing(done, folder):
-        typer.echo(f"warning: {nothing}", err=True)
 
 
-def _nothing(done: Manifest, folder: Path) -> str:
-    """What to tell of a step through which no row came; "" of another."""
-    if any(found["rows"] for found in done["out"].values()):
-        return ""
-    return (
-        f"{done['step']}: none of {done['rows_in']:,} rows came through; *.dropped.jsonl in "
-        f"{folder} has each with its reason"
-    )
+def _check_rows(done: Manifest, folder: Path) -> None:
+    """UserError of a step through which no row came."""
+    if not any(found["rows"] for found in done["out"].values()):
+        raise UserError(
+            f"{done['step']}: none of {done['rows_in']:,} rows came through; *.dropped.jsonl in "
+            f"{folder} has each with its reason; there is nothing to go on with"
+        )
+
+
+@contextlib.contextmanager
+def _tries(steps: Sequence[Step], counts: Mapping[str, Counter]) -> Iterator[None]:
+    """Of a step that ends before its time, says what its teachers were asked all the same."""
+    try:
+        yield
+    except (UserError, SystemExit):
+        for step in steps:
+            if counts.get(step.name):
+                typer.echo(f"{step.name}: not finished")
+                _say_asked(step, counts[step.name])
+        raise
 
 
 def _say_asked(step: Step, counts: Counter) -> None:

@@ -34,6 +34,8 @@ class ManifestPlace:
     def __post_init__(self):
         if self.out.suffix != ".jsonl":
             raise UserError(f"--out {self.out}: rows are JSON lines; expected a name with .jsonl")
+        if self.out.is_dir():
+            raise UserError(f"--out {self.out} is a folder; expected the name of a file to write")
 
     def beside(self, suffix: str) -> Path:
         """OUT.suffix."""
@@ -70,6 +72,8 @@ def finished(place: ManifestPlace, identity: Manifest) -> Manifest | None:
             files.sha256(place.out.parent / out["file"]) == out["sha256"]
             for out in found["out"].values()
         )
+        with open(place.dropped, "rb") as file:
+            whole = whole and sum(1 for _ in file) == sum(found["dropped"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if same and whole else None
@@ -123,9 +127,16 @@ def finish(
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Holds a folder for this process; UserError where another one works in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be made or read ({error.strerror}); choose another --out"
+        ) from error
+    try:
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"the folder {folder} cannot be written; choose another --out")
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

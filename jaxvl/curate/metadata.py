@@ -133,7 +133,8 @@ def _not_drawn(
     """The rows that are not taken, and why: broken pictures, further questions of one, and what is
     over the number that is wanted. Pictures are decoded only until that is reached."""
     seen: set[str] = set()
-    drawn, more = [], []
+    drawn: list[_Found] = []
+    more: list[_Found] = []
     for each in sorted(sound, key=lambda each: rank(chosen.seed, each.row)):
         again = each.content in seen and not chosen.all_questions
         (more if again else drawn).append(each)

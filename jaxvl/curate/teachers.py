@@ -128,6 +128,11 @@ def _endpoint(asked: TeacherSettings, step: str, cache: str) -> Endpoint:
             f"{step}: nobody to ask; give --teacher, the address of a chat endpoint "
             "(https://../v1/chat/completions), local:CHECKPOINT, or stub to try the flow"
         )
+    if not asked.teacher.startswith(("http://", "https://")):
+        raise UserError(
+            f"{step}: --teacher {asked.teacher} is neither an address "
+            "(https://../v1/chat/completions), nor local:CHECKPOINT, nor stub"
+        )
     if not asked.model:
         raise UserError(f"{step}: which model of {asked.teacher}? give --model")
     return Endpoint(
