@@ -111,7 +111,7 @@ class Album:
             return
         target = self.images / name
         if isinstance(found, bytes):
-            _put(found, target)
+            _put(found, self.images, name)
             return
         file, held = self._placed.setdefault(target, (found, self.content(found)))
         if held != self.content(found):
@@ -120,7 +120,7 @@ class Album:
                 "make them two sources"
             )
         if file == found:
-            _put(Path(found), target)
+            _put(Path(found), self.images, name)
 
 
 def share(source: Path, target: Path) -> None:
@@ -132,18 +132,18 @@ def share(source: Path, target: Path) -> None:
     for folder, _, names in os.walk(theirs, followlinks=True):
         for file in (Path(folder, name) for name in sorted(names)):
             if file.is_file() and file.suffix != ".half":
-                _put(file, ours / file.relative_to(theirs))
+                _put(file, ours, str(file.relative_to(theirs)))
 
 
-def _put(found: Path | bytes, target: Path) -> None:
-    """Have a picture at `target`. One that is there and is another is replaced where a step of the
-    pipeline has put it there."""
+def _put(found: Path | bytes, images: Path, name: str) -> None:
+    """Have a picture at `name` below `images`. One that is there and is another is replaced where a
+    step of the pipeline has put it there."""
+    target = images / name
     try:
         if target.exists():
             if _same(found, target):
                 return
-            beside = next(p for p in target.parents if p.name == "images").parent
-            if not any(any(beside.glob(pattern)) for pattern in _OURS):
+            if not any(any(images.parent.glob(pattern)) for pattern in _OURS):
                 what = found if isinstance(found, Path) else "the picture that a row holds"
                 raise UserError(
                     f"{target} is there and is not {what}; remove it, or give another --out"

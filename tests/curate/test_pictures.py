@@ -98,22 +98,23 @@ def test_a_changed_picture_is_seen_by_every_step_that_sees_it(how, linked, tmp_p
     if not linked:
         monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError("no links")))
     rows, out, calls = tmp_path / "a/1.jsonl", tmp_path / "b/2.jsonl", []
-    paths = {"own": source(tmp_path, "1.png", "2.png")}
+    name = "images/1.png"
+    paths = {"own": source(tmp_path, name, "2.png")}
     metadata.run(paths, rows, Chosen())
     captioned(rows, out, calls)
     before = [row["caption"] for row in read(out)]
     picture(tmp_path / "new.png", 99)
     if how == "in place":
-        (tmp_path / "1.png").write_bytes((tmp_path / "new.png").read_bytes())
+        (tmp_path / name).write_bytes((tmp_path / "new.png").read_bytes())
     else:
-        (tmp_path / "new.png").replace(tmp_path / "1.png")
+        (tmp_path / "new.png").replace(tmp_path / name)
     metadata.run(paths, rows, Chosen())
     captioned(rows, out, calls)
     after = [row["caption"] for row in read(out)]
     assert after[0] != before[0] and after[1] == before[1] and len(calls) == 3
     for folder in (rows.parent, out.parent):
-        new = (folder / "images/own/1.png").read_bytes()
-        assert new == (tmp_path / "1.png").read_bytes()
+        new = (folder / "images/own" / name).read_bytes()
+        assert new == (tmp_path / name).read_bytes()
     captioned(rows, out, calls)
     assert len(calls) == 3
 
