@@ -182,16 +182,17 @@ def test_a_damaged_line_of_the_journal_is_told_and_done_again(damage, quiet, tmp
     assert (tmp_path / "out.jsonl").read_bytes() == quiet[0]
 
 
-def test_rows_without_a_reply_are_dropped_where_that_is_wanted(tmp_path):
+def test_rows_without_a_reply_are_dropped_where_that_is_wanted(tmp_path, capsys):
     def answer(body, count):
         if body["messages"][0]["content"][0]["text"].rstrip().endswith("7?"):
-            return None
+            return 403, b"not you"
         ((text, _),) = stub.answers("distil")([body])
         return 200, chat(text)
 
     with teaching(answer) as (url, _):
         done, _ = distil(url, tmp_path, "drop", timeout=0.2, retries=0)
     assert done["dropped"]["no reply"] == 2
+    assert "HTTP 403: not you); their rows are left out" in capsys.readouterr().err
     assert done["out"]["rows"]["rows"] + sum(done["dropped"].values()) == 24
 
 
