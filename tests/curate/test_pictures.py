@@ -119,6 +119,31 @@ def test_a_changed_picture_is_seen_by_every_step_that_sees_it(how, linked, tmp_p
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("before", ["broken", "copied"])
+def test_rows_that_were_dropped_for_a_picture_are_taken_once_it_is_another(before, tmp_path):
+    """Though the file of rows is as it was."""
+    paths = {"own": source(tmp_path, "1.png", "2.png", "3.png")}
+    whole = (tmp_path / "3.png").read_bytes()
+    old = b"no picture" if before == "broken" else (tmp_path / "1.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(old)
+    counts = []
+    for data in (old, whole, old):
+        (tmp_path / "3.png").write_bytes(data)
+        done = metadata.run(paths, tmp_path / "out/1.jsonl", Chosen())
+        counts.append(done["out"]["rows"]["rows"])
+    assert counts == [2, 3, 2]
+
+
+def test_the_sets_are_parted_again_once_a_picture_is_another(tmp_path):
+    for number in (1, 2):
+        picture(tmp_path / f"images/s/{number}.png", number)
+    given = [verified(0, "s/1.png", "wait"), verified(1, "s/2.png", "so")]
+    rows = jsonl(tmp_path / "rows.jsonl", given)
+    assert not split.run(rows, tmp_path / "out", SplitSizes())["dropped"]
+    shutil.copy(tmp_path / "images/s/1.png", tmp_path / "images/s/2.png")
+    assert split.run(rows, tmp_path / "out", SplitSizes())["dropped"]
+
+
 def test_a_picture_that_changed_is_scored_again(tmp_path):
     calls = []
 
