@@ -218,9 +218,12 @@ def test_it_is_a_teacher(served, tmp_path, monkeypatch):
     launch("curate", "metadata", f"--source=vizwiz={every['vizwiz']}", "--out", rows)
     words = ["--out", tmp_path / "2-captioned.jsonl", "--teacher", served.url + CHAT]
     words += ["--model", "tiny", "--key", "SERVE_KEY", f"max_tokens={TOKENS}"]
-    launch("curate", "caption", rows, *words)
+    with contextlib.suppress(AssertionError):  # exit code 2: the tiny model ends no reply by itself
+        launch("curate", "caption", rows, *words)
     done = json.loads((tmp_path / "2-captioned.manifest.json").read_text())
     assert done["asked"] == len(rows.read_text().splitlines()) > 0
+    kept, cut = done["out"]["rows"]["rows"], done["dropped"].get("reply was cut off", 0)
+    assert kept + cut == done["asked"]
 
 
 def test_what_is_under_way_ends_before_the_server_does(served):
