@@ -15,7 +15,7 @@ from jaxvl.eval.benchmark import Grade, Item, Scored
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.replies import Reply, ReplySampling
 from jaxvl.eval.engines.run import run
-from jaxvl.eval.reporting import export, page, report, seeds, stats, summary
+from jaxvl.eval.reporting import beside, export, page, published, report, seeds, stats, summary
 from jaxvl.eval.reporting.compare import compare, to_markdown
 from jaxvl.eval.scoring import behaviour, figures, judged, score
 from jaxvl.observe import charts
@@ -391,17 +391,20 @@ def test_reports_have_lengths_by_group(tmp_path):
 def test_published_figures_are_marked_as_theirs(tmp_path, monkeypatch):
     answered(tmp_path, gold)
     table = ("a paper", ("testmini",), (("Qwen2-VL-2B", "48.0"),))
-    monkeypatch.setitem(report.published.TABLES, "smoke", (table,))
+    monkeypatch.setitem(published.TABLES, "smoke", (table,))
     text = report.to_markdown(report.load(tmp_path), paper=True)
     assert "### Published, not ours: a paper" in text
     assert "| ours, lenient | 100.0 |\n| Qwen2-VL-2B | 48.0 |" in text
     assert "Published" not in report.to_markdown(report.load(tmp_path))
+    monkeypatch.delitem(published.TABLES, "smoke")
+    said = "smoke: no published figure is known of what protocol plain asks"
+    assert said in report.to_markdown(report.load(tmp_path), paper=True)
 
 
 def test_published_tables_are_whole_and_add_up():
     """A figure in every cell; averages are the means of what stands before them, as printed; and
     every column is held against a figure or group that our benchmark has."""
-    published, off = report.published, {}
+    off = {}
     for name, (_, columns, rows) in published.WHOLE.items():
         assert all(len(row) == len(columns) + 1 for row in rows), name
         for row in rows if len(columns) > 2 and columns[-1] in ("average", "refusal rate") else ():
@@ -418,10 +421,10 @@ def test_published_tables_are_whole_and_add_up():
 
 
 def test_an_average_over_the_papers_six_benchmarks(monkeypatch):
-    published = report.published
     found = [
         {
             "task": task,
+            "partial": False,
             "modes": {
                 mode: {
                     "metrics": {published.figures([column])[0]: {"value": 0.1 * place}},
@@ -432,14 +435,16 @@ def test_an_average_over_the_papers_six_benchmarks(monkeypatch):
         }
         for place, (task, column) in enumerate(published.SIX.values(), 1)
     ]
-    assert list(report._over_six(found[:5])) == []
-    shown = list(report._over_six(found))
+    assert list(beside.over_six(found[:5])) == []
+    shown = list(beside.over_six(found))
     assert [table["rows"][0] for table in shown] == [
         ["ours, strict", "10.0", "20.0", "30.0", "40.0", "50.0", "60.0", "35.0"]
     ] * 3
     assert ["Qwen2.5-VL-3B", "61.2", "21.9", "31.2", "13.2", "22.9", "40.3", "31.8"] in shown[1][
         "rows"
     ]
+    found[2]["partial"] = True
+    assert next(beside.over_six(found))["rows"][1][0] == "PARTIAL ours, lenient"
 
 
 def test_mistakes_are_messages(tmp_path):

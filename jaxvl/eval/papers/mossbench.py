@@ -10,16 +10,11 @@ from jaxvl.eval.mossbench import tradeoff
 from jaxvl.eval.papers.given import PaperInput, ResultsJson
 from jaxvl.eval.papers.tables import NOT_RUN, Entry, Value, bars, shown, table
 from jaxvl.eval.reporting import published
+from jaxvl.eval.reporting.beside import figure_of
 from jaxvl.eval.reporting.published import MOSSBENCH_MODELS as MODELS
-from jaxvl.eval.reporting.report import figure_of
 
 NAMES = tuple(row[0] for row in MODELS[2])
 _TYPES = MODELS[1][:3]
-_PROMPTS = {"none": "paper", **{name: name for name in ("helpfulness", "scrutiny", "safety")}}
-_STAGES = {
-    "with description": "refused with description",
-    "with description and intent": "refused with intent",
-}
 _NONE: dict[str, Any] = {"value": None}
 _CAPTIONS = ("caption refused", "caption misperceived")
 _RUN = "jaxvl eval run --tasks mossbench --source mossbench=DIR --protocol {} .."
@@ -75,13 +70,13 @@ def _prompts(given: Mapping[str, PaperInput]) -> dict[str, Any]:
     """Refusals by type under each system prompt."""
     theirs, entries, missing = published.MOSSBENCH_PROMPTS, [], []
     for label, *figures in theirs[2]:
-        ours = _ours(given, _PROMPTS[label], (*_TYPES, "refusals"))
+        ours = _ours(given, published.PROMPTS[label], (*_TYPES, "refusals"))
         # One model has one line, by the rule: judges are in the main results.
         entries.append(
             Entry(label, tuple(figures), [(name, of[0][1]) for name, of in ours.items()])
         )
         if not ours:
-            missing.append(f"{label}: {NOT_RUN} ({_RUN.format(_PROMPTS[label])})")
+            missing.append(f"{label}: {NOT_RUN} ({_RUN.format(published.PROMPTS[label])})")
     return {
         "title": "Refusals by system prompt",
         "text": f"{theirs[0]}. The prompts' words are ours where none were put in their place.",
@@ -95,7 +90,7 @@ def _stages(given: Mapping[str, PaperInput]) -> dict[str, Any]:
     """What of the plainly refused is refused with a description, and with the intent too."""
     theirs = published.MOSSBENCH_STAGES
     entries = [Entry(row[0], row[1:], []) for row in theirs[2]]
-    for label, figure in _STAGES.items():
+    for label, figure in published.STAGES.items():
         names = [*(f"{figure}, {kind}" for kind in _TYPES), figure]
         for name, of in _ours(given, "stages", names).items():
             entries.append(Entry(f"{name}, {label}", None, of))

@@ -9,8 +9,8 @@ from typing import Any
 
 from jaxvl.eval.papers.curves import recipe
 from jaxvl.eval.papers.given import PaperInput
+from jaxvl.eval.reporting.beside import figure_of
 from jaxvl.eval.reporting.published import Published
-from jaxvl.eval.reporting.report import figure_of
 from jaxvl.eval.reporting.tables import percent
 from jaxvl.observe.charts import BarChart, BarRow, bar_chart
 

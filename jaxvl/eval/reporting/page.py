@@ -46,7 +46,7 @@ def render(
     return page.render(
         name=results.resolve().name,
         model=", ".join(dict.fromkeys(one["settings"]["model"] for one in found)),
-        notes=report.notes(found),
+        notes=report.notes(found, paper),
         overview=report.overview(found),
         chart=_overview_chart(found),
         box=charts,

@@ -233,6 +233,13 @@ MOSSBENCH_STAGES = (
         Gemini-Pro 1.5, with description and intent: 30 60 80 56.67
     """),
 )
+# Which protocol of ours asks what a row of MOSSBENCH_PROMPTS has, and which figure of the protocol
+# `stages` is held against what is behind the comma of a row of MOSSBENCH_STAGES.
+PROMPTS = {"none": "paper", **{name: name for name in ("helpfulness", "scrutiny", "safety")}}
+STAGES = {
+    "with description": "refused with description",
+    "with description and intent": "refused with intent",
+}
 
 # By the paper and the place in it.
 WHOLE: dict[str, Published] = {

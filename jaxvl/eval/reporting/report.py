@@ -11,7 +11,7 @@ from typing import Any
 from jaxvl.data.example import Dropped, summary
 from jaxvl.errors import UserError
 from jaxvl.eval.engines.predictions import folders
-from jaxvl.eval.reporting import published, tables
+from jaxvl.eval.reporting import beside, tables
 from jaxvl.eval.reporting.tables import Table, percent, share
 from jaxvl.eval.scoring.score import read_results
 
@@ -35,12 +35,12 @@ def load(results: Path, by: str = "") -> list[ResultsJson]:
 
 def to_markdown(found: Sequence[ResultsJson], paper: bool = False) -> str:
     """All tables; the papers' rows too where `paper` is set."""
-    parts = ["# Evaluation", "", *notes(found), "", tables.markdown(overview(found))]
+    parts = ["# Evaluation", "", *notes(found, paper), "", tables.markdown(overview(found))]
     for one in found:
         parts += [f"## {heading(one)}", ""]
         parts += [tables.markdown(table) for table in details(one, paper)]
     if paper:
-        parts += [tables.markdown(table) for table in _over_six(found)]
+        parts += [tables.markdown(table) for table in beside.over_six(found)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -48,8 +48,8 @@ def to_json(found: Sequence[ResultsJson], paper: bool = False) -> str:
     """results.json of all benchmarks in one object."""
     whole: dict[str, Any] = {one["task"]: one for one in found}
     if paper:
-        rows = {name: published.TABLES[name] for name in whole if name in published.TABLES}
-        whole["published, not ours"] = rows
+        rows = {one["task"]: beside.theirs(one) for one in found}
+        whole["published, not ours"] = {name: of for name, of in rows.items() if of}
     return json.dumps(whole, indent=1) + "\n"
 
 
@@ -64,8 +64,8 @@ def heading(one: ResultsJson) -> str:
     return ("PARTIAL: " if one["partial"] else "") + one["title"]
 
 
-def notes(found: Sequence[ResultsJson]) -> list[str]:
-    """What has to be said beside the figures."""
+def notes(found: Sequence[ResultsJson], paper: bool = False) -> list[str]:
+    """What has to be said beside the figures; with `paper`, beside the papers' too."""
     said = [
         "Figures are rule-scored, in per cent, with 95% intervals: Wilson's, clusters heeded, for "
         "plain means, those of a cluster bootstrap for other metrics."
@@ -79,6 +79,11 @@ def notes(found: Sequence[ResultsJson]) -> list[str]:
             )
         if unread := [Dropped(**row) for row in one["dropped"] if not row["setting"]]:
             said.append(f"{one['task']}: rows that could not be read: {summary(unread, 0)}.")
+        if paper and not beside.theirs(one):
+            said.append(
+                f"{one['task']}: no published figure is known of what protocol {one['protocol']} "
+                "asks, so none stands beside ours."
+            )
     return said
 
 
@@ -123,7 +128,7 @@ def details(one: ResultsJson, paper: bool = False) -> Iterator[Table]:
     ]
     yield {"title": title, "columns": ["metric", *modes], "rows": rows}
     if paper:
-        yield from _published(one)
+        yield from beside.of_task(one)
     for name, groups in lenient["groups"].items():
         rows = [
             [group, of["count"], *(percent(mode["groups"][name][group]) for mode in modes.values())]
@@ -131,7 +136,7 @@ def details(one: ResultsJson, paper: bool = False) -> Iterator[Table]:
         ]
         yield {"title": f"By {name}", "columns": [name, "replies", *modes], "rows": rows}
     if lenient["sampled"]:
-        yield _sampled(lenient["sampled"])
+        yield sampled(lenient["sampled"])
     if one["judge"]:
         rows = [
             [name, of["replies"], of["missing"], percent(of["accuracy"]), percent(of["agreement"])]
@@ -160,57 +165,8 @@ def _by_judge(judges: dict[str, Any]) -> Iterator[Table]:
         yield {"title": f"By judges, by {name}", "columns": [name, *judges], "rows": rows}
 
 
-def _over_six(found: Sequence[ResultsJson]) -> Iterator[Table]:
-    """The papers' tables over VLAA-Thinking's six benchmarks, where all six are there."""
-    by_task = {one["task"]: one["modes"] for one in found}
-    if not by_task.keys() >= {task for task, _ in published.SIX.values()}:
-        return
-    ours = []
-    for mode in ("strict", "lenient"):
-        names = [(task, published.figures([column])[0]) for task, column in published.SIX.values()]
-        values = [_value(by_task[task][mode], name) for task, name in names]
-        known = [value for value in values if value is not None]
-        mean = sum(known) / len(known) if len(known) == len(values) else None
-        ours.append([f"ours, {mode}", *map(share, [*values, mean])])
-    for title, columns, rows in published.WHOLE.values():
-        if columns == (*published.SIX, "average"):
-            yield {
-                "title": f"Published, not ours: {title}",
-                "columns": ["model", *columns],
-                "rows": [*ours, *map(list, rows)],
-            }
-
-
-def _published(one: ResultsJson) -> Iterator[Table]:
-    for title, columns, rows in published.TABLES.get(one["task"], ()):
-        names = published.figures(columns)
-        ours = [
-            [f"ours, {name}", *(share(_value(mode, figure)) for figure in names)]
-            for name, mode in one["modes"].items()
-        ]
-        yield {
-            "title": f"Published, not ours: {title}",
-            "columns": ["model", *columns],
-            "rows": [*ours, *map(list, rows)],
-        }
-
-
-def figure_of(mode: ResultsJson, name: str) -> dict[str, Any] | None:
-    """The estimate of a named metric, or of the accuracy of a group."""
-    if name in mode["metrics"]:
-        return mode["metrics"][name]
-    for groups in mode["groups"].values():
-        if name in groups:
-            return groups[name]
-    return None
-
-
-def _value(mode: ResultsJson, name: str) -> float | None:
-    found = figure_of(mode, name)
-    return found["value"] if found else None
-
-
-def _sampled(of: ResultsJson) -> Table:
+def sampled(of: ResultsJson) -> Table:
+    """What several replies to each item are worth."""
     rows = [[f"avg@{of['n']}", percent(of["avg"])]]
     rows += [[f"pass@{k}", percent(value)] for k, value in of["pass"].items()]
     rows += [[f"maj@{k}", percent(value)] for k, value in of["majority"].items()]
