@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from jaxvl.checkpoints.folders import steps_at  # noqa: E402
+from jaxvl.cli.runtime import as_command  # noqa: E402
 from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
 # The quickstart's model; small batches, so that four processes on two cores come to an end.
@@ -382,4 +383,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

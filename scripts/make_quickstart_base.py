@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.config import Optim
 from jaxvl.data import prompts, scenes
 from jaxvl.data.prompts import Processor
@@ -388,4 +389,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.benchmarks.mathvision import BENCHMARK
@@ -66,4 +67,4 @@ def report(file: Path, items: dict[str, Item], off: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

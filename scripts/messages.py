@@ -24,6 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from jaxvl.cli.runtime import as_command  # noqa: E402
 from jaxvl.data.example import BadRow  # noqa: E402
 from jaxvl.data.tasks.records import Records  # noqa: E402
 from jaxvl.errors import UserError  # noqa: E402
@@ -219,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

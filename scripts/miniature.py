@@ -16,6 +16,8 @@ from pathlib import Path
 
 from miniature_parts.arms import PARTS, TINY, TITLES, Sizes, stages_of
 
+from jaxvl.cli.runtime import as_command
+
 # Seconds of a step of each kind, of a start (programs are made again for every run) and of an
 # answered question, on two quiet cores: rough, for --list alone.
 STEP = {"sft": 0.7, "rl": 0.7}
@@ -52,19 +54,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
+    parser.add_argument("--out", type=Path, help="default: runs/miniature, runs/miniature-tiny")
     parser.add_argument("--list", action="store_true", help="what would be run, and how long")
     parser.add_argument("--report", action="store_true", help="tables of what is finished")
     parser.add_argument("--tiny", action="store_true", help="one step, to see that all runs")
     args = parser.parse_args()
     chosen = TINY if args.tiny else Sizes()
+    out = args.out or Path("runs/miniature-tiny" if args.tiny else "runs/miniature")
     if args.list:
         listed(args.part, args.seeds, chosen)
         return
 
     from miniature_parts.runs import Place
 
-    places = [Place(args.out, seed, chosen) for seed in args.seeds]
+    places = [Place(out, seed, chosen) for seed in args.seeds]
     if args.report:
         from miniature_parts.report import tables
 
@@ -84,8 +87,8 @@ def main() -> None:
             for arm in PARTS[part](chosen):
                 train(place, arm.stages)
                 measure(place, arm)
-                pages.write(args.out, chosen)
+                pages.write(out, chosen)
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -29,6 +29,7 @@ from pathlib import Path
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
 
 from jaxvl import config
+from jaxvl.cli.runtime import as_command
 from jaxvl.errors import UserError
 from jaxvl.plan.chips import GiB, Topology
 from jaxvl.plan.compile import Compiled, Memory, compile_program
@@ -235,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

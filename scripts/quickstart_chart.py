@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.observe.metrics import read_metrics
 
 WINDOW = 10  # steps of the running mean
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -22,6 +22,7 @@ from make_quickstart_base import SHOW
 
 import jaxvl
 from jaxvl import config
+from jaxvl.cli.runtime import as_command
 from jaxvl.train.heldout import evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -14,8 +14,8 @@ import typer
 
 from jaxvl import __version__
 from jaxvl.cli import configs, curate, data, eval, rewards, serve
-from jaxvl.cli.runtime import prepare_jax
-from jaxvl.errors import TrainingFailed, UserError
+from jaxvl.cli.runtime import as_command, prepare_jax
+from jaxvl.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -324,25 +324,8 @@ def plan(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message and exit code 2, a run that failed one and 1."""
-    try:
-        app()
-    except (UserError, TrainingFailed) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.stdout.flush()
-        if isinstance(error, UserError):
-            sys.exit(2)
-        os._exit(1)  # after a save that failed, orbax's threads may wait for what will not come
-    except OSError as error:  # of the machine: a file that may not be read, a volume that is gone
-        typer.echo(f"error: {_said(error)}", err=True)
-        sys.exit(1)
-
-
-def _said(error: OSError) -> str:
-    """The file, what is wrong with it, and what to do."""
-    if error.filename is None:
-        return f"{type(error).__name__}: {error}"
-    return f"{error.filename}: {error.strerror}; see whether it is there, and whose it is"
+    """Entry point."""
+    as_command(app)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxvl.errors import UserError
+from jaxvl.errors import TrainingFailed, UserError
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
@@ -90,3 +90,26 @@ def run_and_leave(command: Callable[[], object]) -> None:
     except SystemExit as over:
         code = over.code if isinstance(over.code, int) else int(over.code is not None)
         raise
+
+
+def as_command(act: Callable[[], object]) -> None:
+    """`act()`, of a command or a script: a user's mistake is one message and exit code 2, a run
+    that failed and a file that cannot be used one and 1."""
+    try:
+        act()
+    except (UserError, TrainingFailed) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        if isinstance(error, UserError):
+            sys.exit(2)
+        os._exit(1)  # after a save that failed, orbax's threads may wait for what will not come
+    except OSError as error:  # of the machine: a file that may not be read, a volume that is gone
+        print(f"error: {_said(error)}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _said(error: OSError) -> str:
+    """The file, what is wrong with it, and what to do."""
+    if error.filename is None:
+        return f"{type(error).__name__}: {error}"
+    return f"{error.filename}: {error.strerror}; see whether it is there, and whose it is"

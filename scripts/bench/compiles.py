@@ -24,6 +24,7 @@ from ours import even_tokens, open_loop
 from pairs import report
 
 from jaxvl.checkpoints.store import Whole
+from jaxvl.cli.runtime import as_command
 from jaxvl.config import GRPO, Config, Data, Model, Optim, Reward, Run, Sampling
 from jaxvl.data.example import Example
 from jaxvl.data.templates import chat_question
@@ -147,4 +148,4 @@ def run(loop: GRPOLoop, whole: Whole, carry: Carry, steps: int, watch: Watch) ->
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

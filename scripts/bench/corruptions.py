@@ -30,7 +30,7 @@ import numpy as np
 from jaxvl import config
 from jaxvl.checkpoints.folders import COMMITTED
 from jaxvl.checkpoints.store import Checkpoints
-from jaxvl.cli.runtime import run_and_leave
+from jaxvl.cli.runtime import as_command, run_and_leave
 from jaxvl.errors import UserError
 from jaxvl.rl import learner
 from jaxvl.train import resume, sft
@@ -216,4 +216,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_and_leave(main)  # a restore that failed leaves threads of libraries behind
+    # A restore that failed leaves threads of libraries behind.
+    run_and_leave(lambda: as_command(main))

@@ -31,6 +31,7 @@ from typing import ClassVar
 
 from PIL import Image
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.curate import stub
 from jaxvl.data.tasks.vlaa import VLAA
 
@@ -223,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

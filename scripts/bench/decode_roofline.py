@@ -19,6 +19,7 @@ from decoding import Work, arguments, parse
 from ours import time_of
 from pairs import report
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.distributed.mesh import make_mesh
 from jaxvl.models.arch import TextArch
 
@@ -107,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxvl.checkpoints.digests import digests
 from jaxvl.checkpoints.store import Checkpoints
+from jaxvl.cli.runtime import as_command
 from jaxvl.rl.learner import TrainState
 
 WIDTH = 4096
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

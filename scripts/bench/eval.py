@@ -241,4 +241,6 @@ if __name__ == "__main__":
         side = {"ours": Ours, "theirs": Theirs}[sys.argv[1]]
         serve(lambda: side(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]))
     else:
-        main()
+        from jaxvl.cli.runtime import as_command
+
+        as_command(main)

@@ -34,6 +34,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from jaxvl.cli.runtime import as_command  # noqa: E402
 from jaxvl.errors import UserError  # noqa: E402
 
 HANG = 20  # seconds of processor time that one input may take
@@ -401,4 +402,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -18,6 +18,7 @@ import numpy as np
 from pairs import report
 from PIL import Image
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.data import prompts as data_prompts
 from jaxvl.data.prompts import Processor, step_up
 from jaxvl.distributed.mesh import make_mesh
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from jaxvl.checkpoints import manifest  # noqa: E402
 from jaxvl.checkpoints.folders import steps_at  # noqa: E402
+from jaxvl.cli.runtime import as_command  # noqa: E402
 from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
 # The quickstart's model in steps of less than a second.
@@ -220,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

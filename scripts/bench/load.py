@@ -98,4 +98,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from jaxvl.cli.runtime import as_command
+
+    as_command(main)

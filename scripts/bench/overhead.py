@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from jaxvl import config  # noqa: E402
 from jaxvl.checkpoints.digests import digests  # noqa: E402
 from jaxvl.checkpoints.store import Checkpoints  # noqa: E402
-from jaxvl.cli.runtime import run_and_leave  # noqa: E402
+from jaxvl.cli.runtime import as_command, run_and_leave  # noqa: E402
 from jaxvl.observe.metrics import Progress, read_metrics  # noqa: E402
 from jaxvl.train import grpo, rollouts  # noqa: E402
 
@@ -153,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_and_leave(main)
+    run_and_leave(lambda: as_command(main))

@@ -22,6 +22,7 @@ from pathlib import Path
 from pairs import report
 from PIL import Image
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.data import made_up, pipeline
 from jaxvl.data.image import ImageSettings, load_image, pixel_patches
 from jaxvl.data.intake import ExampleFilter
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.eval.mossbench import refusal
 
 # From the repository's leaderboard: all, Exaggerated Risk, Negated Harm, Counterintuitive.
@@ -29,7 +30,10 @@ PUBLISHED = {
 }
 
 
-def main(results: Path) -> None:
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    results = Path(sys.argv[1])
     ours = []
     rules: Counter[str] = Counter()
     for name, published in PUBLISHED.items():
@@ -52,4 +56,4 @@ def main(results: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    as_command(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.rewards import pool, verified, verify
 
 HOSTILE = (
@@ -293,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from decoding import Work, arguments, parse
 from pairs import report
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.distributed.mesh import make_mesh
 from jaxvl.rl import sampler, sampling, slots
 
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -34,6 +34,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from jaxvl.cli.runtime import as_command  # noqa: E402
 from jaxvl.observe.metrics import read_metrics  # noqa: E402
 
 AROUND = 100  # steps whose looks are compared
@@ -168,4 +169,4 @@ def flat(found: list[dict[str, Any]], lines: list[dict[str, Any]], warm_up: int)
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

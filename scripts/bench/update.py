@@ -21,6 +21,7 @@ from checkpoint import SHAPES, flat_config, texts
 from ours import time_of
 from pairs import report
 
+from jaxvl.cli.runtime import as_command
 from jaxvl.config import GRPO, Optim
 from jaxvl.data.geometry import patch_coords
 from jaxvl.data.tokenizer import train_tokenizer
@@ -187,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -16,7 +16,7 @@ import jaxvl
 from jaxvl.config import Eval, Reward
 from jaxvl.train.heldout import Evaluation, Result, evaluate
 from jaxvl.vlm import VLM
-from miniature_parts import kinds, requests
+from miniature_parts import kept, kinds, requests
 from miniature_parts.arms import KINDS, Arm, Sizes
 from miniature_parts.runs import REWARDS, TOKENS, Place, source_of
 
@@ -93,7 +93,7 @@ FIGURES = {
 def measure(place: Place, arm: Arm) -> None:
     """Writes what is measured of an arm's model, and its replies, where that is not there."""
     file = place.results(arm)
-    if file.exists():
+    if kept.result(file, place.sizes):
         return
     print(f"measuring {arm.name}, seed {place.seed}", flush=True)
     start = time.monotonic()

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from jaxvl.eval.reporting.stats import t95
+from miniature_parts import kept
 from miniature_parts.arms import KINDS, TITLES, Arm
 from miniature_parts.runs import Place
 
@@ -41,10 +41,10 @@ def results(places: Sequence[Place], arms: Sequence[Arm]) -> dict[str, dict[int,
     """What was measured of each arm, by seed. The base has no seed of its own."""
     found: dict[str, dict[int, dict]] = {}
     for arm in arms:
-        there = [place for place in places if place.results(arm).exists()]
         found[arm.name] = {
-            place.seed: json.loads(place.results(arm).read_text()) | {"train": _seconds(place, arm)}
-            for place in there
+            place.seed: measured | {"train": _seconds(place, arm)}
+            for place in places
+            if (measured := kept.result(place.results(arm), place.sizes))
         }
     return found
 

@@ -25,7 +25,7 @@ from jaxvl.data.tasks.vlaa import completion
 from jaxvl.data.templates import chat_question, with_choices
 from jaxvl.data.traces import Traces
 from jaxvl.rewards import accuracy, length, think_format
-from miniature_parts import kinds, requests
+from miniature_parts import kept, kinds, requests
 from miniature_parts.arms import KINDS, Arm, Sizes, Stage
 from miniature_parts.questions import as_it_is
 
@@ -268,6 +268,7 @@ def _own(place: Place) -> Path:
     folder = place.out / f"seed{place.seed}" / "own"
     file = folder / "rollouts" / "step_1.jsonl"
     if file.exists():
+        kept.check_own(file, place.sizes)
         return folder
     examples: list[Example] = list(_first_of(scenes(place.seed), place.sizes.own).load())
     vlm = jaxvl.load(BASE, dtype="float32")

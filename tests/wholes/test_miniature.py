@@ -2,6 +2,7 @@
 """scripts/miniature.py: its tables follow from what was measured; at its smallest size it runs,
 and does nothing twice."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from jaxvl.config import Reward
+from jaxvl.errors import UserError
 from jaxvl.rewards import score
 from jaxvl.rewards.columns import AskedColumns, inputs
 from tests.wholes.launch import ROOT
@@ -41,7 +43,7 @@ def measured(right, entropy=0.1):
 def write(place, arm, found):
     file = place.results(arm)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found))
+    file.write_text(json.dumps(found | {"sizes": dataclasses.asdict(place.sizes)}))
 
 
 def lines(report, part, places, found):
@@ -196,6 +198,47 @@ def test_the_page_has_the_tables_of_what_is_kept():
     page = (ROOT / "docs/miniature.md").read_text().splitlines()
     assert done.returncode == 0 and len(rows) > 100
     assert [row for row in rows if row not in page] == []
+
+
+def refused(*words):
+    """What the script says where it does not go on, without a traceback."""
+    command = [sys.executable, "scripts/miniature.py", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | KEPT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr
+
+
+def test_what_was_made_at_other_sizes_is_refused(tmp_path, parts):
+    arms, runs, _ = parts
+    base = arms.Arm("base", ())
+    tiny = runs.Place(tmp_path, 1, arms.TINY)
+    write(tiny, base, measured(0.5))
+    said = refused("--part", "a", "--seeds", "1", "--out", tmp_path, "--report")
+    assert said.startswith(f"error: {tmp_path}/base-plain.json was made at other sizes (own 32")
+    assert "questions 2, not 24" in said and "--out" in said
+    measure = importlib.import_module("miniature_parts.measure")
+    measure.measure(tiny, base)  # of its own sizes: taken as it is
+    with pytest.raises(UserError, match="base-plain.json was made at other sizes"):
+        measure.measure(dataclasses.replace(tiny, sizes=arms.Sizes()), base)
+    own = tmp_path / "seed1/own/rollouts/step_1.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_text("{}\n" * arms.TINY.own)
+    assert runs._own(tiny) == tmp_path / "seed1/own"
+    with pytest.raises(UserError, match=r"step_1.jsonl was made at other sizes \(own 32, not 520"):
+        runs._own(dataclasses.replace(tiny, sizes=arms.Sizes()))
+
+
+def test_every_script_says_a_mistake_as_a_command_does():
+    """A user's mistake is one message and exit code 2, wherever rules of jaxvl may raise one."""
+    files = [*ROOT.glob("scripts/*.py"), *ROOT.glob("scripts/bench/*.py")]
+    texts = {file.name: file.read_text() for file in files}
+    bare = [
+        name
+        for name, text in texts.items()
+        if re.search(r"^ *(from|import) jaxvl", text, re.M)
+        and re.search(r"^ +main\(.*\)$", text, re.M)
+    ]
+    assert len(texts) > 20 and bare == []
 
 
 MINUTES = pytest.mark.skipif(
