@@ -7,6 +7,7 @@ objects, or an object of objects), CSV and TSV. A `.json` file of JSON lines is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -59,8 +60,13 @@ def sha256(file: Path) -> str:
 def replace(file: Path, data: bytes) -> None:
     """As a whole: who is killed leaves no half, and a copy by hard links stays as it is."""
     part = file.with_name(f".{file.name}.part")
-    part.write_bytes(data)
-    os.replace(part, file)
+    try:
+        part.write_bytes(data)
+        os.replace(part, file)
+    except OSError:
+        with contextlib.suppress(OSError):  # what is told is why the file itself was not written
+            part.unlink()
+        raise
 
 
 def _rows(file: Path, skip: int) -> Iterator[Raw | None]:

@@ -9,6 +9,7 @@ policy names that script by its digest and forbids any other, and the net.
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
@@ -60,12 +61,8 @@ class Report:
 
     def write(self) -> Path:
         """The page as the run directories are now. The file is replaced as a whole."""
-        part = self.out.with_name(f".{self.out.name}.part")
         try:
-            pieces = self._page()
-            with open(part, "w", encoding="utf-8", errors="replace") as file:
-                file.writelines(pieces)
-            os.replace(part, self.out)
+            self._replace(self._page())
         except UserError:
             raise
         except BROKEN as error:
@@ -73,6 +70,17 @@ class Report:
         except OSError as error:
             raise UserError(f"{self.out} cannot be written ({error})") from None
         return self.out
+
+    def _replace(self, pieces: Iterator[str]) -> None:
+        part = self.out.with_name(f".{self.out.name}.part")
+        try:
+            with open(part, "w", encoding="utf-8", errors="replace") as file:
+                file.writelines(pieces)
+            os.replace(part, self.out)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what is told is why the page was not written
+                part.unlink()
+            raise
 
     def _page(self) -> Iterator[str]:
         runs, blocks, before = [], {}, self._packed

@@ -89,7 +89,7 @@ def run(folder, lines, completions=(), config=None):
     return folder
 
 
-def results(folder, task, values, protocol="p", modes=("strict", "lenient"), **more):
+def results(folder, task, values, protocol="p", modes=("strict", "lenient"), model="m", **more):
     """Scored results of a task, with the same values for each mode."""
     (folder / task).mkdir(parents=True)
     estimates = {
@@ -99,7 +99,13 @@ def results(folder, task, values, protocol="p", modes=("strict", "lenient"), **m
     of = {"metrics": estimates, "groups": {}}
     one = {"task": task, "protocol": protocol, "partial": False, "answered": 1, "items": 1}
     one |= {"modes": dict.fromkeys(modes, of), "judge": {}} | more
-    for name, text in (("settings", "{}"), ("scores", ""), ("results", json.dumps(one))):
+    decides = {"task": task, "protocol": protocol, "system_prompt": "", "model": model}
+    settings = {"decides": decides, "source": "", "dropped": [], "about": {}}
+    for name, text in (
+        ("settings", json.dumps(settings)),
+        ("scores", ""),
+        ("results", json.dumps(one)),
+    ):
         suffix = "jsonl" if name == "scores" else "json"
         (folder / task / f"{name}.{suffix}").write_text(text)
     return folder
@@ -122,12 +128,16 @@ def world(tmp_path):
         {"model": {"path": EVIL}, "grpo": {"beta": 0.04}},
     )
     results(
-        one / "eval", "cv_bench", {"accuracy": 0.5, "Count": 0.75}, modes=("strict", "official")
+        one / "eval",
+        "cv_bench",
+        {"accuracy": 0.5, "Count": 0.75},
+        "visualthinker-base",
+        modes=("strict", "official"),
     )
     run(tmp_path / "visualthinker_sft", {1: {OFFICIAL: 0.125}})
     run(tmp_path / "visualthinker_length", grpo(), ["a", "a a a"])
     run(tmp_path / "mine", grpo(**{OFFICIAL: 0.5}))
-    results(tmp_path / "base", "cv_bench", {"accuracy": 0.25})
+    results(tmp_path / "base", "cv_bench", {"accuracy": 0.25}, "visualthinker-base")
     return tmp_path
 
 
@@ -185,8 +195,8 @@ def test_vlaas_figures_and_tables(tmp_path):
     )
     six = [(cell.task, cell.figure) for cell in vlaa._SIX.values()]
     for at, (task, figure) in enumerate(six):
-        results(tmp_path / "base", task, {figure: 0.4})
-        results(tmp_path / "sft", task, {figure: 0.1 * at})
+        results(tmp_path / "base", task, {figure: 0.4}, "vlaa")
+        results(tmp_path / "sft", task, {figure: 0.1 * at}, "vlaa")
     words = (
         tmp_path / "vlaa",
         f"Qwen2.5-VL-3B={tmp_path / 'base'}",
@@ -248,10 +258,14 @@ def test_what_cannot_be_used_is_a_message(world):
     (world / "empty").mkdir()
     fails("empty holds neither a run", world / "empty")
     fails("two runs of one name", world / "mine", f"mine={world / 'visualthinker'}")
-    fails("by protocol p twice", f"a={world / 'base'}", f"a={world / 'visualthinker'}")
+    fails(
+        "by protocol visualthinker-base twice",
+        f"a={world / 'base'}",
+        f"a={world / 'visualthinker'}",
+    )
     results(world / "again", "cv_bench", {"accuracy": 0.1}, protocol="q")
     both = [f"Qwen2-VL-2B={world / name}" for name in ("base", "again")]
-    fails(r"cv_bench by several protocols \(p, q\)", *both)
+    fails(r"cv_bench by several protocols \(q, visualthinker-base\)", *both)
     (world / "base/cv_bench/results.json").unlink()
     said, *_ = report("visualthinker", world / "base", out=world / "page.html")
     assert "is not scored yet: jaxvl eval score" in said
@@ -261,7 +275,9 @@ def test_what_cannot_be_used_is_a_message(world):
 def test_every_row_has_names_and_every_recipe_is_there(name):
     paper = PAPERS[name]
     for one in paper.tables:
-        assert len(one.names) == len(one.published[2]) and len(one.cells) == len(one.published[1])
+        assert len(one.names) == len(one.asked) == len(one.published[2]) and len(one.cells) == len(
+            one.published[1]
+        )
     lines = [line for figure in paper.figures for line in figure.lines]
     assert {name for line in lines for name in line.names} <= set(paper.names)
     made = [of for of in map(recipe, paper.names) if of.startswith("configs")]

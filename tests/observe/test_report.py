@@ -186,3 +186,10 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: broken JSON"):
         write_report(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(run_dir, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out cannot be written"):
+        write_report(run_dir, out=tmp_path / "out")
+    assert not (tmp_path / ".out.part").exists()

@@ -74,10 +74,10 @@ def tradeoff(runs: Sequence[Path], judge: str = "", force: bool = False) -> list
                 + (f" by {judge}" if judge else "")
                 + "; ask and judge the same ones"
             )
-        for run, one in found.items():
-            verdicts[run].append(one.verdicts(shared))
+        for model, one in found.items():
+            verdicts[model].append(one.verdicts(shared))
             if one.partial or len(one.requests) > len(shared):
-                partial.add(run)
+                partial.add(model)
     return plain(table({run: (of[0], of[1]) for run, of in verdicts.items()}, partial))
 
 

@@ -24,7 +24,7 @@ LENGTH = ("completions/mean_length",)
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A row of the paper as a line: the first of `names` that is given."""
+    """A row of the paper as a line, or as one for each of `names` that is given."""
 
     label: str
     names: tuple[str, ...]
@@ -32,9 +32,10 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A chart of the first of `metrics` that all of the paper's rows have, else that one of them
-    has; with `each` a chart a run, with a line for every metric that matches. Per cent where
-    `share`. `levels` are the paper's, and are drawn beside the first metric alone."""
+    """A chart of the first of `metrics` that all of the paper's rows have (one of a row's runs is
+    enough), else that one of them has; with `each` a chart a run, with a line for every metric that
+    matches. Per cent where `share`. `levels` are the paper's, and are drawn beside the first metric
+    alone."""
 
     title: str
     metrics: tuple[str, ...]
@@ -57,25 +58,26 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """A run as a line. What a run that is `own`, of the paper's rows, lacks is told."""
+    """A run as a line. What a run of one of the paper's rows, `arm`, lacks is told."""
 
     label: str
     run: PaperInput
-    own: bool
+    arm: str = ""
 
 
 def draw(figure: Figure, given: Mapping[str, PaperInput], known: Sequence[str]) -> dict[str, Any]:
     """A section of the page: charts, and by name what is missing for the others."""
     missing, lines = [], []
     for line in figure.lines:
-        run = next((given[name] for name in line.names if name in given), None)
-        if run and run.run:
-            lines.append(_Drawn(line.label, run, True))
-        else:
-            missing.append(f"{line.label}: not run ({recipe(line.names[0])})")
+        runs = [given[name] for name in line.names if name in given and given[name].run]
+        for run in runs:
+            label = line.label if len(runs) == 1 else f"{line.label}: {run.name}"
+            lines.append(_Drawn(label, run, line.label))
+        if not runs:
+            missing.append(f"{line.label}: {why_no_run(line.names, given)}")
     if figure.others:
         others = [(name, one) for name, one in given.items() if name not in known and one.run]
-        lines += [_Drawn(name, one, False) for name, one in others]
+        lines += [_Drawn(name, one) for name, one in others]
     charts = []
     for panel in figure.panels:
         names = _metrics(panel, lines)
@@ -83,7 +85,7 @@ def draw(figure: Figure, given: Mapping[str, PaperInput], known: Sequence[str]) 
         missing += [
             f"{panel.title}: {one.run.run} has no {wanted}"
             for one in lines
-            if one.own and not set(names) & set(one.run.columns)
+            if one.arm and not set(names) & set(one.run.columns)
         ]
         lines_of = [[one] for one in lines] if panel.each else [lines]
         charts += [chart for each in lines_of if (chart := _chart(panel, names, each))]
@@ -93,6 +95,14 @@ def draw(figure: Figure, given: Mapping[str, PaperInput], known: Sequence[str]) 
         "charts": charts,
         "missing": list(dict.fromkeys(missing)),
     }
+
+
+def why_no_run(names: Sequence[str], given: Mapping[str, PaperInput]) -> str:
+    """Why there is no run under any of a row's names."""
+    there = next((name for name in names if name in given), "")
+    if there:
+        return f"{there} is given without a run, which curves and rollouts are of"
+    return f"not run ({recipe(names[0])})"
 
 
 def recipe(name: str) -> str:
@@ -137,13 +147,15 @@ def _line(name: str, series: Series, scale: float) -> dict[str, Any]:
 
 def _metrics(panel: Panel, lines: Sequence[_Drawn]) -> list[str]:
     """Names of the metrics to draw: of the paper's rows where there are any."""
-    own = [line for line in lines if line.own]
-    columns = [list(line.run.columns) for line in own or lines]
-    every = dict.fromkeys(name for of in columns for name in of)
+    arms: dict[str, set[str]] = {}
+    shown = [line for line in lines if line.arm] or lines
+    for line in shown:
+        arms.setdefault(line.arm or line.label, set()).update(line.run.columns)
+    every = dict.fromkeys(name for line in shown for name in line.run.columns)
     matching = [name for pattern in panel.metrics for name in every if fnmatchcase(name, pattern)]
     if panel.each:
         return matching
-    common = [name for name in matching if all(name in of for of in columns)]
+    common = [name for name in matching if all(name in of for of in arms.values())]
     return (common or matching)[:1]
 
 

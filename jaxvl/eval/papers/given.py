@@ -96,14 +96,16 @@ def read(words: Sequence[str | Path]) -> dict[str, PaperInput]:
 
     A DIR holds a run, results (TASK/results.json), a run with results in a folder of its own
     (RUN/eval), or several of these. Words of one name are put together. UserError for a directory
-    with neither, for two runs of one name, and for two results of one task and protocol.
+    with neither or with results of several models, for two runs of one name, and for two results of
+    one task and protocol.
     """
     found: dict[str, PaperInput] = {}
     for word in map(str, words):
         name, _, path = word.rpartition("=") if not Path(word).exists() else ("", "", word)
         folder = Path(path)
-        if not folder.is_dir():
-            raise UserError(f"{word}: {folder} is no directory; expected DIR or NAME=DIR")
+        if not path or not folder.is_dir():
+            found_there = f"{folder} is no directory" if path else "it names no directory"
+            raise UserError(f"{word!r}: {found_there}; expected DIR or NAME=DIR")
         _take(found.setdefault(name or folder.resolve().name, PaperInput(name)), folder)
     for name, one in found.items():
         one.name = name
@@ -126,6 +128,7 @@ def _take(into: PaperInput, folder: Path) -> None:
             f"{folder} holds neither a run ({FILE}) nor results of `jaxvl eval` (TASK/"
             f"{score.RESULTS})"
         )
+    _check_one_model(folder, replies)
     for place in replies:
         if not (place / score.RESULTS).is_file():
             into.notes.append(f"{place} is not scored yet: jaxvl eval score {place.parent}")
@@ -140,6 +143,20 @@ def _take(into: PaperInput, folder: Path) -> None:
         into.results[key] = one
         if one["partial"]:
             into.notes.append(f"{place}: PARTIAL, {one['answered']} of {one['items']} items")
+
+
+def _check_one_model(folder: Path, replies: Sequence[Path]) -> None:
+    """UserError where a directory has replies of several models: they would be one row."""
+    models: dict[str, Path] = {}
+    for place in replies:
+        decides = predictions.read_settings(place)["decides"]
+        models.setdefault(str(decides["model"]), place.parent)
+    if len(models) > 1:
+        listed = ", ".join(f"{model} in {place}" for model, place in models.items())
+        raise UserError(
+            f"{folder} has results of several models ({listed}); give the directory of each, as "
+            "NAME=DIR"
+        )
 
 
 def check_names(found: Mapping[str, PaperInput], known: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxvl.eval.mossbench import tradeoff
 from jaxvl.eval.papers.given import PaperInput, ResultsJson
-from jaxvl.eval.papers.tables import NOT_RUN, Entry, Value, bars, shown, table
+from jaxvl.eval.papers.tables import NOT_RUN, Entry, Value, bars, marked, shown, table
 from jaxvl.eval.reporting import published
 from jaxvl.eval.reporting.beside import figure_of
 from jaxvl.eval.reporting.published import MOSSBENCH_MODELS as MODELS
@@ -26,7 +26,7 @@ def _by(one: ResultsJson, figures: Sequence[str]) -> list[tuple[str, list[Value]
     modes |= {f"by {name}": judge for name, judge in one["judge"].items()}
     found: list[tuple[str, list[Value]]] = []
     for whose, mode in modes.items():
-        values: list[Value] = [figure_of(mode, figure) for figure in figures]
+        values = [marked(figure_of(mode, figure), one, one["protocol"]) for figure in figures]
         found += [(whose, values)] if any(values) else []
     return found
 
@@ -48,6 +48,23 @@ def sections(given: Mapping[str, PaperInput]) -> list[dict[str, Any]]:
         _captions(given),
         _tradeoff(given),
     ]
+
+
+def unused(given: Mapping[str, PaperInput]) -> list[str]:
+    """What was given and is in no table of this paper, which asks models and trains none."""
+    shown = {(tradeoff.HARMFUL, "paper")}
+    shown |= {(tradeoff.BENIGN, of) for of in (*published.PROMPTS.values(), "stages")}
+    found = []
+    for name, one in given.items():
+        left = [f"{task} by {protocol}" for task, protocol in one.results.keys() - shown]
+        if left:
+            found.append(f"{name}: {', '.join(sorted(left))} is in no table of this paper")
+        if one.run and not one.results.keys() & shown:
+            found.append(
+                f"{name}: nothing of the run {one.run} is on this page, which has results alone "
+                f"({_RUN.format('paper')})"
+            )
+    return found
 
 
 def _models(
@@ -139,11 +156,17 @@ def _tradeoff(given: Mapping[str, PaperInput]) -> dict[str, Any]:
     for kind, theirs in (("all", "-"), *zip(_TYPES, ("0.19", "0.40", "0.47"), strict=True)):
         figure = "refusals" if kind == "all" else kind
         values = {
-            name: [figure_of(one["modes"]["strict"], figure) or _NONE for one in found]
+            name: [
+                marked(figure_of(one["modes"]["strict"], figure) or _NONE, one, one["protocol"])
+                for one in found
+            ]
             for name, found in pairs.items()
         }
-        known = [(x["value"], y["value"]) for x, y in values.values()]
-        known = [pair for pair in known if None not in pair]
+        known = [
+            (x["value"], y["value"])
+            for x, y in values.values()
+            if x and y and None not in (x["value"], y["value"])
+        ]
         rho = tradeoff.spearman([x for x, _ in known], [y for _, y in known])
         told = NOT_RUN if not known else "-" if rho is None else f"{rho:.2f}"
         for name, cells in values.items():

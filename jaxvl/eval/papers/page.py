@@ -8,11 +8,11 @@ empty. What models wrote is escaped, and the page's own policy forbids other scr
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvl.data.files import replace
 from jaxvl.errors import UserError
 from jaxvl.eval.papers import curves, given, mossbench, tables, visualthinker, vlaa
 from jaxvl.eval.papers.given import PaperInput
@@ -37,7 +37,8 @@ _NOTHING: dict[str, Any] = {"charts": [], "bars": [], "tables": [], "examples": 
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """What the page of a paper has: figures, tables, examples, and sections of its own making."""
+    """What the page of a paper has: figures, tables, examples, and sections of its own making.
+    Where any name is a model's, `unused` says what was given and stands nowhere."""
 
     title: str
     names: tuple[str, ...]
@@ -45,7 +46,7 @@ class Paper:
     figures: tuple[curves.Figure, ...] = ()
     tables: tuple[tables.Beside, ...] = ()
     examples: tuple[tuple[str, tuple[str, ...], str], ...] = ()
-    any_name: bool = False
+    unused: Callable[[Mapping[str, PaperInput]], list[str]] | None = None
 
 
 PAPERS = {
@@ -61,7 +62,7 @@ PAPERS = {
         "VLAA-Thinking (arXiv 2504.11468)", vlaa.NAMES, vlaa.sections, vlaa.FIGURES, vlaa.TABLES
     ),
     "mossbench": Paper(
-        "MOSSBench (arXiv 2406.17806)", mossbench.NAMES, mossbench.sections, any_name=True
+        "MOSSBench (arXiv 2406.17806)", mossbench.NAMES, mossbench.sections, unused=mossbench.unused
     ),
 }
 
@@ -73,7 +74,9 @@ def write(paper: str, words: Sequence[str | Path], out: Path | None = None) -> t
         raise UserError(f"--paper {paper}: expected one of {', '.join(PAPERS)}")
     found, path = given.read(words), out or Path(f"{paper}.html")
     notes = [note for one in found.values() for note in one.notes]
-    if not PAPERS[paper].any_name:
+    if unused := PAPERS[paper].unused:
+        notes += unused(found)
+    else:
         notes = given.check_names(found, PAPERS[paper].names) + notes
     try:
         notes += [f"{one.name}: {note}" for one in found.values() for note in one.curves["notes"]]
@@ -82,10 +85,8 @@ def write(paper: str, words: Sequence[str | Path], out: Path | None = None) -> t
         raise
     except BROKEN as error:
         raise UserError(f"{', '.join(map(str, words))}: {NOT_AS_WRITTEN} ({error})") from error
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
+        replace(path, text.encode(errors="replace"))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error})") from None
     return path, notes
@@ -96,6 +97,8 @@ def _page(paper: Paper, found: Mapping[str, PaperInput], notes: Sequence[str]) -
     sections += [_example(title, names, kind, found) for title, names, kind in paper.examples]
     sections += [tables.section(one, found, paper.names) for one in paper.tables]
     sections = [_NOTHING | one for one in [*sections, *paper.own(found)]]
+    for one in sections:
+        one["tables"] = [{"ours": [], **table} for table in one["tables"]]
     charts: list[dict[str, Any]] = []
     for one in sections:
         one["at"] = range(len(charts), len(charts) + len(one["charts"]))
@@ -129,8 +132,7 @@ def _example(
     run = next((found[name] for name in names if name in found and found[name].run), None)
     section = {"title": title, "text": f"The {kind}est completion of the run's last rollouts."}
     if run is None or run.run is None:
-        missing = f"{names[0]}: {tables.NOT_RUN} ({curves.recipe(names[0])})"
-        return section | {"missing": [missing]}
+        return section | {"missing": [f"{names[0]}: {curves.why_no_run(names, found)}"]}
     rollouts = browse.Rollouts(run.run)
     files = rollouts.files()
     lines = browse.read(files[max(files)])[0] if files else []

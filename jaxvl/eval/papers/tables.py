@@ -28,16 +28,29 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unprinted:
+    """A row without figures of the paper."""
+
+    label: str
+    names: tuple[str, ...]
+    asked: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Beside:
-    """A published table and, for each of its rows, the names under which ours may be given. `base`
-    names each row's model before training where figures are changes in per cent of that. Results
-    that are no row of the paper get rows of their own where `others` is set."""
+    """A published table and, for each of its rows, the names under which ours may be given and, in
+    `asked`, the protocol that asks what the row has: a figure by another one says so. `base` names
+    each row's model before training where figures are changes in per cent of that. `unprinted` are
+    rows that the paper speaks of and does not print. Results that are no row of the paper get rows
+    of their own where `others` is set."""
 
     title: str
     published: Published
     cells: tuple[Cell, ...]
     names: tuple[tuple[str, ...], ...]
+    asked: tuple[str, ...]
     base: tuple[str, ...] = ()
+    unprinted: tuple[Unprinted, ...] = ()
     others: bool = False
     bars: bool = False
 
@@ -60,15 +73,22 @@ def section(
         base = beside.base[at] if beside.base else ""
         ours = []
         for name in beside.names[at]:
-            values = values_of(beside.cells, given[name]) if name in given else []
+            values = values_of(beside.cells, given[name], beside.asked[at]) if name in given else []
             if base and values:
-                values = _changes(beside.cells, values, given.get(base))
+                values = _changes(beside.cells, values, given.get(base), beside.asked[at])
             ours += [(name, values)] if any(values) else []
         if not ours:
-            missing.append(f"{row[0]}: {_why(beside, at, given)}")
+            missing.append(f"{row[0]}: {_why(beside.cells, beside.names[at], base, given)}")
         entries.append(Entry(row[0], row[1:], ours))
-    for name, one in given.items() if beside.others else ():
-        values = values_of(beside.cells, one)
+    for one in beside.unprinted:
+        there = [name for name in one.names if name in given]
+        found = [(name, values_of(beside.cells, given[name], one.asked)) for name in there]
+        ours = [(name, values) for name, values in found if any(values)]
+        if not ours:
+            missing.append(f"{one.label}: {_why(beside.cells, one.names, '', given)}")
+        entries.append(Entry(one.label, None, ours))
+    for name, other in given.items() if beside.others else ():
+        values = values_of(beside.cells, other, "")
         if name not in known and any(values):
             entries.append(Entry(name, None, [(name, values)]))
     columns = beside.published[1]
@@ -81,15 +101,16 @@ def section(
     }
 
 
-def _why(beside: Beside, at: int, given: Mapping[str, PaperInput]) -> str:
+def _why(
+    cells: Sequence[Cell], names: Sequence[str], base: str, given: Mapping[str, PaperInput]
+) -> str:
     """Why a row has no figure of ours."""
-    there = [name for name in beside.names[at] if name in given]
+    there = [name for name in names if name in given]
     if not there:
-        return f"{NOT_RUN} ({recipe(beside.names[at][0])})"
-    base = beside.base[at] if beside.base else ""
+        return f"{NOT_RUN} ({recipe(names[0])})"
     if base and base not in given:
         return f"a change needs the model before SFT too ({recipe(base)})"
-    parts = [part for cell in beside.cells for part in (cell, *cell.mean_of)]
+    parts = [part for cell in cells for part in (cell, *cell.mean_of)]
     tasks = ", ".join(dict.fromkeys(part.task for part in parts if part.task))
     return f"{there[0]} is given without scored results of {tasks}"
 
@@ -102,51 +123,78 @@ def mode_of(one: Mapping[str, Any]) -> str:
     return "strict" if one["task"].startswith("mossbench") else "lenient"
 
 
-def values_of(cells: Sequence[Cell], one: PaperInput) -> list[Value]:
-    """The figure of each cell in the results that are there."""
-    return [_value(cell, one) for cell in cells]
+def values_of(cells: Sequence[Cell], one: PaperInput, asked: str) -> list[Value]:
+    """The figure of each cell in the results that are there, for a row that is asked so ("": for
+    one that is none of the paper's)."""
+    return [_value(cell, one, asked) for cell in cells]
 
 
-def _value(cell: Cell, one: PaperInput) -> Value:
+def _value(cell: Cell, one: PaperInput, asked: str) -> Value:
     if cell.mean_of:
-        parts = [of["value"] for of in values_of(cell.mean_of, one) if of]
-        known = [value for value in parts if value is not None]
-        whole = len(known) == len(cell.mean_of)
-        return {"value": sum(known) / len(known), "low": None, "high": None} if whole else None
+        return _mean(values_of(cell.mean_of, one, asked))
     results = one.of_task(cell.task)
-    return figure_of(results["modes"][mode_of(results)], cell.figure) if results else None
+    if not results:
+        return None
+    return marked(figure_of(results["modes"][mode_of(results)], cell.figure), results, asked)
 
 
-def _changes(cells: Sequence[Cell], after: Sequence[Value], base: PaperInput | None) -> list[Value]:
+def marked(value: Value, of: Mapping[str, Any], asked: str) -> Value:
+    """A figure with what has to be said of it: that it is of a part of the benchmark, and by which
+    protocol where that is not how the row is asked."""
+    marks = ["PARTIAL"] if of["partial"] else []
+    marks += [f"by {of['protocol']}"] if of["protocol"] != asked else []
+    return {**value, "marks": marks} if value else None
+
+
+def _mean(of: Sequence[Value]) -> Value:
+    """None where one is missing; what has to be said of one has to be said of the mean."""
+    parts = [value for value in of if value and value["value"] is not None]
+    if len(parts) < len(of):
+        return None
+    return _made_of(sum(value["value"] for value in parts) / len(parts), parts)
+
+
+def _made_of(value: float, parts: Sequence[Mapping[str, Any]]) -> Value:
+    marks = list(dict.fromkeys(mark for part in parts for mark in part["marks"]))
+    return {"value": value, "low": None, "high": None, "marks": marks}
+
+
+def _changes(
+    cells: Sequence[Cell], after: Sequence[Value], base: PaperInput | None, asked: str
+) -> list[Value]:
     """How much of each figure of the base was lost or won, as a share of it."""
-    before = values_of(cells, base) if base else [None] * len(after)
+    before = values_of(cells, base, asked) if base else [None] * len(after)
     found: list[Value] = []
     for new, old in zip(after, before, strict=True):
-        known = new and old and new["value"] is not None and old["value"]
-        change = (new["value"] - old["value"]) / old["value"] if known and new and old else None
-        found.append(None if change is None else {"value": change, "low": None, "high": None})
+        if new and old and new["value"] is not None and old["value"]:
+            found.append(_made_of((new["value"] - old["value"]) / old["value"], [new, old]))
+        else:
+            found.append(None)
     return found
 
 
 def table(columns: Sequence[str], entries: Sequence[Entry], change: bool = False) -> dict[str, Any]:
-    """Two rows or more an entry: the paper's, and each of ours, or that it was not run."""
-    rows = []
+    """Two rows or more an entry: the paper's, and each of ours, or that it was not run. `ours` has
+    the places of rows with figures of ours."""
+    rows, places = [], []
     for entry in entries:
         if entry.paper is not None:
             rows.append([entry.label, "the paper", *entry.paper])
         for whose, values in entry.ours:
             label = f"ours: {whose}" if whose != entry.label else "ours"
+            places.append(len(rows))
             rows.append([entry.label, label, *(shown(value, change) for value in values)])
         if not entry.ours:
             rows.append([entry.label, "ours", *[NOT_RUN] * len(columns)])
-    return {"columns": ["row", "whose", *columns], "rows": rows}
+    return {"columns": ["row", "whose", *columns], "rows": rows, "ours": places}
 
 
 def shown(value: Value, change: bool = False) -> str:
-    """A figure for people, in per cent."""
-    if change and value and value["value"] is not None:
-        return f"{100 * value['value']:+.1f}"
-    return percent(dict(value)) if value else "-"
+    """A figure for people, in per cent, with what has to be said of it."""
+    if not value or value["value"] is None:
+        return "-"
+    text = f"{100 * value['value']:+.1f}" if change else percent(dict(value))
+    return " ".join([text, *value["marks"]])
 
 
 def bars(columns: Sequence[str], entries: Sequence[Entry]) -> list[BarChart]:
@@ -168,4 +216,5 @@ def _bar(label: str, value: Value, paper: str) -> list[BarRow]:
         return []
     known = value["low"] is not None and value["high"] is not None
     interval = (100 * value["low"], 100 * value["high"]) if known else None
+    label = " ".join([*value["marks"], label])
     return [(label, 100 * value["value"], interval, float(paper.split()[0]) if paper else None)]

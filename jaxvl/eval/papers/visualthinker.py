@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxvl.data.reflection import WORDS
-from jaxvl.eval.papers.curves import ACCURACY, LENGTH, Arm, Figure, Panel
+from jaxvl.eval.papers.curves import ACCURACY, LENGTH, Arm, Figure, Panel, why_no_run
 from jaxvl.eval.papers.given import PaperInput
-from jaxvl.eval.papers.tables import NOT_RUN, Beside, Cell
+from jaxvl.eval.papers.tables import NOT_RUN, Beside, Cell, Unprinted
 from jaxvl.eval.reporting import published
 
 _R1 = ("visualthinker_curve", "visualthinker")
@@ -29,21 +29,33 @@ _BLINK = tuple(
     Cell("blink_spatial", figure)
     for figure in ("Relative_Depth", "Spatial_Relation", "visualthinker")
 )
+# How models are asked: a base, an instruct model, and one that learnt answers alone.
+_AS_BASE, _AS_INSTRUCT = "visualthinker-base", "visualthinker-instruct"
+_AS_DIRECT = "visualthinker-instruct-direct"
 TABLES = (
     Beside(
         "Table 3: base, SFT and GRPO",
         published.VISUALTHINKER_3,
         (*_CV, *_BLINK, Cell("vsr", "accuracy")),
         (_BASE, _SFT[::-1], _R1[::-1]),
+        (_AS_BASE, _AS_DIRECT, _AS_BASE),
         others=True,
         bars=True,
     ),
-    Beside("Table 4: RL from the instruct model", published.VISUALTHINKER_4, _CV, (_INSTRUCT, _RL)),
+    Beside(
+        "Table 4: RL from the instruct model",
+        published.VISUALTHINKER_4,
+        _CV,
+        (_INSTRUCT, _RL),
+        (_AS_INSTRUCT, _AS_INSTRUCT),
+        unprinted=(Unprinted("+ RL, asked for the answer alone", _DIRECT, _AS_DIRECT),),
+    ),
     Beside(
         "Table 5: parts frozen",
         published.VISUALTHINKER_5,
         _CV,
         (_RL, _NO_TOWER, _NO_LLM),
+        (_AS_INSTRUCT,) * 3,
         bars=True,
     ),
 )
@@ -131,18 +143,19 @@ _SETTINGS = (
 
 
 def sections(given: Mapping[str, PaperInput]) -> list[dict[str, Any]]:
-    """Table 2: the settings of the run that is given."""
-    name = next((name for name in _R1[::-1] if name in given and given[name].run), "")
-    config = given[name].curves["config"] if name else {}
+    """Table 2: the settings of the runs that are given."""
+    names = [name for name in _R1[::-1] if name in given and given[name].run]
+    configs = [given[name].curves["config"] for name in names]
     rows = [
-        [label, paper, str(config.get(field, "-")) if name else NOT_RUN]
+        [label, paper, *([str(config.get(field, "-")) for config in configs] or [NOT_RUN])]
         for label, paper, field in _SETTINGS
     ]
+    missing = [] if names else [f"GRPO: {why_no_run(_R1[::-1], given)}"]
     return [
         {
             "title": "Table 2: hyper-parameters",
             "text": "The paper's, and those in the run's config.json.",
-            "tables": [{"columns": ["setting", "the paper", name or "ours"], "rows": rows}],
-            "missing": [] if name else ["GRPO: not run (configs/visualthinker.py)"],
+            "tables": [{"columns": ["setting", "the paper", *(names or ["ours"])], "rows": rows}],
+            "missing": missing,
         }
     ]

@@ -28,15 +28,28 @@ def _each(text: str) -> tuple[tuple[str, ...], ...]:
 
 
 _FOUR = ("Qwen2-VL-2B", "Qwen2-VL-7B", "Qwen2.5-VL-3B", "Qwen2.5-VL-7B")
+
+
+def _beside(
+    title: str,
+    table: published.Published,
+    cells: tuple[Cell, ...],
+    names: tuple[tuple[str, ...], ...],
+    **more: Any,
+) -> Beside:
+    """Every row of the paper is asked by its own prompt."""
+    return Beside(title, table, cells, names, ("vlaa",) * len(names), **more)
+
+
 TABLES = (
-    Beside(
+    _beside(
         "Table 2: SFT",
         published.VLAA_2,
         (_WITH_MEAN[-1],),
         _each("Qwen2.5-VL-3B vlaa_sft_aha_55k vlaa_sft_25k_qwen2_5_3b vlaa_sft"),
         bars=True,
     ),
-    Beside(
+    _beside(
         "Table 3: GRPO after SFT",
         published.VLAA_3,
         _WITH_MEAN,
@@ -45,7 +58,7 @@ TABLES = (
             "vlaa_qwen2_7b_zero vlaa_after_sft_qwen2_7b_base"
         ),
     ),
-    Beside(
+    _beside(
         "Table 4: the main results",
         published.VLAA_4,
         _WITH_MEAN,
@@ -56,7 +69,7 @@ TABLES = (
         ),
         others=True,
     ),
-    Beside(
+    _beside(
         "Table 5: rewards left out",
         published.VLAA_5,
         _cells("MathVision", "MathVerse", "WeMath"),
@@ -66,13 +79,13 @@ TABLES = (
         ),
         bars=True,
     ),
-    Beside(
+    _beside(
         "Table 6: learning rates and KL",
         published.VLAA_6,
         _cells("MathVerse", "DynaMath", "LogicVista"),
         _each("vlaa_basic vlaa_lr1 vlaa_lr2 vlaa_kl1 vlaa"),
     ),
-    Beside(
+    _beside(
         "Figure 3: what SFT changes",
         published.VLAA_FIGURE_3,
         tuple(_SIX.values()),
@@ -84,7 +97,7 @@ TABLES = (
         base=tuple(name for name in _FOUR for _ in range(2)),
         bars=True,
     ),
-    Beside(
+    _beside(
         "Figure 5: SFT, then GRPO",
         published.VLAA_FIGURE_5,
         _WITH_MEAN,
@@ -148,6 +161,7 @@ _AHA = {
 def sections(given: Mapping[str, PaperInput]) -> list[dict[str, Any]]:
     """Figure 7: how often words of reflection came in a whole training; and where table 1 is."""
     rows, missing, charts = [], [], []
+    places = []
     for label, (name, theirs) in _AHA.items():
         rows.append([label, "the paper", *map(str, theirs), str(sum(theirs))])
         steps, counts, _ = given[name].words if name in given else ([], {}, [])
@@ -157,6 +171,7 @@ def sections(given: Mapping[str, PaperInput]) -> list[dict[str, Any]]:
             rows.append([label, "ours", *[NOT_RUN] * (len(IN_TRAINING) + 1)])
             continue
         ours = [sum(counts[word]) for word in IN_TRAINING]
+        places.append(len(rows))
         rows.append([label, f"ours: {name}", *map(str, ours), str(sum(ours))])
         of_words = zip(IN_TRAINING, ours, theirs, strict=True)
         charts.append(bar_chart(label, [(word, n, None, paper) for word, n, paper in of_words]))
@@ -165,7 +180,13 @@ def sections(given: Mapping[str, PaperInput]) -> list[dict[str, Any]]:
             "title": "Figure 7: words of reflection in training",
             "text": "Ours: completions of all steps with rollouts that have the word. How the "
             "paper counts, and over which steps, it does not say.",
-            "tables": [{"columns": ["model", "whose", *IN_TRAINING, "sum"], "rows": rows}],
+            "tables": [
+                {
+                    "columns": ["model", "whose", *IN_TRAINING, "sum"],
+                    "rows": rows,
+                    "ours": places,
+                }
+            ],
             "bars": charts,
             "missing": missing,
         },

@@ -12,7 +12,7 @@ from jaxvl.eval.reporting.tables import Table, share
 
 ResultsJson = dict[str, Any]
 # Of MOSSBench's tables, which protocols ask what they have.
-_ASKED = {
+_ASKED: dict[Published, tuple[str, ...]] = {
     published.MOSSBENCH_MODELS: ("paper",),
     published.MOSSBENCH_PEOPLE: ("paper",),
     published.MOSSBENCH_PROMPTS: tuple(published.PROMPTS.values()),
