@@ -4,7 +4,7 @@ instead of table 6.
 
 jaxvl grpo configs/papers/vlaa_modern.py data.source.path=data/VLAA-Thinking
 
-GSPO (one ratio a sequence: a step of eight updates drifts less than with one a token), no KL and so
+GSPO (one ratio a sequence: a step of four updates drifts less than with one a token), no KL and so
 no reference in memory, groups of 8, groups without signal drawn again once, completions that were
 cut off not learnt from, a constant rate after a warm-up. Reasons: docs/algorithms.md. Not of the
 paper, and not run.

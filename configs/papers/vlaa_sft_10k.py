@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VLAA-Thinking (arXiv 2504.11468), figure 5, the SFT before RL: Qwen2.5-VL-3B on the 10K subset,
+r"""VLAA-Thinking (arXiv 2504.11468), figure 5, the SFT before RL: Qwen2.5-VL-3B on the 10K subset,
 one epoch.
 
 jaxvl sft configs/papers/vlaa_sft_10k.py
 
 Tower frozen, batches of 128, one epoch. What the paper leaves unsaid is listed in
-configs/vlaa_sft.py. The subset is that of the highest perplexity: docs/curate.md has the command
-that makes it.
+configs/vlaa_sft.py.
+
+The subset is that of the highest perplexity, made by (docs/curate.md):
+
+jaxvl curate select data/VLAA-Thinking/VLAA-Thinking-SFT-126K.json --out data/VLAA-Thinking \
+    --scorer Qwen/Qwen2-VL-2B-Instruct --scorer Qwen/Qwen2.5-VL-3B-Instruct
 """
 
 from pathlib import Path

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VLAA-Thinking (arXiv 2504.11468), figure 3: SFT of Qwen2.5-VL-7B-Instruct on the 25K subset, 190
+r"""VLAA-Thinking (arXiv 2504.11468), figure 3: SFT of Qwen2.5-VL-7B-Instruct on the 25K subset, 190
 steps.
 
 jaxvl sft configs/papers/vlaa_sft_25k_qwen2_5_7b.py
 
 Tower frozen, batches of 128, one epoch. What the paper leaves unsaid is listed in
-configs/vlaa_sft.py. The subset is that of the highest perplexity: docs/curate.md has the command
-that makes it.
+configs/vlaa_sft.py.
+
+The subset is that of the highest perplexity, made by (docs/curate.md):
+
+jaxvl curate select data/VLAA-Thinking/VLAA-Thinking-SFT-126K.json --out data/VLAA-Thinking \
+    --scorer Qwen/Qwen2-VL-2B-Instruct --scorer Qwen/Qwen2.5-VL-3B-Instruct
 """
 
 from pathlib import Path

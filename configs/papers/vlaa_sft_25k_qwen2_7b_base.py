@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VLAA-Thinking (arXiv 2504.11468), table 3, "Base, SFT then GRPO", the SFT: Qwen2-VL-7B, the base
+r"""VLAA-Thinking (arXiv 2504.11468), table 3, "Base, SFT then GRPO", the SFT: Qwen2-VL-7B, the base
 model.
 
 jaxvl sft configs/papers/vlaa_sft_25k_qwen2_7b_base.py
@@ -8,6 +8,11 @@ jaxvl sft configs/papers/vlaa_sft_25k_qwen2_7b_base.py
 Qwen2-VL-7B-Instruct copied over its own: how the paper prepared it is not published, nor on how
 many rows it was tuned; ours: the 25K subset. Tower frozen, batches of 128, one epoch. What the
 paper leaves unsaid is listed in configs/vlaa_sft.py.
+
+The subset is that of the highest perplexity, made by (docs/curate.md):
+
+jaxvl curate select data/VLAA-Thinking/VLAA-Thinking-SFT-126K.json --out data/VLAA-Thinking \
+    --scorer Qwen/Qwen2-VL-2B-Instruct --scorer Qwen/Qwen2.5-VL-3B-Instruct
 """
 
 from pathlib import Path

@@ -11,6 +11,7 @@ from jaxvl import config
 from jaxvl.data import templates
 from jaxvl.data.prompts import Processor
 from jaxvl.data.tasks.vlaa import SOURCES, VLAA
+from jaxvl.errors import UserError
 from jaxvl.observe.metrics import read_metrics
 from jaxvl.rewards.vlaa import VERIFIERS
 from tests.data.published import write_sat, write_vlaa
@@ -131,6 +132,23 @@ def test_traces_are_right_and_short_or_all_that_ended(world):
     assert len(found[1]) == 3 * len(found[0])
 
 
+WARMUPS = (("5k", 40), ("10k", 79), ("25k_qwen2_5_3b", 190))
+
+
+def test_a_recipe_on_a_subset_says_what_makes_it():
+    made = "VLAA-Thinking-SFT-126K.json --out data/VLAA-Thinking"
+    found = {file.stem: file.read_text() for file in PAPERS}
+    subsets = {name: text for name, text in found.items() if "/sft-" in text}
+    assert len(subsets) == 7
+    assert [
+        name
+        for name, text in subsets.items()
+        if f"curate select data/VLAA-Thinking/{made}" not in text
+    ] == []
+    with pytest.raises(UserError, match=r"sft-5K.jsonl; expected .*`jaxvl curate select .. --out"):
+        VLAA("data/none/sft-5K.jsonl", "sft").files()
+
+
 def test_rows_are_what_their_tables_say():
     def of(name):
         return config.load(ROOT / f"configs/papers/{name}.py", [], config.Config, config.SFTConfig)
@@ -150,5 +168,9 @@ def test_rows_are_what_their_tables_say():
     assert names == ["accuracy", "think_format", "length"]
     assert of("visualthinker_samples").data.source.first == 1000
     assert of("vlaa_sft_25k_qwen2_7b").run.steps == 190
+    curves = of("visualthinker_curve"), of("visualthinker_sft_curve")
+    # Both are stopped on the way of a schedule over two epochs.
+    assert {(cfg.run.steps, cfg.optim.horizon) for cfg in curves} == {(1500, 3750)}
+    assert [of(f"vlaa_sft_{name}").optim.span(steps)[0] for name, steps in WARMUPS] == [1, 2, 6]
     early = of("visualthinker_early")
     assert (early.sampling.max_new_tokens, early.data.max_pixels) == (128, 156_800)

@@ -64,7 +64,7 @@ class VLAA(RowSource):
         path = Path(self.path)
         path = path / FILES[self.part] if path.is_dir() else path
         if not path.is_file():
-            raise UserError(f"there is no {path}; expected the folder of the published dataset")
+            raise UserError(f"there is no {path}; expected {_expected(path)}")
         return [path]
 
     def rows(self, start: int = 0) -> Iterator[ReadRow]:
@@ -121,6 +121,17 @@ class VLAA(RowSource):
                 f"of {', '.join(TYPES)}: say which it is, as types=('{named or 'name'}=open',)"
             )
         return kind
+
+
+def _expected(path: Path) -> str:
+    """What is in the place of a file that is not there, or what makes it."""
+    if path.suffix != ".jsonl":
+        return "the folder of the published dataset"
+    makes = "select" if path.name.startswith("sft-") else "run"
+    return (
+        f"the folder of the published dataset, or what `jaxvl curate {makes} .. --out "
+        f"{path.parent}` makes (docs/curate.md has the commands)"
+    )
 
 
 def completion(example: Example) -> str:
