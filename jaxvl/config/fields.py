@@ -46,17 +46,45 @@ def _check(value: Any, kind: Any, where: str) -> None:
     if not fitting:
         found = f"{value!r:.60} ({type(value).__name__})"
         raise UserError(f"{where}: expected {type_name(kind)}, found {found}")
-    if not any(in_range(value, one) for one in fitting):
-        expected = f" {range_words(kind)}".removesuffix(" any")
-        kind_there = "int32" if isinstance(value, int) else "float32"
-        expected += "" if held(value) else f" that {kind_there} holds"
-        raise UserError(f"{where} = {value}: expected a number{expected}")
+    _check_range(value, fitting, kind, where)
     if isinstance(value, tuple):
         (item,) = {typing.get_args(one)[0] for one in fitting}
         for index, one in enumerate(value):
             _check(one, item, f"{where}.{index}")
     elif any(dataclasses.is_dataclass(one) for one in fitting):
         check_fields(value, f"{where}.")
+    elif Source in fitting:
+        _check_source(value, where)
+
+
+def _check_source(source: Any, where: str) -> None:
+    """Of a source, which may be anybody's class, the numbers that say their range, and those of the
+    sources that it is made of."""
+    if isinstance(source, tuple):
+        for index, one in enumerate(source):
+            _check_source(one, f"{where}.{index}")
+    if not dataclasses.is_dataclass(source):
+        return
+    try:
+        hints = typing.get_type_hints(type(source), include_extras=True)
+    except (NameError, TypeError):  # annotations that mean something to its author alone
+        return
+    for field in dataclasses.fields(source):
+        value, kind = getattr(source, field.name), hints[field.name]
+        if isinstance(value, (int, float)):
+            fitting = [one for one in kinds_of(kind) if typing.get_origin(one) is Annotated]
+            if fitting:
+                _check_range(value, fitting, kind, f"{where}.{field.name}")
+        else:
+            _check_source(value, f"{where}.{field.name}")
+
+
+def _check_range(value: Any, fitting: collections.abc.Sequence[Any], kind: Any, where: str) -> None:
+    if not any(in_range(value, one) for one in fitting):
+        expected = f" {range_words(kind)}".removesuffix(" any")
+        kind_there = "int32" if isinstance(value, int) else "float32"
+        expected += "" if held(value) else f" that {kind_there} holds"
+        raise UserError(f"{where} = {value}: expected a number{expected}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from jaxvl.data.example import Example, Source
 from jaxvl.errors import UserError
@@ -21,7 +23,7 @@ class ShuffledImages:
     """
 
     source: Source
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
 
     def load(self) -> Sequence[Example]:
         base = self.source.load()

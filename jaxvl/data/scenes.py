@@ -14,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from PIL import Image, ImageDraw
 
 from jaxvl.data.example import Example
@@ -216,9 +218,9 @@ class Scenes:
     The splits have no layout in common, and with `compositions` no composition either.
     """
 
-    size: int
+    size: Annotated[int, Ge(1)]
     split: str = "train"
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     tasks: tuple[str, ...] = TASKS
     compositions: bool = False
 

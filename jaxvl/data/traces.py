@@ -7,6 +7,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from annotated_types import Ge
 
 from jaxvl.data.example import Dropped, Example, Examples, Source
 from jaxvl.data.mixture import completions_of, keys
@@ -27,7 +30,7 @@ class Traces:
     source: Source
     runs: tuple[str, ...]
     low: float = -math.inf
-    longest: int = 0
+    longest: Annotated[int, Ge(0)] = 0
     reward: str = ""
     every: bool = False
 

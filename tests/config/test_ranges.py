@@ -12,6 +12,13 @@ from annotated_types import Ge, GroupedMetadata, Interval
 
 from jaxvl import config as C
 from jaxvl.config import fields, ranges
+from jaxvl.data.controls import ShuffledImages
+from jaxvl.data.mixture import Mixture, Part
+from jaxvl.data.scenes import Scenes
+from jaxvl.data.tasks.records import Records
+from jaxvl.data.tasks.sat import SAT
+from jaxvl.data.tasks.vlaa import VLAA
+from jaxvl.data.traces import Traces
 from jaxvl.errors import UserError
 from jaxvl.train import settings
 
@@ -223,3 +230,29 @@ def test_settings_that_a_resumed_run_may_change_are_fields():
         assert any(name == path or name.startswith(f"{path}.") for name in known), path
     warnings = {path for path in known if path.endswith("_warn")}  # they change no number
     assert "sft.spike_warn" in warnings and warnings <= set(settings.FREE)
+
+
+@pytest.mark.parametrize(
+    "text", ["source.first=-3", "source.within=-1", "source.seed=-1", "source.size=0"]
+)
+def test_a_source_s_number_below_its_range_is_refused(text):
+    size = text.startswith("source.size")
+    recipe = "quickstart" if size else "visualthinker"
+    name, _, value = text.partition("=")
+    with pytest.raises(UserError, match=rf"data\.{name} = {value}: expected a number at least \d"):
+        C.load(f"configs/{recipe}.py", [f"data.{text}"])
+
+
+def test_the_sources_of_a_source_are_looked_at():
+    inner = Traces(ShuffledImages(SAT("data")), runs=("a",), longest=-1)
+    data = C.Data(Mixture((Part(Records("a.jsonl", limit=-2)), Part(inner))), str)
+    with pytest.raises(UserError, match=r"data\.source\.parts\.0\.source\.limit = -2: expected a"):
+        fields.check_fields(data, "data.")
+    with pytest.raises(UserError, match=r"data\.source\.longest = -1"):
+        fields.check_fields(C.Data(inner, str), "data.")
+
+
+def test_every_number_of_our_sources_has_a_range():
+    sources = (SAT, Records, VLAA, Scenes, Traces, ShuffledImages)
+    found = [text.partition(":")[0] for source in sources for text in unmarked(source)]
+    assert found == ["Traces.low"]  # -inf by default, which is below what any array holds

@@ -9,7 +9,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from jaxvl.data import files, gold, hub, places
 from jaxvl.data.example import BadRow, Example, ReadRow, RowSource
@@ -78,7 +80,7 @@ class Records(RowSource):
     conversation: str = ""
     task: str = ""  # default: the name of the file or dataset
     keep_markers: bool = False
-    limit: int = 0
+    limit: Annotated[int, Ge(0)] = 0
     allow_outside: bool = False
 
     def files(self) -> list[Path]:

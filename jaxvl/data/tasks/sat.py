@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 
 from jaxvl.data import files, hub, places
 from jaxvl.data.example import BadRow, Example, FilteredRow, ReadRow, RowSource
@@ -37,10 +38,10 @@ class SAT(RowSource):
 
     path: str
     split: str = "train"
-    first: int = 0
+    first: Annotated[int, Ge(0)] = 0
     single_image: bool = True
-    seed: int = 0
-    within: int = 0
+    seed: Annotated[int, Ge(0)] = 0
+    within: Annotated[int, Ge(0)] = 0
     allow_outside: bool = False
 
     def files(self) -> list[Path]:
