@@ -13,6 +13,7 @@ import typer
 from jaxvl.errors import UserError
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from jaxvl.eval.engines.recorded import Recorded
     from jaxvl.eval.engines.remote import Remote
     from jaxvl.eval.engines.replies import ReplySampling
     from jaxvl.eval.engines.run import EngineSpec
@@ -88,6 +89,7 @@ def run(
 ) -> None:
     """Ask a model, and write its replies down as they come. Scores nothing."""
     from jaxvl.eval.engines import run as running
+    from jaxvl.eval.engines.recorded import Recorded
     from jaxvl.eval.engines.replies import ReplySampling
 
     if replies and url:
@@ -95,7 +97,7 @@ def run(
     if replies and not replies.is_file():
         raise UserError(
             f"--replies {replies}: no such file; expected a file of replies that are made already "
-            "(replies.jsonl of another `eval run`, or another toolkit's)"
+            "(predictions.jsonl of another `eval run`, or another toolkit's)"
         )
     how, part = ReplySampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
     opened = _open(tasks, source or [], protocol, system_prompt)
@@ -106,7 +108,11 @@ def run(
         return running.run_all(opened, asked, how, out, *sizes, limit=limit, part=part, force=force)
 
     if replies:
-        missing = ask(_recorded(replies, model, pixels))
+        made = Recorded(replies)
+        if ask(_recorded(made, model, pixels)):
+            ids = {item.id for task in opened for item in task.items}
+            raise UserError(made.what_is_missing(ids))
+        missing = 0
     elif url:
         missing = ask(_remote(url, key, model, pixels))
     else:
@@ -127,22 +133,23 @@ def _here(act: Callable[[], int]) -> int:
 
 def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> list[Task]:
     from jaxvl.eval.engines.run import parse_sources
-    from jaxvl.eval.tasks import open_task
+    from jaxvl.eval.tasks import find, open_task
 
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     if not names:
         raise UserError(f"--tasks {tasks!r} names no benchmark; `jaxvl eval list` shows them")
+    for name in names:
+        find(name)  # else a source would be said to have a wrong name
     sources = parse_sources(source, names)
     return [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
 
 
-def _recorded(file: Path, model: str, pixels: Pixels) -> EngineSpec:
+def _recorded(made: Recorded, model: str, pixels: Pixels) -> EngineSpec:
     from jaxvl.data.files import sha256
-    from jaxvl.eval.engines.recorded import Recorded
     from jaxvl.eval.engines.run import EngineSpec
 
-    decides = {"model": model, "replies": sha256(file), **pixels}
-    return EngineSpec(lambda how, batch: Recorded(file), decides, {"device": "none"})
+    decides = {"model": model, "replies": sha256(made.file), **pixels}
+    return EngineSpec(lambda how, batch: made, decides, {"device": "none"})
 
 
 def _remote(url: str, key: str, model: str, pixels: Pixels) -> EngineSpec:
@@ -233,6 +240,8 @@ def score(
         for note in notes:
             typer.echo(f"{folder.name}: {note}")
     tables.show(reports.overview(scored, columns=9))
+    if (several := reports.of_samples(scored))["rows"]:
+        tables.show(several)
 
 
 @app.command()

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from jaxvl.cli.main import app
 from jaxvl.errors import UserError
 from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
@@ -224,3 +226,46 @@ def test_replies_that_are_made_already_are_taken_over(tmp_path):
     assert {key: line["text"] for key, line in found.items()} == {
         (id, 0): f"reply {i}" for i, id in enumerate(ids[:7])
     }
+
+
+def replies_of(tmp_path, ids, out="out", *more):
+    """`eval run --replies` with a reply to each id, through the command line."""
+    file = tmp_path / "made.jsonl"
+    file.write_text("".join(json.dumps({"id": id, "response": "left"}) + "\n" for id in ids))
+    words = ["--model", "m", "--tasks", "smoke", "--replies", file, "--out", tmp_path / out, *more]
+    return CliRunner().invoke(app, ["eval", "run", *map(str, words)]).exception
+
+
+def test_ids_that_match_nothing_are_named(tmp_path):
+    ids = [item.id for item in tasks.open_task("smoke").items]
+    error = replies_of(tmp_path, [*ids[:-2], "a", "b"])
+    assert isinstance(error, UserError)
+    said = str(error)
+    assert f"no reply to 2 of the items, first {ids[-2]}, {ids[-1]}; 2 of its ids" in said
+    assert "are of no item, first a, b" in said and "asks for them again" not in said
+    # The mended file is another one, which is said in words.
+    said = str(replies_of(tmp_path, ids))
+    assert "the file of replies is another one, or was changed since. Choose another" in said
+    assert replies_of(tmp_path, ids, "out", "--force") is None
+    assert "no such file" in str(
+        CliRunner()
+        .invoke(
+            app,
+            ["eval", "run", "--model=m", "--tasks=smoke", "--replies=none", f"--out={tmp_path}"],
+        )
+        .exception
+    )
+
+
+def test_a_wrong_name_of_a_task_is_not_said_of_the_source():
+    words = ["--model=m", "--tasks=mosbench", "--source", "mossbench=data", "--out=none"]
+    error = CliRunner().invoke(app, ["eval", "run", *words]).exception
+    assert str(error) == "no benchmark `mosbench`; did you mean `mossbench`?"
+
+
+def test_what_several_replies_are_worth_is_on_the_console(tmp_path):
+    answer(tmp_path, how=ReplySampling(n=4, temperature=1.0, max_new_tokens=8))
+    said = CliRunner().invoke(app, ["eval", "score", str(tmp_path)]).output
+    assert "Several replies to an item" in said and "pass@4" in said
+    answer(tmp_path / "one")
+    assert "pass@" not in CliRunner().invoke(app, ["eval", "score", str(tmp_path / "one")]).output

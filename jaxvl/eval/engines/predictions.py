@@ -27,6 +27,12 @@ Line = dict[str, Any]
 # What scoring and reports read.
 _SETTINGS = ("decides", "source", "dropped", "about")
 _DECIDES = ("task", "protocol", "system_prompt", "model")
+# Of these settings a digest is kept, which says nothing to anybody.
+_DIGESTS = {
+    "replies": "the file of replies is another one, or was changed since",
+    "weights": "the model's weights are others",
+    "dataset": "the benchmark's files are others",
+}
 _LINE = {
     **{name: str for name in ("id", "text", "row", "prompt_digest", "prompt", "finish_reason")},
     **{"sample": int, "tokens": int | None, "thinking": int | None},
@@ -48,7 +54,7 @@ def open_folder(folder: Path, settings: dict[str, Any], force: bool = False) -> 
     if file.is_file():
         found = read_settings(folder)["decides"]
         differing = [
-            f"{name} is {found.get(name)!r} there and {value!r} here"
+            _DIGESTS.get(name) or f"{name} is {found.get(name)!r} there and {value!r} here"
             for name, value in settings["decides"].items()
             if found.get(name) != value
         ]

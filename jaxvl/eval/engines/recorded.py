@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from jaxvl.data import files
@@ -13,6 +13,7 @@ from jaxvl.eval.engines.replies import Reply
 from jaxvl.eval.mossbench import form
 
 _IDS, _TEXTS = ("id", "index", "pid", "question_id"), ("response", "prediction", "text", "reply")
+_NAMED = 5
 
 
 class Recorded:
@@ -20,7 +21,9 @@ class Recorded:
     several to an item, a `sample`; or MOSSBench's own results. What has no row has no reply."""
 
     def __init__(self, file: Path):
+        self.file = file
         self.dropped: list[Dropped] = []
+        self.lacking: list[str] = []  # of what was wanted
         self.found: dict[tuple[str, int], str] = {}
         if form.is_published(file):
             self.found = {(pid, 0): text for pid, text in form.replies(file).items()}
@@ -47,8 +50,30 @@ class Recorded:
 
     def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
         """Those of (item, sample) pairs that are there, in one batch. Lengths are unknown."""
+        self.lacking += [
+            item.id + (f" (sample {sample})" if sample else "")
+            for item, sample in wanted
+            if (item.id, sample) not in self.found
+        ]
         yield [
             Reply(item, sample, text, text, "stop", None, None, prompt_text(item))
             for item, sample in wanted
             if (text := self.found.get((item.id, sample))) is not None
         ]
+
+    def what_is_missing(self, known: Collection[str]) -> str:
+        """What a person has to mend: items without a reply, and rows of none of the items whose ids
+        are `known`."""
+        text = (
+            f"{self.file} has no reply to {len(self.lacking)} of the items, first "
+            f"{', '.join(self.lacking[:_NAMED])}"
+        )
+        strange = list(dict.fromkeys(id for id, _ in self.found if id not in known))
+        if strange:
+            text += (
+                f"; {len(strange)} of its ids are of no item, first {', '.join(strange[:_NAMED])}"
+            )
+        return (
+            f"{text}. A row's id has to be its item's (docs/evaluation.md says which those are); "
+            "with a mended file the same command and --force begins again"
+        )

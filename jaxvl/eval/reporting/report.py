@@ -136,7 +136,7 @@ def details(one: ResultsJson, paper: bool = False) -> Iterator[Table]:
         ]
         yield {"title": f"By {name}", "columns": [name, "replies", *modes], "rows": rows}
     if lenient["sampled"]:
-        yield sampled(lenient["sampled"])
+        yield _sampled(lenient["sampled"])
     if one["judge"]:
         rows = [
             [name, of["replies"], of["missing"], percent(of["accuracy"]), percent(of["agreement"])]
@@ -165,8 +165,19 @@ def _by_judge(judges: dict[str, Any]) -> Iterator[Table]:
         yield {"title": f"By judges, by {name}", "columns": [name, *judges], "rows": rows}
 
 
-def sampled(of: ResultsJson) -> Table:
-    """What several replies to each item are worth."""
+def of_samples(found: Sequence[ResultsJson]) -> Table:
+    """What several replies to each item are worth, of the benchmarks that have several."""
+    rows = [
+        [("PARTIAL " if one["partial"] else "") + one["task"], *row]
+        for one in found
+        if one["modes"]["lenient"]["sampled"]
+        for row in _sampled(one["modes"]["lenient"]["sampled"])["rows"]
+    ]
+    title = "Several replies to an item, lenient"
+    return {"title": title, "columns": ["task", "figure", "value"], "rows": rows}
+
+
+def _sampled(of: ResultsJson) -> Table:
     rows = [[f"avg@{of['n']}", percent(of["avg"])]]
     rows += [[f"pass@{k}", percent(value)] for k, value in of["pass"].items()]
     rows += [[f"maj@{k}", percent(value)] for k, value in of["majority"].items()]
