@@ -267,5 +267,8 @@ def test_what_several_replies_are_worth_is_on_the_console(tmp_path):
     answer(tmp_path, how=ReplySampling(n=4, temperature=1.0, max_new_tokens=8))
     said = CliRunner().invoke(app, ["eval", "score", str(tmp_path)]).output
     assert "Several replies to an item" in said and "pass@4" in said
+    of = json.loads((tmp_path / "smoke/results.json").read_text())["modes"]["lenient"]["sampled"]
+    estimates = [of["avg"], *of["pass"].values(), *of["majority"].values()]
+    assert all(0 <= one["low"] <= one["value"] <= one["high"] <= 1 for one in estimates)
     answer(tmp_path / "one")
     assert "pass@" not in CliRunner().invoke(app, ["eval", "score", str(tmp_path / "one")]).output

@@ -126,7 +126,7 @@ def _estimate(
         return stats.Estimate(value, *stats.wilson(value, units), len(scored))
     found = stats.bootstrap(value, influence_K, len(scored))
     # A share is never below 0 or above 1, which a resample to first order does not know.
-    return dataclasses.replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return _within(found)
 
 
 def _units(
@@ -202,6 +202,11 @@ def _grouped(scored: Sequence[Scored], name: str) -> dict[str, list[Scored]]:
     return _by(named, lambda one: one.item.groups[name])
 
 
+def _within(found: stats.Estimate) -> stats.Estimate:
+    """The estimate of a share, its interval ended at 0 and 1."""
+    return dataclasses.replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+
+
 def _sampled(scored: Sequence[Scored]) -> dict[str, Any]:
     """pass@k and maj@k for k = 1, 2, 4, .. and n, of items with all n samples; {} for n = 1.
 
@@ -223,16 +228,14 @@ def _sampled(scored: Sequence[Scored]) -> dict[str, Any]:
     ks = sorted({k for k in itertools.takewhile(lambda k: k <= n, (2**i for i in range(20)))} | {n})
     passed, voted = {}, {}
     for k in ks:
-        passed[k] = stats.mean([stats.pass_at_k(n, c, k) for c in right], clusters)
-        voted[k] = stats.mean(
-            [
-                stats.majority_at_k(c, wrong, n - c - sum(wrong), k)
-                for c, wrong in zip(right, sizes, strict=True)
-            ],
-            clusters,
-        )
+        passed[k] = _within(stats.mean([stats.pass_at_k(n, c, k) for c in right], clusters))
+        most = [
+            stats.majority_at_k(c, wrong, n - c - sum(wrong), k)
+            for c, wrong in zip(right, sizes, strict=True)
+        ]
+        voted[k] = _within(stats.mean(most, clusters))
     means = [sum(one.mark.value or 0.0 for one in of) / n for of in whole]
-    average = stats.mean(means, clusters)
+    average = _within(stats.mean(means, clusters))
     return {"n": n, "items": len(whole), "avg": average, "pass": passed, "majority": voted}
 
 
