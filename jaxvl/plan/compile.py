@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 
-from jaxvl.distributed.flags import set_tpu_flags
 from jaxvl.errors import UserError
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.program import Program
@@ -77,7 +76,6 @@ def tpu_devices(topology: Topology) -> list[Any]:
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    set_tpu_flags(os.environ)  # as a run does
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"num_slices": topology.slices}

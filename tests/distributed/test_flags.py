@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags for GPUs and TPUs: set where there may be some, overridden by what is said, known."""
+"""Flags for GPUs: set where there may be some, overridden by what is said, known."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from scripts.bench import gpu_tables
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """A machine with jax's CUDA plugin and libtpu, on which jax has touched nothing yet."""
+    """A machine with jax's CUDA plugin, on which jax has touched nothing yet."""
     there = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: name))
     monkeypatch.setattr(flags, "importlib", there)
     monkeypatch.setattr(flags.xla_bridge, "backends_are_initialized", lambda: False)
@@ -32,21 +32,13 @@ def test_flags_are_added_to_those_that_are_said(everywhere, platforms):
     flags.set_flags(env)
     assert env["XLA_FLAGS"].startswith("--a=1 --xla_gpu_enable_latency_hiding_scheduler=false ")
     assert names(env["XLA_FLAGS"])[2:] == list(flags.GPU)[1:]
-    assert ("LIBTPU_INIT_ARGS" in env) == (platforms is None)
+    assert "LIBTPU_INIT_ARGS" not in env
     before = dict(env)
     flags.set_flags(env)
     assert env == before
 
 
-def test_those_of_a_tpu_are_added_to_what_libtpu_reads(everywhere):
-    env = {"JAX_PLATFORMS": "tpu,cpu", "LIBTPU_INIT_ARGS": "--xla_enable_async_all_gather=false"}
-    flags.set_flags(env)
-    assert "XLA_FLAGS" not in env
-    assert env["LIBTPU_INIT_ARGS"].startswith("--xla_enable_async_all_gather=false ")
-    assert names(env["LIBTPU_INIT_ARGS"]) == list(flags.TPU)
-
-
-def test_no_flag_where_neither_is_asked_for(everywhere):
+def test_no_flag_where_no_gpu_is_asked_for(everywhere):
     env = {"JAX_PLATFORMS": "cpu"}
     flags.set_flags(env)
     assert env == {"JAX_PLATFORMS": "cpu"}

@@ -204,11 +204,3 @@ def test_a_fusion_holds_one_product():
         for line, _ in module.running()
     ]
     assert max(products) == 1 and sum(products) == 3
-
-
-def test_weights_are_gathered_beside_products():
-    """All but the first, for which nothing can be done meanwhile: so by our flags alone."""
-    mesh = make_mesh(1, 4, 1, devices=tpu_devices(Topology.parse("v6e:2x2")))
-    found = collectives(gated_layer(mesh))
-    assert [one.kind for one in found] == ["all-gather"] * 3
-    assert sum(one.beside for one in found) == 2
