@@ -172,7 +172,7 @@ def forecast_row(name: str, found: dict) -> list[str]:
         seconds("logprobs") if "logprobs" in of else "-",
         f"{calls['update']:.0f}: {seconds('update', shown=4)}",
         f"{found['forecast_seconds']:.1f}",
-        f"{on_top['exchanges']:.2f} and {on_top['sorts']:.2f}; {on_top['exchanges beside']:.2f}",
+        f"{on_top['exchanges']:.2f} and {on_top['sorts']:.2f}; {on_top['exchanges_beside']:.2f}",
     ]
 
 

@@ -89,16 +89,11 @@ def run(
 ) -> None:
     """Ask a model, and write its replies down as they come. Scores nothing."""
     from jaxvl.eval.engines import run as running
-    from jaxvl.eval.engines.recorded import Recorded
     from jaxvl.eval.engines.replies import ReplySampling
 
     if replies and url:
         raise UserError("--replies and --url: expected one; what is there is not asked for")
-    if replies and not replies.is_file():
-        raise UserError(
-            f"--replies {replies}: no such file; expected a file of replies that are made already "
-            "(predictions.jsonl of another `eval run`, or another toolkit's)"
-        )
+    made = _made(replies) if replies else None
     how, part = ReplySampling(n, temperature, top_p, top_k, seed), running.parse_part(shard)
     opened = _open(tasks, source or [], protocol, system_prompt)
     pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -107,11 +102,9 @@ def run(
         sizes = batch_size, max_new_tokens
         return running.run_all(opened, asked, how, out, *sizes, limit=limit, part=part, force=force)
 
-    if replies:
-        made = Recorded(replies)
+    if made:
         if ask(_recorded(made, model, pixels)):
-            ids = {item.id for task in opened for item in task.items}
-            raise UserError(made.what_is_missing(ids))
+            raise UserError(made.what_is_missing({i.id for task in opened for i in task.items}))
         missing = 0
     elif url:
         missing = ask(_remote(url, key, model, pixels))
@@ -142,6 +135,18 @@ def _open(tasks: str, source: list[str], protocol: str, system_prompt: str) -> l
         find(name)  # else a source would be said to have a wrong name
     sources = parse_sources(source, names)
     return [open_task(name, sources.get(name, ""), protocol, system_prompt) for name in names]
+
+
+def _made(replies: Path) -> Recorded:
+    """A file of `--replies`."""
+    from jaxvl.eval.engines.recorded import Recorded
+
+    if not replies.is_file():
+        raise UserError(
+            f"--replies {replies}: no such file; expected a file of replies that are made already "
+            "(predictions.jsonl of another `eval run`, or another toolkit's)"
+        )
+    return Recorded(replies)
 
 
 def _recorded(made: Recorded, model: str, pixels: Pixels) -> EngineSpec:

@@ -100,7 +100,7 @@ def read_row(raw: RawRow, source: str, kind: str = "") -> dict[str, Any] | None:
     if facts.in_words and "text_question" not in meta:
         raise BadRow("no question in words", "`text_question` is missing, which its teacher reads")
     for name in ("caption", "ds_answer"):
-        if not _missing(raw.get(name)):
+        if not fields.missing(raw.get(name)):
             row.setdefault(name, _text(raw[name], name).strip())
     return row | ({"only": "rl"} if facts.rl_only else {}) | ({"meta": meta} if meta else {})
 
@@ -160,10 +160,6 @@ def _kind(raw: RawRow, source: str, kind: str, options: Sequence[str]) -> str:
     return named
 
 
-def _missing(value: Any) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
 def _meta(raw: RawRow) -> dict[str, str]:
     """What a step may use, as text: an object or a list is written as JSON."""
     inner = raw.get("meta")
@@ -171,7 +167,7 @@ def _meta(raw: RawRow) -> dict[str, str]:
     found = {}
     for name in _META:
         value = raw.get(name, nested.get(name))
-        if _missing(value) or value in ([], {}):
+        if fields.missing(value) or value in ([], {}):
             continue
         if name != "text_question" and not isinstance(value, str):
             value = json.dumps(value, ensure_ascii=False, default=str)
@@ -188,7 +184,7 @@ def _text(value: Any, name: str) -> str:
 def _options(raw: RawRow) -> tuple[str, ...]:
     """The choices, a letter each; those that are missing at the end are left off."""
     for name in ("options", "choices"):
-        if _missing(raw.get(name)) or raw[name] in ([], {}):
+        if fields.missing(raw.get(name)) or raw[name] in ([], {}):
             continue
         found = fields.options(raw[name], name)
         if len(found) > len(ascii_uppercase):

@@ -134,7 +134,7 @@ class Plan:
         return {
             "sorts": sum(calls * one.sorts for calls, one in found),
             "exchanges": sum(calls * one.exchanges for calls, one in found),
-            "exchanges beside": sum(calls * one.beside for calls, one in found),
+            "exchanges_beside": sum(calls * one.beside for calls, one in found),
         }
 
     def mfu_ceiling(self, name: str) -> float | None:

@@ -136,7 +136,7 @@ def _forecast(plan: Plan) -> list[str]:
         f"{plan.mfu_forecast('update'):.0%}",
         f"on top of it, estimated: exchanges {plan.on_top['exchanges']:.2f} s that nothing runs "
         f"beside, sorts {plan.on_top['sorts']:.2f} s; other exchanges, "
-        f"{plan.on_top['exchanges beside']:.2f} s, run beside operations; without an estimate: the "
+        f"{plan.on_top['exchanges_beside']:.2f} s, run beside operations; without an estimate: the "
         "latency of exchanges, copies that run beside, the start of a kernel, the host",
     ]
     for program in plan.programs:

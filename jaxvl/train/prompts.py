@@ -89,7 +89,7 @@ class PromptStream:
         ]
         length = sft.target_length if sft else None
         self.limits = buckets.Limits(most[0], most[1], length)
-        self.told: set[str] = set()  # reasons of which a person has seen one row
+        self.shown: set[str] = set()  # reasons of which a person has seen one row
         self.targets = Targets(self.processor, sft)
         self._look(examples)
         self.batches = pipeline.batches(
@@ -252,15 +252,15 @@ class PromptStream:
         if jax.process_index() == 0 and any(names for _, names in found):
             test_sets.mark(Path(self.run.dir), {name for _, names in found for name in names})
         for position, row in sorted(every, key=lambda dropped: dropped[0]):
-            self._tell_first(Dropped(**row))
+            self._show_first(Dropped(**row))
             self.account.add(step, Dropped(**row), position)
         self.account.check()
 
-    def _tell_first(self, row: Dropped) -> None:
+    def _show_first(self, row: Dropped) -> None:
         """Says of the first row with a reason that it is left out."""
-        if row.reason in self.told or jax.process_index() > 0:
+        if row.reason in self.shown or jax.process_index() > 0:
             return
-        self.told.add(row.reason)
+        self.shown.add(row.reason)
         print(f"data: left out: {row.id}: {row.found}; all are in {DROPPED}", flush=True)
 
     def __next__(self) -> list[StreamItem]:

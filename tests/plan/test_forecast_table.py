@@ -36,7 +36,7 @@ def test_seconds_of_a_step_by_part(plans, tmp_path):
             program("update", 1, {"decoder": 0.3, "tower": 0.1, "rest": 0.01}, kernels=0.02),
         ],
         "forecast_seconds": 1.75,
-        "on_top_seconds": {"sorts": 0.0, "exchanges": 0.54, "exchanges beside": 0.3},
+        "on_top_seconds": {"sorts": 0.0, "exchanges": 0.54, "exchanges_beside": 0.3},
     }
     path = tmp_path / f"{plans.file_name(name)}.json"
     path.write_text(json.dumps(found))

@@ -71,7 +71,7 @@ def options(values: Any, name: str) -> tuple[str, ...]:
     values = list(values)
     if values and all(isinstance(value, str) and not value.strip() for value in values):
         raise BadRow("choices of a wrong type", f"`{name}` is {shown(values)}, expected texts")
-    while values and _missing(values[-1]):
+    while values and missing(values[-1]):
         values.pop()
     if any(map(_missing, values)):
         found = f"`{name}` is {shown(values)}: one that is missing moves the letters of the others"
@@ -79,7 +79,8 @@ def options(values: Any, name: str) -> tuple[str, ...]:
     return tuple(plain(_option(value, name), name) for value in values)
 
 
-def _missing(value: Any) -> bool:
+def missing(value: Any) -> bool:
+    """Whether a field of a row says nothing: a null, NaN or blank text."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
