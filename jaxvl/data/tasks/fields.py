@@ -73,7 +73,7 @@ def options(values: Any, name: str) -> tuple[str, ...]:
         raise BadRow("choices of a wrong type", f"`{name}` is {shown(values)}, expected texts")
     while values and missing(values[-1]):
         values.pop()
-    if any(map(_missing, values)):
+    if any(map(missing, values)):
         found = f"`{name}` is {shown(values)}: one that is missing moves the letters of the others"
         raise BadRow("choices of a wrong type", found)
     return tuple(plain(_option(value, name), name) for value in values)
