@@ -66,7 +66,8 @@ class Ours:
 
         vlm = jaxvl.load(path, dtype, make_mesh(data=-1, devices=jax.devices()))
         processor = dataclasses.replace(vlm.processor, stop_ids=())
-        self.vlm, self.folder = dataclasses.replace(vlm, processor=processor), folder
+        self.vlm = dataclasses.replace(vlm, processor=processor)
+        self.path, self.folder = path, folder
         self.how = ReplySampling(max_new_tokens=new_tokens)
         self.make, self.engines = Local, {}
 
@@ -85,7 +86,7 @@ class Ours:
             for i, row in enumerate(read_prompts(self.folder, count))
         ]
         task = tasks.Task(tasks.find("smoke"), "", "plain", "", items, [])
-        run(task, self.engines[batch], self.how, out, decides={}, about={})
+        run(task, self.engines[batch], self.how, out, decides={"model": self.path}, about={})
         took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
         found, _ = read(out / "smoke")
         shutil.rmtree(out)

@@ -60,10 +60,12 @@ def checkpoint(shape: str, args: argparse.Namespace) -> Iterator[Path]:
 
 
 def has_trl(python: str) -> bool:
-    """Whether the peer's interpreter can import trl; says so where it cannot."""
-    found = subprocess.run([python, "-c", "import trl"], capture_output=True, check=False)
+    """Whether the peer's interpreter can import what its side needs; says what it lacks."""
+    command = [python, "-c", "import trl, hf_processor"]
+    found = subprocess.run(command, capture_output=True, check=False, text=True, cwd=HERE)
     if found.returncode:
-        print(f"TRL: skipped: trl is not installed for {python} (see --peer-python)", flush=True)
+        said = found.stderr.strip().splitlines()[-1]
+        print(f"TRL: skipped: {python} (see --peer-python) cannot import it: {said}", flush=True)
     return found.returncode == 0
 
 

@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.prompts % args.micro_batches:
+        parser.error(f"--prompts {args.prompts} is no multiple of {args.micro_batches}, its parts")
     live_R = np.arange(args.prompts) % 2 == 0 if args.beta == 0 else np.ones(args.prompts, bool)
     processor = Processor.from_pretrained(BASE, max_pixels=args.height * args.width)
     forms = {

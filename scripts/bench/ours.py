@@ -36,7 +36,7 @@ from jaxvl.config.validate import validate
 from jaxvl.data.example import Example
 from jaxvl.data.prompts import round_up
 from jaxvl.data.templates import chat_question
-from jaxvl.distributed.mesh import put_rows
+from jaxvl.distributed.mesh import make_mesh, put_rows
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl import learner
@@ -65,8 +65,9 @@ def even_tokens(prompts, completions, completion_ids, **columns) -> list[float]:
 
 
 def without_stops(path: str) -> VLM:
-    """The checkpoint as a run loads it, but every completion runs to its full length."""
-    vlm = load(path, "float32")
+    """The checkpoint as a run loads it, rows over all devices, but every completion runs to its full
+    length."""
+    vlm = load(path, "float32", make_mesh(data=-1))
     return dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
 
 

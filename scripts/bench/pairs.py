@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two systems timed side by side: interleaved pairs, a worker process each, one table."""
 
+import contextlib
 import json
 import os
 import platform
@@ -84,7 +85,8 @@ class Worker:
         return self
 
     def __exit__(self, *_):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as the error says that is raised
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 

@@ -13,7 +13,6 @@ million characters (`MEGABYTES`), of every kind, half of them scored in lenient 
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import threading
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import psutil
+from pairs import report
 
 from jaxvl.cli.runtime import as_command
 from jaxvl.rewards import pool, verified, verify
@@ -275,22 +275,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    result = {
-        "load before": os.getloadavg()[0],
+    before = os.getloadavg()[0]
+    parts = {
         "fast path": latency(args.verdicts),
         "rollout": rollout(args.completions, args.workers),
         "megabytes": megabytes(args.completions, args.workers),
     }
-    for part, values in result.items():
-        if isinstance(values, dict):
-            print(part)
-            for name, value in values.items():
-                shown = value if isinstance(value, str) else f"{value:.4g}"
-                print(f"  {name:28} {shown}")
-        else:
-            print(f"{part:30} {values:.4g}")
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    rows = [
+        {"part": part, "measure": measure, "value": value}
+        for part, values in parts.items()
+        for measure, value in values.items()
+    ]
+    report([*rows, {"part": "machine", "measure": "load before", "value": before}], args.out)
 
 
 if __name__ == "__main__":
