@@ -65,8 +65,7 @@ def even_tokens(prompts, completions, completion_ids, **columns) -> list[float]:
 
 
 def without_stops(path: str) -> VLM:
-    """The checkpoint as a run loads it, rows over all devices, but every completion runs to its full
-    length."""
+    """The checkpoint as a run loads it, with rows over all devices; no completion ends early."""
     vlm = load(path, "float32", make_mesh(data=-1))
     return dataclasses.replace(vlm, processor=dataclasses.replace(vlm.processor, stop_ids=()))
 
