@@ -3,6 +3,7 @@
 
 import gc
 import os
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,8 @@ if version("jax").startswith("0.10."):  # newer ones do not know it, and end the
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS)).strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may need the network
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tracing makes millions of objects and leaves no circles: looking for some takes a twentieth of it.
 gc.set_threshold(100_000, 50, 100)
 

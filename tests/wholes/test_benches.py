@@ -40,6 +40,8 @@ BENCHES = {
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_runs_to_its_end(name, tmp_path):
+    if name == "eval":
+        pytest.importorskip("torch", reason="the other side is transformers")
     table = tmp_path / "table.json"
     command = [sys.executable, f"scripts/bench/{name}.py", *BENCHES[name], "--out", str(table)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | ENV, capture_output=True, text=True)
