@@ -214,22 +214,7 @@ def check_rows(batch: BatchShape, shards: int) -> None:
     parts = shards * batch.pieces
     if batch.rows % parts == 0:
         return
-    fitting = [
-        size
-        for size in range(1, batch.group + 1)
-        if batch.group % size == 0 and batch.prompts * batch.group // size % parts == 0
-    ]
-    fewer = [
-        size
-        for size in range(1, batch.micro_batches)
-        if batch.rows % (shards * batch.mini_batches * size) == 0
-    ]
-    cures = []
-    if fitting:
-        nearest = min(fitting, key=lambda size: abs(size - batch.per_row))
-        cures.append(f"{batch.row_field}={nearest}")
-    if fewer:
-        cures.append(f"{batch.part}.micro_batches={fewer[-1]}")
+    cures = _cures(batch, shards)
     if not cures:  # nothing else will do: a step's batch is no longer what it was
         step = parts // math.gcd(parts, batch.group // batch.per_row)
         cures.append(f"{batch.prompts_field}={-(-batch.prompts // step) * step}")
@@ -244,6 +229,24 @@ def check_rows(batch: BatchShape, shards: int) -> None:
         f"{has} not a multiple of {parts} = mesh.data * mesh.fsdp ({shards}) * {cut}; "
         f"try {' or '.join(cures)}"
     )
+
+
+def _cures(batch: BatchShape, shards: int) -> list[str]:
+    """Settings with which a step's completions, as many as they are, split evenly: one of rows of
+    other parts of a group, fewer micro-batches, or where neither will do both."""
+
+    def fits(per_row: int, micro_batches: int) -> bool:
+        rows = batch.prompts * batch.group // per_row
+        return rows % (shards * batch.mini_batches * micro_batches) == 0
+
+    sizes = [size for size in range(1, batch.group + 1) if batch.group % size == 0]
+    sizes.sort(key=lambda size: abs(size - batch.per_row))
+    row = [size for size in sizes if fits(size, batch.micro_batches)]
+    fewer = [n for n in range(batch.micro_batches - 1, 0, -1) if fits(batch.per_row, n)]
+    per_row, parts = f"{batch.row_field}={{}}", f"{batch.part}.micro_batches={{}}"
+    cures = [per_row.format(size) for size in row[:1]] + [parts.format(n) for n in fewer[:1]]
+    both = [(n, s) for n in range(batch.micro_batches - 1, 0, -1) for s in sizes if fits(s, n)]
+    return cures or [f"{per_row.format(s)} {parts.format(n)}" for n, s in both[:1]]
 
 
 def check_share(batch: BatchShape, count: int) -> None:

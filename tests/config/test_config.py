@@ -185,13 +185,15 @@ def test_the_cures_that_check_rows_names_are_cures():
         (8, 8, 0, 1, 16),
         (6, 8, 4, 2, 5),
         (3, 6, 2, 2, 4),
+        (8, 8, 0, 2, 64),
     ]:
         grpo = C.GRPO(prompts=prompts, group=group, group_per_row=per_row, micro_batches=micro)
         with pytest.raises(UserError) as caught:
             check_rows(batch_of(grpo), shards)
         for cure in str(caught.value).split("; try ")[1].split(" or "):
-            name, value = cure.removeprefix("grpo.").split("=")
-            check_rows(batch_of(dataclasses.replace(grpo, **{name: int(value)})), shards)
+            pairs = [word.removeprefix("grpo.").split("=") for word in cure.split()]
+            cured = dataclasses.replace(grpo, **{name: int(value) for name, value in pairs})
+            check_rows(batch_of(cured), shards)
 
 
 def test_types_are_checked_in_the_file_too(path):

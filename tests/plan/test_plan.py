@@ -399,9 +399,13 @@ def test_advice_leaves_a_steps_batch_until_last(model):
     for grpo, cure in (
         ({"prompts": 8, "group": 8}, "try grpo.group_per_row=1"),
         ({"prompts": 8, "group": 8, "group_per_row": 1, "micro_batches": 2}, "micro_batches=1"),
+        (
+            {"prompts": 8, "group": 8, "micro_batches": 2},
+            "try grpo.group_per_row=1 grpo.micro_batches=1$",
+        ),
         ({"prompts": 7, "group": 8}, "try grpo.prompts=64"),
     ):
         cfg = dataclasses.replace(small_config(model), grpo=GRPO(**grpo))
         with pytest.raises(UserError, match=cure) as caught:
             check_rows(cfg.batch, 64)
-        assert ("prompts=" in str(caught.value)) == ("prompts" in cure)
+        assert ("prompts=" in str(caught.value)) == ("prompts=" in cure)
