@@ -21,7 +21,7 @@ import numpy as np
 from checkpoint import SHAPES, texts
 from grpo_step import checkpoint
 from ours import even_tokens, open_loop
-from pairs import report
+from pairs import positive, report
 
 from jaxvl.checkpoints.store import Whole
 from jaxvl.cli.runtime import as_command
@@ -84,10 +84,10 @@ class Watch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, help="default 1m, on a GPU 2b")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--side", type=int, help="of a picture at most; default 224, on a GPU 616")
-    parser.add_argument("--new-tokens", type=int, help="default 16, on a GPU 256")
+    parser.add_argument("--steps", type=positive, default=100)
+    parser.add_argument("--images", type=positive, default=400)
+    parser.add_argument("--side", type=positive, help="of a picture; default 224, on a GPU 616")
+    parser.add_argument("--new-tokens", type=positive, help="default 16, on a GPU 256")
     parser.add_argument("--gpu", action="store_true", help="bfloat16 at the 2b shape")
     parser.add_argument("--checkpoint", type=Path, help="folder to keep random checkpoints in")
     parser.add_argument("--out", type=Path, help="JSON file for the table")
@@ -96,12 +96,15 @@ def main() -> None:
     side = args.side or (616 if args.gpu else 224)
     tokens, patches = ((384, 768), (1024, 2048)) if args.gpu else ((96, 192), (128, 256))
     watch = Watch()
-    with checkpoint(args.shape or ("2b" if args.gpu else "1m"), args) as path:
+    with (
+        checkpoint(args.shape or ("2b" if args.gpu else "1m"), args) as path,
+        tempfile.TemporaryDirectory(prefix="jaxvl-bench-") as folder,
+    ):
         cfg = Config(
             model=Model(str(path), args.dtype, remat="block" if args.gpu else "products"),
             data=Data(RandomSizes(args.images, side), chat_question, tokens, patches),
             rewards=(Reward(even_tokens),),
-            run=Run(tempfile.mkdtemp(prefix="jaxvl-bench-"), steps=args.steps),
+            run=Run(folder, steps=args.steps),
             sampling=Sampling(args.new_tokens or (256 if args.gpu else 16)),
             grpo=GRPO(prompts=4, group=8 if args.gpu else 4, micro_batches=1),
             optim=Optim(lr=1e-6),

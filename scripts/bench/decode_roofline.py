@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from decoding import Work, arguments, parse
 from ours import time_of
-from pairs import report
+from pairs import positive, report
 
 from jaxvl.cli.runtime import as_command
 from jaxvl.distributed.mesh import make_mesh
@@ -93,10 +93,13 @@ def measure(args: argparse.Namespace, completions: int, new_tokens: int, mesh) -
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--slots", type=int, nargs="+", help="default 32, on a GPU 64 and 512")
-    parser.add_argument("--new-tokens", type=int, nargs="+", help="default 64, on a GPU 256, 700")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--slots", type=positive, nargs="+", help="default 32, on a GPU 64 and 512")
+    parser.add_argument("--new-tokens", type=positive, nargs="+", help="default 64; GPU 256, 700")
+    parser.add_argument("--runs", type=positive, default=5)
     args = parse(parser)
+    for slots in args.slots or []:
+        if slots % args.group:
+            parser.error(f"--slots {slots} is no multiple of --group {args.group}")
     mesh = make_mesh(devices=jax.devices()[:1])
     rows = []
     for completions in args.slots or ([64, 512] if args.gpu else [32]):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 from checkpoint import SHAPES
+from pairs import positive
 from update import architecture, random_batch
 
 from jaxvl.distributed.mesh import put_rows
@@ -21,9 +22,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """The command line that benches of decoding share; what differs on a GPU defaults to None."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shape", choices=SHAPES, help="default 9m, on a GPU 2b")
-    parser.add_argument("--group", type=int, default=8, help="completions a prompt")
-    parser.add_argument("--tokens", type=int, help="of a prompt; default 64, on a GPU 576")
-    parser.add_argument("--image-size", type=int, help="pixels; default 112, on a GPU 616 x 616")
+    parser.add_argument("--group", type=positive, default=8, help="completions a prompt")
+    parser.add_argument("--tokens", type=positive, help="of a prompt; default 64, on a GPU 576")
+    parser.add_argument("--image-size", type=positive, help="pixels; default 112, on a GPU 616")
     parser.add_argument("--gpu", action="store_true", help="bfloat16 at the 2b shape")
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     return parser

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from pairs import positive
 
 from jaxvl.checkpoints.digests import digests
 from jaxvl.checkpoints.store import Checkpoints
@@ -39,7 +40,7 @@ def make_state(gib: float) -> TrainState:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gib", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--dir", type=Path, help="where to save (default: a temporary directory)")
     args = parser.parse_args()
     state = jax.block_until_ready(make_state(args.gib))

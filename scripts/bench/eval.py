@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 
 from checkpoint import SHAPES, write_checkpoint
-from pairs import Worker, interleave, report, serve
+from pairs import Worker, interleave, positive, report, serve
 
 HERE = Path(__file__).resolve()
 
@@ -210,10 +210,10 @@ def measure(ours: Worker, theirs: Worker, args: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["1m", "29m"])
-    parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128])
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--prompts", type=positive, default=1000)
+    parser.add_argument("--new-tokens", type=positive, default=64)
+    parser.add_argument("--batches", type=positive, nargs="+", default=[8, 16, 32, 64, 128])
+    parser.add_argument("--pairs", type=positive, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--peer-python", default=sys.executable, help="one with transformers")
     parser.add_argument("--out", type=Path, help="JSON file for the table")

@@ -15,7 +15,7 @@ from statistics import median
 
 from checkpoint import SHAPES
 from grpo_step import arguments, checkpoint, has_trl, ours, parse, theirs
-from pairs import Worker, interleave, report
+from pairs import Worker, interleave, positive, report
 
 
 def measure(jaxvl: Worker, peer: Worker | None, pairs: int, caches: list[str | None]) -> dict:
@@ -53,9 +53,12 @@ def main() -> None:
         "--shapes", nargs="+", choices=SHAPES, help="default 1m 9m 29m, on a GPU 2b"
     )
     parser.add_argument(
-        "--completions", type=int, nargs="+", help="default 32, on a GPU 64 and 512"
+        "--completions", type=positive, nargs="+", help="default 32, on a GPU 64 and 512"
     )
     args = parse(parser)
+    for completions in args.completions or []:
+        if completions % args.group:
+            parser.error(f"--completions {completions} is no multiple of --group {args.group}")
     caches = [None, "static"] if args.gpu else [None]
     rows = []
     with_peer = has_trl(args.peer_python)

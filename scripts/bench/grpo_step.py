@@ -20,7 +20,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from checkpoint import SHAPES, write_checkpoint
-from pairs import Worker, interleave, report
+from pairs import Worker, interleave, positive, report
 
 HERE = Path(__file__).parent
 PARTS = ("generate", "logprob", "update", "host")
@@ -29,10 +29,10 @@ PARTS = ("generate", "logprob", "update", "host")
 def arguments(description: str, pairs: int = 7) -> argparse.ArgumentParser:
     """The command line of a bench against TRL; what differs on a GPU defaults to None."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--group", type=int, default=8, help="completions a prompt")
-    parser.add_argument("--new-tokens", type=int, help="default 64, on a GPU 256")
-    parser.add_argument("--image-size", type=int, help="pixels; default 112, on a GPU 448")
-    parser.add_argument("--pairs", type=int, default=pairs)
+    parser.add_argument("--group", type=positive, default=8, help="completions a prompt")
+    parser.add_argument("--new-tokens", type=positive, help="default 64, on a GPU 256")
+    parser.add_argument("--image-size", type=positive, help="pixels; default 112, on a GPU 448")
+    parser.add_argument("--pairs", type=positive, default=pairs)
     parser.add_argument("--gpu", action="store_true", help="bfloat16, TRL on CUDA")
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter with trl")
     parser.add_argument("--checkpoint", type=Path, help="folder to keep random checkpoints in")
@@ -157,9 +157,9 @@ def table(found: dict) -> list[dict]:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, help="default 9m, on a GPU 2b")
-    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--prompts", type=positive, default=4)
     parser.add_argument("--beta", type=float, default=0.04)
-    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--micro-batches", type=positive, default=1)
     parser.add_argument(
         "--remat",
         choices=("block", "products"),

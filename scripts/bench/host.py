@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from pairs import report
+from pairs import positive, report
 from PIL import Image
 
 from jaxvl.cli.runtime import as_command
@@ -70,12 +70,12 @@ def measure(processor: Processor, args: argparse.Namespace, live_R: np.ndarray) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=512)
-    parser.add_argument("--height", type=int, default=728, help="pixels; the default, with the")
-    parser.add_argument("--width", type=int, default=728, help="width, is 689 tokens a prompt")
-    parser.add_argument("--micro-batches", type=int, default=8)
+    parser.add_argument("--prompts", type=positive, default=512)
+    parser.add_argument("--height", type=positive, default=728, help="pixels; by default, with the")
+    parser.add_argument("--width", type=positive, default=728, help="width, is 689 tokens a prompt")
+    parser.add_argument("--micro-batches", type=positive, default=8)
     parser.add_argument("--beta", type=float, default=0.04, help="0: half of the rows are dead")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.prompts % args.micro_batches:

@@ -89,6 +89,8 @@ def main() -> None:
         path, dtype, mesh = json.loads(args.child)
         print(json.dumps(load_once(Path(path), dtype, mesh)))
     elif args.path:
+        if not list(args.path.glob("*.safetensors")):
+            parser.error(f"--path {args.path}: no .safetensors there; give a checkpoint's folder")
         report(measure(args.path), args.out)
     else:
         with tempfile.TemporaryDirectory() as directory:

@@ -94,6 +94,7 @@ class Ours:
         micro_batches: int = 1,
     ):
         vlm = without_stops(path)
+        self.folder = tempfile.TemporaryDirectory(prefix="jaxvl-bench-")
         source = Questions(prompts, image_size)
         encoded = [vlm.processor.encode(chat_question(e), list(e.images)) for e in source.load()]
         tokens = round_up(max(len(e.tokens) for e in encoded), 16)
@@ -102,7 +103,7 @@ class Ours:
             model=Model(path, dtype=dtype, remat=remat),
             data=Data(source, chat_question, (tokens,), (patches,)),
             rewards=(Reward(even_tokens),),
-            run=Run(tempfile.mkdtemp(prefix="jaxvl-bench-"), steps=10_000),
+            run=Run(self.folder.name, steps=10_000),
             sampling=Sampling(new_tokens),
             grpo=GRPO(prompts, group, beta=beta, micro_batches=micro_batches),
             optim=Optim(lr=1e-6),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two systems timed side by side: interleaved pairs, a worker process each, one table."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -110,6 +111,13 @@ def serve(make: Callable[[], object]) -> None:
         print(json.dumps(reply), file=replies, flush=True)
 
 
+def positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
+    return int(text)
+
+
 def report(rows: Sequence[Mapping], path: Path | None = None) -> None:
     """Print rows (same keys each) as a table; write them, with the machine, to `path` as JSON."""
     names = list(rows[0])
@@ -120,6 +128,7 @@ def report(rows: Sequence[Mapping], path: Path | None = None) -> None:
     if path:
         machine = {"platform": platform.platform(), "cpus": os.cpu_count()}
         machine["python"] = platform.python_version()
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
 
 

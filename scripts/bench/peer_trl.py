@@ -74,6 +74,7 @@ class TRLPeer:
     ):
         torch.set_num_threads(threads)
         self.device = device
+        self.folder = tempfile.TemporaryDirectory(prefix="trl-")
         self.processor = hf_processor.load(path)
         self.questions = questions(prompts, image_size)
         self.group, self.new_tokens = group, new_tokens
@@ -98,7 +99,7 @@ class TRLPeer:
         cpu = self.device == "cpu"
         dtype = torch.float32 if cpu else torch.bfloat16
         return GRPOConfig(
-            output_dir=tempfile.mkdtemp(prefix="trl-"),
+            output_dir=self.folder.name,
             model_init_kwargs={"dtype": dtype, "attn_implementation": "sdpa"},
             use_cpu=cpu,
             bf16=not cpu,

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pairs import report
+from pairs import positive, report
 from PIL import Image
 
 from jaxvl.cli.runtime import as_command
@@ -77,8 +77,8 @@ def measure(work: Callable[[], None], count: int, repeats: int) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=positive, default=256)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

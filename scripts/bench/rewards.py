@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import psutil
-from pairs import report
+from pairs import positive, report
 
 from jaxvl.cli.runtime import as_command
 from jaxvl.rewards import pool, verified, verify
@@ -270,9 +270,9 @@ class _Memory:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--verdicts", type=int, default=5000)
-    parser.add_argument("--completions", type=int, default=512)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--verdicts", type=positive, default=5000)
+    parser.add_argument("--completions", type=positive, default=512)
+    parser.add_argument("--workers", type=positive, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     before = os.getloadavg()[0]

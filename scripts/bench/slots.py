@@ -18,7 +18,7 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 from decoding import Work, arguments, parse
-from pairs import report
+from pairs import positive, report
 
 from jaxvl.cli.runtime import as_command
 from jaxvl.distributed.mesh import make_mesh
@@ -64,10 +64,10 @@ def forms(args: argparse.Namespace, mesh) -> dict[tuple[str, str], Callable[[int
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--completions", type=int, default=512)
-    parser.add_argument("--slots", type=int, default=128)
-    parser.add_argument("--new-tokens", type=int, help="the cap; default 128, on a GPU 700")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--completions", type=positive, default=512)
+    parser.add_argument("--slots", type=positive, default=128)
+    parser.add_argument("--new-tokens", type=positive, help="the cap; default 128, on a GPU 700")
+    parser.add_argument("--runs", type=positive, default=3)
     args = parse(parser)
     args.new_tokens = args.new_tokens or (700 if args.gpu else 128)
     end_by_chance(args.new_tokens)

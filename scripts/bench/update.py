@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from checkpoint import SHAPES, flat_config, texts
 from ours import time_of
-from pairs import report
+from pairs import positive, report
 
 from jaxvl.cli.runtime import as_command
 from jaxvl.config import GRPO, Optim
@@ -163,12 +163,12 @@ def table(args: argparse.Namespace, compiled: dict, seconds: dict) -> list[dict]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, help="default 9m, on a GPU 2b")
-    parser.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=600, help="T of a prompt")
-    parser.add_argument("--new-tokens", type=int, help="C; default 200, on a GPU 256")
-    parser.add_argument("--image-size", type=int, default=448, help="pixels of a side")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--groups", type=positive, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--prompts", type=positive, default=2)
+    parser.add_argument("--tokens", type=positive, default=600, help="T of a prompt")
+    parser.add_argument("--new-tokens", type=positive, help="C; default 200, on a GPU 256")
+    parser.add_argument("--image-size", type=positive, default=448, help="pixels of a side")
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--remat", choices=("block", "products"), default="block")
     parser.add_argument("--gpu", action="store_true", help="bfloat16 at the 2b shape")
     parser.add_argument("--out", type=Path, help="JSON file for the table")

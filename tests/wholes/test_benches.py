@@ -48,3 +48,19 @@ def test_runs_to_its_end(name, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(table.read_text())["rows"]
     assert any(isinstance(cell, float) and cell > 0 for row in rows for cell in row.values())
+
+
+@pytest.mark.parametrize(
+    "name, words, said",
+    [
+        ("update", ["--groups", "0"], "argument --groups: '0': expected a whole number, 1 or more"),
+        ("generate", ["--completions", "3"], "--completions 3 is no multiple of --group 8"),
+        ("decode_roofline", ["--slots", "5"], "--slots 5 is no multiple of --group 8"),
+        ("host", ["--prompts", "5"], "--prompts 5 is no multiple of 8"),
+        ("load", ["--path", "configs"], "no .safetensors there"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(name, words, said):
+    command = [sys.executable, f"scripts/bench/{name}.py", *words]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENV, capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
