@@ -340,11 +340,11 @@ def bucket(n: int, buckets: Sequence[int], name: str = "the buckets") -> int:
     return min(fitting)
 
 
-def step_up(n: int) -> int:
-    """The smallest size of at least n among 64, 96, 128, 192, 256, 384, ..: a few for any n, and
-    never half as much again."""
-    power = 64 << max(0, (n - 1) // 64).bit_length()
-    return power * 3 // 4 if 64 < n <= power * 3 // 4 else power
+def step_up(n: int, least: int = 64) -> int:
+    """The smallest size of at least n among 64, 96, 128, 192, 256, 384, .. (`least` is the first):
+    a few for any n, and never half as much again."""
+    power = least << max(0, (n - 1) // least).bit_length()
+    return power * 3 // 4 if least < n <= power * 3 // 4 else power
 
 
 def balanced(costs: Sequence[float], parts: int) -> list[int]:

@@ -5,7 +5,8 @@
     S slots of a shard, Z = B*S of all                n cells of a shard, one a completion: n = r*g
     (r: the prompts whose keys and values are held)
 
-A slot has keys and values of its own; those of the prompt stand once a row. Queries go to the row
+A slot has keys and values of its own; those of the prompt stand once a row. Where a row has several
+prompts it has the tokens of all, T, and a completion sees its own among them. Queries go to the row
 of their prompt, where one product serves all completions of the row, and what they found comes back
 to the slot: a prompt's keys are read once a token, wherever its completions are.
 """
@@ -77,7 +78,7 @@ class DecodeModel:
     norm: RMSNorm
     head: Embedding | None  # None: `embed` is the head too; as two leaves it would be held twice
     prompts: list[KVCache]  # k [B, r, K, H, T], v [B, r, K, T, H]
-    mask: jax.Array  # [B, r, T], true on real prompt tokens
+    mask: jax.Array  # [B, r, 1 or g, T], true on the tokens of a completion's prompt
     cos_sin: (
         rope.CosSin
     )  # of every position there may be, [T + C, H/2]: XLA would work out those of a
@@ -88,7 +89,7 @@ class DecodeModel:
         cls,
         text: Decoder,
         prompts: list[KVCache],
-        mask_RT: jax.Array,
+        mask_RgT: jax.Array,
         tokens: int,
         *,
         int8_weights: bool = False,
@@ -97,7 +98,7 @@ class DecodeModel:
         `int8_weights` the products of layers are of weights in eight bits; the head's stay as they
         are."""
         embed = jax.tree.map(_gather_fsdp, text.embed)
-        every = jnp.arange(mask_RT.shape[1] + tokens)  # a position is never above its token's place
+        every = jnp.arange(mask_RgT.shape[2] + tokens)  # no position is above its token's place
         positions_13S = jnp.broadcast_to(every, (1, 3, len(every)))
 
         def layer(i: int) -> DecoderLayer:
@@ -115,7 +116,7 @@ class DecodeModel:
             norm=text.norm,
             head=None if text.arch.tied else jax.tree.map(_gather_fsdp, text.head),
             prompts=prompts,
-            mask=fold(mask_RT, "(B r) T -> B r T", B=prompts[0].k.shape[0]),
+            mask=fold(mask_RgT, "(B r) g T -> B r g T", B=prompts[0].k.shape[0]),
             cos_sin=jax.tree.map(lambda x: x[0], text.cos_sin(positions_13S)),
         )
 
@@ -178,7 +179,7 @@ def _gather_fsdp(w: jax.Array) -> jax.Array:
 def _attend(
     q_BSNH: jax.Array,
     prompt: KVCache,
-    mask_BrT: jax.Array,
+    mask_BrgT: jax.Array,
     completion_cache: KVCache,
     kv_mask_BSC: jax.Array,
     slot_map: SlotMap,
@@ -193,7 +194,7 @@ def _attend(
         ("BrgKGH,BrKHT->BrKgGT", "BrKgGT,BrKTH->BrKgGH"),
         slot_map.to_rows(q_BSKGH, r),
         prompt,
-        mask_BrT[:, :, None, None, None],
+        mask_BrgT[:, :, None, :, None],
     )
     of_prompt = tuple(rearrange(x, "B r K g ... -> B r g K ...") for x in of_prompt)
     of_prompt = tuple(merge(slot_map.to_slots(x)) for x in of_prompt)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,17 +50,21 @@ class QwenVL(nnx.Module):
     def prefill(
         self, prompt: Prompt, *, int8_cache: bool = False
     ) -> tuple[jax.Array, list[KVCache]]:
-        """Hidden state of each prompt's last token [R, D], and the prompts' keys and values as
-        decoding reads them: a cache a layer, k [B, r, K, H, T] and v [B, r, K, T, H]. With
+        """Hidden state of each prompt's last token [R, q, D], and the prompts' keys and values as
+        decoding reads them: a cache a layer, k [B, r, K, H, S] and v [B, r, K, S, H]. With
         `int8_cache` they are rounded once all layers have attended.
+
+        A row without suffixes has q = 1 prompt of S = T tokens; else S = T + q*F, as a row of
+        completions has them, and what a token sees is `prompts_mask`'s.
 
         A few rows of every device at a time: of what is made on the way, all rows' never exists.
         """
         shards = axis_size("data") * axis_size("fsdp")
 
         def some(prompt: Prompt) -> tuple[jax.Array, list[KVCache]]:
-            hidden_RTD, cache = self.text(
-                self.embed(prompt), prompt.positions, prompt_mask(prompt), keep_cache=True
+            x_RSD, positions, suffixes = self._prompts(prompt)
+            hidden_RSD, cache = self.text(
+                x_RSD, positions, prompt_mask(prompt), suffixes, keep_cache=True
             )
             assert cache is not None, "it is kept"
             cache = cache.int8() if int8_cache else cache
@@ -67,12 +72,38 @@ class QwenVL(nnx.Module):
             by_layer = [
                 jax.tree.map(lambda x, i=i: fold(x[i], _BY_SHARD, B=shards), cache) for i in layers
             ]
-            return last_hidden(prompt, hidden_RTD), by_layer
+            return _last_of_prompts(prompt, hidden_RSD), by_layer
 
         rows = prompt.tokens.shape[0] // shards
         tokens = prompt.tokens.shape[1] + prompt.vision.segments.shape[1]
+        if prompt.suffixes is not None:
+            tokens += math.prod(prompt.suffixes.tokens.shape[1:])
         few = rows_at_a_time(rows, tokens, CPU_TOKENS if platform() == "cpu" else TOKENS)
         return some(prompt) if few == rows else _in_turn(some, prompt, shards, rows // few)
+
+    def _prompts(self, prompt: Prompt) -> tuple[jax.Array, jax.Array, int]:
+        """The decoder's input of whole prompts, [R, S, D] and [R, 3, S], and how many suffixes
+        branch off."""
+        suffixes = prompt.suffixes
+        if suffixes is None:
+            return self.embed(prompt), prompt.positions, 0
+        x_RSD, positions = self._branched(prompt, suffixes.tokens, suffixes.positions, "block")
+        return x_RSD, positions, suffixes.tokens.shape[1]
+
+    def _branched(
+        self, prompt: Prompt, own_RgC: jax.Array, own_positions_RgC: jax.Array, remat: str
+    ) -> tuple[jax.Array, jax.Array]:
+        """A row [ prompt | c_1 | .. | c_g ] of a prompt and texts that branch off it, as the
+        decoder takes it: [R, S, D] and positions [R, 3, S]."""
+        own_RS, at_RS = (fold(x, "R g C -> R (g C)") for x in (own_RgC, own_positions_RgC))
+        # Looked up together: the gradient of a lookup is an array as large as the table.
+        x_RSD = self.text.embed(jnp.concatenate([prompt.tokens, own_RS], axis=1))
+        T = prompt.tokens.shape[1]
+        asked_RTD = self._with_images(prompt, x_RSD[:, :T], remat)
+        x_RSD = jnp.concatenate([asked_RTD, x_RSD[:, T:]], axis=1)
+        R, S = own_RS.shape
+        at_R3S = jnp.broadcast_to(at_RS[:, None], (R, 3, S), out_sharding=P(ROWS, None, None))
+        return x_RSD, jnp.concatenate([prompt.positions, at_R3S], axis=2)
 
     def hidden(self, prompt: Prompt, remat: str = "block") -> jax.Array:
         """Final hidden states of the prompts alone [R, T, D]."""
@@ -106,18 +137,10 @@ class QwenVL(nnx.Module):
         """
         R, g, C = tokens_RgC.shape
         T = prompt.tokens.shape[1]
-        own_RS = fold(tokens_RgC, "R g C -> R (g C)")
-        # Looked up together: the gradient of a lookup is an array as large as the table.
-        x_RSD = self.text.embed(jnp.concatenate([prompt.tokens, own_RS], axis=1))
-        asked_RTD = self._with_images(prompt, x_RSD[:, :T], remat)
-        x_RSD = jnp.concatenate([asked_RTD, x_RSD[:, T:]], axis=1)
         own_RC = prompt.next_position[:, None] + jnp.arange(C)
         # Not `tile`: of one row jax cannot tell afterwards that rows are what is split.
-        rows = P(ROWS, None, None)
-        own_RgC = jnp.broadcast_to(own_RC[:, None], (R, g, C), out_sharding=rows)
-        own_R1S = fold(own_RgC, "R g C -> R (g C)")[:, None]
-        own_R3S = jnp.broadcast_to(own_R1S, (R, 3, g * C), out_sharding=rows)
-        positions = jnp.concatenate([prompt.positions, own_R3S], axis=2)
+        own_RgC = jnp.broadcast_to(own_RC[:, None], (R, g, C), out_sharding=P(ROWS, None, None))
+        x_RSD, positions = self._branched(prompt, tokens_RgC, own_RgC, remat)
         hidden_RSD, _ = self.text(x_RSD, positions, prompt_mask(prompt), g, remat=remat)
         first = last_hidden(prompt, hidden_RSD[:, :T])[:, None, None]
         own = fold(hidden_RSD[:, T:], "R (g C) D -> R g C D", g=g)
@@ -135,8 +158,8 @@ def rows_at_a_time(rows: int, tokens: int, limit: int) -> int:
 def _in_turn(
     some: Callable, prompt: Prompt, shards: int, pieces: int
 ) -> tuple[jax.Array, list[KVCache]]:
-    """`some(prompt)` -> (hidden [R, D], caches [B, r, ..]) on `pieces` shares of each shard's rows,
-    one after the other."""
+    """`some(prompt)` -> (hidden [R, q, D], caches [B, r, ..]) on `pieces` shares of each shard's
+    rows, one after the other."""
 
     def share(number: jax.Array) -> tuple[jax.Array, list[KVCache]]:
         def cut(x: jax.Array) -> jax.Array:
@@ -172,6 +195,29 @@ def prompt_mask(prompt: Prompt) -> jax.Array:
 def last_hidden(prompt: Prompt, hidden_RTD: jax.Array) -> jax.Array:
     """[R, D] at each prompt's last real token."""
     return jnp.take_along_axis(hidden_RTD, (prompt.length - 1)[:, None, None], axis=1)[:, 0]
+
+
+def _last_of_prompts(prompt: Prompt, hidden_RSD: jax.Array) -> jax.Array:
+    """[R, q, D] at the last real token of each of a row's prompts."""
+    if prompt.suffixes is None:
+        return last_hidden(prompt, hidden_RSD)[:, None]
+    q, T = prompt.suffixes.tokens.shape[1], prompt.tokens.shape[1]
+    own_RqFD = fold(hidden_RSD[:, T:], "R (q F) D -> R q F D", q=q)
+    last_Rq11 = (prompt.suffixes.length - 1)[..., None, None]
+    return jnp.take_along_axis(own_RqFD, last_Rq11, axis=2)[:, :, 0]
+
+
+def prompts_mask(prompt: Prompt) -> jax.Array:
+    """[R, q, S], of each of a row's prompts its tokens among those that the row holds."""
+    shared_RT, suffixes = prompt_mask(prompt), prompt.suffixes
+    if suffixes is None:
+        return shared_RT[:, None]
+    R, q, F = suffixes.tokens.shape
+    shape = (R, q, shared_RT.shape[1])
+    shared_RqT = jnp.broadcast_to(shared_RT[:, None], shape, out_sharding=P(ROWS, None, None))
+    real_RqF = jnp.arange(F) < suffixes.length[..., None]
+    own = jnp.eye(q, dtype=bool)[..., None] & real_RqF[:, :, None]  # [R, q, q, F]
+    return jnp.concatenate([shared_RqT, fold(own, "R q p F -> R q (p F)")], axis=2)
 
 
 def to_compute_dtype(params: dict[str, Any], dtype: str, arch: TextArch) -> dict[str, Any]:

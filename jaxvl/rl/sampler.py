@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import axis_size
 from jaxvl.models.decode import DecodeModel, split_rows
 from jaxvl.models.inputs import Prompt
-from jaxvl.models.qwen_vl import QwenVL, assemble, prompt_mask
+from jaxvl.models.qwen_vl import QwenVL, assemble, prompts_mask
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.sampling import SamplingParams, sample_token, seeds
 from jaxvl.rl.slots import (
@@ -55,7 +56,8 @@ def prefill(
 ) -> tuple[DecodeInputs, DecodeState, LoopStatus]:
     """The prompts once a row, as many as there are places, and the first token of each of their
     completions. A row whose first completion has a number below 0 is nobody's: it fills a shard up,
-    behind the shard's others, and nothing is made of it but the first token.
+    behind the shard's others, and nothing is made of it but the first token. So it is with one of a
+    row's suffixes, wherever it stands.
 
     Draws depend on (key, prompt id, completion index, token index) and nothing else: not on the
     row, the slot, its neighbours or the number of devices.
@@ -66,8 +68,8 @@ def prefill(
     S = min(-(-sampling.slots // B), r * g) if sampling.slots else r * g
     w = places(S, r, g)
     first = prompt if w == r else _some_rows(prompt, B, jnp.int32(0), w)
-    hidden_ID, cache = model.prefill(first, int8_cache=sampling.int8_cache)
-    seed_RgC = seeds(key, prompt.prompt_id, prompt.completion[:, None] + jnp.arange(g), C)
+    hidden_IqD, cache = model.prefill(first, int8_cache=sampling.int8_cache)
+    prompt_id_Rg, number_Rg, position_Rg = _of_completions(prompt, g)
 
     def requests(x_Rg):
         return fold(x_Rg, "(B r) g ... -> B (r g) ...", B=B)
@@ -77,14 +79,15 @@ def prefill(
         place = filled(0, B, r, dtype=jnp.int32).at[:, :w].set(jnp.arange(w))
     inputs = DecodeInputs(
         decode_model=DecodeModel.of(
-            model.text, cache, prompt_mask(first), C, int8_weights=sampling.int8_weights
+            model.text, cache, _seen(first, g), C, int8_weights=sampling.int8_weights
         ),
-        position=requests(jnp.broadcast_to(prompt.next_position[:, None], (R, g))),
-        seed=requests(seed_RgC),
+        position=requests(position_Rg),
+        seed=requests(seeds(key, prompt_id_Rg, number_Rg, C)),
         wanted=g * fold(prompt.completion >= 0, "(B r) -> B r", B=B).sum(1, dtype=jnp.int32),
         place=place,
     )
-    token_Bm, logp_Bm = _first_tokens(model, hidden_ID, inputs.seed[:, : w * g, 0], sampling)
+    seed_Bm = inputs.seed[:, : w * g, 0]
+    token_Bm, logp_Bm = _first_tokens(model, first, hidden_IqD, seed_Bm, sampling)
     cache_len = bucket_sizes(C, MIN_CACHE_LEN)[0]
     state = first_state(inputs, token_Bm, logp_Bm, S, cache_len, sampling)
     return inputs, state, loop_status(inputs, state)
@@ -107,7 +110,7 @@ def prefill_wave(
     w, k, g = inputs.places, inputs.wave, sampling.completions
     start = jnp.minimum(state.ready // g, r - k)
     some = _some_rows(prompt, B, start, k)
-    hidden_ID, cache = model.prefill(some, int8_cache=sampling.int8_cache)
+    hidden_IqD, cache = model.prefill(some, int8_cache=sampling.int8_cache)
     new_k = start + jnp.arange(k) >= state.ready // g
     held = held_rows(inputs, state)
     taken = jax.vmap(lambda x, at: x.at[at].set(True, mode="drop"))(
@@ -129,17 +132,17 @@ def prefill_wave(
         return jax.lax.dynamic_update_slice_in_dim(x_Bn, part, start, axis=1)
 
     seed_Bm = some_requests(inputs.seed[:, :, 0], start, k)
-    token_Bm, logp_Bm = _first_tokens(model, hidden_ID, seed_Bm, sampling)
+    token_Bm, logp_Bm = _first_tokens(model, some, hidden_IqD, seed_Bm, sampling)
     new_m = jnp.repeat(new_k, g)
 
     def with_first(x_BnC, first_Bm):
         return x_BnC.at[:, :, 0].set(over(x_BnC[:, :, 0], first_Bm, start * g, new_m))
 
-    mask_BkT = fold(prompt_mask(some), "(B r) T -> B r T", B=B)
+    mask_BkgT = fold(_seen(some, g), "(B r) g T -> B r g T", B=B)
     decode_model = dataclasses.replace(
         inputs.decode_model,
         prompts=jax.tree.map(put, inputs.decode_model.prompts, cache),
-        mask=put(inputs.decode_model.mask, mask_BkT),
+        mask=put(inputs.decode_model.mask, mask_BkgT),
     )
     inputs = dataclasses.replace(
         inputs, decode_model=decode_model, place=over(inputs.place, place_Bk, start, new_k)
@@ -164,17 +167,52 @@ def _some_rows(prompt: Prompt, shards: int, start: jax.Array, rows: int) -> Prom
     return jax.tree.map(cut, prompt)
 
 
+def _of_completions(prompt: Prompt, g: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of a row's completions, [R, g] each: the id of their prompt, their number in its group (below
+    0: nobody's) and the position of their first token."""
+    of = prompt.suffixes
+    if of is None:
+        ids, first, position = prompt.prompt_id, prompt.completion, prompt.next_position
+        ids_Rq, first_Rq, position_Rq = ids[:, None], first[:, None], position[:, None]
+    else:
+        ids_Rq, first_Rq, position_Rq = of.prompt_id, of.completion, of.next_position
+    each = g // ids_Rq.shape[1]
+    number_Rg = _for_each(first_Rq, each) + jnp.arange(g) % each
+    number_Rg = jnp.where(_for_each(first_Rq, each) < 0, -1, number_Rg)
+    return _for_each(ids_Rq, each), number_Rg, _for_each(position_Rq, each)
+
+
+def _for_each(x_Rq: jax.Array, each: int) -> jax.Array:
+    """[R, q, ..] -> [R, g, ..]: what is of a prompt, for `each` of its completions."""
+    shape = (*x_Rq.shape[:2], each, *x_Rq.shape[2:])
+    spec = P(*jax.typeof(x_Rq).sharding.spec[:2], None, *jax.typeof(x_Rq).sharding.spec[2:])
+    x_Rqe = jnp.broadcast_to(jnp.expand_dims(x_Rq, 2), shape, out_sharding=spec)
+    return fold(x_Rqe, "R q e ... -> R (q e) ...")
+
+
+def _seen(prompt: Prompt, g: int) -> jax.Array:
+    """[R, 1 or g, T]: see `DecodeModel.mask`."""
+    mask_RqT = prompts_mask(prompt)
+    return mask_RqT if prompt.suffixes is None else _for_each(mask_RqT, g // mask_RqT.shape[1])
+
+
 def _first_tokens(
-    model: QwenVL, hidden_ID: jax.Array, seed_Bm: jax.Array, sampling: SamplingParams
+    model: QwenVL,
+    prompt: Prompt,
+    hidden_IqD: jax.Array,
+    seed_Bm: jax.Array,
+    sampling: SamplingParams,
 ) -> tuple[jax.Array, jax.Array]:
     """The first token of the requests of some rows and its log-probability, [B, m]; I are the
-    rows of all shards, m the requests of one."""
-    seed_Ig = fold(seed_Bm, "B (r g) -> (B r) g", g=sampling.completions)
-    logits_I1V = model.text.logits(hidden_ID[:, None])
-    logits_IgV = jnp.broadcast_to(logits_I1V, (*seed_Ig.shape, logits_I1V.shape[-1]))
+    rows of all shards, m the requests of one. Nobody's end with it."""
+    g = sampling.completions
+    seed_Ig = fold(seed_Bm, "B (r g) -> (B r) g", g=g)
+    logits_IgV = _for_each(model.text.logits(hidden_IqD), g // hidden_IqD.shape[1])
     start = () if sampling.banned is None else (jnp.zeros_like(seed_Ig, jnp.int32),)
-    first = sample_token(logits_IgV, seed_Ig, sampling, *start)
-    token_Bm, logp_Bm = (fold(x, "(B r) g -> B (r g)", B=len(seed_Bm)) for x in first)
+    token_Ig, logp_Ig = sample_token(logits_IgV, seed_Ig, sampling, *start)
+    if prompt.suffixes is not None and sampling.stop_ids:
+        token_Ig = jnp.where(_of_completions(prompt, g)[1] < 0, sampling.stop_ids[0], token_Ig)
+    token_Bm, logp_Bm = (fold(x, "(B r) g -> B (r g)", B=len(seed_Bm)) for x in (token_Ig, logp_Ig))
     return token_Bm, logp_Bm
 
 

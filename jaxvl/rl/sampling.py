@@ -57,7 +57,7 @@ class SamplingParams:
 
 
 def seeds(
-    key: jax.Array, prompt_id_R: Int[Array, " R"], completion_Rg: Int[Array, "R g"], tokens: int
+    key: jax.Array, prompt_id_Rg: Int[Array, "R g"], completion_Rg: Int[Array, "R g"], tokens: int
 ) -> UInt32[Array, "R g C"]:
     """32 random bits for every token of every completion, uint32 [R, g, tokens].
 
@@ -68,10 +68,10 @@ def seeds(
     def of_completion(key, prompt_id, completion):
         return jax.random.fold_in(jax.random.fold_in(key, prompt_id), completion)
 
-    of_row = jax.vmap(of_completion, (None, None, 0))
+    of_row = jax.vmap(of_completion, (None, 0, 0))
     if key.ndim:
-        key = reshard(key, P(*jax.typeof(prompt_id_R).sharding.spec))
-    keys_Rg = jax.vmap(of_row, (0 if key.ndim else None, 0, 0))(key, prompt_id_R, completion_Rg)
+        key = reshard(key, P(jax.typeof(prompt_id_Rg).sharding.spec[0]))
+    keys_Rg = jax.vmap(of_row, (0 if key.ndim else None, 0, 0))(key, prompt_id_Rg, completion_Rg)
     shape, spec = (*keys_Rg.shape, tokens), P(*jax.typeof(keys_Rg).sharding.spec, None)
     keys_RgC = jnp.broadcast_to(keys_Rg[..., None], shape, out_sharding=spec)
     number_RgC = jnp.broadcast_to(jnp.arange(tokens), shape, out_sharding=spec)

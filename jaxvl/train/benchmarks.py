@@ -59,7 +59,7 @@ class During:
     def _replies(self, task: Task, items: Sequence[Item], vlm: VLM) -> list[Reply]:
         tokens = self.cfg.max_new_tokens or task.benchmark.max_new_tokens
         engine = Local(vlm, ReplySampling(max_new_tokens=tokens), self.cfg.batch)
-        batches = list(engine.replies([(item, 0) for item in items]))
+        batches = list(engine.replies(items, {(item.id, 0) for item in items}))
         if engine.dropped:
             print(f"{task.benchmark.name}: without a reply: {summary(engine.dropped)}", flush=True)
         return [reply for batch in batches for reply in batch]

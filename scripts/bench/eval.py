@@ -105,7 +105,7 @@ class Ours:
             completion_tokens=len(rows) * self.how.max_new_tokens,
             passes=1,
         )
-        compiled = self.engines[batch].sample._cache_size()
+        compiled = self.engines[batch].sampler(1)._cache_size()
         return {"flops": flops, "peak": matmul_peak(self.vlm.dtype), "programs": compiled}
 
 

@@ -4,7 +4,7 @@
 import pytest
 
 from jaxvl.eval import tasks
-from jaxvl.eval.engines.replies import Reply, ReplySampling
+from jaxvl.eval.engines.replies import Reply, ReplySampling, pairs
 from jaxvl.eval.engines.run import run
 from jaxvl.eval.scoring import score
 from tests.eval.benchmarks import published
@@ -20,10 +20,10 @@ class Says:
     def __init__(self, text):
         self.text, self.dropped = text, []
 
-    def replies(self, wanted):
+    def replies(self, items, missing):
         yield [
             Reply(item, k, said, said, "stop", 5, 0, "asked")
-            for item, k in wanted
+            for item, k in pairs(items, missing)
             for said in [self.text(item, k)]
         ]
 

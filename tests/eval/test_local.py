@@ -38,9 +38,9 @@ def items():
     return tasks.open_task("smoke").items
 
 
-def asked(engine, wanted):
+def asked(engine, items, missing=None):
     """What the engine replies, by (id, sample)."""
-    batches = list(engine.replies(wanted))
+    batches = list(engine.replies(items, everything(items) if missing is None else missing))
     return {(r.item.id, r.sample): r for batch in batches for r in batch}
 
 
@@ -48,22 +48,23 @@ def texts(replies):
     return {key: reply.raw for key, reply in replies.items()}
 
 
-def pairs(items, n=2):
-    return [(item, sample) for item in items for sample in range(n)]
+def everything(items, n=2):
+    return {(item.id, sample) for item in items for sample in range(n)}
 
 
 def test_replies_depend_on_nothing_that_is_asked_beside_them(base, items):
     engine = Local(base, SAMPLED, batch=6)
-    assert (engine.slots, engine.rows, engine.per_row) == (6, 12, 2)
-    whole = asked(engine, pairs(items))
-    programs = engine.sample._cache_size()
+    sampler = engine.sampler(1)
+    assert (sampler.sampling.slots, engine.rows_together(1), engine.per_prompt) == (6, 12, 2)
+    whole = asked(engine, items)
+    programs = sampler._cache_size()
     assert len(whole) == 16 and len(set(texts(whole).values())) > 4
     # Another order, other neighbours, one sample of a row: as after a run that was stopped.
-    some = [(items[5], 1), *pairs(reversed(items[:3]))]
-    again = texts(asked(engine, some))
+    some = [items[5], *reversed(items[:3])]
+    again = texts(asked(engine, some, {(items[5].id, 1), *everything(items[:3])}))
     assert again == {key: text for key, text in texts(whole).items() if key in again}
     assert len(again) == 7
-    assert engine.sample._cache_size() == programs
+    assert sampler._cache_size() == programs
     one = whole[items[0].id, 0]
     assert one.image_tokens == 16 and one.processed_sizes == ((112, 112),)
     assert one.tokens <= 8 and "<|image_pad|>" in one.prompt
@@ -74,19 +75,20 @@ def test_several_devices_give_the_same_replies(base, items):
         pytest.skip("needs 4 devices")
     greedy = ReplySampling(max_new_tokens=8)
     engine = Local(base, greedy, batch=4)
-    batches = list(engine.replies(pairs(items, 1)))
+    batches = list(engine.replies(items, everything(items, 1)))
     # Eight in four slots: those that have ended first are there while the others are made.
-    assert len(batches) > 1 and engine.sample.wave._cache_size() == 1
+    assert len(batches) > 1 and engine.sampler(1).wave._cache_size() == 1
     one = {(r.item.id, r.sample): r.raw for batch in batches for r in batch}
     assert len(one) == sum(map(len, batches)) == 8
     mesh = make_mesh(data=4, devices=jax.devices()[:4])
-    assert texts(asked(Local(jaxvl.load(BASE, "float32", mesh), greedy, 4), pairs(items, 1))) == one
+    spread = Local(jaxvl.load(BASE, "float32", mesh), greedy, 4)
+    assert texts(asked(spread, items, everything(items, 1))) == one
 
 
 def test_what_cannot_be_opened_is_listed(base, items):
     broken = dataclasses.replace(items[0], id="broken", images=(b"no picture",))
     engine = Local(base, SAMPLED, batch=6)
-    found = asked(engine, pairs([broken, items[1]]))
+    found = asked(engine, [broken, items[1]])
     assert set(found) == {(items[1].id, 0), (items[1].id, 1)}
     assert [row.id for row in engine.dropped] == ["broken"]
 
@@ -122,7 +124,7 @@ def test_an_endpoint_is_asked_with_pictures_and_seeds(serve, items):  # noqa: F8
     server = serve(endpoint_replies)
     how = ReplySampling(n=2, temperature=0.5, seed=1, max_new_tokens=9)
     remote = Remote(Endpoint(server.url, retries=0), "m", how, batch=4, max_pixels=3136)
-    found = {(r.item.id, r.sample): r for batch in remote.replies(pairs(items)) for r in batch}
+    found = asked(remote, items)
     seeds = {body["seed"]: body for body in server.bodies}
     assert len(seeds) == 16 and seeds[number_of(f"1 {items[0].id} 1")]["max_tokens"] == 9
     failed = sum(seed % 5 == 0 for seed in seeds)
@@ -130,5 +132,77 @@ def test_an_endpoint_is_asked_with_pictures_and_seeds(serve, items):  # noqa: F8
     reply = next(iter(found.values()))
     assert (reply.text, reply.tokens, reply.finish_reason) == ("(56, 56)", 4, "length")
     with pytest.raises(UserError, match="plain text"):
-        next(remote.replies([(Item("1", "text", (), "A"), 0)]))
+        next(remote.replies([Item("1", "text", (), "A")], {("1", 0)}))
     assert json.dumps(reply.processed_sizes) == "[]"
+
+
+def questions(items, counts=(3, 1, 9)):
+    """Items about a few pictures, so many about each, in turn and not side by side."""
+    found = [
+        dataclasses.replace(
+            items[i], id=f"{i}/{j}", prompt=said(items[i], f"Question {j}: " + "why? " * j)
+        )
+        for i, count in enumerate(counts)
+        for j in range(count)
+    ]
+    return sorted(found, key=lambda item: item.id[::-1])
+
+
+def said(item, text):
+    """An item's prompt with other words behind its picture."""
+    (turn,) = item.prompt
+    picture = [part for part in turn["content"] if part["type"] == "image"]
+    return [{"role": "user", "content": [*picture, {"type": "text", "text": text}]}]
+
+
+def test_questions_about_a_picture_are_prefilled_together(base, items, monkeypatch):
+    """Three questions in a row of four prompts, nine in one of eight and one alone: the replies are
+    those that each has alone, and those that were there are not made again."""
+    how = dataclasses.replace(SAMPLED, n=1)
+    asked_about = questions(items)
+    missing = everything(asked_about, 1)
+    engine = Local(base, how, batch=16)
+    rows = list(engine._encoded(asked_about, missing))
+    assert sorted(len(row.asked) for row in rows) == [1, 1, 4, 8]
+    patches = [one.encoded.patches_PE for row in rows for one in row.asked]
+    assert len({id(x) for x in patches}) == 3  # each picture once
+    whole = asked(engine, asked_about, missing)
+    assert whole.keys() == missing and len(set(texts(whole).values())) > 10
+    some = {("0/1", 0), ("2/8", 0), ("2/3", 0)}
+    again = asked(engine, asked_about, some)
+    assert texts(again) == {key: texts(whole)[key] for key in some}
+    monkeypatch.setattr("jaxvl.eval.engines.rows.MOST", 1)
+    engine = Local(base, how, batch=16)
+    assert {len(row.asked) for row in engine._encoded(asked_about, missing)} == {1}
+    alone = asked(engine, asked_about, missing)
+    assert texts(alone) == texts(whole)
+    for key, one in alone.items():
+        assert dataclasses.replace(one, seconds=0) == dataclasses.replace(whole[key], seconds=0)
+
+
+def test_samples_and_questions_share_a_row(base, items):
+    """Two samples of each of four questions, eight sequences; a picture that cannot be opened and a
+    question that cannot be asked take nothing from others."""
+    asked_about = questions(items, (4,))
+    alone = {}
+    for item in asked_about:
+        alone |= texts(asked(Local(base, SAMPLED, batch=8), [item]))
+    bad = dataclasses.replace(asked_about[0], id="bad", prompt="no picture is asked about")
+    engine = Local(base, SAMPLED, batch=8)
+    found = asked(engine, [bad, *asked_about])
+    assert texts(found) == alone and [row.id for row in engine.dropped] == ["bad"]
+    assert [len(row.asked) for row in engine._encoded(asked_about, found.keys())] == [4]
+    assert engine.sampler(4).sampling.completions == 8
+
+
+def test_questions_about_a_picture_on_several_devices(base, items):
+    if jax.device_count() < 2:
+        pytest.skip("needs 2 devices")
+    how = ReplySampling(max_new_tokens=8)
+    asked_about = questions(items, (3, 1))
+    missing = everything(asked_about, 1)
+    mesh = make_mesh(data=2, devices=jax.devices()[:2])
+    spread = Local(jaxvl.load(BASE, "float32", mesh), how, batch=8)
+    assert {len(row.asked) for row in spread._encoded(asked_about, missing)} == {1, 4}
+    one = texts(asked(Local(base, how, batch=8), asked_about, missing))
+    assert texts(asked(spread, asked_about, missing)) == one

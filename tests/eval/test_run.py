@@ -18,7 +18,7 @@ from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.recorded import Recorded
-from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint
+from jaxvl.eval.engines.replies import Reply, ReplySampling, fingerprint, pairs
 from jaxvl.eval.engines.run import parse_part, parse_sources, run
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,8 @@ class Parrot:
     def __init__(self, text="<answer>left</answer>", batch=3, lives=10**6):
         self.text, self.batch, self.lives, self.dropped, self.asked = text, batch, lives, [], 0
 
-    def replies(self, wanted):
+    def replies(self, items, missing):
+        wanted = pairs(items, missing)
         for start in range(0, len(wanted), self.batch):
             if self.asked >= self.lives:
                 raise KeyboardInterrupt
@@ -76,8 +77,8 @@ def test_a_killed_process_leaves_no_gap_and_nothing_twice(tmp_path):
     code = (
         "import time; from pathlib import Path; from tests.eval.test_run import Parrot, answer\n"
         "class Slow(Parrot):\n"
-        "    def replies(self, wanted):\n"
-        "        for batch in super().replies(wanted):\n"
+        "    def replies(self, items, missing):\n"
+        "        for batch in super().replies(items, missing):\n"
         "            yield batch; time.sleep(0.5)\n"
         f"answer(Path({str(tmp_path)!r}), Slow(batch=1))"
     )

@@ -17,14 +17,14 @@ PROMPTS = [f"{V}left or right?", "How many blue squares are there?"]
 G, C = 4, 6
 
 
-def prompt_arrays(vlm, prompts, images, *, group=1, g=1, first_id=0):
+def prompt_arrays(vlm, prompts, images, *, group=1, g=1, first_id=0, buckets=(24, 32)):
     """A prompt batch on the host with rows of g completions: group / g of them for every prompt."""
     return collate(
         vlm.encode(prompts, images),
         range(first_id, first_id + len(prompts)),
         pad_id=vlm.processor.pad_id,
-        prompt_bucket=24,
-        patch_bucket=32,
+        prompt_bucket=buckets[0],
+        patch_bucket=buckets[1],
         rows_per_prompt=group // g,
         completions_per_row=g,
     )

@@ -138,7 +138,7 @@ def test_shards_draw_the_same(settings):
 
 def picks(logits, how, count, step=0, seed=0):
     """`count` choices for the same logits by the keys of as many completions."""
-    prompt, completions = jnp.zeros(1, jnp.int32), jnp.arange(count)[None]
+    prompt, completions = jnp.zeros((1, count), jnp.int32), jnp.arange(count)[None]
     seed = seeds(jax.random.key(seed), prompt, completions, step + 1)[..., step]
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, count, len(logits)))
     tokens, logps = sample_token(logits, seed, how)
@@ -229,8 +229,7 @@ def test_draws_of_completions_and_steps_are_independent():
 
 
 def test_seeds_differ_by_prompt_completion_token_and_seed():
-    ids = jnp.arange(3)
-    completions = ids[:, None] * 0 + jnp.arange(4)
+    ids, completions = jnp.indices((3, 4))
     numbers = np.stack([seeds(jax.random.key(s), ids, completions, 5) for s in (0, 1)])
     assert numbers.shape == (2, 3, 4, 5) and numbers.dtype == np.uint32
     assert len(np.unique(numbers)) == numbers.size
@@ -239,15 +238,15 @@ def test_seeds_differ_by_prompt_completion_token_and_seed():
 def test_a_seed_depends_on_what_it_is_for_and_nothing_else():
     """Not on what else is asked for, nor on the order."""
     key = jax.random.key(7)
-    few = seeds(key, jnp.array([5]), jnp.array([[2, 9]]), 3)
-    many = seeds(key, jnp.array([1, 5]), jnp.array([[0, 1, 2], [9, 4, 2]]), 6)
+    few = seeds(key, jnp.array([[5, 5]]), jnp.array([[2, 9]]), 3)
+    many = seeds(key, jnp.array([[1, 1, 1], [5, 5, 5]]), jnp.array([[0, 1, 2], [9, 4, 2]]), 6)
     np.testing.assert_array_equal(few[0, 0], many[1, 2, :3])
     np.testing.assert_array_equal(few[0, 1], many[1, 0, :3])
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_row_with_a_key_of_its_own_has_the_seeds_of_that_key(devices):
-    ids, completions = np.array([0, 7]), np.array([[0, 1, 2], [4, 5, 6]])
+    ids, completions = np.array([[0] * 3, [7] * 3]), np.array([[0, 1, 2], [4, 5, 6]])
     expected = [
         seeds(jax.random.key(seed), jnp.array(ids[i, None]), jnp.array(completions[i, None]), 5)[0]
         for i, seed in enumerate((3, 0))
@@ -255,7 +254,7 @@ def test_a_row_with_a_key_of_its_own_has_the_seeds_of_that_key(devices):
 
     @jax.jit
     def of_rows(keys, ids, completions):
-        return seeds(keys, reshard(ids, P(ROWS)), reshard(completions, P(ROWS, None)), 5)
+        return seeds(keys, reshard(ids, P(ROWS, None)), reshard(completions, P(ROWS, None)), 5)
 
     with jax.set_mesh(make_mesh(data=devices, devices=jax.devices()[:devices])):
         keys = jnp.stack([jax.random.key(seed) for seed in (3, 0)])

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxvl.errors import UserError
+from jaxvl.eval.engines.replies import ReplyKey
 
 SCHEMA = 1
 SETTINGS = "settings.json"
-ReplyKey = tuple[str, int]  # (id, sample)
 Line = dict[str, Any]
 # What scoring and reports read.
 _SETTINGS = ("decides", "source", "dropped", "about")

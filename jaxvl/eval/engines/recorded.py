@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped
 from jaxvl.eval.benchmark import Item, prompt_text
-from jaxvl.eval.engines.replies import Reply
+from jaxvl.eval.engines.replies import Reply, ReplyKey, pairs
 from jaxvl.eval.mossbench import form
 
 _IDS, _TEXTS = ("id", "index", "pid", "question_id"), ("response", "prediction", "text", "reply")
@@ -48,8 +48,12 @@ class Recorded:
             else:
                 self.found[id, int(sample)] = str(text)
 
-    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
-        """Those of (item, sample) pairs that are there, in one batch. Lengths are unknown."""
+    def replies(
+        self, items: Sequence[Item], missing: Collection[ReplyKey]
+    ) -> Iterator[list[Reply]]:
+        """Those of the missing replies to `items` that are there, in one batch. Lengths are
+        unknown."""
+        wanted = pairs(items, missing)
         self.lacking += [
             item.id + (f" (sample {sample})" if sample else "")
             for item, sample in wanted

@@ -6,14 +6,14 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxvl.data.example import Dropped
 from jaxvl.data.image import load_image
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.engines.replies import Reply, ReplySampling, number_of
+from jaxvl.eval.engines.replies import Reply, ReplyKey, ReplySampling, number_of, pairs
 from jaxvl.rewards.endpoint import Endpoint, chat_reply
 
 
@@ -37,15 +37,18 @@ class Remote:
         self.batch, self.max_pixels = batch, max_pixels
         self.dropped: list[Dropped] = []  # items that got no reply
 
-    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
-        """The replies to (item, sample) pairs, a batch at a time."""
+    def replies(
+        self, items: Sequence[Item], missing: Collection[ReplyKey]
+    ) -> Iterator[list[Reply]]:
+        """Those of the replies to `items` that are missing, a batch at a time."""
+        wanted = pairs(items, missing)
         for start in range(0, len(wanted), self.batch):
-            pairs = wanted[start : start + self.batch]
+            part = wanted[start : start + self.batch]
             begun = time.monotonic()
-            answers = self.endpoint.post([self._body(item, sample) for item, sample in pairs])
+            answers = self.endpoint.post([self._body(item, sample) for item, sample in part])
             seconds = round(time.monotonic() - begun, 3)
             found = []
-            for (item, sample), answer in zip(pairs, answers, strict=True):
+            for (item, sample), answer in zip(part, answers, strict=True):
                 reply = _reply(item, sample, answer, seconds)
                 if reply is None:
                     self.dropped.append(Dropped(item.id, "no reply", f"sample {sample}: {answer}"))

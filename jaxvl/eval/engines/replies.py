@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jaxvl.data.prompts import Size
 from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
+
+ReplyKey = tuple[str, int]  # (id, sample)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,14 @@ class Reply:
     processed_sizes: tuple[Size, ...] = ()  # as the model sees them
     image_tokens: int | None = None
     seconds: float = 0.0  # of its batch
+
+
+def pairs(items: Sequence[Item], missing: Collection[ReplyKey]) -> list[tuple[Item, int]]:
+    """Those of the replies to `items` that are missing, the samples of an item in order."""
+    samples: dict[str, list[int]] = {}
+    for id, sample in sorted(missing):
+        samples.setdefault(id, []).append(sample)
+    return [(item, sample) for item in items for sample in samples.get(item.id, [])]
 
 
 def number_of(id: str) -> int:

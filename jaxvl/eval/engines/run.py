@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from jaxvl.errors import UserError
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import predictions
 from jaxvl.eval.engines.predictions import Line
-from jaxvl.eval.engines.replies import Reply, ReplySampling, shard
+from jaxvl.eval.engines.replies import Reply, ReplyKey, ReplySampling, shard
 from jaxvl.eval.tasks import Task, prompt_digest, subset
 from jaxvl.observe.metrics import Progress
 
@@ -29,8 +29,10 @@ class Engine(Protocol):
 
     dropped: list[Dropped]
 
-    def replies(self, wanted: Sequence[tuple[Item, int]]) -> Iterator[list[Reply]]:
-        """The replies to (item, sample) pairs, a batch at a time."""
+    def replies(
+        self, items: Sequence[Item], missing: Collection[ReplyKey]
+    ) -> Iterator[list[Reply]]:
+        """Those of the replies to `items` that are missing, a batch at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +117,9 @@ def run(
     name = task.benchmark.name
     folder, settings = out / name, _settings(task, how, decides, about)
     items = shard(subset(task.items, limit), *part)
-    wanted = [(item, sample) for item in items for sample in range(how.n)]
+    wanted = [(item.id, sample) for item in items for sample in range(how.n)]
     with contextlib.ExitStack() as files:
-        done: dict[predictions.ReplyKey, Line] = {}
+        done: dict[ReplyKey, Line] = {}
         writer = None
         if processes.index == 0:
             predictions.open_folder(folder, settings, force)
@@ -128,15 +130,15 @@ def run(
             if limit or share:
                 notes.append(f"PARTIAL: {len(items)} of {len(task.items)} items")
             notes.append(task.gold_note)
-            there = sum(_key(pair) in done for pair in wanted)
+            there = sum(key in done for key in wanted)
             notes.append(f"{len(wanted)} replies, {there} are there")
             print("".join(f"{name}: {note}\n" for note in notes), end="", flush=True)
-        missing = processes.agreed([_key(pair) not in done for pair in wanted])
+        new = processes.agreed([key not in done for key in wanted])
         total, digest = len(wanted), predictions.digest_of(settings)
-        wanted = [pair for pair, new in zip(wanted, missing, strict=True) if new]
-        count = total - len(wanted)
+        missing = {key for key, is_new in zip(wanted, new, strict=True) if is_new}
+        count = total - len(missing)
         with Progress(total, count, unit="reply") as progress:
-            for batch in model.replies(wanted):
+            for batch in model.replies(items, missing):
                 count += len(batch)
                 if writer:
                     writer.append([_line(reply, task, digest) for reply in batch])
@@ -145,10 +147,6 @@ def run(
         print(f"{name}: without a reply: {summary(model.dropped)}", flush=True)
         model.dropped.clear()
     return total - count
-
-
-def _key(pair: tuple[Item, int]) -> predictions.ReplyKey:
-    return pair[0].id, pair[1]
 
 
 def _settings(

@@ -13,7 +13,8 @@ from jaxvl.data import files
 from jaxvl.data.example import BadRow, Dropped, summary
 from jaxvl.errors import UserError
 from jaxvl.eval.engines import predictions
-from jaxvl.eval.engines.predictions import Line, ReplyKey
+from jaxvl.eval.engines.predictions import Line
+from jaxvl.eval.engines.replies import ReplyKey
 from jaxvl.eval.mossbench import form
 from jaxvl.eval.mossbench.stages import PLAIN
 from jaxvl.eval.tasks import reopen
