@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import io
 import math
 import os
 import urllib.parse
+from typing import Any
 
 import ml_dtypes  # noqa: F401  numpy knows "bfloat16" by it
 import numpy as np
@@ -183,6 +185,23 @@ def check_shape(height: int, width: int) -> None:
             f"an image is {width} wide and {height} high; expected sides of at least one pixel "
             f"and one side at most {MAX_ASPECT} times the other: leave the image out or crop it",
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An image as a model sees it."""
+
+    size: tuple[int, int]  # (width, height) of the image itself
+    patches_PE: np.ndarray  # see `pixel_patches`
+    grid: tuple[int, int, int]
+
+
+def see(image: Any, settings: ImageSettings) -> SeenImage:
+    """What a model sees of an image (see `load_image`); of what was seen already it is the same."""
+    if isinstance(image, SeenImage):
+        return image
+    picture = load_image(image)
+    return SeenImage(picture.size, *pixel_patches(picture, settings))
 
 
 def pixel_patches(

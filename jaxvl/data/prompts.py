@@ -20,7 +20,7 @@ from jaxvl.data import chat, hf_files, places
 from jaxvl.data.chat import Messages
 from jaxvl.data.example import BadRow
 from jaxvl.data.geometry import Grid, lay_out, mrope_positions
-from jaxvl.data.image import load_image, pixel_patches
+from jaxvl.data.image import see
 from jaxvl.data.image_settings import (
     BYTES,
     ImageSettings,
@@ -180,7 +180,8 @@ class Processor:
 
     def encode(self, prompt: str | Messages, images: Sequence[Any]) -> Encoded:
         """Tokens, geometry and patches of a prompt; `images` are PIL images, paths, bytes or data:
-        URLs, in order. Messages may hold their own (see `chat.with_images`).
+        URLs, in order, or what `image.see` made of one. Messages may hold their own (see
+        `chat.with_images`).
 
         Token ids are those of transformers' Qwen2VLProcessor: every `<|image_pad|>` stands for one
         image and becomes as many as it has merged patches. UserError where their numbers differ
@@ -195,9 +196,8 @@ class Processor:
                 f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r:.400}"
             )
         is_image = tokens == self.image_token_id
-        pictures = [load_image(image) for image in images]
-        pairs = [pixel_patches(picture, self.image) for picture in pictures]
-        grids = tuple(grid for _, grid in pairs)
+        seen = [see(image, self.image) for image in images]
+        grids = tuple(image.grid for image in seen)
         merge = self.image.merge_size
         # The pad is a special token, cut out before the text is split into words: repeating its id
         # equals tokenizing the text with the pad repeated.
@@ -207,7 +207,7 @@ class Processor:
         positions_3T, next_position = mrope_positions(tokens, grids, self.image_token_id, merge)
         layout = lay_out(grids, merge, self.window)
         none_PE = np.zeros((0, self.image.patch_values), self.image.dtype)
-        patches_PE = _packed([patches_PE for patches_PE, _ in pairs], none_PE)
+        patches_PE = _packed([image.patches_PE for image in seen], none_PE)
         slots = np.full(len(tokens), -1, np.int32)
         slots[is_image] = layout.slots_M
         return Encoded(
@@ -222,7 +222,7 @@ class Processor:
             segments=layout.segments_P,
             windows=layout.windows_P,
             grids=grids,
-            image_sizes=tuple(picture.size for picture in pictures),
+            image_sizes=tuple(image.size for image in seen),
             processed_sizes=tuple(
                 (w * self.image.patch_size, h * self.image.patch_size) for _, h, w in grids
             ),

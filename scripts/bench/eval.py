@@ -31,16 +31,23 @@ from pairs import Worker, interleave, positive, report, serve
 HERE = Path(__file__).resolve()
 
 
-def write_prompts(folder: Path, count: int) -> None:
-    """`count` questions about rendered scenes: an image file and a line of prompts.jsonl each."""
+def write_prompts(folder: Path, count: int, rotations: int = 1, side: int = 0) -> None:
+    """`count` prompts about rendered scenes, a line of prompts.jsonl each: a question is put with
+    up to so many rotations of its choices. Images have `side` pixels a side (0: their own)."""
     from jaxvl.data.scenes import Scenes
     from jaxvl.data.templates import with_choices
 
-    with open(folder / "prompts.jsonl", "w") as file:
-        for number, example in enumerate(Scenes(count, "test").load()):
-            example.images[0].save(folder / f"{number}.png")
-            text = with_choices(example.question, example.choices)
-            file.write(json.dumps({"image": f"{folder}/{number}.png", "text": text}) + "\n")
+    lines: list[str] = []
+    for number, example in enumerate(Scenes(count, "test").load()):
+        image, file = example.images[0], f"{folder}/{number}.png"
+        (image.resize((side, side)) if side else image).save(file)
+        for turn in range(min(rotations, len(example.choices))):
+            choices = example.choices[turn:] + example.choices[:turn]
+            text = with_choices(example.question, choices)
+            lines.append(json.dumps({"image": file, "text": text}) + "\n")
+        if len(lines) >= count:
+            break
+    (folder / "prompts.jsonl").write_text("".join(lines[:count]))
 
 
 def read_prompts(folder: str, count: int) -> list[dict]:
@@ -71,14 +78,16 @@ class Ours:
         self.how = ReplySampling(max_new_tokens=new_tokens)
         self.make, self.engines = Local, {}
 
-    def replies(self, batch: int, count: int = 0) -> dict:
+    def replies(self, batch: int, count: int = 0, alone: bool = False) -> dict:
+        """With `alone` every prompt has a row of its own, whatever others are about its picture."""
         from jaxvl.eval import tasks
         from jaxvl.eval.benchmark import Item
         from jaxvl.eval.engines.predictions import read
         from jaxvl.eval.engines.run import run
 
-        if batch not in self.engines:
-            self.engines[batch] = self.make(self.vlm, self.how, batch)
+        if (batch, alone) not in self.engines:
+            engine = self.engines[batch, alone] = self.make(self.vlm, self.how, batch)
+            engine.most = 1 if alone else engine.most
         out = Path(tempfile.mkdtemp(prefix="jaxvl-bench-"))
         start, cpu = time.perf_counter(), time.process_time()
         items = [
@@ -86,7 +95,7 @@ class Ours:
             for i, row in enumerate(read_prompts(self.folder, count))
         ]
         task = tasks.Task(tasks.find("smoke"), "", "plain", "", items, [])
-        run(task, self.engines[batch], self.how, out, decides={"model": self.path}, about={})
+        run(task, self.engines[batch, alone], self.how, out, decides={"model": self.path}, about={})
         took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
         found, _ = read(out / "smoke")
         shutil.rmtree(out)
@@ -105,8 +114,10 @@ class Ours:
             completion_tokens=len(rows) * self.how.max_new_tokens,
             passes=1,
         )
-        compiled = self.engines[batch].sampler(1)._cache_size()
-        return {"flops": flops, "peak": matmul_peak(self.vlm.dtype), "programs": compiled}
+        engine = self.engines[batch, False]
+        sizes = [size for size in (1, 2, 4, 8) if size <= engine.most]
+        programs = sum(engine.sampler(size)._cache_size() for size in sizes)
+        return {"flops": flops, "peak": matmul_peak(self.vlm.dtype), "programs": programs}
 
 
 class Theirs:
@@ -191,6 +202,17 @@ def measure(ours: Worker, theirs: Worker, args: argparse.Namespace) -> dict:
     paired = interleave(
         lambda: timed("ours", ours, best[0]), lambda: timed("theirs", theirs, best[1]), args.pairs
     )
+    alone: dict = {}
+    if args.rotations > 1:
+        apart = ours("replies", batch=best[0], alone=True)["texts"]
+        found = interleave(
+            lambda: ours("replies", batch=best[0])["seconds"],
+            lambda: ours("replies", batch=best[0], alone=True)["seconds"],
+            args.pairs,
+        )
+        same = sum(x == y for x, y in zip(texts["ours"], apart, strict=True)) / args.prompts
+        names = {"alone s": "theirs", "to alone": "ratio", "from": "ratio_min", "to": "ratio_max"}
+        alone = {name: found[key] for name, key in names.items()} | {"equal to alone": same}
     work = ours("work", batch=best[0])
     equal = sum(x == y for x, y in zip(texts["ours"], texts["theirs"], strict=True))
     return {
@@ -204,6 +226,7 @@ def measure(ours: Worker, theirs: Worker, args: argparse.Namespace) -> dict:
         "equal": equal / args.prompts,
         "programs": work["programs"],
         "of matmul peak": work["flops"] / paired["ours"] / work["peak"],
+        **alone,
     }
 
 
@@ -212,6 +235,8 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["1m", "29m"])
     parser.add_argument("--prompts", type=positive, default=1000)
     parser.add_argument("--new-tokens", type=positive, default=64)
+    parser.add_argument("--rotations", type=positive, default=1, help="of a question's choices")
+    parser.add_argument("--side", type=int, default=0, help="of pictures in pixels; 0: as drawn")
     parser.add_argument("--batches", type=positive, nargs="+", default=[8, 16, 32, 64, 128])
     parser.add_argument("--pairs", type=positive, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -220,7 +245,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="jaxvl-bench-") as folder:
-        write_prompts(Path(folder), args.prompts)
+        write_prompts(Path(folder), args.prompts, args.rotations, args.side)
         for shape in args.shapes:
             path = Path(folder, shape)
             count = write_checkpoint(path, shape, args.dtype)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from jax.sharding import Mesh
 
 from jaxvl.checkpoints.start import load, locate
 from jaxvl.data.example import BadRow, Dropped
+from jaxvl.data.image import see
 from jaxvl.data.prompts import round_up
 from jaxvl.distributed.mesh import fetch, put_rows, row_shards
 from jaxvl.eval.benchmark import Item
@@ -129,26 +131,7 @@ class Local:
         yield from (by_shape[shape] for shape in sorted(by_shape))
 
     def _encoded(self, items: Sequence[Item], missing: Collection[ReplyKey]) -> Iterator[Row]:
-        """The rows in order, a few batches ahead of the device, images opened in threads.
-
-        A row has the prompts that it would have if all replies were missing: where a run goes on,
-        they are what they were.
-        """
-        samples, processor = range(self.per_prompt), self.vlm.processor.as_bytes()
-
-        def encode(same: list[Item], first: int) -> list[Row | Dropped]:
-            asked: list[Asked] = []
-            dropped: list[Row | Dropped] = []
-            for item in same:
-                is_wanted = any((item.id, first + i) in missing for i in samples)
-                try:
-                    encoded = processor.encode(item.prompt, item.images)
-                except BadRow as why:
-                    dropped += [Dropped.of(item.id, why)] * is_wanted
-                else:
-                    asked.append(Asked(item, first if is_wanted else rows.NOBODYS, encoded))
-            return [*dropped, *rows.rows_of(asked, self.most)]
-
+        """The rows in order, a few batches ahead of the device, images opened in threads."""
         ids = {id for id, _ in missing}
         with ThreadPoolExecutor(READERS) as threads:
             ahead: deque[Future] = deque()
@@ -156,11 +139,34 @@ class Local:
                 if not any(item.id in ids for item in same):
                     continue
                 for first in range(0, self.how.n, self.per_prompt):
-                    ahead.append(threads.submit(encode, same, first))
+                    ahead.append(threads.submit(self._encode, same, first, missing))
                     if len(ahead) > self.rows_together(1):
                         yield from self._usable(ahead.popleft().result())
             for future in ahead:
                 yield from self._usable(future.result())
+
+    def _encode(
+        self, same: list[Item], first: int, missing: Collection[ReplyKey]
+    ) -> list[Row | Dropped]:
+        """The rows of items about the same pictures, and what is dropped.
+
+        A row has the prompts that it would have if all replies were missing: where a run goes on,
+        they are what they were.
+        """
+        processor = self.vlm.processor.as_bytes()
+        asked: list[Asked] = []
+        dropped: list[Row | Dropped] = []
+        images: list[Any] = []
+        for item in same:
+            wanted = any((item.id, first + i) in missing for i in range(self.per_prompt))
+            try:
+                images = images or [see(image, processor.image) for image in item.images]
+                encoded = processor.encode(item.prompt, images)
+            except BadRow as why:
+                dropped += [Dropped.of(item.id, why)] * wanted
+            else:
+                asked.append(Asked(item, first if wanted else rows.NOBODYS, encoded))
+        return [*dropped, *rows.rows_of(asked, self.most)]
 
     def _usable(self, found: list[Row | Dropped]) -> list[Row]:
         self.dropped += [one for one in found if isinstance(one, Dropped)]
