@@ -18,6 +18,7 @@ from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines.replies import number_of
 
 MOST = 8  # prompts of a row
+LEAST = 32  # tokens that a suffix has room for
 NOBODYS = -1  # the first completion of what is not wanted
 
 
@@ -51,19 +52,28 @@ class Row:
         if len(encoded) == 1:
             return 1, prompts.step_up(len(encoded[0].tokens)), patches, 0
         shared = prompts.step_up(suffixes.shared_length(encoded))
-        return len(encoded), shared, patches, prompts.step_up(suffixes.suffix_length(encoded), 32)
+        return (
+            len(encoded),
+            shared,
+            patches,
+            prompts.step_up(suffixes.suffix_length(encoded), LEAST),
+        )
 
 
 def rows_of(asked: Sequence[Asked], most: int) -> Iterator[Row]:
-    """Rows of prompts about the same pictures, at most `most` in each, a power of two. Those that
-    nobody wants are left out."""
+    """Rows of prompts about the same pictures, at most `most` in each, a power of two, and no more
+    than have as many tokens of their own as they share: a token looks at all that a row holds.
+    Rows that nobody wants are left out."""
     alike: dict[bytes, list[Asked]] = {}
     for one in asked:
         alike.setdefault(suffixes.beginning(one.encoded), []).append(one)
     for same in alike.values():
-        pictures = same[0].encoded
-        for start in range(0, len(same), most):
-            part = [_with_pictures(one, pictures) for one in same[start : start + most]]
+        encoded = [one.encoded for one in same]
+        own = prompts.step_up(suffixes.suffix_length(encoded), LEAST)
+        fit = min(most, max(1, suffixes.shared_length(encoded) // own))
+        size = 1 << (fit.bit_length() - 1)
+        for start in range(0, len(same), size):
+            part = [_with_pictures(one, encoded[0]) for one in same[start : start + size]]
             spare = dataclasses.replace(part[-1], first=NOBODYS)
             part += [spare] * ((1 << (len(part) - 1).bit_length()) - len(part))
             if any(one.first != NOBODYS for one in part):
