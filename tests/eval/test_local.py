@@ -17,7 +17,7 @@ from jaxvl.distributed.mesh import make_mesh
 from jaxvl.errors import UserError
 from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Item
-from jaxvl.eval.engines import predictions
+from jaxvl.eval.engines import predictions, rows
 from jaxvl.eval.engines.local import Local
 from jaxvl.eval.engines.remote import Remote
 from jaxvl.eval.engines.replies import ReplySampling, number_of
@@ -140,7 +140,9 @@ def questions(items, counts=(3, 1, 9)):
     """Items about a few pictures, so many about each, in turn and not side by side."""
     found = [
         dataclasses.replace(
-            items[i], id=f"{i}/{j}", prompt=said(items[i], f"Question {j}: " + "why? " * j)
+            items[i],
+            id=f"{i}/{j}",
+            prompt=said(items[i], "Look at the picture. " * 9 + f"Question {j}" + "?" * j),
         )
         for i, count in enumerate(counts)
         for j in range(count)
@@ -155,23 +157,30 @@ def said(item, text):
     return [{"role": "user", "content": [*picture, {"type": "text", "text": text}]}]
 
 
-def test_questions_about_a_picture_are_prefilled_together(base, items, monkeypatch):
+@pytest.fixture
+def short_suffixes(monkeypatch):
+    """Room for few tokens, so that eight questions have no more than a small picture and a page of
+    words before them."""
+    monkeypatch.setattr(rows, "LEAST", 8)
+
+
+def test_questions_about_a_picture_are_prefilled_together(base, items, short_suffixes, monkeypatch):
     """Three questions in a row of four prompts, nine in one of eight and one alone: the replies are
     those that each has alone, and those that were there are not made again."""
     how = dataclasses.replace(SAMPLED, n=1)
     asked_about = questions(items)
     missing = everything(asked_about, 1)
     engine = Local(base, how, batch=16)
-    rows = list(engine._encoded(asked_about, missing))
-    assert sorted(len(row.asked) for row in rows) == [1, 1, 4, 8]
-    patches = [one.encoded.patches_PE for row in rows for one in row.asked]
+    found = list(engine._encoded(asked_about, missing))
+    assert sorted(len(row.asked) for row in found) == [1, 1, 4, 8]
+    patches = [one.encoded.patches_PE for row in found for one in row.asked]
     assert len({id(x) for x in patches}) == 3  # each picture once
     whole = asked(engine, asked_about, missing)
     assert whole.keys() == missing and len(set(texts(whole).values())) > 10
     some = {("0/1", 0), ("2/8", 0), ("2/3", 0)}
     again = asked(engine, asked_about, some)
     assert texts(again) == {key: texts(whole)[key] for key in some}
-    monkeypatch.setattr("jaxvl.eval.engines.rows.MOST", 1)
+    monkeypatch.setattr(rows, "MOST", 1)
     engine = Local(base, how, batch=16)
     assert {len(row.asked) for row in engine._encoded(asked_about, missing)} == {1}
     alone = asked(engine, asked_about, missing)
@@ -180,7 +189,7 @@ def test_questions_about_a_picture_are_prefilled_together(base, items, monkeypat
         assert dataclasses.replace(one, seconds=0) == dataclasses.replace(whole[key], seconds=0)
 
 
-def test_samples_and_questions_share_a_row(base, items):
+def test_samples_and_questions_share_a_row(base, items, short_suffixes):
     """Two samples of each of four questions, eight sequences; a picture that cannot be opened and a
     question that cannot be asked take nothing from others."""
     asked_about = questions(items, (4,))
@@ -195,7 +204,7 @@ def test_samples_and_questions_share_a_row(base, items):
     assert engine.sampler(4).sampling.completions == 8
 
 
-def test_questions_about_a_picture_on_several_devices(base, items):
+def test_questions_about_a_picture_on_several_devices(base, items, short_suffixes):
     if jax.device_count() < 2:
         pytest.skip("needs 2 devices")
     how = ReplySampling(max_new_tokens=8)
@@ -206,3 +215,17 @@ def test_questions_about_a_picture_on_several_devices(base, items):
     assert {len(row.asked) for row in spread._encoded(asked_about, missing)} == {1, 4}
     one = texts(asked(Local(base, how, batch=8), asked_about, missing))
     assert texts(asked(spread, asked_about, missing)) == one
+
+
+@pytest.mark.parametrize(("sentences", "prompts"), [(0, 1), (4, 2), (9, 4)])
+def test_a_row_has_no_more_tokens_of_its_own_than_it_shares(base, items, sentences, prompts):
+    """Suffixes have room for 32 tokens; thirteen of a sentence are shared."""
+    asked_about = [
+        dataclasses.replace(
+            items[0], id=str(j), prompt=said(items[0], "Look at the picture. " * sentences + f"{j}")
+        )
+        for j in range(8)
+    ]
+    engine = Local(base, ReplySampling(), batch=32)
+    found = list(engine._encoded(asked_about, everything(asked_about, 1)))
+    assert {len(row.asked) for row in found} == {prompts} and len(found) == 8 // prompts
