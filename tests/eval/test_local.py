@@ -22,6 +22,7 @@ from jaxvl.eval.engines.local import Local
 from jaxvl.eval.engines.remote import Remote
 from jaxvl.eval.engines.replies import ReplySampling, number_of
 from jaxvl.rewards.endpoint import Endpoint
+from tests.eval.benchmarks import published
 from tests.rewards.test_judge import serve  # noqa: F401 (a fixture)
 from tests.train.test_prompts import BASE
 
@@ -229,3 +230,22 @@ def test_a_row_has_no_more_tokens_of_its_own_than_it_shares(base, items, sentenc
     engine = Local(base, ReplySampling(), batch=32)
     found = list(engine._encoded(asked_about, everything(asked_about, 1)))
     assert {len(row.asked) for row in found} == {prompts} and len(found) == 8 // prompts
+
+
+def test_circular_evaluation_by_the_command(tmp_path, short_suffixes, monkeypatch):
+    """The rotations of a question of SAT share rows, and are answered as one at a time."""
+    next(iter(published.LAYOUTS["sat"].values()))(tmp_path)
+    sizes, sampler = set(), Local.sampler
+    monkeypatch.setattr(Local, "sampler", lambda self, q: sizes.add(q) or sampler(self, q))
+    found = []
+    for batch in (1, 8):
+        sizes.clear()
+        out = tmp_path / f"batch{batch}"
+        options = ["--dtype=float32", f"--batch-size={batch}", "--max-new-tokens=8", "--mesh=1,1,1"]
+        args = ["--model", BASE, "--tasks=sat", f"--source={tmp_path}", "--out", out, *options]
+        words = ["eval", "run", *map(str, args)]
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert done.exit_code == 0
+        found.append({key: line["raw"] for key, line in predictions.read(out / "sat")[0].items()})
+        assert sizes == ({1} if batch == 1 else {1, 2}), sizes
+    assert found[0] == found[1] and len(found[0]) == 5
