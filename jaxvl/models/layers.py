@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
 from jaxvl.distributed.fold import fold
-from jaxvl.distributed.mesh import ROWS, axis_size, path_name
+from jaxvl.distributed.mesh import ROWS, axis_size, path_name, platform
 from jaxvl.models.int8 import product, quantize, scaled
 
 # Names of what a policy may keep for the backward pass: see `remat_layer`.
@@ -95,6 +95,38 @@ class Linear(nnx.Module):
         y = checkpoint_name(y, PRODUCT)
         if hasattr(self, "lora"):  # a `lora.Adapter`, where the parameters hold one
             y = y + self.lora(x)
+        return y + self.b[...] if hasattr(self, "b") else y
+
+    def to_heads(self, x: jax.Array, heads: int) -> jax.Array:
+        """[R, S, N, H], what a "column" one returns in heads.
+
+        On a TPU the product itself writes a head's tokens side by side, as kernels read them. Of a
+        product of whole rows its compiler makes copies in other orders, to and fro, which take the
+        tower, whose heads have 80 numbers, longer than all products.
+        """
+        if platform() != "tpu":
+            return split_heads(self(x), heads)
+        w_DNH = fold(self.w[...], "D (N H) -> D N H", N=heads)
+        w_DNH = gather(w_DNH, None, "tensor", None)
+        by_head = P(ROWS, "tensor", None, None)
+        y_RNSH = jnp.einsum("RSD,DNH->RNSH", x, w_DNH, out_sharding=by_head)
+        y_RNSH = checkpoint_name(y_RNSH, PRODUCT)
+        y_RSNH = rearrange(y_RNSH, "R N S H -> R S N H")
+        if hasattr(self, "lora"):
+            y_RSNH = y_RSNH + split_heads(self.lora(x), heads)
+        return y_RSNH + fold(self.b[...], "(N H) -> N H", N=heads) if hasattr(self, "b") else y_RSNH
+
+    def from_heads(self, x_RSNH: jax.Array) -> jax.Array:
+        """[R, S, D], what a "row" one returns for heads; see `to_heads`."""
+        if platform() != "tpu":
+            return self(join_heads(x_RSNH))
+        w_NHD = fold(self.w[...], "(N H) D -> N H D", N=x_RSNH.shape[2])
+        w_NHD = gather(w_NHD, "tensor", None, None)
+        x_RNSH = rearrange(x_RSNH, "R S N H -> R N S H")
+        y = jnp.einsum("RNSH,NHD->RSD", x_RNSH, w_NHD, out_sharding=P(ROWS, None, None))
+        y = checkpoint_name(y, PRODUCT)
+        if hasattr(self, "lora"):
+            y = y + self.lora(join_heads(x_RSNH))
         return y + self.b[...] if hasattr(self, "b") else y
 
 
@@ -257,7 +289,7 @@ class MLP(nnx.Module):
         self.fc2 = Linear("row", hidden, d_out, bias=True, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(_made_once(self.act(self.fc1(x))))
 
 
 class SwiGLU(nnx.Module):
@@ -274,10 +306,14 @@ class SwiGLU(nnx.Module):
         gate, up = apply_fused(self, x, *self.COLUMNS)
         hidden = jax.nn.silu(gate) * up
         if not hasattr(self, "fused"):
-            # Made once and written: v6e's compiler would put the product of `up` into that of
-            # `down`, which takes the cycles of three.
-            hidden = jax.lax.optimization_barrier(hidden)
+            hidden = _made_once(hidden)
         return self.down(hidden)
+
+
+def _made_once(hidden: jax.Array) -> jax.Array:
+    """The input of an MLP's second product, written: v6e's compiler would put the first product
+    into the second, which takes the cycles of two more."""
+    return jax.lax.optimization_barrier(hidden)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:

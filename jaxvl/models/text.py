@@ -20,7 +20,6 @@ from jaxvl.models.layers import (
     Linear,
     RMSNorm,
     SwiGLU,
-    apply_fused,
     gather,
     join_heads,
     normal,
@@ -44,16 +43,28 @@ class Attention(nnx.Module):
         self.o = Linear("row", width, arch.dim, bias=False, rngs=rngs)
 
     def qkv(self, x_RSD: jax.Array, cos_sin: rope.CosSin) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_RSF, *kv = apply_fused(self, x_RSD, *self.COLUMNS)
-        q_RSNH = split_heads(q_RSF, self.heads)
-        k_RSKH, v_RSKH = (self._split_kv(x_RSF) for x_RSF in kv)
+        few = axis_size("tensor") > self.kv_heads  # heads than parts: gather, then repeat
+        if hasattr(self, "fused"):
+            q_RSF, *kv = self.fused(x_RSD)
+            q_RSNH = split_heads(q_RSF, self.heads)
+            k_RSKH, v_RSKH = (self._shared(x) if few else self._cut(x) for x in kv)
+        else:
+            q_RSNH = self.q.to_heads(x_RSD, self.heads)
+            k_RSKH, v_RSKH = (
+                self._shared(part(x_RSD)) if few else part.to_heads(x_RSD, self.kv_heads)
+                for part in (self.k, self.v)
+            )
         return rope.rotate(q_RSNH, cos_sin), rope.rotate(k_RSKH, cos_sin), v_RSKH
 
-    def _split_kv(self, x_RSF: jax.Array) -> jax.Array:
-        if axis_size("tensor") <= self.kv_heads:
-            return split_heads(x_RSF, self.kv_heads)
-        x_RSF = reshard(x_RSF, P(ROWS, None, None))  # fewer heads than parts: gather, then repeat
-        return attention.share_kv(split_heads(x_RSF, self.kv_heads))
+    def _cut(self, x_RSF: jax.Array) -> jax.Array:
+        return split_heads(x_RSF, self.kv_heads)
+
+    def _shared(self, x_RSF: jax.Array) -> jax.Array:
+        return attention.share_kv(self._cut(reshard(x_RSF, P(ROWS, None, None))))
+
+    def out(self, x_RSNH: jax.Array) -> jax.Array:
+        """What attention found, back to the width of the model."""
+        return self.o(join_heads(x_RSNH)) if hasattr(self, "fused") else self.o.from_heads(x_RSNH)
 
 
 class DecoderLayer(nnx.Module):
@@ -69,7 +80,7 @@ class DecoderLayer(nnx.Module):
         """`attend(q, k, v)` returns the attention's output and what it wants kept."""
         with jax.named_scope("attention"):
             out_RSNH, kept = attend(*self.attn.qkv(self.norm1(x_RSD), cos_sin))
-            x_RSD = x_RSD + self.attn.o(join_heads(out_RSNH))
+            x_RSD = x_RSD + self.attn.out(out_RSNH)
         with jax.named_scope("mlp"):
             return x_RSD + self.mlp(self.norm2(x_RSD)), kept
 

@@ -27,11 +27,9 @@ from jaxvl.models.layers import (
     RMSNorm,
     SwiGLU,
     exact_gelu,
-    join_heads,
     normal,
     quick_gelu,
     remat_layer,
-    split_heads,
     stack,
 )
 
@@ -77,9 +75,9 @@ class VisionAttention(nnx.Module):
         self.o = Linear("row", arch.dim, arch.dim, bias=True, rngs=rngs)
 
     def __call__(self, x_RQD: jax.Array, cos_sin: rope.CosSin, segments_RQ: jax.Array) -> jax.Array:
-        q, k, v = (split_heads(part(x_RQD), self.heads) for part in (self.q, self.k, self.v))
+        q, k, v = (part.to_heads(x_RQD, self.heads) for part in (self.q, self.k, self.v))
         q, k = rope.rotate(q, cos_sin), rope.rotate(k, cos_sin)
-        return self.o(join_heads(attention.segment_attention(q, k, v, segments_RQ)))
+        return self.o.from_heads(attention.segment_attention(q, k, v, segments_RQ))
 
 
 class VisionBlock(nnx.Module):

@@ -2,21 +2,27 @@
 """What a TPU would run, made ready on a machine without one (with libtpu, of the extra `tpu`)."""
 
 import importlib.util
+import math
 import re
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvl.distributed.mesh import ROWS, make_mesh, platform
 from jaxvl.models import attention
+from jaxvl.models.inputs import Vision
+from jaxvl.models.io import hf
 from jaxvl.models.layers import remat_layer
+from jaxvl.models.vision import VisionTower
 from jaxvl.plan.chips import Topology
 from jaxvl.plan.compile import tpu_devices
 from tests.distributed.test_mesh import abstract_update, small
+from tests.tiny import public_config
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install jaxvl[tpu]"
@@ -75,3 +81,27 @@ def test_attention_compiles_and_is_kept_with_the_products(mesh, remat, forward):
         )
     assert kernels(lowered.as_text())["fwd"] == forward
     assert "tpu_custom_call" in lowered.compile().as_text()
+
+
+def test_no_copy_of_whole_rows_in_the_tower():
+    """On a v6e, whose compiler moves the axes of heads with 80 numbers to and fro where a product
+    writes whole rows, or where a rotation takes heads apart."""
+    config = public_config("qwen2_vl_2b")
+    config |= {"vision_config": config["vision_config"] | {"depth": 2}}
+    arch = hf.arch_from_config(config).vision
+    assert (arch.dim, arch.heads) == (1280, 16)
+    mesh, R, Q = make_mesh(devices=tpu_devices(Topology.parse("v6e:1x1"))), 8, 1024
+    with jax.set_mesh(mesh), jax.default_matmul_precision("default"):
+        tower = nnx.eval_shape(lambda: VisionTower(arch, rngs=nnx.Rngs(0)))
+        tower = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), tower)
+
+        def of(*shape, dtype=jnp.int32):
+            sharding = NamedSharding(mesh, P(ROWS, *(None,) * len(shape)))
+            return jax.ShapeDtypeStruct((R, *shape), dtype, sharding=sharding)
+
+        patches = of(Q, arch.patch_values, dtype=jnp.bfloat16)
+        images = Vision(patches, of(Q, 2), of(Q), of(Q))
+        text = jax.jit(lambda tower, images: tower(images)).lower(tower, images).compile().as_text()
+    copies = re.findall(r"= \w+\[([\d,]+)\]\S* copy\(", text)
+    large = [dims for dims in copies if math.prod(map(int, dims.split(","))) >= R * Q * arch.dim]
+    assert "tpu_custom_call" in text and large == []
