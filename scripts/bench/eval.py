@@ -211,7 +211,8 @@ def measure(ours: Worker, theirs: Worker, args: argparse.Namespace) -> dict:
             args.pairs,
         )
         same = sum(x == y for x, y in zip(texts["ours"], apart, strict=True)) / args.prompts
-        names = {"alone s": "theirs", "to alone": "ratio", "from": "ratio_min", "to": "ratio_max"}
+        names = {"then s": "ours", "alone s": "theirs", "to alone": "ratio"}
+        names |= {"from": "ratio_min", "to": "ratio_max"}
         alone = {name: found[key] for name, key in names.items()} | {"equal to alone": same}
     work = ours("work", batch=best[0])
     equal = sum(x == y for x, y in zip(texts["ours"], texts["theirs"], strict=True))
