@@ -70,6 +70,7 @@ def collate(
     }
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         for j, one in enumerate(row):
+            assert (one.slots[length:] < 0).all(), "an image is in what prompts share"
             own = len(one.tokens) - length
             suffixes["length"][i, j] = own
             suffixes["tokens"][i, j, :own] = one.tokens[length:]

@@ -249,3 +249,16 @@ def test_circular_evaluation_by_the_command(tmp_path, short_suffixes, monkeypatc
         found.append({key: line["raw"] for key, line in predictions.read(out / "sat")[0].items()})
         assert sizes == ({1} if batch == 1 else {1, 2}), sizes
     assert found[0] == found[1] and len(found[0]) == 5
+
+
+def test_a_prompt_that_ends_with_its_picture_has_a_row_of_its_own(base, items, short_suffixes):
+    text = "Look at the picture. " * 9 + "<|vision_start|><|image_pad|>"
+    asked_about = [
+        dataclasses.replace(items[0], id=str(j), prompt=text + "<|vision_end|>" * (j > 0))
+        for j in range(3)
+    ]
+    missing = everything(asked_about, 1)
+    engine = Local(base, ReplySampling(max_new_tokens=8), batch=8)
+    assert sorted(len(row.asked) for row in engine._encoded(asked_about, missing)) == [1, 2]
+    found = texts(asked(engine, asked_about, missing))
+    assert found.keys() == missing and found["1", 0] == found["2", 0]

@@ -122,9 +122,8 @@ class Local:
             same = by_shape.setdefault(row.shape, [])
             same.append(row)
             waiting += len(row.asked)
-            if len(same) == self.rows_together(len(row.asked)) or waiting >= 2 * self.rows_together(
-                1
-            ):
+            is_full = len(same) == self.rows_together(len(row.asked))
+            if is_full or waiting >= 2 * self.rows_together(1):
                 most = max(by_shape, key=lambda shape: len(by_shape[shape]) * shape[0])
                 waiting -= len(by_shape[most]) * most[0]
                 yield by_shape.pop(most)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jaxvl.data import prompts, suffixes
 from jaxvl.data.prompts import Encoded
@@ -52,21 +51,19 @@ class Row:
         if len(encoded) == 1:
             return 1, prompts.step_up(len(encoded[0].tokens)), patches, 0
         shared = prompts.step_up(suffixes.shared_length(encoded))
-        return (
-            len(encoded),
-            shared,
-            patches,
-            prompts.step_up(suffixes.suffix_length(encoded), LEAST),
-        )
+        own = prompts.step_up(suffixes.suffix_length(encoded), LEAST)
+        return len(encoded), shared, patches, own
 
 
 def rows_of(asked: Sequence[Asked], most: int) -> Iterator[Row]:
     """Rows of prompts about the same pictures, at most `most` in each, a power of two, and no more
     than have as many tokens of their own as they share: a token looks at all that a row holds.
     Rows that nobody wants are left out."""
-    alike: dict[bytes, list[Asked]] = {}
-    for one in asked:
-        alike.setdefault(suffixes.beginning(one.encoded), []).append(one)
+    alike: dict[Any, list[Asked]] = {}
+    for number, one in enumerate(asked):
+        beginning = suffixes.beginning(one.encoded)
+        ends_so = len(beginning) == one.encoded.tokens.nbytes  # with a picture: nothing is its own
+        alike.setdefault(number if ends_so else beginning, []).append(one)
     for same in alike.values():
         encoded = [one.encoded for one in same]
         own = prompts.step_up(suffixes.suffix_length(encoded), LEAST)
@@ -98,9 +95,8 @@ def same_pictures(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def _known_by(image: Any) -> Any:
-    """What a picture is told from others by: a file by its path, others by what they hold."""
-    if isinstance(image, Image.Image):
-        return image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
+    """What a picture is told from others by: a file by its path, bytes by what they hold; of what
+    is open already only the same object is the same, since to look at it might load it."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
     return os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
