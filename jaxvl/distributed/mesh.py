@@ -147,9 +147,9 @@ def platform() -> str:
     """What the mesh in force is made of: "tpu", "nvidia", or the platform as JAX names it.
 
     Of a mesh of devices that are not here (a topology to compile for) it is their platform, not
-    this machine's.
+    this machine's; where no mesh is in force it is that of the devices that are.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return "nvidia" if device.device_kind.startswith("NVIDIA") else device.platform
 
 

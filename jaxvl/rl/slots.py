@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 from jaxvl.distributed.fold import fold
 from jaxvl.distributed.mesh import ROWS
 from jaxvl.models.cache import KVCache
-from jaxvl.models.decode import DecodeModel, SlotMap, merge, take
+from jaxvl.models.decode import DecodeModel, SlotMap, merge, split_rows, take
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.sampling import SamplingParams, sample_token
 
@@ -132,7 +132,7 @@ def first_state(
     """The state before the loop, with the first token of the m requests of each shard whose prompts
     are prefilled."""
     B, n, C = inputs.seed.shape
-    m, first = token_Bm.shape[1], token_Bm[:, :slots]
+    m, first = token_Bm.shape[1], split_rows(token_Bm[:, :slots])
     return DecodeState(
         tokens=filled(EMPTY, B, n, C, dtype=jnp.int32).at[:, :m, 0].set(token_Bm),
         logps=filled(0.0, B, n, C, dtype=jnp.float32).at[:, :m, 0].set(logp_Bm),

@@ -13,7 +13,7 @@ from jaxvl.errors import UserError
 from jaxvl.eval import tasks
 from jaxvl.eval.benchmark import Grade, Item, Scored
 from jaxvl.eval.engines import predictions
-from jaxvl.eval.engines.replies import Reply, ReplySampling
+from jaxvl.eval.engines.replies import Reply, ReplySampling, pairs
 from jaxvl.eval.engines.run import run
 from jaxvl.eval.reporting import beside, export, page, published, report, seeds, stats, summary
 from jaxvl.eval.reporting.compare import compare, to_markdown
@@ -38,11 +38,11 @@ class Says:
     def __init__(self, text):
         self.text, self.dropped = text, []
 
-    def replies(self, wanted):
+    def replies(self, items, missing):
         places = {item.id: at for at, item in enumerate(tasks.open_task("smoke").items)}
         yield [
             Reply(item, k, text, text, "stop", len(text), 0, "asked")
-            for item, k in wanted
+            for item, k in pairs(items, missing)
             for text in [self.text(places[item.id], item, k)]
         ]
 

@@ -28,7 +28,7 @@ from jaxvl.distributed.mesh import fetch, put_rows, row_shards
 from jaxvl.eval.benchmark import Item
 from jaxvl.eval.engines import rows
 from jaxvl.eval.engines.replies import Reply, ReplyKey, ReplySampling, fingerprint
-from jaxvl.eval.engines.rows import Asked, Row
+from jaxvl.eval.engines.rows import Asked, AskedRow
 from jaxvl.models.inputs import Prompt
 from jaxvl.rl.batch import Rollout
 from jaxvl.rl.completions import check_drawn, read_completions
@@ -58,7 +58,7 @@ def open_model(
 class _Batch:
     """Rows of one shape on the devices, and which of their completions have been read."""
 
-    rows: list[Row | None]  # None: it fills a shard up
+    rows: list[AskedRow | None]  # None: it fills a shard up
     started: float
     read: np.ndarray  # bool [R, g]
 
@@ -113,10 +113,12 @@ class Local:
         if waiting and (replies := self._ended(*waiting, missing)):
             yield replies
 
-    def _batches(self, items: Sequence[Item], missing: Collection[ReplyKey]) -> Iterator[list[Row]]:
+    def _batches(
+        self, items: Sequence[Item], missing: Collection[ReplyKey]
+    ) -> Iterator[list[AskedRow]]:
         """Rows of one shape, as many as are handed over together; fewer where others wait for
         long, and at the end."""
-        by_shape: dict[tuple[int, ...], list[Row]] = {}
+        by_shape: dict[tuple[int, ...], list[AskedRow]] = {}
         waiting = 0
         for row in self._encoded(items, missing):
             same = by_shape.setdefault(row.shape, [])
@@ -129,7 +131,7 @@ class Local:
                 yield by_shape.pop(most)
         yield from (by_shape[shape] for shape in sorted(by_shape))
 
-    def _encoded(self, items: Sequence[Item], missing: Collection[ReplyKey]) -> Iterator[Row]:
+    def _encoded(self, items: Sequence[Item], missing: Collection[ReplyKey]) -> Iterator[AskedRow]:
         """The rows in order, a few batches ahead of the device, images opened in threads."""
         ids = {id for id, _ in missing}
         with ThreadPoolExecutor(READERS) as threads:
@@ -146,7 +148,7 @@ class Local:
 
     def _encode(
         self, same: list[Item], first: int, missing: Collection[ReplyKey]
-    ) -> list[Row | Dropped]:
+    ) -> list[AskedRow | Dropped]:
         """The rows of items about the same pictures, and what is dropped.
 
         A row has the prompts that it would have if all replies were missing: where a run goes on,
@@ -154,7 +156,7 @@ class Local:
         """
         processor = self.vlm.processor.as_bytes()
         asked: list[Asked] = []
-        dropped: list[Row | Dropped] = []
+        dropped: list[AskedRow | Dropped] = []
         images: list[Any] = []
         for item in same:
             wanted = any((item.id, first + i) in missing for i in range(self.per_prompt))
@@ -167,11 +169,11 @@ class Local:
                 asked.append(Asked(item, first if wanted else rows.NOBODYS, encoded))
         return [*dropped, *rows.rows_of(asked, self.most)]
 
-    def _usable(self, found: list[Row | Dropped]) -> list[Row]:
+    def _usable(self, found: list[AskedRow | Dropped]) -> list[AskedRow]:
         self.dropped += [one for one in found if isinstance(one, Dropped)]
-        return [one for one in found if isinstance(one, Row)]
+        return [one for one in found if isinstance(one, AskedRow)]
 
-    def _sampled(self, some: list[Row]) -> Iterator[tuple[_Batch, Rollout]]:
+    def _sampled(self, some: list[AskedRow]) -> Iterator[tuple[_Batch, Rollout]]:
         """What there is of the replies to rows of one shape, again and again until all have ended:
         copies that the devices make when they come to it."""
         sampler, lying = self.sampler(len(some[0].asked)), self._spread(some)
@@ -188,7 +190,7 @@ class Local:
                 rollout = sampler.read(prompt, state)
             yield batch, rollout
 
-    def _spread(self, some: list[Row]) -> list[Row | None]:
+    def _spread(self, some: list[AskedRow]) -> list[AskedRow | None]:
         """The rows as they lie on the devices: each shard has as many as the others, or one more,
         and behind them what fills it up."""
         full = [*some, *[None] * (self.rows_together(len(some[0].asked)) - len(some))]

@@ -31,7 +31,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class AskedRow:
     """Prompts that begin alike, a power of two of them, pictures and all, which the devices read
     once; or one alone. The last may stand several times, for nobody, to fill the row up."""
 
@@ -55,7 +55,7 @@ class Row:
         return len(encoded), shared, patches, own
 
 
-def rows_of(asked: Sequence[Asked], most: int) -> Iterator[Row]:
+def rows_of(asked: Sequence[Asked], most: int) -> Iterator[AskedRow]:
     """Rows of prompts about the same pictures, at most `most` in each, a power of two, and no more
     than have as many tokens of their own as they share: a token looks at all that a row holds.
     Rows that nobody wants are left out."""
@@ -74,7 +74,7 @@ def rows_of(asked: Sequence[Asked], most: int) -> Iterator[Row]:
             spare = dataclasses.replace(part[-1], first=NOBODYS)
             part += [spare] * ((1 << (len(part) - 1).bit_length()) - len(part))
             if any(one.first != NOBODYS for one in part):
-                yield Row(tuple(part))
+                yield AskedRow(tuple(part))
 
 
 def _with_pictures(one: Asked, other: Encoded) -> Asked:
@@ -102,7 +102,7 @@ def _known_by(image: Any) -> Any:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
 
 
-def collate(rows: Sequence[Row | None], pad_id: int, per_prompt: int) -> dict[str, Any]:
+def collate(rows: Sequence[AskedRow | None], pad_id: int, per_prompt: int) -> dict[str, Any]:
     """The batch of rows of one shape, with `per_prompt` completions of each prompt; None is
     nobody's, and fills a shard up."""
     filler = next(row for row in rows if row is not None)
