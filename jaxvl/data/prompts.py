@@ -184,16 +184,18 @@ class Processor:
         `chat.with_images`).
 
         Token ids are those of transformers' Qwen2VLProcessor: every `<|image_pad|>` stands for one
-        image and becomes as many as it has merged patches. UserError where their numbers differ
-        or where the prompt has a video.
+        image and becomes as many as it has merged patches. BadRow where their numbers differ, where
+        the prompt is empty or where it has a video.
         """
         text, images = self.prepare(prompt, images)
         tokens = np.array(self.tokenizer(text)["input_ids"], np.int32)
         if not len(tokens):
-            raise UserError("the prompt is empty; expected at least one token to continue from")
+            raise BadRow(
+                "empty prompt", "the prompt is empty; expected at least one token to continue from"
+            )
         if (tokens == self.video_token_id).any():
-            raise UserError(
-                f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r:.400}"
+            raise BadRow(
+                "video", f"the prompt has a {VIDEO_PAD}, and video is not supported: {text!r:.400}"
             )
         is_image = tokens == self.image_token_id
         seen = [see(image, self.image) for image in images]

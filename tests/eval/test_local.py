@@ -5,6 +5,8 @@ import base64
 import dataclasses
 import io
 import json
+import random
+from collections import namedtuple
 
 import jax
 import pytest
@@ -262,3 +264,54 @@ def test_a_prompt_that_ends_with_its_picture_has_a_row_of_its_own(base, items, s
     assert sorted(len(row.asked) for row in engine._encoded(asked_about, missing)) == [1, 2]
     found = texts(asked(engine, asked_about, missing))
     assert found.keys() == missing and found["1", 0] == found["2", 0]
+
+
+@pytest.mark.parametrize(("batch", "n"), [(12, 1), (16, 3), (32, 3), (32, 5), (8, 1)])
+def test_no_batch_has_more_rows_than_its_size(base, batch, n, monkeypatch):
+    """Rows of several sizes in any order, of which a full batch has fewer prompts than others that
+    wait."""
+    rng = random.Random(batch * n)
+    engine = Local(base, ReplySampling(n=n, temperature=1.0), batch=batch)
+    sizes = [q for q in (1, 2, 4, 8) if q <= engine.most]
+    stand_in = namedtuple("stand_in", "asked shape")
+    given = [
+        stand_in((None,) * q, (q, rng.choice([64, 96]), 64, 32)) for q in rng.choices(sizes, k=3000)
+    ]
+    monkeypatch.setattr(engine, "_encoded", lambda *_: iter(given))
+    found = list(engine._batches([], ()))
+    assert sorted(row for some in found for row in some) == sorted(given)
+    for some in found:
+        assert len({row.shape for row in some}) == 1
+        assert len(some) <= engine.rows_together(len(some[0].asked))
+
+
+def test_what_cannot_be_asked_is_listed_once_and_takes_nothing_from_others(base, items):
+    """In several rows of samples each: a video, no words, a cut picture as bytes and open."""
+    data = io.BytesIO()
+    items[0].images[0].save(data, "PNG")
+    cut = data.getvalue()[:300]
+    bad = {
+        "video": {"prompt": "<|video_pad|>", "images": ()},
+        "empty": {"prompt": "", "images": ()},
+        "cut": {"images": (cut,)},
+        "open": {"images": (Image.open(io.BytesIO(cut)),)},
+    }
+    asked_about = [dataclasses.replace(items[0], id=id, **fields) for id, fields in bad.items()]
+    engine = Local(base, dataclasses.replace(SAMPLED, n=4), batch=2)
+    wanted = everything([*asked_about, items[1]], 4)
+    found = asked(engine, [*asked_about, items[1]], wanted)
+    assert found.keys() == everything([items[1]], 4)
+    assert sorted(one.id for one in engine.dropped) == sorted(bad)
+
+
+def test_open_pictures_that_differ_in_their_palette_are_two(base, items):
+    colours = [[0, 0, 0, 255, 0, 0], [0, 255, 0, 0, 0, 255]]
+    asked_about = []
+    for number, palette in enumerate(colours):
+        picture = Image.new("P", (112, 112), 1)
+        picture.putpalette(palette)
+        asked_about.append(dataclasses.replace(items[0], id=str(number), images=(picture,)))
+    engine = Local(base, ReplySampling(), batch=8)
+    found = list(engine._encoded(asked_about, everything(asked_about, 1)))
+    patches = [one.encoded.patches_PE for row in found for one in row.asked]
+    assert len(patches) == 2 and (patches[0] != patches[1]).any()

@@ -126,9 +126,11 @@ class Local:
             waiting += len(row.asked)
             is_full = len(same) == self.rows_together(len(row.asked))
             if is_full or waiting >= 2 * self.rows_together(1):
+                # What is full goes, however many prompts others have: none grows past its size.
                 most = max(by_shape, key=lambda shape: len(by_shape[shape]) * shape[0])
-                waiting -= len(by_shape[most]) * most[0]
-                yield by_shape.pop(most)
+                goes = row.shape if is_full else most
+                waiting -= len(by_shape[goes]) * goes[0]
+                yield by_shape.pop(goes)
         yield from (by_shape[shape] for shape in sorted(by_shape))
 
     def _encoded(self, items: Sequence[Item], missing: Collection[ReplyKey]) -> Iterator[AskedRow]:
@@ -170,7 +172,9 @@ class Local:
         return [*dropped, *rows.rows_of(asked, self.most)]
 
     def _usable(self, found: list[AskedRow | Dropped]) -> list[AskedRow]:
-        self.dropped += [one for one in found if isinstance(one, Dropped)]
+        for one in found:  # an item with many samples is in several rows, and dropped once
+            if isinstance(one, Dropped) and one not in self.dropped:
+                self.dropped.append(one)
         return [one for one in found if isinstance(one, AskedRow)]
 
     def _sampled(self, some: list[AskedRow]) -> Iterator[tuple[_Batch, Rollout]]:
@@ -193,7 +197,9 @@ class Local:
     def _spread(self, some: list[AskedRow]) -> list[AskedRow | None]:
         """The rows as they lie on the devices: each shard has as many as the others, or one more,
         and behind them what fills it up."""
-        full = [*some, *[None] * (self.rows_together(len(some[0].asked)) - len(some))]
+        spare = self.rows_together(len(some[0].asked)) - len(some)
+        assert spare >= 0, "more rows than a batch has"
+        full = [*some, *[None] * spare]
         return [row for shard in range(self.shards) for row in full[shard :: self.shards]]
 
     def _ended(self, batch: _Batch, rollout: Rollout, missing: Collection[ReplyKey]) -> list[Reply]:
