@@ -43,24 +43,25 @@ class Attention(nnx.Module):
         self.o = Linear("row", width, arch.dim, bias=False, rngs=rngs)
 
     def qkv(self, x_RSD: jax.Array, cos_sin: rope.CosSin) -> tuple[jax.Array, jax.Array, jax.Array]:
-        few = axis_size("tensor") > self.kv_heads  # heads than parts: gather, then repeat
         if hasattr(self, "fused"):
             q_RSF, *kv = self.fused(x_RSD)
             q_RSNH = split_heads(q_RSF, self.heads)
-            k_RSKH, v_RSKH = (self._shared(x) if few else self._cut(x) for x in kv)
+            k_RSKH, v_RSKH = (self._split_kv(x_RSF) for x_RSF in kv)
         else:
             q_RSNH = self.q.to_heads(x_RSD, self.heads)
-            k_RSKH, v_RSKH = (
-                self._shared(part(x_RSD)) if few else part.to_heads(x_RSD, self.kv_heads)
-                for part in (self.k, self.v)
-            )
+            k_RSKH, v_RSKH = (self._kv_heads(part, x_RSD) for part in (self.k, self.v))
         return rope.rotate(q_RSNH, cos_sin), rope.rotate(k_RSKH, cos_sin), v_RSKH
 
-    def _cut(self, x_RSF: jax.Array) -> jax.Array:
-        return split_heads(x_RSF, self.kv_heads)
+    def _kv_heads(self, part: Linear, x_RSD: jax.Array) -> jax.Array:
+        if axis_size("tensor") <= self.kv_heads:
+            return part.to_heads(x_RSD, self.kv_heads)
+        return self._split_kv(part(x_RSD))
 
-    def _shared(self, x_RSF: jax.Array) -> jax.Array:
-        return attention.share_kv(self._cut(reshard(x_RSF, P(ROWS, None, None))))
+    def _split_kv(self, x_RSF: jax.Array) -> jax.Array:
+        if axis_size("tensor") <= self.kv_heads:
+            return split_heads(x_RSF, self.kv_heads)
+        x_RSF = reshard(x_RSF, P(ROWS, None, None))  # fewer heads than parts: gather, then repeat
+        return attention.share_kv(split_heads(x_RSF, self.kv_heads))
 
     def out(self, x_RSNH: jax.Array) -> jax.Array:
         """What attention found, back to the width of the model."""

@@ -31,9 +31,9 @@ from pairs import Worker, interleave, positive, report, serve
 HERE = Path(__file__).resolve()
 
 
-def write_prompts(folder: Path, count: int, rotations: int = 1, side: int = 0) -> None:
+def write_prompts(folder: Path, count: int, rotations: int = 1, side: int | None = None) -> None:
     """`count` prompts about rendered scenes, a line of prompts.jsonl each: a question is put with
-    up to so many rotations of its choices. Images have `side` pixels a side (0: their own)."""
+    up to so many rotations of its choices. Images have `side` pixels a side (None: their own)."""
     from jaxvl.data.scenes import Scenes
     from jaxvl.data.templates import with_choices
 
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=positive, default=1000)
     parser.add_argument("--new-tokens", type=positive, default=64)
     parser.add_argument("--rotations", type=positive, default=1, help="of a question's choices")
-    parser.add_argument("--side", type=int, default=0, help="of pictures in pixels; 0: as drawn")
+    parser.add_argument("--side", type=positive, help="of pictures in pixels, else as drawn")
     parser.add_argument("--batches", type=positive, nargs="+", default=[8, 16, 32, 64, 128])
     parser.add_argument("--pairs", type=positive, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

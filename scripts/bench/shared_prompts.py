@@ -26,6 +26,7 @@ from jaxvl.cli.runtime import as_command
 from jaxvl.config import Data
 from jaxvl.data.image_settings import BYTES
 from jaxvl.distributed.mesh import ROWS, make_mesh, param_shardings
+from jaxvl.errors import UserError
 from jaxvl.models import public, qwen_vl
 from jaxvl.models.arch import Arch
 from jaxvl.models.inputs import Prompt, Suffixes
@@ -107,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v6e:1x1")
     parser.add_argument("--model", default="Qwen/Qwen2-VL-2B")
-    parser.add_argument("--layers", type=int, default=0, help="of the decoder; 0: all")
+    parser.add_argument("--layers", type=positive, help="of the decoder; all where not given")
     parser.add_argument("--prompts", type=positive, default=128)
     parser.add_argument("--questions", type=positive, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument(
@@ -118,6 +119,9 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=positive, default=256)
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     args = parser.parse_args()
+    for questions in args.questions:
+        if args.prompts % questions:
+            raise UserError(f"--prompts {args.prompts} is no multiple of --questions {questions}")
     topology = Topology.parse(args.topology)
     report([measure(args, topology, questions) for questions in args.questions], args.out)
 

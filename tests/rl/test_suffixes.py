@@ -103,7 +103,7 @@ def test_each_is_drawn_as_if_it_were_alone(vlm, encoded, alone, temperature):
 
 def test_several_completions_of_each_in_few_slots_and_waves(vlm, encoded, alone, monkeypatch):
     """Eight rows of two prompts, three completions each, in six slots; prompts of five rows are
-    held, and two are prefilled at a time."""
+    held, and later ones are prefilled one at a time."""
     expected = alone(each=3)
     monkeypatch.setattr(sampler, "MIN_CACHE_LEN", 3)
     monkeypatch.setattr(sampler, "MIN_SLOTS", 2)
@@ -150,7 +150,7 @@ def test_on_a_mesh(tiny_path, encoded, alone):
 
 @pytest.mark.parametrize("kernel", ["splash", "cudnn"])
 def test_by_a_kernel(vlm, encoded, alone, monkeypatch, kernel):
-    """Prefilled by the kernels that accelerators have; a row is longer than their blocks."""
+    """Prefilled by the kernels that accelerators have, in rows longer than a block of splash."""
     monkeypatch.setattr(attention, "choose", lambda *_: kernel)
     arrays = arrays_of(vlm, encoded, range(8))
     how = SamplingParams(4, C, STOP, vlm.processor.pad_id)

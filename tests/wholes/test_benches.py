@@ -25,7 +25,9 @@ DECODING = ["--shape", "1m", "--group", "2", "--tokens", "16", "--image-size", "
 BENCHES = {
     "grpo_step": [*SMALL, "--shape", "1m", "--prompts", "2"],
     "generate": [*SMALL, "--shapes", "1m", "--completions", "4"],
-    "eval": "--shapes 1m --prompts 6 --new-tokens 4 --batches 4 --pairs 1".split(),
+    "eval": "--shapes 1m --prompts 6 --new-tokens 4 --batches 4 --pairs 1".split()
+    + "--rotations 2 --side 224".split(),
+    "shared_prompts": "--layers 1 --prompts 8 --questions 4 --patches 256".split(),
     "update": "--shape 1m --groups 2 --prompts 1 --tokens 32 --rounds 1 --new-tokens 8".split()
     + ["--image-size", "56"],
     "slots": [*DECODING, "--completions", "8", "--slots", "4", "--new-tokens", "8"],
@@ -42,6 +44,8 @@ BENCHES = {
 def test_runs_to_its_end(name, tmp_path):
     if name == "eval":
         pytest.importorskip("torch", reason="the other side is transformers")
+    if name == "shared_prompts":
+        pytest.importorskip("libtpu", reason="it compiles for a TPU")
     table = tmp_path / "table.json"
     command = [sys.executable, f"scripts/bench/{name}.py", *BENCHES[name], "--out", str(table)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | ENV, capture_output=True, text=True)
@@ -58,6 +62,7 @@ def test_runs_to_its_end(name, tmp_path):
         ("decode_roofline", ["--slots", "5"], "--slots 5 is no multiple of --group 8"),
         ("host", ["--prompts", "5"], "--prompts 5 is no multiple of 8"),
         ("load", ["--path", "configs"], "no .safetensors there"),
+        ("shared_prompts", ["--prompts", "6"], "--prompts 6 is no multiple of --questions 4"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_measured(name, words, said):
